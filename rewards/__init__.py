@@ -1,0 +1,1 @@
+"""Verifiable math rewards: extract, normalise, compare; bounded and killable."""
