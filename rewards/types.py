@@ -1,0 +1,34 @@
+"""The words of a verdict, shared by every part of the verifier."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a response got its verdict. Only the first seven describe the response; the rest are ours."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    HEDGED = "hedged"
+    UNEVALUATED = "unevaluated"
+    UNPARSED = "unparsed"
+    TOO_LARGE = "too_large"
+    TIMEOUT = "timeout"
+    WORKER_DIED = "worker_died"
+    GOLD_INVALID = "gold_invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of one verification.
+
+    correct: whether the answer equals the gold. reason: why. answer: the extracted answer text, or
+    None. stage: the part that decided. ms: wall time in milliseconds, waiting included.
+    """
+
+    correct: bool
+    reason: Reason
+    answer: str | None
+    stage: str
+    ms: float
