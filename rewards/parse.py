@@ -150,6 +150,8 @@ class _Parser:
                 self.next()
             elif terms:
                 break
+            else:
+                sign = ""
             if sign == "+" and self.peek.value in ("-", "pm") and self.peek.kind == "op":
                 continue
             term = self.term(sign)
