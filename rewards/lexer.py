@@ -68,7 +68,8 @@ def tokenize(text: str) -> list[Token]:
             at = word.end()
             _words(word.group(), spaced, tokens)
         elif kind == "text":
-            tokens.append(Token("text", value[value.index("{") + 1 : -1].strip(), spaced))
+            inner = value[value.index("{") + 1 : -1]
+            tokens.append(Token("text", inner.strip(), spaced or inner[:1] == " "))
         elif kind == "open":
             letter = value.rstrip("} ")[-1]
             blackboard = value.startswith("\\mathbb")

@@ -27,6 +27,7 @@ _OPENING = {"(", "[", "\\{", "{"}
 _MATRICES = {"pmatrix", "bmatrix", "matrix", "array", "smallmatrix", "Bmatrix", "vmatrix", "cases"}
 _STOP_COMMANDS = {"rangle", "rfloor", "rceil", "end", "choose", "pmod", "bmod", "forall"}
 _WRAPPERS = {"text", "textbf", "mathrm", "mathbf", "mbox", "bm", "boldsymbol", "mathit", "textit"}
+_UNIT_LETTERS = set("msgLhJNWVAKC")
 _FUNCTION_LETTERS = set("fghFGH")
 
 
@@ -169,6 +170,8 @@ class _Parser:
         if self.peek.kind == "op" and self.peek.value in ("%", "\\%"):
             self.next()
             node = ("unit", node, "%")
+        if node[0] in ("n", "d") and self.accept("\\$"):
+            node = ("unit", node, "dollar")
         if self.peek.kind != "text" or self.in_function:
             return node
         name, start = [], self.at
@@ -227,7 +230,7 @@ class _Parser:
         return _product(factors)
 
     def starts_factor(self) -> bool:
-        kind, value, _ = self.peek
+        kind, value, spaced = self.peek
         if kind == "cmd":
             return value not in _STOP_COMMANDS and value not in RELATIONS
         if kind == "op":
@@ -235,7 +238,8 @@ class _Parser:
                 return False
             return value in _OPENING or (value in ("|", "||") and not self.bars)
         if kind == "text":
-            return len(self.peek.value) == 1 and self.peek.value.isalpha() and not self.peek.spaced
+            letter = self.peek.value
+            return len(letter) == 1 and letter.isalpha() and not spaced and letter not in _UNIT_LETTERS
         return kind in _STARTS
 
     def signed_factor(self) -> Node:
@@ -417,7 +421,7 @@ class _Parser:
         inner = value.strip()
         if len(inner) == 1 and inner.isalpha():
             return ("c", "e") if inner == "e" else ("c", "i") if inner == "i" else self.symbol(inner)
-        if inner[:1].isdigit() or inner[:1] in "-.(" and any(c.isdigit() for c in inner):
+        if inner[:1].isdigit() or inner[:1] in "-.(\\" and any(c.isdigit() for c in inner):
             return _Parser(tokenize(inner)).whole()
         if inner in FUNCTIONS:
             return self.function(inner)
@@ -451,7 +455,10 @@ class _Parser:
     def command(self, name: str) -> Node:
         if name in ("frac", "dfrac", "tfrac", "cfrac"):
             top = self.argument()
-            return ("/", top, self.argument())
+            bottom = self.argument()
+            if top == ("s", "d") and bottom[0] == "*" and bottom[1][0] == ("s", "d"):
+                return ("big", "derivative", (bottom,))
+            return ("/", top, bottom)
         if name == "sqrt":
             return self.root()
         if name in ("binom", "dbinom", "tbinom"):
