@@ -111,11 +111,15 @@ class _Parser:
             operators.append(self.next().value)
             operands.append(self.operand())
         node = ("rel", tuple(operators), tuple(operands)) if operators else operands[0]
-        if self.peek.value in ("pmod", "bmod") or (self.peek.value, self.peek.kind) == ("mod", "text"):
+        if self.peek.value in ("pmod", "bmod") or (self.peek.value, self.peek.kind) == (
+            "mod",
+            "text",
+        ):
             self.next()
             node = ("mod", node, self.factor())
         elif self.peek.value == "(" and self.look(1).value == "mod":
-            self.next(), self.next()
+            self.next()
+            self.next()
             node = ("mod", node, self.sum())
             self.expect(")")
         if self.peek.kind == "text" and words(self.peek.value) in ("since", "because"):
@@ -156,7 +160,9 @@ class _Parser:
             if sign == "+" and self.peek.value in ("-", "pm") and self.peek.kind == "op":
                 continue
             term = self.term(sign)
-            terms.append(term if sign in ("", "+") else _negative(term) if sign == "-" else (sign, term))
+            terms.append(
+                term if sign in ("", "+") else _negative(term) if sign == "-" else (sign, term)
+            )
         node = terms[0] if len(terms) == 1 else ("+", tuple(terms))
         if self.accept("choose"):
             node = ("f", "binom", (node, self.sum()))
@@ -176,7 +182,12 @@ class _Parser:
             return node
         name, start = [], self.at
         while self.peek.kind == "text" or (name and self.peek.value in ("/", "^")):
-            if self.peek.kind == "text" and words(self.peek.value) in ("since", "because", "or", "and"):
+            if self.peek.kind == "text" and words(self.peek.value) in (
+                "since",
+                "because",
+                "or",
+                "and",
+            ):
                 break
             token = self.next()
             name.append(token.value)
@@ -207,13 +218,20 @@ class _Parser:
                 if mixed:
                     factors = [mixed]
                 else:
-                    factors[-1:] = [("/", factors[-1], over)] if len(factors) == 1 else [
-                        ("/", _product(factors), over)
-                    ]
+                    factors[-1:] = (
+                        [("/", factors[-1], over)]
+                        if len(factors) == 1
+                        else [("/", _product(factors), over)]
+                    )
                     factors = factors[-1:]
             elif self.starts_factor():
                 factor = self.factor()
-                if self.peek.value == "/" and factor[0] == "n" and _is_whole(factors[-1]) and spaced:
+                if (
+                    self.peek.value == "/"
+                    and factor[0] == "n"
+                    and _is_whole(factors[-1])
+                    and spaced
+                ):
                     factors.append(("gap", factor))
                     continue
                 mixed = mixed_number(factors, factor)
@@ -239,7 +257,9 @@ class _Parser:
             return value in _OPENING or (value in ("|", "||") and not self.bars)
         if kind == "text":
             letter = self.peek.value
-            return len(letter) == 1 and letter.isalpha() and not spaced and letter not in _UNIT_LETTERS
+            return (
+                len(letter) == 1 and letter.isalpha() and not spaced and letter not in _UNIT_LETTERS
+            )
         return kind in _STARTS
 
     def signed_factor(self) -> Node:
@@ -381,8 +401,10 @@ class _Parser:
                     marks += "'"
                 if braced:
                     self.expect("}")
-            elif ahead == ["^", "{", "-", "1", "}"] and self.look(5).value == "(" and (
-                name[0] in _FUNCTION_LETTERS
+            elif (
+                ahead == ["^", "{", "-", "1", "}"]
+                and self.look(5).value == "("
+                and (name[0] in _FUNCTION_LETTERS)
             ):
                 for _ in range(5):
                     self.next()
@@ -420,7 +442,9 @@ class _Parser:
     def text(self, value: str) -> Node:
         inner = value.strip()
         if len(inner) == 1 and inner.isalpha():
-            return ("c", "e") if inner == "e" else ("c", "i") if inner == "i" else self.symbol(inner)
+            return (
+                ("c", "e") if inner == "e" else ("c", "i") if inner == "i" else self.symbol(inner)
+            )
         if inner[:1].isdigit() or inner[:1] in "-.(\\" and any(c.isdigit() for c in inner):
             return _Parser(tokenize(inner)).whole()
         if inner in FUNCTIONS:

@@ -102,7 +102,9 @@ def _at_point(a: Node, b: Node, at: Point, keep_complex: bool) -> bool | None:
     if size != size or size == mpmath.inf:
         return None
     low, high = gaps
-    return bool(high <= size * mpmath.mpf(10) ** (20 - HIGH_DIGITS) or high < low * mpmath.mpf(10) ** -25)
+    return bool(
+        high <= size * mpmath.mpf(10) ** (20 - HIGH_DIGITS) or high < low * mpmath.mpf(10) ** -25
+    )
 
 
 def _at_scale(a: Node, b: Node, at: Point, context: Any, largest: Any) -> bool | None:
@@ -136,7 +138,11 @@ class Evaluator:
             number = exact(node)
             return self.mp.mpf(number.numerator) / number.denominator
         if tag == "s":
-            return self.bound[node[1]] if node[1] in self.bound else self.mp.mpf(self.at.value(node[1]))
+            return (
+                self.bound[node[1]]
+                if node[1] in self.bound
+                else self.mp.mpf(self.at.value(node[1]))
+            )
         rule = getattr(self, _RULES.get(tag, ""), None)
         if rule is None:
             raise NotExact

@@ -49,7 +49,8 @@ _CHOICE = re.compile(
     re.I,
 )
 _LABELLED = re.compile(
-    r"(?:\\(?:text|math)\w*\{)?\s*\(\s*([A-J])\s*\)\s*\}?[.:]?\s*(?:\\[ ,;]|\\q?quad)*\s*(\S.*)", re.S
+    r"(?:\\(?:text|math)\w*\{)?\s*\(\s*([A-J])\s*\)\s*\}?[.:]?\s*(?:\\[ ,;]|\\q?quad)*\s*(\S.*)",
+    re.S,
 )
 _JOINED = re.compile(r"[,;]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\text\{|&")
 _SAID = {
@@ -100,7 +101,8 @@ def _based(plain: str) -> Node | None:
     found = _BASED.fullmatch(plain)
     if not found or not (found[1][0].isdigit() or len(found[1]) > 1):
         return None
-    base = int(found[2]) if found[2] and len(found[2]) < 5 else _BASES.get(found[3] or "")
+    name = str(found[3] or "")
+    base = int(found[2]) if found[2] and len(found[2]) < 5 else _BASES.get(name)
     return ("based", found[1], base) if base else None
 
 
