@@ -1,4 +1,4 @@
-"""Compare an answer's tree with a gold's by kind; scalars are left to the function that is given."""
+"""Compare an answer's tree with a gold's by kind; the scalars are left to a given function."""
 
 from itertools import combinations
 
@@ -415,7 +415,7 @@ def _single(a: Node, g: Node, same: Same) -> bool | None:
             items = node[1]
             if len(items) > 1:
                 items = _distinct(items, same)
-            if len(items) == 1 and node[0] == "set" or node[0] == "list" and len(items) == 1:
+            if (len(items) == 1 and node[0] == "set") or (node[0] == "list" and len(items) == 1):
                 return equal(items[0], other, same) if node is a else equal(other, items[0], same)
     return False
 

@@ -5,16 +5,13 @@ import unicodedata
 
 MAX_LEN = 3000
 
+_GREEK_LETTERS = "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩϕ"
+_GREEK_NAMES = """
+    alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi
+    omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega phi
+"""
 _GREEK = {
-    letter: f"\\{name} "
-    for letter, name in zip(
-        "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩϕ",
-        (
-            "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau "
-            "phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega phi"
-        ).split(),
-        strict=True,
-    )
+    letter: f"\\{name} " for letter, name in zip(_GREEK_LETTERS, _GREEK_NAMES.split(), strict=True)
 }
 _SIGNS = {
     **dict.fromkeys("−‐‑‒–—﹣－", "-"),

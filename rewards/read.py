@@ -39,10 +39,11 @@ _BASED = re.compile(
     r"\(?(?:\\text\w*\{|\\mathrm\{)?\s*([0-9A-Z]+)\s*\}?\)?_(?:\{?\s*(-?\d+)\s*\}?"
     r"|\{?\\?(?:text|mathrm)?\{?\s*([a-z]+)\s*\}?\}?)"
 )
-_BASES = dict(
-    zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True)
+_COUNTED = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve"),
 )
-_BASES |= {"eleven": 11, "twelve": 12, "sixteen": 16, "hex": 16, "bin": 2, "oct": 8}
+_BASES = {word: k for k, word in enumerate(_COUNTED) if k > 1} | {"sixteen": 16}
 _CHOICE = re.compile(
     r"(?:(?:answer|option|choice)\s*:?\s*)?(?:\\(?:text|math)\w*\{)?\s*(?:(?:answer|option|choice)\s*:?\s*)?"
     r"(\()?\s*(?:\\(?:text|math)\w*\{)?([A-J])\}?\s*(\))?(?(1)(?<=\))|)[.:]?\s*\}?",
@@ -65,7 +66,6 @@ _SAID = {
     "no real solutions": ("set", ()),
     "all real numbers except 0": ("setminus", ("field", "R"), ("set", (("n", 0, 1),))),
 }
-_COUNTED = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _SAID |= {word: ("n", k, 1) for k, word in enumerate(_COUNTED)}
 
 

@@ -133,7 +133,7 @@ def _by_value(a: Node, b: Node, imaginary: bool) -> bool | None:
 
 @lru_cache(maxsize=8192)
 def rational_form(node: Node) -> bool:
-    """Say whether the tree is a quotient of polynomials over the rationals, so that residues decide."""
+    """Say whether the tree is a quotient of polynomials over the rationals."""
     tag = node[0]
     if tag in ("n", "d", "s"):
         return True
