@@ -5,8 +5,8 @@ import math
 from zlib import crc32
 
 from rewards.exact import NotExact, TooLarge, Undefined, exact
+from rewards.nodes import Node
 
-Node = tuple
 Number = float | complex
 
 EPS = 2.3e-16

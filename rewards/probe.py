@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from rewards.approx import Point, approx, log_size
 from rewards.exact import NotExact, TooLarge, Undefined, exact
+from rewards.nodes import Node
 from rewards.scalar import infinite, rational, same
 from rewards.tree import features, read_log, symbols, walk
 
 if TYPE_CHECKING:
     from mpmath.ctx_mp import MPContext
 
-Node = tuple
 
 LOW_DIGITS, HIGH_DIGITS = 40, 80
 MAX_LOG = 2e5
