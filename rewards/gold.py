@@ -38,8 +38,8 @@ class Gold:
     """A gold answer ready for comparison: picklable, small, and never shrunk to a part of itself.
 
     text: as given, stripped. kind: what it is. node: its tree, None for a text that is only
-    compared as text. plain: its normalised form. number: a plain number as (numerator, denominator).
-    letters: the choices that it names.
+    compared as text. plain: its normalised form. number: (numerator, denominator) of a plain
+    number. letters: the choices that it names.
     """
 
     text: str

@@ -129,7 +129,8 @@ def judge_slow(answer: str, gold: Gold) -> Ruling:
     if ruling is not None:
         return ruling
     from rewards.fallback import by_math_verify
-    from rewards.probe import same_slow, too_large
+    from rewards.guard import too_large
+    from rewards.probe import same_slow
 
     plain = normalise(answer)
     node = read(plain)

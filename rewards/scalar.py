@@ -6,8 +6,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from rewards import residue
-from rewards.approx import Point, approx, log_size
+from rewards.approx import Point, approx
 from rewards.exact import NotExact, TooLarge, Undefined, exact
+from rewards.guard import log_size
 from rewards.nodes import Node
 from rewards.tree import features, read_log, symbols
 
