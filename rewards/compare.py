@@ -13,7 +13,7 @@ from rewards.families import as_family, same_family
 from rewards.nodes import Node
 from rewards.scalar import Same
 from rewards.sets import NotALine, bounded_symbols, same_line, to_line
-from rewards.tree import ZERO, choose_sign, features
+from rewards.tree import ZERO, choose_sign, features, symbols
 
 MAX_ITEMS = 64
 SCALARS = {"n", "d", "s", "c", "+", "*", "/", "^", "-", "f", "pm", "mp", "big"}
@@ -46,6 +46,9 @@ def peel(node: Node) -> tuple[Node, str | None]:
 
 def _plain(a: Node, g: Node, same: Same) -> bool | None:
     (a, unit), (g, gold_unit) = peel(a), peel(g)
+    if unit != gold_unit:
+        a, unit = _letter_back(a, unit, g)
+        g, gold_unit = _letter_back(g, gold_unit, a)
     if "%" in (unit, gold_unit):
         return _percent(a, unit, g, gold_unit, same)
     if unit and gold_unit and unit != gold_unit:
@@ -64,6 +67,13 @@ def _plain(a: Node, g: Node, same: Same) -> bool | None:
     if kind in _LINES and gold_kind in _LINES:
         return _as_lines(a, g, same)
     return _single(a, g, same)
+
+
+def _letter_back(node: Node, unit: str | None, other: Node) -> tuple[Node, str | None]:
+    """Read a unit of one letter as a factor when the other side has it as a symbol."""
+    if unit and len(unit) == 1 and unit in symbols(other):
+        return ("*", (node, ("s", unit))), None
+    return node, unit
 
 
 def _percent(a: Node, unit: str | None, g: Node, gold_unit: str | None, same: Same) -> bool | None:
@@ -209,9 +219,25 @@ def _vector(a: Node, g: Node, same: Same) -> bool | None:
     matrix, point = (a, g) if a[0] == "matrix" else (g, a)
     rows = matrix[1]
     flat = tuple(row[0] for row in rows) if len(rows[0]) == 1 else rows[0]
-    if (len(rows) > 1 and len(rows[0]) > 1) or len(flat) < 2:
+    if len(rows) > 1 and len(rows[0]) > 1:
+        return _rows_of_rows(a, g, same)
+    if len(flat) < 2:
         return False
     return _in_order(flat, point[2], same) if a[0] == "matrix" else _in_order(point[2], flat, same)
+
+
+def _rows_of_rows(a: Node, g: Node, same: Same) -> bool | None:
+    """Compare a matrix with brackets of brackets, one for each row."""
+    left, right = _rows(a), _rows(g)
+    if len(left) != len(right):
+        return False
+    return both([_in_order(x, y, same) for x, y in zip(left, right, strict=True)])
+
+
+def _rows(node: Node) -> tuple[tuple[Node, ...], ...]:
+    if node[0] == "matrix":
+        return node[1]
+    return tuple(_items(row) for row in node[2] if row[0] == "tuple")
 
 
 def _ratios(a: Node, g: Node, same: Same) -> bool | None:

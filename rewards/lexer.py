@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from rewards.units import is_unit
 
-MAX_TOKENS = 800
+MAX_TOKENS, MAX_WORD = 600, 40
 
 
 class Token(NamedTuple):
@@ -70,6 +70,8 @@ def tokenize(text: str) -> list[Token]:
             word = _WORD.match(text, at - 1)
             assert word is not None
             at = word.end()
+            if at - word.start() > MAX_WORD:
+                raise Unparsed("a word of too many letters")
             _words(word.group(), spaced, tokens)
         elif kind == "text":
             inner = value[value.index("{") + 1 : -1]

@@ -55,7 +55,11 @@ _DECORATION = re.compile(
     r"|(?P<dollar>\\\$|\\%)"
     r"|\\[()\[\]](?![^\\]*pt\])|\$|\\\\(?=\s*$)"
 )
-_NUMPY = re.compile(r"\b(?:np|numpy)\.(?=[a-z])")
+# How plain text writes what LaTeX has signs for: numpy's names, +/-, 3 x 10^8, 0.1(6).
+_PLAIN_HABITS = re.compile(
+    r"\b(?:np|numpy)\.(?=[a-z])|(?P<pm>\+/-)|(?<=\d)\s?(?P<times>x)\s?(?=10\s?\^)"
+    r"|(?<=\.)(?P<fixed>\d{0,12})\((?P<recurring>\d{1,12})\)"
+)
 _SPACES = re.compile(r"\s+")
 _SPACE_ROUND = re.compile(r"\s*([-+*/=<>();:{}\[\]|^]|,(?!\s+\d{3}(?!\d)))\s*")
 
@@ -70,6 +74,16 @@ def _undecorate(found: re.Match[str]) -> str:
         return found[kind]
     if kind == "double":
         return "\\\\" if "\\begin" in found.string else "\\"
+    return ""
+
+
+def _plain_habit(found: re.Match[str]) -> str:
+    if found["pm"]:
+        return "\\pm "
+    if found["times"]:
+        return "\\cdot "
+    if found["recurring"]:
+        return f"{found['fixed']}\\overline{{{found['recurring']}}}"
     return ""
 
 
@@ -98,8 +112,7 @@ def normalise(text: str) -> str:
         text = _plain_unicode(text)
     if "\\\\begin" in text:
         text = text.replace("\\\\", "\\")
-    if "np." in text:
-        text = _NUMPY.sub("", text)
+    text = _PLAIN_HABITS.sub(_plain_habit, text)
     if "\\" in text or "$" in text or "~" in text or "{" in text:
         text = _DECORATION.sub(_undecorate, text)
     text = _SPACES.sub(" ", text).strip(" ")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rewards.parse import Parser
 
 MAX_DIGITS = 4000
+_RECURRING = {"overline", "bar", "dot", "overbar"}
 
 
 def number_node(value: str, recurring: str = "") -> Node:
@@ -69,6 +70,7 @@ def mixed_number(factors: list[Node], factor: Node) -> Node | None:
 
 
 def number(parser: "Parser", value: str) -> Node:
+    """Parse what belongs to a number: its base, or the recurring digits that follow."""
     if parser.peek.value == "_" and parser.peek.kind == "op":
         parser.next()
         base = parser.argument()
@@ -77,7 +79,7 @@ def number(parser: "Parser", value: str) -> Node:
         if base[0] != "n" or not value.isdigit():
             raise Unparsed("a number with an index that is no base")
         return ("based", value, base[1])
-    if parser.peek.value in ("overline", "bar", "dot", "overbar") and parser.peek.kind == "cmd":
+    if parser.peek.value in _RECURRING and parser.peek.kind == "cmd":
         return _recurring_number(parser, value)
     if parser.peek.value == "...":
         whole = fold_recurring(value)
@@ -90,7 +92,11 @@ def number(parser: "Parser", value: str) -> Node:
 def _recurring_number(parser: "Parser", value: str) -> Node:
     """Parse what follows the fixed digits of a recurring decimal."""
     digits = ""
-    while parser.peek.value in ("overline", "bar", "dot", "overbar") and parser.peek.kind == "cmd":
+    while True:
+        if digits and parser.peek.kind == "num" and parser.look(1).value == "dot":
+            digits += parser.next().value
+        if parser.peek.kind != "cmd" or parser.peek.value not in _RECURRING:
+            break
         parser.next()
         parser.accept("{")
         if parser.peek.kind != "num":

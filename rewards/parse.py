@@ -10,10 +10,11 @@ from rewards.normalise import words
 from rewards.numbers import mixed_number, number
 from rewards.units import unit_name
 
-MAX_DEPTH = 40
+MAX_DEPTH = 80
 RELATIONS = {"=", "==", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "to", "~"}
 _SEPARATORS = {",", ";"}
 _STARTS = {"num", "sym", "const", "fn", "cmd", "field"}
+_NO_UNITS = {"since", "because", "or", "and"}
 _UNIT_LETTERS = set("msgLhJNWVAKC")
 
 
@@ -132,37 +133,47 @@ class Parser(Cursor):
         return self.with_unit(node)
 
     def with_unit(self, node: Node) -> Node:
-        if self.peek.kind == "op" and self.peek.value == "deg":
-            self.next()
-            node = ("unit", node, "deg")
-        if self.peek.kind == "op" and self.peek.value in ("%", "\\%"):
-            self.next()
-            node = ("unit", node, "%")
-        if node[0] in ("n", "d") and self.accept("\\$"):
-            node = ("unit", node, "dollar")
-        if self.peek.kind != "text" or self.in_function:
+        """Parse the degree, percent or currency sign and the words that follow a quantity."""
+        unit = None
+        if self.accept("deg"):
+            unit = "deg"
+            if self.peek.kind == "sym" and self.peek.value in "CF":
+                unit += self.next().value
+        if self.accept("%") or self.accept("\\%"):
+            unit = "%"
+        if node[0] in ("n", "d"):
+            if self.accept("\\$"):
+                unit = "dollar"
+            elif self.at_unit_letter():
+                unit = self.next().value
+        if self.peek.kind == "text" and not self.in_function:
+            unit = self.unit_words() or unit
+        if unit is None:
             return node
-        name, start = [], self.at
-        while self.peek.kind == "text" or (name and self.peek.value in ("/", "^")):
-            if self.peek.kind == "text" and words(self.peek.value) in (
-                "since",
-                "because",
-                "or",
-                "and",
-            ):
+        return ("unit", node[1] if node[0] == "unit" else node, unit)
+
+    def at_unit_letter(self) -> bool:
+        kind, value, spaced = self.peek
+        after = self.look(1)
+        return kind == "sym" and spaced and value in "msgLh" and after.value in ("", ",", ")")
+
+    def unit_words(self) -> str | None:
+        """Return the name of the unit that the next words spell; stay put when they spell none."""
+        parts, start = [], self.at
+        while self.peek.kind == "text" or (parts and self.peek.value in ("/", "^")):
+            if self.peek.kind == "text" and words(self.peek.value) in _NO_UNITS:
                 break
             token = self.next()
-            name.append(token.value)
+            parts.append(token.value)
             if token.value == "^":
                 power = self.factor()
-                name.append(str(power[1]) if power[0] == "n" else "?")
+                parts.append(str(power[1]) if power[0] == "n" else "?")
         if self.accept("("):
             raise Unparsed("a remark in brackets")
-        unit = unit_name(" ".join(name).replace(" ^ ", "^")) if name else None
+        unit = unit_name(" ".join(parts).replace(" ^ ", "^")) if parts else None
         if unit is None:
             self.at, self.peek = start, self.tokens[start]
-            return node
-        return node if node[0] == "unit" and unit == node[2] else ("unit", node, unit)
+        return unit
 
     def term(self) -> Node:
         """Parse a product: explicit or by juxtaposition, quotients, mixed numbers."""
@@ -175,7 +186,10 @@ class Parser(Cursor):
             elif kind == "op" and value == "/" and self.look(1).kind != "text":
                 self.next()
                 over = self.signed_factor()
-                factors = [mixed_number(factors, over) or ("/", product(factors), over)]
+                mixed = mixed_number(factors, over) if len(factors) == 2 else None
+                factors = [mixed or ("/", product(factors), over)]
+            elif self.at_unit_letter() and len(factors) == 1 and factors[0][0] in ("n", "d"):
+                break
             elif self.starts_factor():
                 factors = self.juxtaposed(factors)
             else:
@@ -185,11 +199,11 @@ class Parser(Cursor):
         return product(factors)
 
     def juxtaposed(self, factors: list[Node]) -> list[Node]:
-        spaced = self.peek.spaced
+        spaced, bracketed = self.peek.spaced, self.peek.value == "("
         factor = self.factor()
         if factor[0] == "n" and _is_whole(factors[-1]) and spaced and self.peek.value == "/":
             return [*factors, ("gap", factor)]
-        mixed = mixed_number(factors, factor)
+        mixed = None if bracketed else mixed_number(factors, factor)
         if mixed:
             return [mixed]
         if factor[0] in ("n", "d") and factors[-1][0] in ("n", "d"):
@@ -266,6 +280,12 @@ class Parser(Cursor):
         return node
 
     def atom(self) -> Node:
+        self.descend()
+        node = self.bare_atom()
+        self.depth -= 1
+        return node
+
+    def bare_atom(self) -> Node:
         kind, value, _ = self.next()
         if kind == "num":
             return number(self, value)

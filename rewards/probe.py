@@ -4,6 +4,7 @@ Two expressions are taken as equal when they agree to 60 digits wherever both ar
 Nothing is evaluated before its size has been bounded in log space.
 """
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rewards.approx import Point
@@ -75,14 +76,22 @@ def _alternates(node: Node) -> bool:
     return False
 
 
+@cache
+def _context(digits: int) -> "MPContext":
+    import mpmath
+
+    context = mpmath.mp.clone()
+    context.dps = digits
+    return context
+
+
 def _at_point(a: Node, b: Node, at: Point, keep_complex: bool) -> bool | None:
     """Compare at one point in two precisions; the gap of equal values shrinks with precision."""
     import mpmath
 
     gaps, size = [], None
     for digits in (LOW_DIGITS, HIGH_DIGITS):
-        context = mpmath.mp.clone()
-        context.dps = digits
+        context = _context(digits)
         evaluator = Evaluator(context, at)
         at.nonreal = False
         try:
@@ -94,7 +103,7 @@ def _at_point(a: Node, b: Node, at: Point, keep_complex: bool) -> bool | None:
         if at.nonreal and not keep_complex:
             return None
         if digits == HIGH_DIGITS and evaluator.largest > 10**20:
-            return _at_scale(a, b, at, context, evaluator.largest)
+            return _at_scale(a, b, at, mpmath.mp.clone(), evaluator.largest)
         gaps.append(abs(left - right))
         size = max(abs(left), abs(right))
     if size != size or size == mpmath.inf:

@@ -49,7 +49,8 @@ _CHOICE = re.compile(
     re.I,
 )
 _LABELLED = re.compile(
-    r"(?:\\(?:text|math)\w*\{)?\s*\(\s*([A-J])\s*\)\s*\}?[.:]?\s*(?:\\[ ,;]|\\q?quad)*\s*(\S.*)",
+    r"(?:\\(?:text|math)\w*\{)?\s*(?:\(\s*([A-J])\s*\)|([A-J])[).:])\s*\}?[.:]?\s*"
+    r"(?:\\[ ,;]|\\q?quad)*\s*(\S.*)",
     re.S,
 )
 _JOINED = re.compile(r"[,;]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\text\{|&")
@@ -127,4 +128,4 @@ def _letter(text: str) -> str | None:
 def labelled(plain: str) -> tuple[str, str] | None:
     """Return the letter and the rest of an answer that gives a choice with its content."""
     found = _LABELLED.fullmatch(plain)
-    return (found[1], found[2]) if found else None
+    return (found[1] or found[2], found[3]) if found else None

@@ -147,7 +147,14 @@ def rational_form(node: Node) -> bool:
     if tag == "^":
         power = rational(node[2])
         return not isinstance(power, str) and power.denominator == 1 and rational_form(node[1])
-    return tag == "f" and node[1] == "!" and not isinstance(rational(node[2][0]), str)
+    return tag == "f" and _counts_exactly(node[1], node[2])
+
+
+def _counts_exactly(name: str, args: tuple[Node, ...]) -> bool:
+    """Say whether a factorial is of a number, or a binomial coefficient a polynomial."""
+    if name == "!":
+        return not isinstance(rational(args[0]), str)
+    return name == "binom" and rational_form(args[0]) and not isinstance(rational(args[1]), str)
 
 
 def compare_at(a: Node, b: Node, index: int, imaginary: bool) -> bool | None:

@@ -7,8 +7,9 @@ from rewards.approx import Point, approx
 from rewards.exact import NotExact
 from rewards.nodes import Node
 from rewards.scalar import Same, infinite
-from rewards.tree import symbols
+from rewards.tree import symbols, walk
 
+MAX_PARTS = 200
 INF: Node = ("c", "inf")
 MINUS_INF: Node = ("-", INF)
 
@@ -33,6 +34,8 @@ class NotALine(Exception):
 def to_line(node: Node, same: Same) -> Line:
     """Return the tree as ordered disjoint intervals; raises NotALine."""
     tag = node[0]
+    if tag == "cup" and len(list(walk(node))) > MAX_PARTS:
+        raise NotALine
     if tag == "tuple" and len(node[2]) == 2:
         low, high = node[2]
         return _tidy((Interval(low, node[1][0] == "[", high, node[1][1] == "]"),), same)

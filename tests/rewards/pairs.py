@@ -39,6 +39,8 @@ RIGHT = {
         ("3", r"\displaystyle 3"),
     ],
     "fraction": [
+        ("4", r"2/\frac{1}{2}"),
+        ("1", r"2\left(\frac{1}{2}\right)"),
         (r"\frac{7}{12}", "7/12"),
         (r"\frac{7}{12}", r"\dfrac{14}{24}"),
         (r"\frac{7}{12}", r"\frac7{12}"),
@@ -283,6 +285,7 @@ RIGHT = {
         ("m = 4", r"m=2^2"),
     ],
     "matrix": [
+        (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", "[[1,2],[3,4]]"),
         (r"\begin{pmatrix}1&0\\0&1\end{pmatrix}", r"\begin{bmatrix}1&0\\0&1\end{bmatrix}"),
         (
             r"\begin{pmatrix}1&0\\0&1\end{pmatrix}",
@@ -300,6 +303,10 @@ RIGHT = {
         (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"A = \begin{pmatrix}1&2\\3&4\end{pmatrix}"),
     ],
     "units": [
+        ("3 m", "3"),
+        ("3 m", r"3\text{ m}"),
+        ("3m", "3 m"),
+        (r"25^\circ\text{C}", "25"),
         ("12", r"12\text{ cm}"),
         (r"12\text{ cm}", "12"),
         (r"12\text{ cm}", r"12 \mathrm{~cm}"),
@@ -362,6 +369,8 @@ RIGHT = {
         (r"\frac{5}{2}", "2½"),
     ],
     "repeating_decimal": [
+        (r"\frac{1}{6}", "0.1(6)"),
+        (r"\frac{1}{7}", r"0.\dot{1}4285\dot{7}"),
         (r"\frac{5}{9}", r"0.\overline{5}"),
         (r"0.\overline{27}", r"\frac{3}{11}"),
         (r"0.1\overline{6}", r"\frac16"),
@@ -372,6 +381,7 @@ RIGHT = {
         (r"2.\overline{3}", "7/3"),
     ],
     "scientific": [
+        (r"3 \times 10^{4}", "3 x 10^4"),
         (r"5 \times 10^{6}", "5000000"),
         ("5e6", r"5\cdot10^6"),
         (r"5 \times 10^{6}", "5,000,000"),
@@ -420,6 +430,7 @@ RIGHT = {
         (r"1A_{16}", r"\text{1A}_{16}"),
     ],
     "choice": [
+        ("B", "B. 17"),
         ("B", "(B)"),
         ("B", r"\text{(B)}"),
         ("B", r"\textbf{B}"),
@@ -803,6 +814,8 @@ WRONG = {
         (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{vmatrix}1&2\\3&4\end{vmatrix}"),
     ],
     "units": [
+        ("3 m", "3 cm"),
+        ("3m", "3"),
         (r"12\text{ cm}", r"12\text{ m}"),
         (r"12\text{ cm}", r"12\text{ cm}^2"),
         (r"12\text{ cm}", r"13\text{ cm}"),
@@ -853,6 +866,8 @@ WRONG = {
         ("60", r"60^2"),
     ],
     "mixed_number": [
+        (r"\frac{5}{2}", r"2\left(\frac{1}{2}\right)"),
+        (r"\frac{5}{2}", r"2/\frac{1}{2}"),
         (r"\frac{7}{3}", r"2\frac{1}{4}"),
         (r"\frac{2}{3}", r"2\frac{1}{3}"),
         (r"\frac{7}{3}", r"3\frac{1}{3}"),
