@@ -1,27 +1,10 @@
-"""Every setting of a training recipe: frozen pydantic models, one per section. Imports no torch.
+"""Every setting of a recipe: frozen pydantic models, one per section. Imports no torch."""
 
-A recipe is TOML; `rlvr train RECIPE.toml --section.key value` overrides single keys. A wrong key,
-value or combination raises `ConfigError`: one line that names the setting, its value, the rule and
-the remedy.
-"""
+from typing import Any, Literal, Self
 
-import difflib
-import tomllib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-R = TypeVar("R", bound=BaseModel)
-
-
-class ConfigError(ValueError):
-    """A user's mistake in a recipe or on the command line; the message is one line with the
-    remedy."""
 
 
 class Section(BaseModel):
@@ -104,7 +87,7 @@ class RolloutConfig(Section):
     temperature: float = Field(1.0, gt=0, le=10)
     """Sampling temperature; the trainer divides its logits by the same number."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus mass; below 1 the engine's probabilities are renormalised (see algorithm.mismatch)."""
+    """Nucleus mass; below 1 the engine renormalises its probabilities (see algorithm.mismatch)."""
     top_k: int = Field(0, ge=0)
     """Tokens kept; 0 keeps all."""
     min_p: float = Field(0.0, ge=0, lt=1)
@@ -129,9 +112,8 @@ class SamplingConfig(Section):
     dynamic: bool = True
     """Refill until prompts_per_step groups with non-zero reward variance are there (DAPO)."""
     max_refills: int = Field(8, ge=0)
-    """Further rounds of prompts in one step before it goes on with what it has."""
-    max_empty_steps: int = Field(1, ge=1)
-    """Steps in a row without any informative group after which the run stops and says why."""
+    """Further rounds of prompts in one step, before it goes on with the informative groups it has
+    or, without any, stops the run and says why."""
 
 
 class RewardConfig(Section):
@@ -201,7 +183,7 @@ class AlgorithmConfig(Section):
     clip_high: float = Field(0.28, ge=0)
     """The ratio is clipped at 1 + clip_high."""
     aggregation: Literal["token_mean", "response_mean", "constant"] = "token_mean"
-    """Denominator: all tokens of the step; each response's tokens; max_response_len per response."""
+    """Denominator: tokens of the step; each response's tokens; max_response_len per response."""
     kl_beta: float = Field(0.0, ge=0)
     """Weight of the KL penalty to the reference policy in the loss; 0 computes no reference."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
@@ -255,7 +237,7 @@ class OptimConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     """Global gradient norm at which gradients are clipped."""
     updates_per_step: int = Field(1, ge=1)
-    """Optimizer steps per rollout batch; above 1 the engine's log-probabilities are the old ones."""
+    """Optimizer steps per rollout batch; above 1 the engine's log-probabilities are the old."""
 
 
 class TrainConfig(Section):
@@ -347,7 +329,7 @@ class TrainRecipe(Section):
         if self.rollout.max_response_len >= self.model.max_len:
             raise ValueError(
                 f"rollout.max_response_len = {self.rollout.max_response_len}: leaves no room for a"
-                f" prompt in model.max_len = {self.model.max_len}; lower the first or raise the second"
+                f" prompt in model.max_len = {self.model.max_len}; lower the first or raise that"
             )
         if self.adapter.dropout > 0:
             raise ValueError(
@@ -358,14 +340,14 @@ class TrainRecipe(Section):
         if truncated and self.algorithm.mismatch != "none":
             raise ValueError(
                 f'algorithm.mismatch = "{self.algorithm.mismatch}": biased when sampling is'
-                " truncated (rollout.top_p, top_k or min_p); sample from the full distribution or set it to"
-                ' "none"'
+                " truncated (rollout.top_p, top_k or min_p); sample from the full distribution or"
+                ' set it to "none"'
             )
         if truncated and self.optim.updates_per_step > 1:
             raise ValueError(
                 f"optim.updates_per_step = {self.optim.updates_per_step}: the engine's"
-                " probabilities are the old policy's only when sampling is not truncated; set rollout.top_p = 1,"
-                " top_k = 0, min_p = 0"
+                " probabilities are the old policy's only when sampling is not truncated; set"
+                " rollout.top_p = 1, top_k = 0, min_p = 0"
             )
         if self.optim.updates_per_step > self.rollout.prompts_per_step:
             raise ValueError(
@@ -385,125 +367,3 @@ class TrainRecipe(Section):
                 f"eval.every = {self.eval.every}: there is nothing to score; set eval.path"
             )
         return self
-
-
-def load_recipe(path: str | Path, overrides: Sequence[str], kind: type[R]) -> R:
-    """The recipe at `path` with `--section.key value` overrides applied.
-
-    Raises: ConfigError for a missing or malformed file, an unknown key, a value out of range or a
-    combination that cannot work.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such recipe; see recipes/ for examples")
-    try:
-        tree = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    for key, value in parse_overrides(overrides):
-        section, _, name = key.partition(".")
-        if not isinstance(tree.setdefault(section, {}), dict) or not name:
-            raise ConfigError(
-                f"--{key}: settings are named --section.key{_nearest_text(key, kind)}"
-            )
-        tree[section][name] = value
-    return validate(tree, kind)
-
-
-def validate(tree: dict[str, Any], kind: type[R]) -> R:
-    """A recipe of class `kind` from nested dicts. Raises: ConfigError, one line."""
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_one_line(error, kind)) from None
-
-
-def parse_overrides(words: Sequence[str]) -> list[tuple[str, Any]]:
-    """(key, value) pairs from `--section.key value` or `--section.key=value` words."""
-    pairs, words = [], list(words)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or len(word) < 3:
-            raise ConfigError(f"{word}: expected --section.key value")
-        key, equals, text = word[2:].partition("=")
-        if not equals:
-            if not words:
-                raise ConfigError(f"--{key}: a value is missing; write --{key} VALUE")
-            text = words.pop(0)
-        pairs.append((key, _toml_value(text)))
-    return pairs
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
-    names = []
-    for name, field in kind.model_fields.items():
-        sub = field.annotation
-        if isinstance(sub, type) and issubclass(sub, BaseModel):
-            names += [prefix + name, *_keys(sub, f"{prefix}{name}.")]
-        else:
-            names.append(prefix + name)
-    return names
-
-
-def _nearest_text(key: str, kind: type[BaseModel]) -> str:
-    keys = _keys(kind)
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-    last = key.rpartition(".")[2]
-    near = near or [k for k in keys if k.rpartition(".")[2] == last]
-    return (
-        f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(kind.model_fields)}"
-    )
-
-
-_RULES = {
-    "rollout.group_size": "advantages need at least 2 responses per prompt; set it to 8",
-    "optim.lr": "must lie in (0, 1]; on a 1.5B model LoRA takes about 1e-5, full about 1e-6",
-}
-"""Rules that say more than pydantic's message."""
-
-
-def _one_line(error: ValidationError, kind: type[BaseModel]) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"{key}: unknown setting{_nearest_text(key, kind)}"
-    if first["type"] == "missing":
-        return f"{key}: missing; add it to the recipe or pass --{key} VALUE"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return message
-    rule = _RULES.get(key, f"{message[0].lower()}{message[1:]}")
-    return f"{key} = {first['input']!r}: {rule}"
-
-
-def dump_toml(recipe: BaseModel) -> str:
-    """The resolved recipe as TOML that `load_recipe` reads back to an equal recipe (None is left
-    out)."""
-    lines = []
-    for section, values in recipe.model_dump(mode="json", exclude_none=True).items():
-        lines += [f"[{section}]", *(f"{k} = {_toml_text(v)}" for k, v in values.items()), ""]
-    return "\n".join(lines)
-
-
-def _toml_text(value: Any) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return repr(value)
-        case str():
-            escaped = "".join(_TOML_ESCAPES.get(c, c) for c in value)
-            return f'"{escaped}"'
-        case list():
-            return "[" + ", ".join(_toml_text(v) for v in value) + "]"
-    raise AssertionError(f"{value!r}: no TOML form")
-
-
-_TOML_ESCAPES = {chr(i): f"\\u{i:04x}" for i in [*range(32), 127]} | {'"': '\\"', "\\": "\\\\"}
