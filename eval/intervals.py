@@ -4,15 +4,12 @@ Problems are the unit. The samples of one problem are not independent of each ot
 that counted all of them as trials would be far too narrow for any claim about other problems.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-Statistic = Callable[[NDArray, NDArray], NDArray]
-"""Maps (samples, correct) counts per problem to a value per problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,42 +135,76 @@ def paired_difference(
     return Interval(value, float(lo), float(hi), "problems", "BCa bootstrap", level)
 
 
-def hierarchical(
-    correct: ArrayLike,
-    samples: ArrayLike,
-    statistic: Statistic | None = None,
-    *,
-    over: str = "problems and samples",
-    level: float = 0.95,
-    num_resamples: int = 10_000,
-    seed: int = 0,
-) -> Interval:
-    """Percentile bootstrap of a mean over problems of statistic(samples, correct), default c/n.
+@dataclass(frozen=True, slots=True)
+class Redraws:
+    """Resampled benchmarks. weights[b, s]: problems in resample b with c[s] of n[s] correct."""
+
+    n: NDArray
+    c: NDArray
+    weights: NDArray
+    over: str
+
+    def interval(self, value: float, values: ArrayLike, level: float = 0.95) -> Interval:
+        """Percentile interval of the mean over problems of values[s]; value: the estimate."""
+        means = self.weights @ np.asarray(values, dtype=float) / self.weights[0].sum()
+        lo, hi = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(value, float(lo), float(hi), self.over, "percentile bootstrap", level)
+
+
+def redraw(
+    correct: ArrayLike, samples: ArrayLike, over: str, num_resamples: int = 10_000, seed: int = 0
+) -> Redraws:
+    """Bootstrap the problems, the samples within them, or both (the hierarchical bootstrap).
 
     over: "samples" redraws the samples of each problem and keeps the problems (this benchmark,
     another run); "problems" redraws problems with their samples; "problems and samples" redraws
     problems, then samples within each (slightly wide: it counts the sampling noise twice).
-    Equal (n, c) states are exchangeable, so each replicate is one multinomial draw over states:
-    exact, and its cost does not grow with the number of problems.
+    Problems with equal (n, c) are exchangeable, so a resample is a multinomial draw over such
+    states: exact, and its cost does not grow with the number of problems.
     """
     n, c = _vector(samples).astype(int), _vector(correct).astype(int)
     if n.shape != c.shape or n.min() < 1 or (c < 0).any() or (c > n).any():
-        raise ValueError("hierarchical: needs 0 <= correct <= samples, samples >= 1, per problem")
-    value_of = statistic or (lambda n, c: c / n)
-    states, counts = np.unique(np.stack([n, c]), axis=1, return_counts=True)
-    values = np.asarray(value_of(states[0], states[1]), dtype=float)
-    point = float(values @ counts / len(n))
+        raise ValueError("redraw: needs 0 <= correct <= samples, samples >= 1, per problem")
+    seen, counts = np.unique(np.stack([n, c]), axis=1, return_counts=True)
     rng = np.random.default_rng(seed)
     if over == "problems":
-        means = rng.multinomial(len(n), counts / len(n), num_resamples) @ values / len(n)
-    elif over in ("samples", "problems and samples"):
-        redraws = [_redrawn(int(m), int(k), value_of) for m, k in states.T]
-        fixed = over == "samples"
-        means = _redrawn_means(redraws, counts, num_resamples, rng, fixed_problems=fixed)
-    else:
+        return Redraws(
+            seen[0], seen[1], rng.multinomial(len(n), counts / len(n), num_resamples), over
+        )
+    if over not in ("samples", "problems and samples"):
         raise ValueError(f"over = {over!r}: use 'problems', 'samples' or 'problems and samples'")
+    states, kernel = _sample_noise(seen)
+    if over == "samples":
+        weights = np.zeros((num_resamples, states.shape[1]), dtype=int)
+        for count, row in zip(counts, kernel, strict=True):
+            weights += rng.multinomial(count, row, num_resamples)
+    else:
+        mixed = counts @ kernel
+        weights = rng.multinomial(len(n), mixed / mixed.sum(), num_resamples)
+    return Redraws(states[0], states[1], weights, over)
+
+
+def stratified(
+    groups: Sequence[ArrayLike],
+    *,
+    level: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of the unweighted mean of several benchmarks' means.
+
+    Percentile bootstrap over the problems within each benchmark; the benchmarks themselves are
+    fixed. groups: one list of per-problem values per benchmark.
+    """
+    rng = np.random.default_rng(seed)
+    vectors = [_vector(values) for values in groups]
+    if not vectors:
+        raise ValueError("stratified: needs at least one benchmark")
+    value = float(np.mean([v.mean() for v in vectors]))
+    means = np.mean([_bootstrap_means(v, num_resamples, rng) for v in vectors], axis=0)
     lo, hi = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(point, float(lo), float(hi), over, "percentile bootstrap", level)
+    over = "problems within each benchmark"
+    return Interval(value, float(lo), float(hi), over, "stratified percentile bootstrap", level)
 
 
 def permutation_p(
@@ -255,31 +286,12 @@ def _bootstrap_means(d: NDArray, num_resamples: int, rng: np.random.Generator) -
     return rng.multinomial(len(d), counts / len(d), num_resamples) @ values / len(d)
 
 
-def _redrawn(samples: int, correct: int, value_of: Statistic) -> tuple[NDArray, NDArray]:
-    """Values and probabilities of the statistic when this problem's samples are drawn again."""
+def _sample_noise(seen: NDArray) -> tuple[NDArray, NDArray]:
+    """(states, kernel): kernel[u, s] is the probability that redrawing u's samples gives s."""
     from scipy import stats
 
-    c = np.arange(samples + 1)
-    probability = stats.binom.pmf(c, samples, correct / samples)
-    values = np.asarray(value_of(np.full_like(c, samples), c), dtype=float)
-    return values, probability / probability.sum()
-
-
-def _redrawn_means(
-    redraws: list[tuple[NDArray, NDArray]],
-    counts: NDArray,
-    num_resamples: int,
-    rng: np.random.Generator,
-    *,
-    fixed_problems: bool,
-) -> NDArray:
-    total = counts.sum()
-    if fixed_problems:
-        drawn = [
-            rng.multinomial(count, p, num_resamples) @ v
-            for (v, p), count in zip(redraws, counts, strict=True)
-        ]
-        return np.sum(drawn, axis=0) / total
-    values = np.concatenate([v for v, _ in redraws])
-    mixed = np.concatenate([p * h / total for (_, p), h in zip(redraws, counts, strict=True)])
-    return rng.multinomial(total, mixed / mixed.sum(), num_resamples) @ values / total
+    sizes = np.unique(seen[0])
+    n = np.concatenate([np.full(size + 1, size) for size in sizes])
+    c = np.concatenate([np.arange(size + 1) for size in sizes])
+    kernel = stats.binom.pmf(c, n, (seen[1] / seen[0])[:, None]) * (n == seen[0][:, None])
+    return np.stack([n, c]), kernel / kernel.sum(axis=1, keepdims=True)

@@ -10,11 +10,12 @@ from scipy import stats
 
 from eval.intervals import (
     fraction_over_problems,
-    hierarchical,
     holm,
     mean_over_problems,
     paired_difference,
     permutation_p,
+    redraw,
+    stratified,
     wilson,
 )
 
@@ -106,17 +107,29 @@ def test_bootstraps_match_a_slow_reference_that_draws_every_index():
         "samples": fixed.mean(1),
     }
     for over, means in slow.items():
-        fast = hierarchical(c, n, over=over, num_resamples=40_000)
-        assert fast.value == pytest.approx((c / n).mean())
-        assert fast.bounds == pytest.approx(
-            np.quantile(means, [0.025, 0.975]), abs=1.01 / 96
-        )  # their grid
+        redraws = redraw(c, n, over, num_resamples=40_000)
+        assert (redraws.weights.sum(axis=1) == 12).all()
+        fast = redraws.interval((c / n).mean(), redraws.c / redraws.n)
+        grid = 1.01 / 96  # means of these problems are multiples of 1/96
+        assert fast.bounds == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=grid)
         assert fast.over == over
 
 
 def test_an_unknown_source_of_variation_is_refused():
     with pytest.raises(ValueError, match="use 'problems', 'samples'"):
-        hierarchical([1], [2], over="tokens")
+        redraw([1], [2], over="tokens")
+
+
+def test_the_overall_interval_draws_problems_within_each_benchmark():
+    rng = np.random.default_rng(2)
+    small, large = rng.random(20), rng.random(200) * 0.2
+    slow = (
+        small[rng.integers(0, 20, (20_000, 20))].mean(1)
+        + large[rng.integers(0, 200, (20_000, 200))].mean(1)
+    ) / 2
+    fast = stratified([small, large], num_resamples=20_000)
+    assert fast.value == pytest.approx((small.mean() + large.mean()) / 2)
+    assert fast.bounds == pytest.approx(np.quantile(slow, [0.025, 0.975]), abs=0.004)
 
 
 def test_exact_permutation_p_equals_full_enumeration():
@@ -156,6 +169,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         covered["mean"] += mean.lo <= 0.5 / 1.3 <= mean.hi
         difference = paired_difference(a / 8, b / 8, num_resamples=1000, seed=run)
         covered["difference"] += difference.lo <= 0.1 * 0.8 / 1.3 <= difference.hi
-        both = hierarchical(a, np.full(30, 8), num_resamples=1000, seed=run)
+        redraws = redraw(a, np.full(30, 8), "problems and samples", 1000, seed=run)
+        both = redraws.interval(a.mean() / 8, redraws.c / redraws.n)
         covered["both"] += both.lo <= 0.5 / 1.3 <= both.hi
     assert all(0.917 <= count / num_runs <= 0.985 for count in covered.values()), covered
