@@ -259,10 +259,8 @@ class Pool:
     def _fork(self, replaced_pid: int = 0) -> None:
         try:
             worker = self._template.fork(replaced_pid)
-        except (
-            OSError
-        ):  # the template is dead: its socket's end of file restarts it, and all workers
-            return
+        except OSError:
+            return  # the template is dead: its end of file is on its way and will restart all
         self._workers.add(worker)
         self._selector.register(worker.sock, selectors.EVENT_READ, worker)
 
