@@ -201,23 +201,24 @@ def _jsonl_rows(path: Path, section: str) -> Iterator[dict[str, Any]]:
 
 def _table_rows(path: Path, section: str) -> Iterator[dict[str, Any]]:
     import datasets
+    from datasets.exceptions import DatasetsError
 
     try:
-        table = datasets.load_dataset(
+        yield from datasets.load_dataset(
             FILE_TYPES[path.suffix], data_files=str(path), split="train", streaming=True
         )
-        yield from table
-    except datasets.exceptions.DatasetGenerationError as error:
+    except (DatasetsError, ValueError) as error:
         raise ConfigError(f"{section}.path = {str(path)!r}: cannot be read: {error}") from error
 
 
 def _hub_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]], str]:
     import datasets
+    from datasets.exceptions import DatasetsError
 
     split = config.split or "train"
     try:
-        table = datasets.load_dataset(config.path, config.name, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        table: Any = datasets.load_dataset(config.path, config.name, split=split)
+    except (OSError, ValueError, DatasetsError) as error:
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(
             f"{section}.path = {config.path!r}: not a .jsonl, .json or .parquet file, and the hub"
