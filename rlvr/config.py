@@ -367,3 +367,84 @@ class TrainRecipe(Section):
                 f"eval.every = {self.eval.every}: there is nothing to score; set eval.path"
             )
         return self
+
+
+class SftModelConfig(Section):
+    """The Qwen2-architecture model that is made from nothing, with its own tokenizer."""
+
+    hidden_size: int = Field(128, ge=32)
+    """Width of the residual stream."""
+    num_layers: int = Field(3, ge=1)
+    """Decoder blocks."""
+    num_heads: int = Field(4, ge=1)
+    """Attention heads; vLLM wants hidden_size / num_heads to be 32, 64, 80, 96, 112 or 128."""
+    num_kv_heads: int = Field(2, ge=1)
+    """Key-value heads; divides num_heads."""
+    intermediate_size: int = Field(384, ge=32)
+    """Width of the MLP."""
+    vocab_size: int = Field(512, ge=320)
+    """Most tokens that the tokenizer may have; it takes fewer when every word has one."""
+    context_len: int = Field(512, ge=128)
+    """Context in tokens: prompt plus response."""
+
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"model.num_heads = {self.num_heads}: must divide model.hidden_size ="
+                f" {self.hidden_size} and be a multiple of model.num_kv_heads ="
+                f" {self.num_kv_heads}"
+            )
+        return self
+
+
+class SftDataConfig(Section):
+    """Generated word problems with worked solutions, some of them deliberately wrong."""
+
+    num_problems: int = Field(ge=1)
+    """Distinct problems, each with one solution."""
+    levels: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Difficulty levels: steps per problem."""
+    stop_early: float = Field(0.0, ge=0, le=1)
+    """Probability that a solution of two or more steps answers before its last step."""
+    wrong_operation: float = Field(0.0, ge=0, le=1)
+    """Probability per step of another operation than the right one."""
+    slip: float = Field(0.0, ge=0, le=1)
+    """Probability per equation of a result off by 1, 2 or 10."""
+
+
+class SftTrainConfig(Section):
+    """Supervised training: AdamW, a cosine from the peak learning rate to 0, one seed."""
+
+    lr: float = Field(gt=0, le=1)
+    """Peak learning rate."""
+    batch_size: int = Field(32, ge=1)
+    """Solutions per optimizer step."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the data."""
+    warmup_steps: int = Field(50, ge=0)
+    """Steps of linear warm-up from 0."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Global gradient norm at which gradients are clipped."""
+    seed: int = Field(0, ge=0)
+    """Seed of problems, mistakes, weights and order."""
+    num_threads: int | None = Field(None, ge=1)
+    """CPU threads; None takes the cores at hand."""
+
+
+class SftRunConfig(Section):
+    """The cached result."""
+
+    name: str = Field("sft", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """First part of the folder's name."""
+
+
+class SftConfig(Section):
+    """A whole recipe for `rlvr sft`."""
+
+    data: SftDataConfig
+    train: SftTrainConfig
+    model: SftModelConfig = SftModelConfig()
+    run: SftRunConfig = SftRunConfig()
