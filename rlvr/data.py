@@ -8,7 +8,7 @@ chat template and measured. What cannot be used is an error that names the row, 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -241,7 +241,7 @@ def _generated_rows(config: DataConfig, section: str) -> Iterator[dict[str, Any]
         raise ConfigError(
             f"{section}.split = {split!r}: it is one of {', '.join(word_problems.SPLITS)}"
         )
-    rows: Sequence[dict[str, Any]] = word_problems.generate(
-        split, config.limit, seed=0, levels=config.levels
+    rows = word_problems.generate(
+        split, config.limit, seed=0, levels=config.levels or word_problems.LEVELS
     )
-    return iter(rows)
+    return (dict(row) for row in rows)
