@@ -15,7 +15,7 @@ from rlvr.recipe import validate
 
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory) -> Path:
-    """Folder of a randomly initialised Qwen2 of 0.6 M parameters with the quickstart's tokenizer."""
+    """Folder of a random Qwen2 of 0.6 M parameters with the quickstart's tokenizer."""
     from rlvr import tiny, word_problems
 
     folder = tmp_path_factory.mktemp("tiny_policy")

@@ -32,7 +32,11 @@ def test_jsonl_and_parquet_give_the_same_problems(tmp_path):
 
 def test_fields_may_be_nested_and_prompts_may_be_chat_messages(tmp_path):
     rows = [
-        {"prompt": [{"role": "user", "content": "Hi"}], "reward_model": {"ground_truth": "7"}, "n": 9}
+        {
+            "prompt": [{"role": "user", "content": "Hi"}],
+            "reward_model": {"ground_truth": "7"},
+            "n": 9,
+        }
     ]
     config = DataConfig(
         path=write_rows(tmp_path / "a.jsonl", rows),

@@ -8,7 +8,10 @@ from rlvr.config import TrainRecipe
 from rlvr.recipe import ConfigError, dump_toml, load_recipe, validate
 
 BAD = [
-    (["--rollout.group_siz", "4"], "rollout.group_siz: unknown setting; did you mean rollout.group_s"),
+    (
+        ["--rollout.group_siz", "4"],
+        "rollout.group_siz: unknown setting; did you mean rollout.group_s",
+    ),
     (["--rolout.group_size", "4"], "rolout: unknown setting; did you mean rollout"),
     (["--lr", "4"], "--lr: settings are named --section.key; did you mean optim.lr?"),
     (["--rollout.group_size", "1"], "rollout.group_size = 1: advantages need at least 2 responses"),
