@@ -1,0 +1,135 @@
+"""`rlvr verify`: judge JSON lines on standard input."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import BinaryIO, NoReturn, TextIO
+
+from rewards.types import Reason, Verdict
+from rewards.verifier import ANSWER_MODES, Verifier
+
+BATCH_LINES = 512
+EPILOG = """\
+input:  one JSON object per line with "response" and "gold"; other fields are kept
+output: for every line, in order, the same object plus "correct", "reason", "answer", "stage", "ms"
+
+A gold that cannot be understood has the reason gold_invalid. A line without a usable response or
+gold is reported on standard error by its number; its output line has the stage "input". Blank
+lines are skipped. Exit status: 0, or 2 when an option is wrong.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong option in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="rlvr verify",
+        description="Judge responses against golds: rlvr verify < in.jsonl > out.jsonl",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--answer-mode",
+        choices=ANSWER_MODES,
+        default="boxed",
+        help="where the answer stands (default: boxed)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=1.0, metavar="S", help="seconds per pair (default: 1.0)"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="worker processes (default: half the processors)"
+    )
+    return parser
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    stdin: BinaryIO | None = None,
+    stdout: TextIO | None = None,
+    stderr: TextIO | None = None,
+) -> int:
+    """Run the command and return its exit status. Raises SystemExit(2) on a wrong option."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    try:
+        verifier = Verifier(
+            answer_mode=options.answer_mode,
+            timeout_s=options.timeout,
+            num_workers=options.workers,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    with verifier:
+        try:
+            verify_lines(
+                verifier, stdin or sys.stdin.buffer, stdout or sys.stdout, stderr or sys.stderr
+            )
+        except BrokenPipeError:  # the reader has seen enough: leave without a traceback
+            os.dup2(os.open(os.devnull, os.O_WRONLY), (stdout or sys.stdout).fileno())
+    return 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One input line: its object, and what is wrong with it, if anything."""
+
+    number: int
+    fields: dict
+    reason: Reason | None = None
+    problem: str = ""
+
+
+def verify_lines(verifier: Verifier, lines: Iterable[bytes], out: TextIO, problems: TextIO) -> None:
+    """Write one line to out for every line that is not blank, a batch at a time."""
+    numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    while batch := [read_row(number, line) for number, line in islice(numbered, BATCH_LINES)]:
+        good = [row for row in batch if row.reason is None]
+        pairs = [(row.fields["response"], str(row.fields["gold"])) for row in good]
+        verdicts = dict(zip((row.number for row in good), verifier.verify_many(pairs), strict=True))
+        for row in batch:
+            if row.reason is not None:
+                print(f"line {row.number}: {row.problem}", file=problems)
+            verdict = verdicts.get(row.number) or Verdict(
+                False, row.reason or Reason.NO_ANSWER, None, "input", 0.0
+            )
+            out.write(json.dumps(row.fields | judged_fields(verdict)) + "\n")
+        out.flush()
+
+
+def read_row(number: int, line: bytes) -> Row:
+    """The line as a row; one that cannot be judged says why."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Row(number, {"line": number}, Reason.GOLD_INVALID, f"not JSON: {error}")
+    if not isinstance(fields, dict):
+        problem = f"a JSON object is needed, this is {type(fields).__name__}"
+        return Row(number, {"line": number}, Reason.GOLD_INVALID, problem)
+    gold = fields.get("gold")
+    if not isinstance(gold, str | int) or isinstance(gold, bool):
+        problem = f'"gold" must be a string, this is {type(gold).__name__}'
+        return Row(number, fields, Reason.GOLD_INVALID, problem)
+    if not isinstance(fields.get("response"), str):
+        problem = f'"response" must be a string, this is {type(fields.get("response")).__name__}'
+        return Row(number, fields, Reason.NO_ANSWER, problem)
+    return Row(number, fields)
+
+
+def judged_fields(verdict: Verdict) -> dict:
+    return {
+        "correct": verdict.correct,
+        "reason": verdict.reason.value,
+        "answer": verdict.answer,
+        "stage": verdict.stage,
+        "ms": round(verdict.ms, 4),
+    }

@@ -1,0 +1,95 @@
+"""Counts of verdicts by reason and stage, and their latency, between two resets."""
+
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from rewards.types import Reason, Verdict
+
+FAILURES = (Reason.TIMEOUT, Reason.WORKER_DIED)
+"""Reasons that say nothing about the response: it was not judged. More than 1% is an alarm.
+
+too_large is not among them: the cost guard has judged that no sensible answer looks like this.
+"""
+
+FOLD_AT = 4096
+MAX_TIMES = 65_536
+
+
+@dataclass(frozen=True)
+class VerifierStats:
+    """What happened since the last reset.
+
+    num_verdicts: verdicts given. reasons, stages: verdicts per reason and per deciding stage.
+    failure_frac: timeout and worker_died over all verdicts but gold_invalid. p50_ms, p99_ms: of
+    Verdict.ms, over the last 65,536 verdicts. kills: overruns ended by force. deaths: workers that
+    died otherwise. recycled: workers replaced for age, number of calls or memory. template_starts:
+    starts of the process that forks the workers; more than one means that it died.
+    """
+
+    num_verdicts: int
+    reasons: dict[str, int]
+    stages: dict[str, int]
+    failure_frac: float
+    p50_ms: float
+    p99_ms: float
+    kills: int
+    deaths: int
+    recycled: int
+    template_starts: int
+
+
+class Counters:
+    """Counts verdicts from any thread; adding them costs next to nothing."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._recent: deque[Verdict] = deque()
+        self.reset()
+
+    def add(self, verdicts: list[Verdict]) -> None:
+        self._recent.extend(verdicts)
+        if len(self._recent) >= FOLD_AT:
+            with self._lock:
+                self._fold()
+
+    def reset(self) -> None:
+        with self._lock:
+            self._recent.clear()
+            self._reasons: Counter[str] = Counter()
+            self._stages: Counter[str] = Counter()
+            self._times_ms: deque[float] = deque(maxlen=MAX_TIMES)
+
+    def _fold(self) -> None:
+        for _ in range(len(self._recent)):
+            verdict = self._recent.popleft()
+            self._reasons[verdict.reason.value] += 1
+            self._stages[verdict.stage] += 1
+            self._times_ms.append(verdict.ms)
+
+    def snapshot(self, pool_events: Counter[str]) -> VerifierStats:
+        with self._lock:
+            self._fold()
+            reasons, stages = dict(self._reasons), dict(self._stages)
+            times_ms = sorted(self._times_ms)
+        num_judged = sum(reasons.values()) - reasons.get(Reason.GOLD_INVALID.value, 0)
+        num_failures = sum(reasons.get(reason.value, 0) for reason in FAILURES)
+        return VerifierStats(
+            num_verdicts=sum(reasons.values()),
+            reasons=reasons,
+            stages=stages,
+            failure_frac=num_failures / num_judged if num_judged else 0.0,
+            p50_ms=quantile(times_ms, 0.50),
+            p99_ms=quantile(times_ms, 0.99),
+            kills=pool_events["kills"],
+            deaths=pool_events["deaths"],
+            recycled=pool_events["recycled"],
+            template_starts=pool_events["template_starts"],
+        )
+
+
+def quantile(ordered: list[float], fraction: float) -> float:
+    """The smallest value that at least `fraction` of the values do not exceed; 0 for no values."""
+    if not ordered:
+        return 0.0
+    return ordered[max(0, -int(-fraction * len(ordered) // 1) - 1)]

@@ -1,0 +1,203 @@
+"""The verifier: extract, decide exactly in process where possible, send the rest to workers."""
+
+import os
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
+from time import perf_counter
+
+from rewards.counters import Counters, VerifierStats
+from rewards.extract import extract
+from rewards.gold import Gold
+from rewards.judge import Ruling, judge_fast
+from rewards.pool import Pool, PoolSettings
+from rewards.process import Outcome
+from rewards.types import Reason, Verdict
+
+ANSWER_MODES = ("boxed", "answer_line", "hash", "last_number")
+MAX_ANSWER_CHARS = 10_000
+GOLD_CACHE = 16_384
+
+_live: "weakref.WeakSet[Verifier]" = weakref.WeakSet()
+_pool_lock = threading.Lock()
+
+
+class Verifier:
+    """Judges responses against golds; bounded in time and memory, safe from any thread.
+
+    answer_mode: where the answer stands, one of boxed, answer_line, hash, last_number; nothing else
+    is tried. timeout_s: wall time that a worker may spend on one pair, counted from the moment it
+    starts on it; then it is killed. num_workers: worker processes, by default half of the
+    processors this process may use, between 2 and 16. memory_mib: memory that a worker may add.
+    max_calls, max_age_s: when a worker is replaced by a fresh one.
+
+    The worker pool starts in the background at construction: make the verifier before an inference
+    engine pins this process to some processors. It ends with `close`, with the `with` block, or
+    with the process, however that ends.
+    """
+
+    def __init__(
+        self,
+        *,
+        answer_mode: str = "boxed",
+        timeout_s: float = 1.0,
+        num_workers: int | None = None,
+        memory_mib: int = 512,
+        max_calls: int = 20_000,
+        max_age_s: float = 1800.0,
+    ):
+        if answer_mode not in ANSWER_MODES:
+            raise ValueError(
+                f"answer_mode = {answer_mode!r}: choose one of {', '.join(ANSWER_MODES)}"
+            )
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s = {timeout_s}: a pair needs some time; set it to 1.0")
+        self.answer_mode = answer_mode
+        self._pool_settings = PoolSettings(
+            target="rewards.slow:judge_texts",
+            warm_up="rewards.slow:warm_up",
+            num_workers=num_workers or default_num_workers(),
+            timeout_s=timeout_s,
+            memory_mib=memory_mib,
+            max_calls=max_calls,
+            max_age_s=max_age_s,
+        )
+        self._counters = Counters()
+        self._events_before: Counter[str] = Counter()
+        self._closed = False
+        self._pool: Pool | None = None
+        self._start_pool()
+        _live.add(self)
+
+    def _start_pool(self) -> Pool:
+        self._pool = Pool(self._pool_settings)
+        self._finalizer = weakref.finalize(self, self._pool.close)
+        return self._pool
+
+    def verify(self, response: str, gold: Gold | str) -> Verdict:
+        """The verdict on one response."""
+        return self.verify_many([(response, gold)])[0]
+
+    def verify_many(self, pairs: Iterable[tuple[str, Gold | str]]) -> list[Verdict]:
+        """One verdict per (response, gold), in order. Equal answers to equal golds are judged once.
+
+        A gold that is a string and cannot be understood gives the reason gold_invalid.
+        Raises RuntimeError after close, or when the worker processes cannot be started at all.
+        """
+        if self._closed:
+            raise RuntimeError("this verifier is closed; make a new one")
+        verdicts: list[Verdict] = []
+        slow: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        for response, gold in pairs:
+            start = perf_counter()
+            answer, ruling, gold_text = self._judge_here(response, gold)
+            ms = (perf_counter() - start) * 1e3
+            if ruling is None:
+                slow.setdefault((answer or "", gold_text), []).append((len(verdicts), ms))
+                ruling = NOT_JUDGED
+            verdicts.append(verdict_of(ruling, answer, ms))
+        if slow:
+            self._judge_in_workers(slow, verdicts)
+        self._counters.add(verdicts)
+        return verdicts
+
+    def _judge_here(self, response: str, gold: Gold | str) -> tuple[str | None, Ruling | None, str]:
+        """The answer, its ruling when it can be decided in this process, and the gold's text."""
+        try:
+            parsed = parse_gold(gold) if isinstance(gold, str) else gold
+            if parsed is None:
+                return None, Ruling(Reason.GOLD_INVALID, "gold"), str(gold)
+            answer, reason, stage = extract(response, self.answer_mode)
+            if answer is None:
+                return None, Ruling(reason or Reason.NO_ANSWER, stage), parsed.text
+            if len(answer) > MAX_ANSWER_CHARS:
+                return answer, Ruling(Reason.TOO_LARGE, "answer_len"), parsed.text
+            return answer, judge_fast(answer, parsed), parsed.text
+        except Exception as error:  # a fault of ours on foreign text: counted, never `wrong`
+            return None, Ruling(Reason.WORKER_DIED, f"error:{type(error).__name__}"), ""
+
+    def _judge_in_workers(
+        self, slow: dict[tuple[str, str], list[tuple[int, float]]], verdicts: list[Verdict]
+    ) -> None:
+        with _pool_lock:
+            pool = self._pool or self._start_pool()
+        outcomes = pool.map(list(slow))
+        for (call, places), outcome in zip(slow.items(), outcomes, strict=True):
+            for place, ms in places:
+                verdicts[place] = verdict_of(ruling_of(outcome), call[0], ms + outcome.ms)
+
+    def stats(self, *, reset: bool = False) -> VerifierStats:
+        """Counts since the last reset; with reset=True the next call counts from here."""
+        events = Counter(self._pool.events if self._pool is not None else {})
+        stats = self._counters.snapshot(events - self._events_before)
+        if reset:
+            self._counters.reset()
+            self._events_before = events
+        return stats
+
+    def close(self) -> None:
+        """End the worker processes. Closing twice is harmless."""
+        self._closed = True
+        self._finalizer()
+
+    def __enter__(self) -> "Verifier":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+NOT_JUDGED = Ruling(Reason.WORKER_DIED, "pool")
+OUTCOME_RULINGS = {
+    "timeout": Ruling(Reason.TIMEOUT, "pool"),
+    "died": NOT_JUDGED,
+    "memory": Ruling(Reason.TOO_LARGE, "memory"),
+    "depth": Ruling(Reason.TOO_LARGE, "depth"),
+}
+
+
+def ruling_of(outcome: Outcome) -> Ruling:
+    """What the end of a worker's call means for the pair."""
+    if outcome.status == "done":
+        reason, stage = outcome.values
+        return Ruling(Reason(reason), stage)
+    if outcome.status == "error":
+        return Ruling(Reason.WORKER_DIED, f"error:{outcome.values[0]}")
+    return OUTCOME_RULINGS[outcome.status]
+
+
+def verdict_of(ruling: Ruling, answer: str | None, ms: float) -> Verdict:
+    reason, stage = ruling
+    return Verdict(reason is Reason.CORRECT, reason, answer, stage, ms)
+
+
+@lru_cache(maxsize=GOLD_CACHE)
+def parse_gold(text: str) -> Gold | None:
+    """The parsed gold, or None for one that cannot be understood."""
+    try:
+        return Gold.parse(text)
+    except ValueError:
+        return None
+
+
+def default_num_workers() -> int:
+    """Half of the processors this process may use, between 2 and 16."""
+    if hasattr(os, "sched_getaffinity"):
+        num_cpus = len(os.sched_getaffinity(0))
+    else:
+        num_cpus = os.cpu_count() or 1
+    return max(2, min(16, num_cpus // 2))
+
+
+def _forget_pools_after_fork() -> None:
+    """A forked child has no pool thread and must not speak on its parent's sockets."""
+    global _pool_lock
+    _pool_lock = threading.Lock()
+    for verifier in _live:
+        verifier._finalizer.detach()
+        verifier._pool = None
+
+
+os.register_at_fork(after_in_child=_forget_pools_after_fork)
