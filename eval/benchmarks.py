@@ -1,0 +1,209 @@
+"""Finds, checks and reads the problems of benchmarks.
+
+Problems are not part of this package (their licences differ). They are looked for in `RLVR_DATA`,
+then in `../shared/data` next to the project, then on the hub where a source is known.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.records import BENCHMARKS, Benchmark, DataFile, HubSource
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+_LEVEL = re.compile(r"level\s*(\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One problem of a benchmark. subject and level where the data states them, else None."""
+
+    id: str
+    problem: str
+    answer: str
+    subject: str | None = None
+    level: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBenchmark:
+    """A benchmark with its problems. found: a line that says where they were. sha256: per file."""
+
+    benchmark: Benchmark
+    questions: tuple[Question, ...]
+    found: str
+    sha256: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.benchmark.name
+
+
+def resolve(spec: str) -> Benchmark:
+    """The benchmark that a user named: a known name, `FILE.jsonl`, or `NAME=FILE.jsonl`.
+
+    A file has one object per line with id, problem and answer. Raises ValueError for an unknown
+    name, with the nearest known one.
+    """
+    if spec in BENCHMARKS:
+        return BENCHMARKS[spec]
+    name, equals, path = spec.rpartition("=")
+    if equals or spec.endswith((".jsonl", ".jsonl.gz")):
+        name = name or Path(path).name.removesuffix(".gz").removesuffix(".jsonl")
+        file = DataFile(str(Path(path).expanduser()))
+        return Benchmark(name, (file,), None, "not stated", 1)
+    near = difflib.get_close_matches(spec, BENCHMARKS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(
+        f"unknown benchmark {spec!r}: {hint}known are {', '.join(BENCHMARKS)}; for your own "
+        "problems give NAME=FILE.jsonl"
+    )
+
+
+def data_folders() -> list[Path]:
+    """Where data files are looked for, in order: `RLVR_DATA`, then `../shared/data`."""
+    folders = [PROJECT_ROOT.parent / "shared" / "data"]
+    if os.environ.get("RLVR_DATA"):
+        folders.insert(0, Path(os.environ["RLVR_DATA"]).expanduser())
+    return folders
+
+
+def find_file(name: str) -> Path | None:
+    """The data file of this name or path, or None."""
+    if Path(name).is_file():
+        return Path(name)
+    return next((d / name for d in data_folders() if (d / name).is_file()), None)
+
+
+def load_benchmark(benchmark: str | Benchmark) -> LoadedBenchmark:
+    """Reads and checks a benchmark, from files where they exist, else from the hub.
+
+    Raises ValueError when the data is nowhere to be found, or has another count or sha256 than the
+    record (both values are given), or a row lacks a field.
+    """
+    record = resolve(benchmark) if isinstance(benchmark, str) else benchmark
+    paths = [find_file(file.name) for file in record.files]
+    found = [path for path in paths if path is not None]
+    if len(found) < len(paths):
+        return _load_hub(record)
+    hashes, questions = [], []
+    for file, path in zip(record.files, found, strict=True):
+        content = path.read_bytes()
+        hashes.append(hashlib.sha256(content).hexdigest())
+        if file.sha256 not in (None, hashes[-1]):
+            raise ValueError(
+                f"{record.name}: {path} has sha256 {hashes[-1]}, expected {file.sha256}; fetch the "
+                "file again, or name your own version NAME=FILE.jsonl"
+            )
+        questions += _read_questions(path, record.fields)
+    where = ", ".join(str(path) for path in found)
+    return _checked(record, questions, f"file {where}", tuple(hashes))
+
+
+def read_lines(path: Path) -> Iterable[tuple[int, str]]:
+    """(line number, text) of the non-blank lines of a text file, compressed with gzip or not."""
+    import gzip
+
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    with gzip.open(path, "rt", encoding="utf-8") if packed else path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, line
+
+
+def question_from(row: dict, fields: tuple[str, str, str], where: str) -> Question:
+    """The question in a row; ValueError names `where` and the field that is missing."""
+    values = [row.get(name) for name in fields]
+    for name, value in zip(fields, values, strict=True):
+        if value is None or str(value).strip() == "":
+            have = ", ".join(row)
+            raise ValueError(f"{where}: no {name!r}; the row has {have}")
+    subject, level = _subject_and_level(row)
+    return Question(*(str(value) for value in values), subject=subject, level=level)
+
+
+def _read_questions(path: Path, fields: tuple[str, str, str]) -> list[Question]:
+    questions = []
+    for number, line in read_lines(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}:{number}: needs one JSON object per line")
+        questions.append(question_from(row, fields, f"{path}:{number}"))
+    return questions
+
+
+def _checked(
+    record: Benchmark, questions: list[Question], found: str, hashes: tuple[str, ...]
+) -> LoadedBenchmark:
+    if record.count not in (None, len(questions)) or not questions:
+        expected = "at least 1" if record.count is None else record.count
+        raise ValueError(
+            f"{record.name}: {len(questions)} problems in {found}, expected {expected}"
+        )
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise ValueError(f"{record.name}: id {question.id!r} occurs twice in {found}")
+        seen.add(question.id)
+    return LoadedBenchmark(record, tuple(questions), found, hashes)
+
+
+def _subject_and_level(row: dict) -> tuple[str | None, str | None]:
+    """From fields of these names, else from `source` of the form `set:subject:level`."""
+    subject, level = row.get("subject"), row.get("level")
+    parts = [part.strip() for part in str(row.get("source", "")).split(":")]
+    if subject is None and len(parts) > 1 and not re.match(r"(level|difficulty)\s*[\d.]", parts[1]):
+        subject = parts[1]
+    if level is None:
+        match = next((m for part in parts[1:] if (m := _LEVEL.fullmatch(part))), None)
+        level = match.group(1) if match else None
+    return (
+        str(subject) if subject not in (None, "") else None,
+        str(level) if level not in (None, "") else None,
+    )
+
+
+def _load_hub(record: Benchmark) -> LoadedBenchmark:
+    looked = ", ".join(str(d) for d in data_folders())
+    needed = " and ".join(file.name for file in record.files)
+    if record.hub is None:
+        raise ValueError(
+            f"{record.name}: {needed} not found in {looked}, and no hub source is known for it; "
+            "put the file there or set RLVR_DATA to its folder"
+        )
+    import datasets
+
+    hub = record.hub
+    try:
+        rows = datasets.load_dataset(hub.repo, hub.config, split=hub.split, revision=hub.revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{record.name}: {needed} not found in {looked}, and the hub dataset {hub.repo} could "
+            f"not be read ({reason}); set RLVR_DATA to the folder that holds it"
+        ) from None
+    questions = [_hub_question(record, hub, i, dict(row)) for i, row in enumerate(rows)]
+    content = json.dumps([[q.problem, q.answer] for q in questions]).encode()
+    found = f"hub {hub.repo}, {hub.split}, revision {hub.revision}"
+    return _checked(record, questions, found, (hashlib.sha256(content).hexdigest(),))
+
+
+def _hub_question(record: Benchmark, hub: HubSource, index: int, row: dict) -> Question:
+    answer = str(row.get(hub.answer_field, ""))
+    if hub.answer_after is not None:
+        answer = answer.rpartition(hub.answer_after)[2].replace(",", "").strip()
+    stem = record.files[0].name.removesuffix(".jsonl").replace("_", "-")
+    number = str(row[hub.id_field]) if hub.id_field else f"{stem}-{index:05d}"
+    fields = {**row, "id": number.removesuffix(".json"), "answer": answer}
+    fields["problem"] = row.get(hub.problem_field)
+    return question_from(fields, ("id", "problem", "answer"), f"{hub.repo} row {index}")

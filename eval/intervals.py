@@ -1,0 +1,297 @@
+"""Intervals, paired comparisons and corrections for scores that are means over problems.
+
+Problems are the unit. The samples of one problem are not independent of each other, so an interval
+that counted all of them as trials would be far too narrow for any claim about other problems.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate and its interval.
+
+    over: what could have come out otherwise ("trials", "problems", "samples", "problems and
+    samples"). method: how the interval was formed. level: nominal coverage.
+    """
+
+    value: float
+    lo: float
+    hi: float
+    over: str
+    method: str
+    level: float = 0.95
+
+    @property
+    def bounds(self) -> list[float]:
+        """[lo, hi], as results files hold it."""
+        return [self.lo, self.hi]
+
+
+@dataclass(frozen=True, slots=True)
+class PValue:
+    """A two-sided p-value. exact: every sign assignment was counted, none was drawn at random."""
+
+    value: float
+    exact: bool
+    num_assignments: int
+
+
+def wilson(successes: float, trials: float, level: float = 0.95) -> Interval:
+    """Wilson score interval of a proportion of independent trials.
+
+    Source: Wilson 1927; stays inside [0, 1] and has width at 0 and at 1. Both arguments may be
+    fractional, which `fraction_over_problems` uses for an effective number of trials.
+    Raises ValueError unless 0 <= successes <= trials and trials > 0.
+    """
+    if trials <= 0 or not 0 <= successes <= trials:
+        raise ValueError(f"wilson: {successes} successes of {trials} trials is not a proportion")
+    p = successes / trials
+    z2 = _z(level) ** 2 / trials
+    centre = (p + z2 / 2) / (1 + z2)
+    half = np.sqrt(z2 * (p * (1 - p) + z2 / 4)) / (1 + z2)
+    lo = 0.0 if successes == 0 else float(centre - half)
+    hi = 1.0 if successes == trials else float(centre + half)
+    return Interval(p, lo, hi, "trials", "wilson", level)
+
+
+def fraction_over_problems(
+    values: ArrayLike, draws_per_problem: float = 1.0, level: float = 0.95
+) -> Interval:
+    """Interval of the mean of per-problem fractions in [0, 1], over problems.
+
+    A Wilson interval whose number of trials is the effective one, p(1-p) / var(mean): the number of
+    independent yes/no trials with this much variance. It lies between the number of problems P
+    (each all right or all wrong: exactly Wilson) and P * draws_per_problem (problems all alike).
+    The variance between problems already contains the noise of sampling within them. A bootstrap
+    here would have width zero as soon as all problems agree, and covers less at 30 problems.
+    Source: effective sample size as in Korn and Graubard 1998, in Wilson's interval.
+    """
+    v = _vector(values)
+    if v.min() < -1e-12 or v.max() > 1 + 1e-12:
+        raise ValueError(f"fractions lie in [0, 1], got {v.min()} to {v.max()}")
+    p = float(np.clip(v.mean(), 0.0, 1.0))
+    variance = float(v.var(ddof=1)) / len(v) if len(v) > 1 else 0.0
+    most = len(v) * max(1.0, draws_per_problem)
+    effective = p * (1 - p) / variance if variance > 1e-15 else most
+    if p in (0.0, 1.0):
+        effective = len(v)
+    trials = float(np.clip(effective, len(v), most))
+    w = wilson(p * trials, trials, level)
+    return Interval(p, w.lo, w.hi, "problems", "wilson with effective trials", level)
+
+
+def mean_over_problems(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Student's t interval of a mean over problems, for values without bounds (lengths, counts).
+
+    A single problem has no spread to estimate from: its interval is infinite, not zero.
+    """
+    v = _vector(values)
+    mean = float(v.mean())
+    if len(v) == 1:
+        return Interval(mean, -np.inf, np.inf, "problems", "student t", level)
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.5 + level / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v)))
+    return Interval(mean, mean - half, mean + half, "problems", "student t", level)
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of mean(b) - mean(a) over problems, where a[i] and b[i] are the same problem.
+
+    BCa bootstrap of the mean difference (Efron 1987): percentile intervals of a skewed difference
+    (most problems tied, a few won) are shifted, and BCa corrects for bias and skew. Its levels are
+    expanded from normal to Student quantiles (Hesterberg 2014), since resamples of 30 problems
+    vary too little: without it 95% intervals covered 92.5% in simulation.
+    When no problem differs every resample is zero. The interval is then the exact bound on the
+    fraction of problems that could differ, 1 - (alpha/2)^(1/P), instead of a width of zero.
+    """
+    d = paired(a, b)
+    value, alpha = float(d.mean()), 1 - level
+    if np.all(d == d[0]):
+        bound = 1 - (alpha / 2) ** (1 / len(d))
+        return Interval(value, value - bound, value + bound, "problems", "exact bound", level)
+    means = _bootstrap_means(d, num_resamples, np.random.default_rng(seed))
+    below = (np.count_nonzero(means < value) + np.count_nonzero(means == value) / 2) / len(means)
+    below = float(np.clip(below, 1 / len(means), 1 - 1 / len(means)))
+    bias = NormalDist().inv_cdf(below)
+    centred = d - value
+    acceleration = float((centred**3).sum() / (6 * ((centred**2).sum()) ** 1.5))
+    half = _expanded_z(len(d), level)
+    levels = [_bca_level(z, bias, acceleration) for z in (-half, half)]
+    lo, hi = np.quantile(means, levels)
+    return Interval(value, float(lo), float(hi), "problems", "BCa bootstrap", level)
+
+
+@dataclass(frozen=True, slots=True)
+class Redraws:
+    """Resampled benchmarks. weights[b, s]: problems in resample b with c[s] of n[s] correct."""
+
+    n: NDArray
+    c: NDArray
+    weights: NDArray
+    over: str
+
+    def interval(self, value: float, values: ArrayLike, level: float = 0.95) -> Interval:
+        """Percentile interval of the mean over problems of values[s]; value: the estimate."""
+        means = self.weights @ np.asarray(values, dtype=float) / self.weights[0].sum()
+        lo, hi = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(value, float(lo), float(hi), self.over, "percentile bootstrap", level)
+
+
+def redraw(
+    correct: ArrayLike, samples: ArrayLike, over: str, num_resamples: int = 10_000, seed: int = 0
+) -> Redraws:
+    """Bootstrap the problems, the samples within them, or both (the hierarchical bootstrap).
+
+    over: "samples" redraws the samples of each problem and keeps the problems (this benchmark,
+    another run); "problems" redraws problems with their samples; "problems and samples" redraws
+    problems, then samples within each (slightly wide: it counts the sampling noise twice).
+    Problems with equal (n, c) are exchangeable, so a resample is a multinomial draw over such
+    states: exact, and its cost does not grow with the number of problems.
+    """
+    n, c = _vector(samples).astype(int), _vector(correct).astype(int)
+    if n.shape != c.shape or n.min() < 1 or (c < 0).any() or (c > n).any():
+        raise ValueError("redraw: needs 0 <= correct <= samples, samples >= 1, per problem")
+    seen, counts = np.unique(np.stack([n, c]), axis=1, return_counts=True)
+    rng = np.random.default_rng(seed)
+    if over == "problems":
+        return Redraws(
+            seen[0], seen[1], rng.multinomial(len(n), counts / len(n), num_resamples), over
+        )
+    if over not in ("samples", "problems and samples"):
+        raise ValueError(f"over = {over!r}: use 'problems', 'samples' or 'problems and samples'")
+    states, kernel = _sample_noise(seen)
+    if over == "samples":
+        weights = np.zeros((num_resamples, states.shape[1]), dtype=int)
+        for count, row in zip(counts, kernel, strict=True):
+            weights += rng.multinomial(count, row, num_resamples)
+    else:
+        mixed = counts @ kernel
+        weights = rng.multinomial(len(n), mixed / mixed.sum(), num_resamples)
+    return Redraws(states[0], states[1], weights, over)
+
+
+def stratified(
+    groups: Sequence[ArrayLike],
+    *,
+    level: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of the unweighted mean of several benchmarks' means.
+
+    Percentile bootstrap over the problems within each benchmark; the benchmarks themselves are
+    fixed. groups: one list of per-problem values per benchmark.
+    """
+    rng = np.random.default_rng(seed)
+    vectors = [_vector(values) for values in groups]
+    if not vectors:
+        raise ValueError("stratified: needs at least one benchmark")
+    value = float(np.mean([v.mean() for v in vectors]))
+    means = np.mean([_bootstrap_means(v, num_resamples, rng) for v in vectors], axis=0)
+    lo, hi = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    over = "problems within each benchmark"
+    return Interval(value, float(lo), float(hi), over, "stratified percentile bootstrap", level)
+
+
+def permutation_p(
+    a: ArrayLike, b: ArrayLike, *, num_resamples: int = 20_000, seed: int = 0
+) -> PValue:
+    """Two-sided p-value that b and a are exchangeable within each problem (sign flips of b - a).
+
+    Ties are dropped, which leaves the distribution unchanged. Exact when the remaining 2^m sign
+    assignments are at most num_resamples; otherwise random ones, with the observed one counted.
+    """
+    from scipy import stats
+
+    d = paired(a, b)
+    d = d[d != 0]
+    if len(d) == 0:
+        return PValue(1.0, True, 1)
+    exact = 2.0 ** len(d) <= num_resamples
+    result = stats.permutation_test(
+        (d,),
+        lambda x, axis: x.mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=num_resamples,
+        batch=max(1, 10_000_000 // len(d)),
+        rng=np.random.default_rng(seed),
+    )
+    drawn = int(2 ** len(d)) if exact else num_resamples
+    return PValue(float(result.pvalue), exact, drawn)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values, in the order given (family-wise error, any dependence).
+
+    Source: Holm 1979: the i-th smallest of m is multiplied by m - i, then made monotone, at most 1.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = running
+    return adjusted
+
+
+def paired(a: ArrayLike, b: ArrayLike) -> NDArray:
+    """b - a per problem. Raises ValueError when the two do not have the same problems."""
+    x, y = _vector(a), _vector(b)
+    if x.shape != y.shape:
+        raise ValueError(f"paired values: {len(x)} problems against {len(y)}; give the same ones")
+    return y - x
+
+
+def _vector(values: ArrayLike) -> NDArray:
+    v = np.asarray(values, dtype=float)
+    if v.ndim != 1 or len(v) == 0 or not np.isfinite(v).all():
+        raise ValueError(f"needs a non-empty list of finite values per problem, got {v.shape}")
+    return v
+
+
+def _z(level: float) -> float:
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level}: use a coverage between 0 and 1, such as 0.95")
+    return NormalDist().inv_cdf(0.5 + level / 2)
+
+
+def _expanded_z(size: int, level: float) -> float:
+    from scipy import stats
+
+    return float(np.sqrt(size / (size - 1)) * stats.t.ppf(0.5 + level / 2, size - 1))
+
+
+def _bca_level(z: float, bias: float, acceleration: float) -> float:
+    shifted = bias + z
+    return NormalDist().cdf(bias + shifted / (1 - acceleration * shifted))
+
+
+def _bootstrap_means(d: NDArray, num_resamples: int, rng: np.random.Generator) -> NDArray:
+    """Means of resamples; equal values are drawn together, so large sets of ties cost little."""
+    values, counts = np.unique(d, return_counts=True)
+    return rng.multinomial(len(d), counts / len(d), num_resamples) @ values / len(d)
+
+
+def _sample_noise(seen: NDArray) -> tuple[NDArray, NDArray]:
+    """(states, kernel): kernel[u, s] is the probability that redrawing u's samples gives s."""
+    from scipy import stats
+
+    sizes = np.unique(seen[0])
+    n = np.concatenate([np.full(size + 1, size) for size in sizes])
+    c = np.concatenate([np.arange(size + 1) for size in sizes])
+    kernel = stats.binom.pmf(c, n, (seen[1] / seen[0])[:, None]) * (n == seen[0][:, None])
+    return np.stack([n, c]), kernel / kernel.sum(axis=1, keepdims=True)

@@ -1,0 +1,218 @@
+"""What a set of scored samples says about a benchmark, every number with an interval.
+
+Legend: P problems; n samples of a problem, c of them correct; k samples that a metric is about.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from eval.intervals import Interval, fraction_over_problems, mean_over_problems, redraw
+
+Metric = dict[str, Any]
+"""`{"value", "ci95", "over", "method", ...}` as results files hold it."""
+
+CEILING = "solved by at least one sample"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSample:
+    """One response and its verdict.
+
+    group: equality class of the answer within its problem (None: no answer to vote with).
+    length: in tokens where the generation gave them, else in characters.
+    truncated: whether generation stopped at the limit; None when not known.
+    """
+
+    correct: bool
+    reason: str
+    answered: bool
+    group: int | None
+    length: int
+    truncated: bool | None = None
+
+
+Problems = Sequence[Sequence[ScoredSample]]
+"""The samples of each problem."""
+
+
+def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray:
+    """Probability per problem that at least one of k samples is right, without bias.
+
+    1 - C(n-c, k) / C(n, k), as a product of k factors in [0, 1] so that nothing overflows.
+    Source: 2107.03374, equation 1. k = 1 is avg@n, k = n is whether any sample is right.
+    Raises ValueError when a problem has fewer than k samples.
+    """
+    n, c = np.asarray(samples, dtype=float), np.asarray(correct, dtype=float)
+    if k < 1:
+        raise ValueError(f"pass@{k}: k must be at least 1")
+    if n.size == 0 or n.min() < k:
+        have = int(n.min()) if n.size else 0
+        raise ValueError(
+            f"pass@{k}: a problem has only {have} samples; sample at least {k}, or ask for k <= "
+            f"{have}"
+        )
+    drawn = np.arange(k).reshape((k,) + (1,) * n.ndim)
+    return 1 - np.prod(np.clip((n - c - drawn) / (n - drawn), 0, None), axis=0)
+
+
+def majority(groups: Sequence[int | None], correct: Sequence[bool]) -> tuple[float, bool]:
+    """(value, tied) of the vote of one problem's samples.
+
+    Every answer votes for its equality class; samples without an answer do not vote. The value is
+    the share of the most voted classes that is right: the expected score when a tie is broken at
+    random. Nobody voting is wrong. Source: self-consistency, 2203.11171.
+    """
+    votes = Counter(g for g in groups if g is not None)
+    if not votes:
+        return 0.0, False
+    right = {g for g, ok in zip(groups, correct, strict=True) if ok}
+    most = max(votes.values())
+    leaders = [g for g, count in votes.items() if count == most]
+    return sum(g in right for g in leaders) / len(leaders), len(leaders) > 1
+
+
+def summarise(problems: Problems, *, num_resamples: int = 2_000, seed: int = 0) -> dict:
+    """All metrics of one benchmark. k is the smallest number of samples that a problem has.
+
+    Keys: `problems`, `samples`, `k`; `avg@k`, `pass@k`, `maj@k`, each also under its number
+    (`avg@8`); `pass@1` ... `pass@k`; `best_of_n`, `format_rate`, `truncated_frac`, `length`,
+    `reasons`, `unique_answers`.
+    """
+    if not problems or any(len(samples) == 0 for samples in problems):
+        raise ValueError("metrics need at least one sample of every problem")
+    n, c = sample_counts(problems)
+    k = int(n.min())
+
+    noise = {
+        field: redraw(c, n, over, num_resamples, seed)
+        for field, over in (("ci95_samples", "samples"), ("ci95_both", "problems and samples"))
+    }
+
+    def counted(statistic, draws: float) -> Metric:
+        entry = as_metric(fraction_over_problems(statistic(n, c), draws))
+        for field, redraws in noise.items():
+            values = statistic(redraws.n, redraws.c)
+            entry[field] = redraws.interval(entry["value"], values).bounds
+        return entry
+
+    average = {**counted(lambda n, c: c / n, float(n.mean())), "k": k}
+    passes = {
+        f"pass@{j}": {**counted(lambda n, c, j=j: pass_at_k(n, c, j), k / j), "k": j}
+        for j in range(1, k + 1)
+    }
+    votes = {**_majority_metric(problems, num_resamples, seed), "k": k}
+    ceiling = {**as_metric(fraction_over_problems((c > 0).astype(float))), "what": CEILING}
+    return {
+        "problems": len(n),
+        "samples": int(n.sum()),
+        "samples_per_problem": [int(n.min()), int(n.max())],
+        "k": k,
+        "avg@k": average,
+        "pass@k": passes[f"pass@{k}"],
+        "maj@k": votes,
+        f"avg@{k}": average,
+        f"maj@{k}": votes,
+        **passes,
+        "best_of_n": ceiling,
+        **describe_responses(problems),
+    }
+
+
+def describe_responses(problems: Problems) -> dict:
+    """Format, truncation, length, reasons and diversity, as means over problems."""
+    format_rate = _share(problems, lambda s: s.answered)
+    truncated = None
+    if all(s.truncated is not None for samples in problems for s in samples):
+        truncated = _share(problems, lambda s: bool(s.truncated))
+    counts = Counter(s.reason for samples in problems for s in samples)
+    reasons = {
+        reason: {**_share(problems, lambda s, r=reason: s.reason == r), "count": count}
+        for reason, count in counts.most_common()
+    }
+    unique = [len({s.group for s in samples if s.group is not None}) for samples in problems]
+    return {
+        "format_rate": format_rate,
+        "truncated_frac": truncated,
+        "length": _lengths(problems),
+        "reasons": reasons,
+        "unique_answers": as_metric(mean_over_problems(unique)),
+    }
+
+
+def sample_counts(problems: Problems) -> tuple[NDArray, NDArray]:
+    """(n, c) per problem: samples and correct samples."""
+    n = np.array([len(samples) for samples in problems])
+    c = np.array([sum(s.correct for s in samples) for samples in problems])
+    return n, c
+
+
+def as_metric(interval: Interval) -> Metric:
+    """The form of an interval in results files. Infinite bounds become None (JSON has none)."""
+    bounds = [bound if np.isfinite(bound) else None for bound in interval.bounds]
+    return {
+        "value": interval.value,
+        "ci95": bounds,
+        "over": interval.over,
+        "method": interval.method,
+    }
+
+
+def _share(problems: Problems, holds) -> Metric:
+    values = [sum(map(holds, samples)) / len(samples) for samples in problems]
+    return as_metric(fraction_over_problems(values, sum(map(len, problems)) / len(problems)))
+
+
+def _lengths(problems: Problems) -> dict:
+    every = np.array([s.length for samples in problems for s in samples])
+    split = {}
+    for name, wanted in (("correct", True), ("wrong", False)):
+        means = [
+            np.mean([s.length for s in samples if s.correct == wanted])
+            for samples in problems
+            if any(s.correct == wanted for s in samples)
+        ]
+        split[f"mean_{name}"] = as_metric(mean_over_problems(means)) if means else None
+    means = [np.mean([s.length for s in samples]) for samples in problems]
+    quantiles = dict(zip(("p50", "p90", "p99"), np.quantile(every, [0.5, 0.9, 0.99]), strict=True))
+    return {
+        "mean": as_metric(mean_over_problems(means)),
+        **split,
+        **{name: float(q) for name, q in quantiles.items()},
+        "max": int(every.max()),
+    }
+
+
+def _majority_metric(problems: Problems, num_resamples: int, seed: int) -> Metric:
+    votes = [majority([s.group for s in p], [s.correct for s in p]) for p in problems]
+    values = [value for value, _ in votes]
+    entry = as_metric(fraction_over_problems(values))
+    rng = np.random.default_rng(seed)
+    redrawn = np.stack([_redrawn_votes(samples, num_resamples, rng) for samples in problems])
+    entry["ci95_samples"] = np.quantile(redrawn.mean(axis=0), [0.025, 0.975]).tolist()
+    which = rng.integers(0, len(problems), (len(problems), num_resamples))
+    draw = rng.integers(0, num_resamples, which.shape)
+    entry["ci95_both"] = np.quantile(redrawn[which, draw].mean(axis=0), [0.025, 0.975]).tolist()
+    entry["ties"] = sum(tied for _, tied in votes)
+    return entry
+
+
+def _redrawn_votes(
+    samples: Sequence[ScoredSample], num_resamples: int, rng: np.random.Generator
+) -> NDArray:
+    """The vote's value when this problem's samples are drawn again with replacement."""
+    votes = Counter(s.group for s in samples if s.group is not None)
+    if not votes:
+        return np.zeros(num_resamples)
+    right = {s.group for s in samples if s.correct}
+    silent = len(samples) - votes.total()
+    shares = np.array([*votes.values(), silent]) / len(samples)
+    drawn = rng.multinomial(len(samples), shares, num_resamples)[:, :-1]
+    most = drawn.max(axis=1)
+    leads = (drawn == most[:, None]) & (most > 0)[:, None]
+    is_right = np.array([group in right for group in votes])
+    return (leads & is_right).sum(axis=1) / np.maximum(leads.sum(axis=1), 1)
