@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from rewards.process import Job, Outcome, Task, Template, Worker
-from rewards.worker import WorkerSettings
+from rewards.process import Job, Outcome, Task, Template, Worker, WorkerSettings
 
 TEMPLATE_START_S = 120.0
 FORK_S = 10.0

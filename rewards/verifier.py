@@ -9,15 +9,13 @@ from functools import lru_cache
 from time import perf_counter
 
 from rewards.counters import Counters, VerifierStats
-from rewards.extract import extract
+from rewards.extract import MODES, extract
 from rewards.gold import Gold
 from rewards.judge import Ruling, judge_fast
 from rewards.pool import Pool, PoolSettings
 from rewards.process import Outcome
 from rewards.types import Reason, Verdict
 
-ANSWER_MODES = ("boxed", "answer_line", "hash", "last_number")
-MAX_ANSWER_CHARS = 10_000
 GOLD_CACHE = 16_384
 
 _live: "weakref.WeakSet[Verifier]" = weakref.WeakSet()
@@ -48,12 +46,12 @@ class Verifier:
         max_calls: int = 20_000,
         max_age_s: float = 1800.0,
     ):
-        if answer_mode not in ANSWER_MODES:
-            raise ValueError(
-                f"answer_mode = {answer_mode!r}: choose one of {', '.join(ANSWER_MODES)}"
-            )
+        if answer_mode not in MODES:
+            raise ValueError(f"answer_mode = {answer_mode!r}: choose one of {', '.join(MODES)}")
         if timeout_s <= 0:
             raise ValueError(f"timeout_s = {timeout_s}: a pair needs some time; set it to 1.0")
+        if num_workers is not None and num_workers < 1:
+            raise ValueError(f"num_workers = {num_workers}: at least 1 is needed; leave it out")
         self.answer_mode = answer_mode
         self._pool_settings = PoolSettings(
             target="rewards.slow:judge_texts",
@@ -112,8 +110,6 @@ class Verifier:
             answer, reason, stage = extract(response, self.answer_mode)
             if answer is None:
                 return None, Ruling(reason or Reason.NO_ANSWER, stage), parsed.text
-            if len(answer) > MAX_ANSWER_CHARS:
-                return answer, Ruling(Reason.TOO_LARGE, "answer_len"), parsed.text
             return answer, judge_fast(answer, parsed), parsed.text
         except Exception as error:  # a fault of ours on foreign text: counted, never `wrong`
             return None, Ruling(Reason.WORKER_DIED, f"error:{type(error).__name__}"), ""

@@ -15,40 +15,18 @@ import resource
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from importlib import import_module
 
-SPAWN = struct.Struct("!q")
-"""A request to fork: the process id of the worker that the new one replaces, or 0."""
+from rewards.process import SPAWN, WorkerSettings
 
 PARENT_CHECK_S = 1.0
 """How often the template looks whether the trainer still lives, in case no end of file tells it."""
 
 PR_SET_PDEATHSIG = 1
 CPU_GRACE_S = 2
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """What the template and its workers need to know.
-
-    target: "module:function", called with strings and returning a sequence of strings.
-    warm_up: "module:function", called once in the template, before any fork.
-    timeout_s: wall time of a call; here it only bounds the processor time, the trainer kills.
-    memory_mib: memory that a worker may add to what it starts with.
-    """
-
-    target: str
-    warm_up: str | None
-    timeout_s: float
-    memory_mib: int
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
 
 def resolve(name: str) -> Callable:

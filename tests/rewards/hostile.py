@@ -20,7 +20,8 @@ def towers() -> list[str]:
     answers = []
     for base, height in product(("2", "7", "99", "1.5", "(-3)", r"\pi", "x", "10"), (3, 5, 40)):
         answers.append("^{".join([base] * height) + "}" * (height - 1))
-    return answers + [
+    return [
+        *answers,
         "9^9^9^9",
         "9**9**9**9",
         "7^{123456789012}",
@@ -153,7 +154,8 @@ def shapes() -> list[str]:
             "\u0301" * depth,
             "\u200b" * depth,
         ]
-    return answers + [
+    return [
+        *answers,
         "\ud800",
         "\x00",
         "\x1b[2J",

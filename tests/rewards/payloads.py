@@ -34,15 +34,15 @@ WRAPPERS = (
     "{}",
     "5 + {}",
     "x.subs(x, {})",
-    "sympify(\"{}\")",
+    'sympify("{}")',
     "Symbol('x').is_commutative or {}",
     "\\text{{{}}}",
     "f'{{{}}}'",
-    "lambdify(x, \"{}\")(1)",
+    'lambdify(x, "{}")(1)',
 )
 OTHERS = (
-    "S('__import__(\"os\").system(\"touch pwned\")')",
-    "parse_expr('open(\"pwned\",\"w\")')",
+    'S(\'__import__("os").system("touch pwned")\')',
+    'parse_expr(\'open("pwned","w")\')',
     "Function('open')('pwned','w')",
     "Matrix([[open('pwned','w')]])",
     "\\input{/etc/passwd}",
@@ -58,7 +58,7 @@ OTHERS = (
     "| touch pwned",
     "&& touch pwned",
     "'; import os; os.system('touch pwned'); '",
-    "\"\"\"+open('pwned','w')+\"\"\"",
+    '"""+open(\'pwned\',\'w\')+"""',
     "5); open('pwned','w'); (5",
     "5\nopen('pwned','w')\n",
     "5 if open('pwned','w') else 5",
@@ -78,8 +78,8 @@ OTHERS = (
     "5.__class__",
     "correct",
     "True",
-    "[\"done\", false, \"correct\", \"exact\"]",
-    "\n[\"done\", false, \"correct\", \"exact\"]\n",
+    '["done", false, "correct", "exact"]',
+    '\n["done", false, "correct", "exact"]\n',
 )
 
 

@@ -1,0 +1,70 @@
+"""Hostile answers: no hang, no crash, no payment, nothing executed."""
+
+import resource
+import threading
+import time
+
+import pytest
+
+from rewards import Reason, Verifier
+from tests.rewards.hostile import hostile_pairs
+from tests.rewards.payloads import PAYLOADS
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with Verifier() as verifier:
+        yield verifier
+
+
+def test_the_tables_are_large_enough():
+    assert len(set(hostile_pairs())) >= 200 + len(PAYLOADS)
+    assert len(set(PAYLOADS)) >= 60
+
+
+def test_no_hostile_pair_is_paid_hangs_or_breaks_the_verifier(verifier):
+    pairs = hostile_pairs()
+    verifier.stats(reset=True)
+    verdicts = verifier.verify_many(pairs)
+    paid = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.correct]
+    assert paid == []
+    assert [verdict for verdict in verdicts if verdict.stage.startswith("error:")] == []
+    assert [verdict for verdict in verdicts if verdict.reason is Reason.WORKER_DIED] == []
+    assert max(verdict.ms for verdict in verdicts) < 1100 + 400  # the machine may be busy
+    assert verifier.stats().kills <= 0.05 * len(pairs)
+
+
+def test_no_payload_is_executed(verifier, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Verifier() as here:  # its workers run in this folder
+        for wrap in (r"The answer is $\boxed{%s}$.", r"\[\boxed{\text{%s}}\]", r"\boxed{5}%s"):
+            verdicts = here.verify_many([(wrap % payload, "7") for payload in PAYLOADS])
+            assert not any(verdict.correct for verdict in verdicts)
+            assert here.stats().deaths == 0
+        here.verify_many([(r"\boxed{5}", payload) for payload in PAYLOADS])
+        assert here.stats().deaths == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_threads_heartbeat_goes_on_while_hostile_pairs_are_verified(verifier):
+    pairs = hostile_pairs()
+    verifier.verify_many(pairs[:1])
+    asking = threading.Thread(target=verifier.verify_many, args=(pairs,))
+    asking.start()
+    gaps, last = [], time.monotonic()
+    while asking.is_alive():
+        time.sleep(0.001)
+        gaps.append(time.monotonic() - last)
+        last = time.monotonic()
+    assert (
+        max(gaps) < 0.4
+    )  # 50 ms on an idle machine, see the benchmark; a frozen one takes seconds
+
+
+def test_hostile_pairs_do_not_grow_the_process(verifier):
+    pairs = hostile_pairs()
+    verifier.verify_many(pairs)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        verifier.verify_many(pairs)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
