@@ -1,13 +1,11 @@
 """Compare an answer's tree with a gold's by kind; scalars are left to the function that is given."""
 
-from collections.abc import Callable
-
 from rewards.families import Family, as_family, same_family
+from rewards.scalar import Same
 from rewards.sets import NotALine, to_line, same_line
 from rewards.tree import ZERO, choose_sign, features, minus, rename, symbols
 
 Node = tuple
-Same = Callable[[Node, Node], bool | None]
 
 MAX_ITEMS = 64
 SCALARS = {"n", "d", "s", "c", "+", "*", "/", "^", "-", "f", "pm", "mp", "big"}

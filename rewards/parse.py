@@ -150,6 +150,8 @@ class _Parser:
                 self.next()
             elif terms:
                 break
+            else:
+                sign = ""
             if sign == "+" and self.peek.value in ("-", "pm") and self.peek.kind == "op":
                 continue
             term = self.term(sign)
@@ -525,7 +527,8 @@ class _Parser:
             self.expect(opener)
             return ("f", "abs", (node,))
         if opener in ("\\$", "$"):
-            return ("unit", self.sum(), "dollar")
+            amount = self.sum()
+            return ("unit", amount[1] if amount[0] == "unit" else amount, "dollar")
         if opener == "...":
             return ("...",)
         if opener not in _OPENING:

@@ -51,6 +51,7 @@ _CHOICE = re.compile(
 _LABELLED = re.compile(
     r"(?:\\(?:text|math)\w*\{)?\s*\(\s*([A-J])\s*\)\s*\}?[.:]?\s*(?:\\[ ,;]|\\q?quad)*\s*(\S.*)", re.S
 )
+_JOINED = re.compile(r"[,;]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\text\{|&")
 _SAID = {
     **dict.fromkeys(
         ("all real numbers", "all reals", "real numbers", "the set of all real numbers", "reals"),
@@ -103,10 +104,21 @@ def _based(plain: str) -> Node | None:
     return ("based", found[1], base) if base else None
 
 
-def choice(plain: str) -> str | None:
-    """Return the letter of an answer that names one choice, None for anything else."""
-    found = _CHOICE.fullmatch(plain)
-    if found and (found[2].isupper() or found[1] or "\\text" in plain):
+def letters(plain: str) -> tuple[str, ...] | None:
+    """Return the letters of an answer that names one choice or several, None for anything else."""
+    one = _letter(plain)
+    if one:
+        return (one,)
+    parts = [part for part in _JOINED.split(plain) if part.strip()]
+    if not 1 < len(parts) <= 10:
+        return None
+    named = [_letter(part.strip(" {}")) for part in parts]
+    return tuple(letter for letter in named if letter) if all(named) else None
+
+
+def _letter(text: str) -> str | None:
+    found = _CHOICE.fullmatch(text)
+    if found and (found[2].isupper() or found[1] or "\\text" in text):
         return found[2].upper()
     return None
 

@@ -1,6 +1,7 @@
 """Decide whether two scalar trees are equal, in microseconds and without doubt, or say None."""
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
@@ -10,6 +11,7 @@ from rewards.exact import NotExact, TooLarge, Undefined, exact
 from rewards.tree import features, read_log, symbols
 
 Node = tuple
+Same = Callable[[Node, Node], bool | None]
 
 MIN_RIGHT_DIGITS = 10
 POINTS = 6

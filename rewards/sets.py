@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 from rewards.approx import Point, approx
 from rewards.exact import NotExact
-from rewards.scalar import infinite
+from rewards.scalar import Same, infinite
 from rewards.tree import symbols
 
 Node = tuple
-Same = Callable[[Node, Node], bool | None]
 
 INF: Node = ("c", "inf")
 MINUS_INF: Node = ("-", INF)
