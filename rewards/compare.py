@@ -1,8 +1,10 @@
 """Compare an answer's tree with a gold's by kind; scalars are left to the function that is given."""
 
+from itertools import combinations
+
 from rewards.families import Family, as_family, same_family
 from rewards.scalar import Same
-from rewards.sets import NotALine, to_line, same_line
+from rewards.sets import NotALine, bounded_symbols, same_line, to_line
 from rewards.tree import ZERO, choose_sign, features, minus, rename, symbols
 
 Node = tuple
@@ -280,6 +282,9 @@ def _parts_or_tuple(a: Node, g: Node, same: Same) -> bool | None:
 
 
 def _as_lines(a: Node, g: Node, same: Same) -> bool | None:
+    bounded, gold_bounded = bounded_symbols(a), bounded_symbols(g)
+    if bounded and gold_bounded and bounded != gold_bounded:
+        return False
     try:
         left, right = to_line(a, same), to_line(g, same)
     except NotALine:
@@ -348,11 +353,15 @@ def _ratios(a: Node, g: Node, same: Same) -> bool | None:
     left, right = a[1], g[1]
     if len(left) != len(right):
         return False
+    if len(left) > 8:
+        return _in_order(left, right, same)
+    pairs = list(zip(left, right, strict=True))
     verdicts = [
-        same(("*", (left[0], y)), ("*", (x, right[0])))
-        for x, y in zip(left[1:], right[1:], strict=True)
+        same(("*", (x, y_gold)), ("*", (y, x_gold)))
+        for (x, x_gold), (y, y_gold) in combinations(pairs, 2)
     ]
-    return both(verdicts)
+    nonzero = [same(x, ZERO) is False for x in left]
+    return both(verdicts) if any(nonzero) else False
 
 
 def _ratio_value(a: Node, g: Node, same: Same) -> bool | None:
@@ -364,20 +373,20 @@ def _ratio_value(a: Node, g: Node, same: Same) -> bool | None:
 
 def _based(a: Node, g: Node, same: Same) -> bool | None:
     if a[2] == g[2]:
-        return a[1].lstrip("0") == g[1].lstrip("0")
+        return a[1] == g[1]
     left, right = in_base(a), in_base(g)
     return left is not None and left == right
 
 
 def _implied_base(a: Node, g: Node, same: Same) -> bool | None:
     if g[0] == "based":
-        return a[2] == 1 and str(a[1]) == g[1].lstrip("0")
+        return a[2] == 1 and str(a[1]) == g[1]
     return in_base(a) == g[1] and g[2] == 1
 
 
 def in_base(node: Node) -> int | None:
     """Return the value of a based number, None when a digit does not belong to its base."""
-    digits, base = node[1], node[2]
+    sign, digits, base = -1 if node[1][0] == "-" else 1, node[1].lstrip("-"), node[2]
     value = 0
     if abs(base) < 2 or len(digits) > 300:
         return None
@@ -386,7 +395,7 @@ def in_base(node: Node) -> int | None:
         if digit_value >= abs(base):
             return None
         value = value * base + digit_value
-    return value
+    return sign * value
 
 
 def _single(a: Node, g: Node, same: Same) -> bool | None:

@@ -11,7 +11,7 @@ _NUMBERS = {Kind.INTEGER, Kind.RATIONAL, Kind.DECIMAL, Kind.BASED, Kind.TIME, Ki
 # Towers, factorials, long numbers, big exponents and big operators could take for ever there.
 _HEAVY = re.compile(
     r"!|\d{13}|\^\s*\{?\s*[-+]?\d{4}|\^[^^]*\^[^^]*\^|\\(?:sum|prod|int|lim|binom|choose|bigcup|bigcap)"
-    r"|\*\*|[eE][+-]?\d{3}|\\(?:begin|text)"
+    r"|\\(?:gcd|lcm|det|max|min|dim|ker|operatorname|math|lfloor|lceil)|[0-9}]_|'|\*\*|[eE][+-]?\d{3}|\\(?:begin|text)"
 )
 
 

@@ -49,6 +49,7 @@ _DECORATION = re.compile(
     r"|\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])"
     r"|\\(?:displaystyle|textstyle|limits|nolimits|strut|hfill|rm|bf|it|normalsize|large|Large)"
     r"(?![A-Za-z])"
+    r"|\\text\s*\{(?P<bare>[^a-zA-Z{}\\]*)\}"
     r"|\\(?:text)?color\s*\{[a-zA-Z0-9]*\}"
     r"|\\(?:v|h)?phantom\{[^{}]*\}|\\label\{[^{}]*\}|\\tag\{[^{}]*\}"
     r"|\\(?:boxed|fbox|mathop|mathopen|mathclose|mathrel|mathbin|mathord|ensuremath)(?![A-Za-z])"
@@ -66,6 +67,8 @@ def _undecorate(found: re.Match[str]) -> str:
         return " "
     if kind in ("dollar", "row"):
         return found.group()
+    if kind == "bare":
+        return found["bare"]
     if kind == "double":
         return "\\\\" if "\\begin" in found.string else "\\"
     return ""

@@ -59,5 +59,5 @@ def mixed_number(factors: list[Node], factor: Node) -> Node | None:
     if any(n[0] != "n" or n[2] != 1 or n[1] < 0 for n in (whole, top, bottom)):
         return None
     if not 0 < top[1] < bottom[1]:
-        return None
+        raise ValueError("a whole number beside an improper fraction")
     return ("n", whole[1] * bottom[1] + top[1], bottom[1])

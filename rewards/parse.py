@@ -352,13 +352,39 @@ class _Parser:
         if self.peek.value == "_" and self.peek.kind == "op":
             self.next()
             name = f"{name}_{self.index()}"
+        name += self.marks(name)
         called = name[0] in _FUNCTION_LETTERS or (
             self.look(1).kind == "sym" and (self.look(2).value, self.look(3).value) == (")", "=")
         )
+        called = called or (self.look(1).kind == "num" and self.look(2).value == ")")
         if called and self.peek.value == "(" and self.peek.kind == "op":
             self.next()
             return ("f", f"@{name}", self.arguments(")"))
         return ("s", name)
+
+    def marks(self, name: str) -> str:
+        """Parse the primes of a name, and the inverse of a function's name."""
+        marks = ""
+        while True:
+            ahead = [self.look(k).value for k in range(5)]
+            if ahead[0] == "'":
+                self.next()
+                marks += "'"
+            elif ahead[:2] == ["^", "prime"] or ahead[:3] == ["^", "{", "prime"]:
+                self.next()
+                braced = self.accept("{")
+                while self.accept("prime"):
+                    marks += "'"
+                if braced:
+                    self.expect("}")
+            elif ahead == ["^", "{", "-", "1", "}"] and self.look(5).value == "(" and (
+                name[0] in _FUNCTION_LETTERS
+            ):
+                for _ in range(5):
+                    self.next()
+                marks += "^-1"
+            else:
+                return marks
 
     def index(self) -> str:
         if not self.accept("{"):
@@ -559,6 +585,8 @@ class _Parser:
         if inner[0] != "list" and self.at - start == 2:
             inner = _ungrouped(self.tokens[start], inner)
         if inner[0] == "list" and inner[2] != "or":
+            if len(inner[1]) > 2 and opener + closer not in ("()", "[]"):
+                raise Unparsed("brackets that do not match")
             return ("tuple", opener + closer, inner[1])
         if opener + closer == "()" or (opener + closer == "[]" and inner[0] != "list"):
             return inner
@@ -633,6 +661,8 @@ def _negative(node: Node) -> Node:
         return ("d", -node[1], node[2])
     if node[0] == "unit":
         return ("unit", _negative(node[1]), node[2])
+    if node[0] == "based":
+        return ("based", "-" + node[1], node[2])
     return ("-", node)
 
 

@@ -18,7 +18,8 @@ Node = tuple
 
 LOW_DIGITS, HIGH_DIGITS = 40, 80
 MAX_LOG = 2e5
-REAL_POINTS, WHOLE_POINTS = 6, 6
+MAX_DIGITS = 30_000
+REAL_POINTS, WHOLE_POINTS = 6, 20
 MAX_TERMS = 400
 
 
@@ -48,7 +49,7 @@ class WholePoint(Point):
 
     def value(self, name: str) -> float:
         """Return the symbol's value at this point."""
-        return 2 + self.index + int(super().value(name) * 1e6) % 5
+        return 2 + self.index + int(super().value(name) * 1e6) % 3
 
 
 def _points(a: Node, b: Node) -> list[Point]:
@@ -94,12 +95,25 @@ def _at_point(a: Node, b: Node, at: Point, keep_complex: bool) -> bool | None:
             return None
         if at.nonreal and not keep_complex:
             return None
+        if digits == HIGH_DIGITS and evaluator.largest > 10**20:
+            return _at_scale(a, b, at, context, evaluator.largest)
         gaps.append(abs(left - right))
         size = max(abs(left), abs(right))
     if size != size or size == mpmath.inf:
         return None
     low, high = gaps
     return bool(high <= size * mpmath.mpf(10) ** (20 - HIGH_DIGITS) or high < low * mpmath.mpf(10) ** -25)
+
+
+def _at_scale(a: Node, b: Node, at: Point, context: Any, largest: Any) -> bool | None:
+    """Compare with digits enough to see a one beside the largest term that was added."""
+    context.dps = int(HIGH_DIGITS + 2.2 * float(context.log10(largest)))
+    if context.dps > MAX_DIGITS:
+        return None
+    evaluator = Evaluator(context, at)
+    left, right = evaluator.value(a), evaluator.value(b)
+    size = max(abs(left), abs(right))
+    return bool(abs(left - right) <= size * context.mpf(10) ** (20 - context.dps))
 
 
 class Evaluator:
@@ -110,6 +124,7 @@ class Evaluator:
         self.at = at
         self.bound: dict[str, Any] = {}
         self.steps = 0
+        self.largest = context.mpf(0)
 
     def value(self, node: Node) -> Any:
         """Return the value of the tree; raises NotExact or its kin."""
@@ -135,7 +150,9 @@ class Evaluator:
     def sum(self, node: Node) -> Any:
         total = self.mp.mpf(0)
         for term in node[1]:
-            total += self.value(term)
+            value = self.value(term)
+            self.largest = max(self.largest, abs(value))
+            total += value
         return total
 
     def product(self, node: Node) -> Any:

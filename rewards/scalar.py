@@ -123,9 +123,28 @@ def _by_value(a: Node, b: Node, imaginary: bool) -> bool | None:
     if agreed < (2 if free else 1):
         return None
     try:
-        return residue.agree(a, b) or None
+        agreed = residue.agree(a, b)
     except (NotExact, ValueError):
         return None
+    return agreed or (False if agreed is False and rational_form(a) and rational_form(b) else None)
+
+
+@lru_cache(maxsize=8192)
+def rational_form(node: Node) -> bool:
+    """Say whether the tree is a quotient of polynomials over the rationals, so that residues decide."""
+    tag = node[0]
+    if tag in ("n", "d", "s"):
+        return True
+    if tag in ("+", "*"):
+        return all(rational_form(part) for part in node[1])
+    if tag == "/":
+        return rational_form(node[1]) and rational_form(node[2])
+    if tag == "-":
+        return rational_form(node[1])
+    if tag == "^":
+        power = rational(node[2])
+        return not isinstance(power, str) and power.denominator == 1 and rational_form(node[1])
+    return tag == "f" and node[1] == "!" and not isinstance(rational(node[2][0]), str)
 
 
 def compare_at(a: Node, b: Node, index: int, imaginary: bool) -> bool | None:

@@ -59,6 +59,8 @@ def to_line(node: Node, same: Same) -> Line:
 def _list(node: Node, same: Same) -> Line:
     if any(item[0] not in ("rel", "tuple") for item in node[1]):
         raise NotALine
+    if len(bounded_symbols(node)) > 1:
+        raise NotALine
     lines = [to_line(item, same) for item in node[1]]
     if node[2] == "or" or any(item[0] == "tuple" for item in node[1]):
         return _tidy(tuple(part for line in lines for part in line), same)
@@ -69,6 +71,23 @@ def _list(node: Node, same: Same) -> Line:
 
 
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+
+
+def bounded_symbols(node: Node) -> frozenset[str]:
+    """Return the symbols that inequalities of the tree bound alone."""
+    tag = node[0]
+    if tag == "rel":
+        place = 0 if node[1] == ("in",) else variable(node[1], node[2])
+        if place is None or node[2][place][0] != "s":
+            return frozenset()
+        return frozenset({node[2][place][1]})
+    if tag == "list":
+        return frozenset().union(*(bounded_symbols(item) for item in node[1]))
+    if tag == "such":
+        return bounded_symbols(node[2])
+    if tag in ("cup", "cap", "setminus"):
+        return bounded_symbols(node[1]) | bounded_symbols(node[2])
+    return frozenset()
 
 
 def variable(ops: tuple[str, ...], operands: tuple[Node, ...]) -> int | None:
