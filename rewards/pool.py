@@ -28,14 +28,17 @@ CLOSE_S = 10.0
 class PoolSettings:
     """What is called, by how many processes, within which bounds.
 
-    target, warm_up: see WorkerSettings. timeout_s: wall time per call, counted from the moment a
-    worker starts on it. memory_mib: what a worker may add to its memory. max_calls, max_age_s: a
-    worker is replaced by a fresh one after that many calls or seconds.
+    target, warm_up: see WorkerSettings. num_workers: calls that run at the same time. num_spares:
+    further workers that wait, so that a killed one is replaced at once. timeout_s: wall time per
+    call, counted from the moment a worker starts on it. memory_mib: what a worker may add to its
+    memory. max_calls, max_age_s: a worker is replaced by a fresh one after that many calls or
+    seconds.
     """
 
     target: str
     warm_up: str | None = None
     num_workers: int = 2
+    num_spares: int = 1
     timeout_s: float = 1.0
     memory_mib: int = 512
     max_calls: int = 20_000
@@ -122,8 +125,10 @@ class Pool:
 
     def _step(self) -> None:
         self._take_jobs()
+        num_busy = sum(bool(worker.tasks) for worker in self._workers)
         for worker in list(self._workers):
-            if worker.pid is not None and not worker.tasks:
+            if self._jobs and num_busy < self.settings.num_workers and worker.is_idle:
+                num_busy += 1
                 self._feed(worker)
         for key, _ in self._selector.select(self._seconds_left()):
             if key.data == "wake":
@@ -141,8 +146,6 @@ class Pool:
 
     def _feed(self, worker: Worker) -> None:
         """Send an idle worker its next calls; jobs take turns, so a small one need not wait."""
-        if not self._jobs:
-            return
         job = self._jobs[0]
         share = -(-len(job.todo) // (2 * self.settings.num_workers))
         batch: list[Task] = []
@@ -266,7 +269,7 @@ class Pool:
     def _fork_workers(self) -> None:
         self.events["template_starts"] += 1
         self._selector.register(self._template.control, selectors.EVENT_READ, "template")
-        for _ in range(self.settings.num_workers):
+        for _ in range(self.settings.num_workers + self.settings.num_spares):
             self._fork()
 
     def _restart_template(self) -> None:

@@ -32,7 +32,8 @@ class WorkerSettings:
     """What the template and its workers need to know.
 
     target: "module:function", called with strings and returning a sequence of strings.
-    warm_up: "module:function", called once in the template, before any fork.
+    warm_up: "module:function", called in the template, and again in each worker before its first
+        call, so that the pages it touches are its own by then.
     timeout_s: wall time of a call; here it only bounds the processor time, the trainer kills.
     memory_mib: memory that a worker may add to what it starts with.
     """
@@ -149,6 +150,10 @@ class Worker:
     born_s: float = field(default_factory=time.monotonic)
     num_calls: int = 0
     unread: bytes = b""
+
+    @property
+    def is_idle(self) -> bool:
+        return self.pid is not None and not self.tasks
 
     def send(self, tasks: list[Task]) -> None:
         """Send calls; raises OSError when the worker has died."""

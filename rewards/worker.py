@@ -80,6 +80,8 @@ def run_worker(fd: int, target: Callable, settings: WorkerSettings, template_pid
         if null > 2:
             os.close(null)
         limit_resources(settings.memory_mib)
+        if settings.warm_up is not None:
+            resolve(settings.warm_up)()
         serve(socket.socket(fileno=fd), target, settings)
     finally:
         os._exit(0)

@@ -62,9 +62,9 @@ def test_another_threads_heartbeat_goes_on_while_hostile_pairs_are_verified(veri
 
 
 def test_hostile_pairs_do_not_grow_the_process(verifier):
-    pairs = hostile_pairs()
+    pairs = [pair for pair in hostile_pairs() if len(pair[0]) < 5000]
     verifier.verify_many(pairs)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(3):
+    for _ in range(2):
         verifier.verify_many(pairs)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024

@@ -70,6 +70,20 @@ def test_a_call_after_a_kill_is_answered_within_milliseconds(make_pool):
     assert sorted(waits)[2] < 0.05
 
 
+def test_a_spare_takes_over_from_a_killed_worker_and_never_works_beside_it(make_pool):
+    pool = make_pool(num_workers=1, num_spares=1, timeout_s=5.0)
+    pool.map([("echo", "warm")])
+    assert wait_until(lambda: len(pool.worker_pids()) == 2)
+    start = time.monotonic()
+    pool.map([("sleep", "0.1")] * 4)
+    assert time.monotonic() - start >= 0.4
+    for pid in pool.worker_pids():
+        others = {*pool.worker_pids()} - {pid}
+        os.kill(pid, signal.SIGKILL)
+        assert pool.map([("environment",)])[0].values[2] in map(str, others)
+        assert wait_until(lambda: len(pool.worker_pids()) == 2)
+
+
 @pytest.mark.parametrize(
     ("kind", "status"),
     [("memory", "memory"), ("grow", "memory"), ("depth", "depth"), ("raise", "error")],
@@ -263,7 +277,7 @@ def start_parent(before="", **popen):
 def test_a_trainer_killed_by_sigkill_leaves_no_process_of_the_pool(before):
     with start_parent(before) as parent:
         pids = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(pids) == 4
+        assert len(pids) == 5
         assert all(map(is_alive, pids))
         os.kill(pids[0], signal.SIGKILL)
         assert wait_until(lambda: not any(map(is_alive, pids)), 3.0)
