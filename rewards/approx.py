@@ -113,17 +113,25 @@ def raise_to(base: Number, error: float, exponent: Number, exponent_error: float
         return 0.0, 0.0
     if size <= 4 * error:
         raise NotExact
-    whole = not isinstance(exponent, complex) and exponent == int(exponent) and exponent_error < 1e-9
-    if not isinstance(base, complex) and base < 0 and not whole:
+    times = _whole(exponent, exponent_error)
+    if not isinstance(base, complex) and base < 0 and times is None:
         at.nonreal = True
         base = complex(base)
-    value = base ** int(exponent) if whole and abs(exponent) < 1e15 else base**exponent
     relative = abs(exponent) * error / (size - error) + EPS * (4 + abs(exponent) * 0.5)
-    if not whole:
+    if times is None:
+        value = base**exponent
         relative += abs(cmath.log(base)) * exponent_error
+    else:
+        value = base**times
     if relative > 0.01:
         raise NotExact
     return value, abs(value) * relative * 1.1
+
+
+def _whole(exponent: Number, error: float) -> int | None:
+    if isinstance(exponent, complex) or error > 1e-9 or abs(exponent) > 1e15:
+        return None
+    return int(exponent) if exponent == int(exponent) else None
 
 
 def _call(node: Node, at: Point) -> tuple[Number, float]:
@@ -159,7 +167,9 @@ def _apply(name: str, x: Number, error: float, at: Point) -> tuple[Number, float
         raise NotExact from problem
     if steep * error > 1e-3 * (1 + abs(value)):
         raise NotExact
-    return value, 1.1 * steep * error + 4 * EPS * (abs(value) + (abs(x) if name in _PERIODIC else 0))
+    return value, 1.1 * steep * error + 4 * EPS * (
+        abs(value) + (abs(x) if name in _PERIODIC else 0)
+    )
 
 
 def _root(args: tuple[Node, ...], at: Point) -> tuple[Number, float]:
@@ -245,7 +255,9 @@ def log_size(node: Node) -> tuple[int, float]:
         value = exact(node)
         if value == 0:
             return 0, -math.inf
-        return (1 if value > 0 else -1), math.log(abs(value.numerator)) - math.log(value.denominator)
+        return (1 if value > 0 else -1), math.log(abs(value.numerator)) - math.log(
+            value.denominator
+        )
     if tag == "-":
         sign, size = log_size(node[1])
         return -sign, size

@@ -1,4 +1,4 @@
-"""Compare an answer's tree with a gold's by kind; scalars are left to the function that is given."""
+"""Compare an answer's tree with a gold's by kind; the scalars are left to a given function."""
 
 from itertools import combinations
 
@@ -64,10 +64,14 @@ def is_name(node: Node) -> bool:
         return all(item[0] == "s" for item in node[2])
     if tag == "list":
         return all(item[0] == "s" for item in node[1])
+    if tag == "/":
+        return all(part[0] == "*" and part[1][0] == ("s", "d") for part in node[1:])
     if tag == "*":
         first = node[1][0]
-        plain = all(part[0] == "s" for part in node[1])
-        return plain and (first[1][0].isupper() or first[1] in ("angle", "triangle"))
+        if first[0] != "s" or not all(is_name(part) for part in node[1][1:]):
+            return False
+        called = len(node[1]) == 2 and node[1][1][0] in ("tuple", "list")
+        return called or first[1][0].isupper() or first[1] in ("angle", "triangle")
     return False
 
 
@@ -81,6 +85,8 @@ def split_name(node: Node, same: Same) -> tuple[Node | None, Node | None]:
     if not _relation_ops(node):
         return None, node
     operands = list(node[2])
+    while len(operands) > 2 and operands[0][0] == operands[1][0] == "s":
+        operands = operands[1:]
     name = None
     if is_name(operands[0]):
         name, operands = operands[0], operands[1:]
@@ -364,6 +370,10 @@ def _ratios(a: Node, g: Node, same: Same) -> bool | None:
     return both(verdicts) if any(nonzero) else False
 
 
+def _as_ratio(time: Node) -> Node:
+    return ("ratio", (("n", time[1], 1), ("n", time[2], 1)))
+
+
 def _ratio_value(a: Node, g: Node, same: Same) -> bool | None:
     ratio, value = (a, g) if a[0] == "ratio" else (g, a)
     if len(ratio[1]) != 2 or value[0] != "/":
@@ -405,7 +415,7 @@ def _single(a: Node, g: Node, same: Same) -> bool | None:
             items = node[1]
             if len(items) > 1:
                 items = _distinct(items, same)
-            if len(items) == 1 and node[0] == "set" or node[0] == "list" and len(items) == 1:
+            if (len(items) == 1 and node[0] == "set") or (node[0] == "list" and len(items) == 1):
                 return equal(items[0], other, same) if node is a else equal(other, items[0], same)
     return False
 
@@ -425,6 +435,9 @@ _PAIRS = {
     ("ratio", "ratio"): _ratios,
     **{("ratio", tag): _ratio_value for tag in SCALARS},
     **{(tag, "ratio"): _ratio_value for tag in SCALARS},
+    ("time", "time"): lambda a, g, same: a == g,
+    ("time", "ratio"): lambda a, g, same: _ratios(_as_ratio(a), g, same),
+    ("ratio", "time"): lambda a, g, same: _in_order(a[1], _as_ratio(g)[1], same),
     ("based", "based"): _based,
     ("based", "n"): _implied_base,
     ("n", "based"): _implied_base,

@@ -58,10 +58,10 @@ def _none(stage: str) -> Extraction:
 
 
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = None
+    last = None
     for found in pattern.finditer(text):
-        pass
-    return found
+        last = found
+    return last
 
 
 def _boxed(response: str) -> Extraction:

@@ -90,7 +90,7 @@ def _unwrap(text: str) -> str:
 
 
 # A bare word of a gold: letters that would otherwise be a product of symbols.
-_WORD = re.compile(r"[A-Za-z][a-z]{3,}(?: [A-Za-z]+)*|yes|no|Yes|No|YES|NO|TRUE|FALSE")
+_WORD = re.compile(r"[A-Za-z][a-z]{3,}(?: [A-Za-z]+)*|(?i:yes|no|odd|all|true|false)")
 _UNDEFINED = {"nan", "null", "n/a", "undefined"}
 
 

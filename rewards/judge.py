@@ -24,7 +24,9 @@ class Ruling(NamedTuple):
 _EQUAL_NUMBER = Ruling(Reason.CORRECT, "number")
 _OTHER_NUMBER = Ruling(Reason.WRONG, "number")
 _IDENTICAL = Ruling(Reason.CORRECT, "identical")
+_UNREADABLE = Ruling(Reason.UNPARSED, "parse")
 _OTHER_TEXT = Ruling(Reason.WRONG, "text")
+_LEFT_TO_DO = {"big", "f:max", "f:min"}
 _OUTCOMES = (NotExact, RecursionError, ValueError, OverflowError, ZeroDivisionError)
 
 
@@ -81,9 +83,7 @@ def _by_words(plain: str, node: Node | None, gold: Gold) -> Ruling | None:
     return _OTHER_TEXT if gold.node[0] == "text" else None
 
 
-def _by_tree(
-    node: Node | None, plain: str, gold: Gold, compare: Same, stage: str
-) -> Ruling | None:
+def _by_tree(node: Node | None, plain: str, gold: Gold, compare: Same, stage: str) -> Ruling | None:
     if node is None or gold.node is None:
         return None
     left_open = _left_open(node, gold.node)
@@ -108,7 +108,7 @@ def _by_tree(
 def _left_open(node: Node, gold: Node) -> bool:
     """Say whether the answer leaves an operation to the reader that the gold has carried out."""
     kinds = features(node)
-    if "big" in kinds and "big" not in features(gold):
+    if kinds & _LEFT_TO_DO and not features(gold) & _LEFT_TO_DO:
         return True
     if "..." in kinds and "+" in kinds and "..." not in features(gold):
         return True
@@ -134,6 +134,8 @@ def judge_slow(answer: str, gold: Gold) -> Ruling:
 
     plain = normalise(answer)
     node = read(plain)
+    if (node is None) != (gold.node is None):
+        return _UNREADABLE
     if node is None:
         return Ruling(by_math_verify(plain, gold), "math-verify")
     if too_large(node):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rewards.approx import Point, approx, log_size
 from rewards.exact import NotExact, TooLarge, Undefined, exact
-from rewards.scalar import compare_at, infinite, rational, same
-from rewards.tree import features, read_log, symbols
+from rewards.scalar import infinite, rational, same
+from rewards.tree import features, read_log, symbols, walk
 
 if TYPE_CHECKING:
     from mpmath.ctx_mp import MPContext
@@ -67,8 +67,6 @@ def _counts(node: Node) -> bool:
 
 
 def _alternates(node: Node) -> bool:
-    from rewards.tree import walk
-
     for part in walk(node):
         if part[0] == "^" and symbols(part[2]):
             base = rational(part[1])
@@ -102,7 +100,9 @@ def _at_point(a: Node, b: Node, at: Point, keep_complex: bool) -> bool | None:
     if size != size or size == mpmath.inf:
         return None
     low, high = gaps
-    return bool(high <= size * mpmath.mpf(10) ** (20 - HIGH_DIGITS) or high < low * mpmath.mpf(10) ** -25)
+    return bool(
+        high <= size * mpmath.mpf(10) ** (20 - HIGH_DIGITS) or high < low * mpmath.mpf(10) ** -25
+    )
 
 
 def _at_scale(a: Node, b: Node, at: Point, context: Any, largest: Any) -> bool | None:
@@ -136,7 +136,11 @@ class Evaluator:
             number = exact(node)
             return self.mp.mpf(number.numerator) / number.denominator
         if tag == "s":
-            return self.bound[node[1]] if node[1] in self.bound else self.mp.mpf(self.at.value(node[1]))
+            return (
+                self.bound[node[1]]
+                if node[1] in self.bound
+                else self.mp.mpf(self.at.value(node[1]))
+            )
         rule = getattr(self, _RULES.get(tag, ""), None)
         if rule is None:
             raise NotExact
@@ -289,12 +293,12 @@ _FUNCTIONS = {
     "erf": lambda mp, x: mp.erf(x),
     "lg": lambda mp, x: mp.log10(x),
 }
-for _name in "sin cos tan cot sec csc sinh cosh tanh coth sech csch".split():
+_CIRCULAR = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
+for _name in (*_CIRCULAR, "coth", "sech", "csch"):
     _FUNCTIONS[_name] = lambda mp, x, _name=_name: getattr(mp, _name)(x)
-for _name in "sin cos tan cot sec csc sinh cosh tanh".split():
-    _rule = lambda mp, x, _name=_name: getattr(mp, "a" + _name)(x)  # noqa: E731
+for _name in _CIRCULAR:
     for _prefix in ("arc", "a", "ar"):
-        _FUNCTIONS[_prefix + _name] = _rule
+        _FUNCTIONS[_prefix + _name] = lambda mp, x, _name=_name: getattr(mp, "a" + _name)(x)
 
 
 def too_large(node: Node) -> bool:
@@ -311,6 +315,3 @@ def too_large(node: Node) -> bool:
     except (NotExact, ValueError):
         return rational(node) == "too large"
     return False
-
-
-__all__ = ["Evaluator", "compare_at", "same_slow", "too_large"]

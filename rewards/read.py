@@ -39,17 +39,19 @@ _BASED = re.compile(
     r"\(?(?:\\text\w*\{|\\mathrm\{)?\s*([0-9A-Z]+)\s*\}?\)?_(?:\{?\s*(-?\d+)\s*\}?"
     r"|\{?\\?(?:text|mathrm)?\{?\s*([a-z]+)\s*\}?\}?)"
 )
-_BASES = dict(
-    zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True)
+_COUNTED = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve"),
 )
-_BASES |= {"eleven": 11, "twelve": 12, "sixteen": 16, "hex": 16, "bin": 2, "oct": 8}
+_BASES = {word: k for k, word in enumerate(_COUNTED) if k > 1} | {"sixteen": 16}
 _CHOICE = re.compile(
     r"(?:(?:answer|option|choice)\s*:?\s*)?(?:\\(?:text|math)\w*\{)?\s*(?:(?:answer|option|choice)\s*:?\s*)?"
     r"(\()?\s*(?:\\(?:text|math)\w*\{)?([A-J])\}?\s*(\))?(?(1)(?<=\))|)[.:]?\s*\}?",
     re.I,
 )
 _LABELLED = re.compile(
-    r"(?:\\(?:text|math)\w*\{)?\s*\(\s*([A-J])\s*\)\s*\}?[.:]?\s*(?:\\[ ,;]|\\q?quad)*\s*(\S.*)", re.S
+    r"(?:\\(?:text|math)\w*\{)?\s*\(\s*([A-J])\s*\)\s*\}?[.:]?\s*(?:\\[ ,;]|\\q?quad)*\s*(\S.*)",
+    re.S,
 )
 _JOINED = re.compile(r"[,;]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\text\{|&")
 _SAID = {
@@ -64,7 +66,6 @@ _SAID = {
     "no real solutions": ("set", ()),
     "all real numbers except 0": ("setminus", ("field", "R"), ("set", (("n", 0, 1),))),
 }
-_COUNTED = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _SAID |= {word: ("n", k, 1) for k, word in enumerate(_COUNTED)}
 
 
@@ -100,7 +101,8 @@ def _based(plain: str) -> Node | None:
     found = _BASED.fullmatch(plain)
     if not found or not (found[1][0].isdigit() or len(found[1]) > 1):
         return None
-    base = int(found[2]) if found[2] and len(found[2]) < 5 else _BASES.get(found[3] or "")
+    name = str(found[3] or "")
+    base = int(found[2]) if found[2] and len(found[2]) < 5 else _BASES.get(name)
     return ("based", found[1], base) if base else None
 
 

@@ -113,25 +113,27 @@ def _rounded(a: Node, b: Node) -> bool | None:
 
 
 def _by_value(a: Node, b: Node, imaginary: bool) -> bool | None:
+    """Refute by floats, confirm by residues; residues alone settle quotients of polynomials."""
     free = symbols(a) | symbols(b)
-    agreed = 0
+    close = 0
     for index in range(POINTS if free else 1):
         verdict = compare_at(a, b, index, imaginary)
         if verdict is False:
             return False
-        agreed += verdict is True
-    if agreed < (2 if free else 1):
+        close += verdict is True
+    polynomial = rational_form(a) and rational_form(b)
+    if close < (2 if free else 1) and not polynomial:
         return None
     try:
         agreed = residue.agree(a, b)
     except (NotExact, ValueError):
         return None
-    return agreed or (False if agreed is False and rational_form(a) and rational_form(b) else None)
+    return agreed if agreed or polynomial else None
 
 
 @lru_cache(maxsize=8192)
 def rational_form(node: Node) -> bool:
-    """Say whether the tree is a quotient of polynomials over the rationals, so that residues decide."""
+    """Say whether the tree is a quotient of polynomials over the rationals."""
     tag = node[0]
     if tag in ("n", "d", "s"):
         return True

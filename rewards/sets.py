@@ -27,7 +27,7 @@ Line = tuple[Interval, ...]
 WHOLE: Line = (Interval(MINUS_INF, False, INF, False),)
 
 
-class NotALine(Exception):  # noqa: N818
+class NotALine(Exception):
     """The tree is not a subset of the real line, or its ends cannot be ordered."""
 
 
