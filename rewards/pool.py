@@ -19,6 +19,7 @@ from rewards.process import Job, Outcome, Task, Template, Worker, WorkerSettings
 TEMPLATE_START_S = 120.0
 FORK_S = 10.0
 MAX_FAILED_STARTS = 3
+MAX_STILLBORN = 200
 MAX_BATCH_CALLS = 16
 MAX_BATCH_CHARS = 20_000
 CLOSE_S = 10.0
@@ -64,6 +65,7 @@ class Pool:
         self._jobs: deque[Job] = deque()
         self._workers: set[Worker] = set()
         self._failed_starts = 0
+        self._num_stillborn = 0
         self._error: str | None = None
         self._closing = False
         self._wake, self._woken = socket.socketpair()
@@ -101,13 +103,17 @@ class Pool:
 
     def close(self) -> None:
         """End every process; calls still running raise RuntimeError. Closing twice is harmless."""
-        with self._lock:
-            self._closing = True
-            self._error = self._error or "the pool is closed"
+        self._fail("the pool is closed")
         with suppress(OSError):
             self._wake.send(b"c")
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_S)
+
+    def _fail(self, error: str) -> None:
+        """Let the pool's thread end; the first error is the one that callers see."""
+        with self._lock:
+            self._closing = True
+            self._error = self._error or error
 
     def _check(self) -> None:
         if self._error is not None:
@@ -161,8 +167,9 @@ class Pool:
         batch[0].begin()
         try:
             worker.send(batch)
-        except OSError:
-            self._lost(worker)
+        except OSError:  # it died idle: no call of this batch is to blame
+            self.events["deaths"] += 1
+            self._replace(worker)
 
     def _read(self, worker: Worker) -> None:
         try:
@@ -190,7 +197,7 @@ class Pool:
     def _hello(self, worker: Worker, pid: int) -> None:
         worker.pid = pid
         self._template.warm = True
-        self._failed_starts = 0
+        self._failed_starts = self._num_stillborn = 0
 
     def _is_worn(self, worker: Worker) -> bool:
         if worker.tasks or not worker.num_calls:
@@ -204,7 +211,11 @@ class Pool:
 
     def _lost(self, worker: Worker) -> None:
         """A worker is gone. Its current call is tried once more, since the cause may be outside."""
-        if worker.pid is not None:
+        if worker.pid is None:
+            self._num_stillborn += 1
+            if self._num_stillborn > MAX_STILLBORN:
+                self._fail("the verifier's workers die before their first call; is memory_mib low?")
+        else:
             self.events["deaths"] += 1
         self._charge_death(worker)
         self._replace(worker)
@@ -278,12 +289,10 @@ class Pool:
         status = self._template.end()
         self._failed_starts += not self._template.warm
         if self._failed_starts >= MAX_FAILED_STARTS:
-            with self._lock:
-                self._closing = True
-                self._error = (
-                    f"the verifier's template process ended with status {status} before its first "
-                    f"worker, {MAX_FAILED_STARTS} times in a row; its own message is on stderr"
-                )
+            self._fail(
+                f"the verifier's template process ended with status {status} before its first "
+                f"worker, {MAX_FAILED_STARTS} times in a row; its own message is on stderr"
+            )
             return
         for worker in list(self._workers):
             self._charge_death(worker)
@@ -294,10 +303,8 @@ class Pool:
 
     def _end(self) -> None:
         """Kill everything and let every waiting caller go."""
-        with self._lock:
-            self._closing = True
-            self._error = self._error or "the verifier's pool thread has failed"
-            jobs = {*self._inbox, *self._jobs}
+        self._fail("the verifier's pool thread has failed")
+        jobs = {*self._inbox, *self._jobs}
         for worker in self._workers:
             jobs.update(task.job for task in worker.tasks)
             worker.kill()

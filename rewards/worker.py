@@ -48,7 +48,9 @@ def template_main(settings_json: str, trainer_pid: int) -> None:
     gc.collect()
     gc.freeze()  # forked workers then leave the template's pages shared
     template_pid = os.getpid()
+    replaced: set[int] = set()
     while os.getppid() == trainer_pid:
+        replaced = {pid for pid in replaced if not is_reaped(pid)}
         if not select.select([control], [], [], PARENT_CHECK_S)[0]:
             continue
         message, fds, _, _ = socket.recv_fds(control, SPAWN.size, 1)
@@ -57,17 +59,15 @@ def template_main(settings_json: str, trainer_pid: int) -> None:
         if os.fork() == 0:
             run_worker(fds[0], target, settings, template_pid)
         os.close(fds[0])
-        (replaced,) = SPAWN.unpack(message)
-        if replaced:
-            reap(replaced)
+        replaced |= {pid for pid in SPAWN.unpack(message) if pid}
 
 
-def reap(pid: int) -> None:
-    """Wait for a killed worker; a worker of an earlier template is not ours to wait for."""
+def is_reaped(pid: int) -> bool:
+    """Whether a killed worker is gone; one of an earlier template is not ours to wait for."""
     try:
-        os.waitpid(pid, 0)
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
-        return
+        return True
 
 
 def run_worker(fd: int, target: Callable, settings: WorkerSettings, template_pid: int) -> None:

@@ -245,6 +245,22 @@ def test_a_template_that_cannot_start_is_an_error_and_not_a_verdict(make_pool, c
     assert "a package is missing" in capfd.readouterr().err
 
 
+def test_workers_that_cannot_start_are_an_error_and_not_a_hang(make_pool):
+    pool = make_pool(warm_up="pool_tasks:warm_up_fails_in_a_worker")
+    with pytest.raises(RuntimeError, match="workers die before their first call"):
+        pool.map([("echo", "x")])
+
+
+def test_killing_every_idle_worker_at_once_blames_no_call(make_pool):
+    pool = make_pool(num_workers=3)
+    for _ in range(10):
+        pool.map([("echo", "x")] * 3)
+        assert wait_until(lambda: len(pool.worker_pids()) == 3)
+        for pid in pool.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        assert statuses(pool.map([("echo", "x")] * 6)) == ["done"] * 6
+
+
 PARENT = textwrap.dedent(
     """
     import os, sys, threading, time
