@@ -2,17 +2,22 @@
 
 from itertools import combinations
 
-from rewards.families import Family, as_family, same_family
+from rewards.equations import (
+    compare_equations,
+    compare_inequalities,
+    is_equation,
+    is_membership,
+    is_name,
+)
+from rewards.families import as_family, same_family
+from rewards.nodes import Node
 from rewards.scalar import Same
 from rewards.sets import NotALine, bounded_symbols, same_line, to_line
-from rewards.tree import ZERO, choose_sign, features, minus, rename, symbols
-
-Node = tuple
+from rewards.tree import ZERO, choose_sign, features
 
 MAX_ITEMS = 64
 SCALARS = {"n", "d", "s", "c", "+", "*", "/", "^", "-", "f", "pm", "mp", "big"}
 _LINES = {"tuple", "rel", "cup", "cap", "setminus", "field", "such", "list", "set"}
-_EQUALS = {"=", "==", "approx"}
 
 
 def both(verdicts: list[bool | None]) -> bool | None:
@@ -28,116 +33,10 @@ def equal(a: Node, g: Node, same: Same) -> bool | None:
         return same(a, g) if a[0] in SCALARS else True
     family, gold_family = as_family(a, g), as_family(g, a)
     if family or gold_family:
-        if family and gold_family:
-            return same_family(family, gold_family)
-        return _list_of_families(family, gold_family)
-    if "=" in _relation_ops(a) or "=" in _relation_ops(g) or _has_name(a) or _has_name(g):
-        return _with_equations(a, g, same)
+        return same_family(family, gold_family) if family and gold_family else False
+    if any(is_equation(node) or is_membership(node) for node in (a, g)):
+        return compare_equations(a, g, same, equal)
     return _plain(a, g, same)
-
-
-def _list_of_families(a: Family | None, g: Family | None) -> bool | None:
-    return False
-
-
-def _relation_ops(node: Node) -> set[str]:
-    if node[0] != "rel":
-        return set()
-    return {"="} if set(node[1]) <= _EQUALS else set()
-
-
-def _has_name(node: Node) -> bool:
-    return node[0] == "rel" and node[1] == ("in",) and is_name(node[2][0])
-
-
-# Equations
-
-
-def is_name(node: Node) -> bool:
-    """Say whether the node names a quantity, as x, f(x), AB, (a, b) or a word does."""
-    tag = node[0]
-    if tag in ("s", "text"):
-        return True
-    if tag == "f":
-        return node[1].startswith("@") or (node[1] == "abs" and is_name(node[2][0]))
-    if tag == "tuple":
-        return all(item[0] == "s" for item in node[2])
-    if tag == "list":
-        return all(item[0] == "s" for item in node[1])
-    if tag == "/":
-        return all(part[0] == "*" and part[1][0] == ("s", "d") for part in node[1:])
-    if tag == "*":
-        first = node[1][0]
-        if first[0] != "s" or not all(is_name(part) for part in node[1][1:]):
-            return False
-        called = len(node[1]) == 2 and node[1][1][0] in ("tuple", "list")
-        return called or first[1][0].isupper() or first[1] in ("angle", "triangle")
-    return False
-
-
-def split_name(node: Node, same: Same) -> tuple[Node | None, Node | None]:
-    """Return (name, value) of `name = ... = value`; value is None when a link does not hold.
-
-    An equation without a name stays whole, as (None, equation).
-    """
-    if _has_name(node):
-        return node[2][0], node[2][1]
-    if not _relation_ops(node):
-        return None, node
-    operands = list(node[2])
-    while len(operands) > 2 and operands[0][0] == operands[1][0] == "s":
-        operands = operands[1:]
-    name = None
-    if is_name(operands[0]):
-        name, operands = operands[0], operands[1:]
-    elif len(operands) == 2 and is_name(operands[1]) and not symbols(operands[0]):
-        name, operands = operands[1], operands[:1]
-    elif any(symbols(operand) for operand in operands):
-        return None, node
-    for left, right in zip(operands, operands[1:], strict=False):
-        if equal(left, right, same) is not True:
-            return name, None
-    return name, operands[-1]
-
-
-def _with_equations(a: Node, g: Node, same: Same) -> bool | None:
-    name, value = split_name(a, same)
-    gold_name, gold_value = split_name(g, same)
-    if value is None or gold_value is None:
-        return False
-    whole, gold_whole = bool(_relation_ops(value)), bool(_relation_ops(gold_value))
-    if not whole and not gold_whole:
-        if name and gold_name and not _same_name(name, gold_name):
-            return _same_equation(a, g, same) if symbols(value) else False
-        verdict = equal(value, gold_value, same)
-        if verdict is False and name and gold_name and symbols(value):
-            return _same_equation(a, g, same)
-        return verdict
-    if _relation_ops(a) and _relation_ops(g):
-        return _same_equation(a, g, same)
-    return False
-
-
-def _same_name(name: Node, gold_name: Node) -> bool:
-    return name == gold_name or "text" in (name[0], gold_name[0])
-
-
-def _same_equation(a: Node, g: Node, same: Same) -> bool | None:
-    if len(a[2]) != 2 or len(g[2]) != 2 or features(a) & {"tuple", "set", "text", "list"}:
-        return None if a[1:] == g[1:] else False
-    return proportional(minus(*a[2]), minus(*g[2]), same)
-
-
-def proportional(a: Node, g: Node, same: Same) -> bool | None:
-    """Say whether a = c g for a constant c that is not 0: a(p) g(q) = a(q) g(p) for free p and q."""
-    if same(a, ZERO) is not False or same(g, ZERO) is not False:
-        return None
-    if symbols(a) != symbols(g):
-        return False
-    return same(("*", (a, rename(g))), ("*", (rename(a), g)))
-
-
-# Everything else
 
 
 def peel(node: Node) -> tuple[Node, str | None]:
@@ -241,14 +140,14 @@ def _unordered(a: Node, g: Node, same: Same) -> bool | None:
     left, right = _items(a), _items(g)
     if ("...",) in left or ("...",) in right:
         return _in_order(left, right, same)
+    if max(len(left), len(right)) > MAX_ITEMS:
+        return _in_order(left, right, same)
     if "or" in a[2:] and len(left) > len(right):
         left = _distinct(left, same)
     if len(left) != len(right) and "set" in (a[0], g[0]):
         left, right = _distinct(left, same), _distinct(right, same)
     if len(left) != len(right):
         return False
-    if len(left) > MAX_ITEMS:
-        return _in_order(left, right, same)
     if _named(right) and not _named(left):
         return _in_order(left, right, same)
     open_items, unknown = list(left), False
@@ -271,7 +170,7 @@ def _named(items: tuple[Node, ...]) -> bool:
 
 def _distinct(items: tuple[Node, ...], same: Same) -> tuple[Node, ...]:
     kept: list[Node] = []
-    for item in items[:MAX_ITEMS]:
+    for item in items:
         if not any(equal(item, other, same) for other in kept):
             kept.append(item)
     return tuple(kept)
@@ -294,48 +193,8 @@ def _as_lines(a: Node, g: Node, same: Same) -> bool | None:
     try:
         left, right = to_line(a, same), to_line(g, same)
     except NotALine:
-        return _relations(a, g, same)
+        return compare_inequalities(a, g, same, equal)
     return same_line(left, right, same)
-
-
-_FLIP = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!="}
-
-
-def _relations(a: Node, g: Node, same: Same) -> bool | None:
-    """Compare inequalities that bound no single symbol, either way round."""
-    if a[0] != "rel" or g[0] != "rel" or len(a[1]) != len(g[1]):
-        return False
-    if a[1] == g[1]:
-        verdict = both([equal(x, y, same) for x, y in zip(a[2], g[2], strict=True)])
-        if verdict is not False:
-            return verdict
-    flipped = tuple(_FLIP.get(op, op) for op in reversed(a[1]))
-    if flipped == g[1]:
-        verdict = both([equal(x, y, same) for x, y in zip(a[2][::-1], g[2], strict=True)])
-        if verdict is not False:
-            return verdict
-    if len(a[1]) != 1 or len(a[2]) != 2 or a[1][0] not in _FLIP or g[1][0] not in _FLIP:
-        return False
-    left, right = minus(*a[2]), minus(*g[2])
-    if a[1] != g[1]:
-        left = ("-", left)
-        if flipped != g[1]:
-            return False
-    return _positive_multiple(left, right, a[1][0] == "!=", same)
-
-
-def _positive_multiple(a: Node, g: Node, any_sign: bool, same: Same) -> bool | None:
-    verdict = proportional(a, g, same)
-    if verdict is not True or any_sign:
-        return verdict
-    from rewards.approx import Point, approx
-    from rewards.exact import NotExact
-
-    try:
-        ratio, _ = approx(("/", a, g), Point(0))
-    except (NotExact, OverflowError, ValueError):
-        return None
-    return not isinstance(ratio, complex) and ratio > 0
 
 
 def _matrices(a: Node, g: Node, same: Same) -> bool | None:
@@ -409,13 +268,12 @@ def in_base(node: Node) -> int | None:
 
 
 def _single(a: Node, g: Node, same: Same) -> bool | None:
-    """Compare a set of one item with that item; other pairs of kinds never match."""
+    """Compare a set of one value with that value; other pairs of kinds never match."""
     for node, other in ((a, g), (g, a)):
-        if node[0] in ("set", "list") and other[0] not in ("set", "list"):
-            items = node[1]
-            if len(items) > 1:
-                items = _distinct(items, same)
-            if (len(items) == 1 and node[0] == "set") or (node[0] == "list" and len(items) == 1):
+        several = node[0] == "set" or (node[0] == "list" and node[2] in ("or", ";"))
+        if several and other[0] not in ("set", "list") and len(node[1]) <= MAX_ITEMS:
+            items = _distinct(node[1], same)
+            if len(items) == 1:
                 return equal(items[0], other, same) if node is a else equal(other, items[0], same)
     return False
 

@@ -3,7 +3,7 @@
 import math
 from fractions import Fraction
 
-Node = tuple
+from rewards.nodes import Node
 
 MAX_BITS = 20_000
 MAX_FACTORIAL = 2_000

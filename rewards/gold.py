@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rewards.extract import extract
+from rewards.nodes import Node
 from rewards.normalise import MAX_LEN, compact, normalise, words
 from rewards.read import letters, plain_number, read
 from rewards.scalar import rational
-
-Node = tuple
 
 
 class Kind(StrEnum):
@@ -39,8 +38,8 @@ class Gold:
     """A gold answer ready for comparison: picklable, small, and never shrunk to a part of itself.
 
     text: as given, stripped. kind: what it is. node: its tree, None for a text that is only
-    compared as text. plain: its normalised form. number: (numerator, denominator) of a plain number.
-    letters: the choices that it names.
+    compared as text. plain: its normalised form. number: (numerator, denominator) of a plain
+    number. letters: the choices that it names.
     """
 
     text: str

@@ -5,13 +5,12 @@ from typing import NamedTuple
 from rewards.compare import equal
 from rewards.exact import NotExact
 from rewards.gold import Gold, Kind
+from rewards.nodes import Node
 from rewards.normalise import MAX_LEN, compact, normalise, words
 from rewards.read import labelled, letters, plain_number, read
 from rewards.scalar import Same, same
 from rewards.tree import features, walk
 from rewards.types import Reason
-
-Node = tuple
 
 
 class Ruling(NamedTuple):
@@ -130,7 +129,8 @@ def judge_slow(answer: str, gold: Gold) -> Ruling:
     if ruling is not None:
         return ruling
     from rewards.fallback import by_math_verify
-    from rewards.probe import same_slow, too_large
+    from rewards.guard import too_large
+    from rewards.probe import same_slow
 
     plain = normalise(answer)
     node = read(plain)

@@ -6,18 +6,18 @@ Nothing is evaluated before its size has been bounded in log space.
 
 from typing import TYPE_CHECKING, Any
 
-from rewards.approx import Point, approx, log_size
+from rewards.approx import Point
 from rewards.exact import NotExact, TooLarge, Undefined, exact
+from rewards.guard import MAX_LOG
+from rewards.nodes import Node
 from rewards.scalar import infinite, rational, same
 from rewards.tree import features, read_log, symbols, walk
 
 if TYPE_CHECKING:
     from mpmath.ctx_mp import MPContext
 
-Node = tuple
 
 LOW_DIGITS, HIGH_DIGITS = 40, 80
-MAX_LOG = 2e5
 MAX_DIGITS = 30_000
 REAL_POINTS, WHOLE_POINTS = 6, 20
 MAX_TERMS = 400
@@ -299,19 +299,3 @@ for _name in (*_CIRCULAR, "coth", "sech", "csch"):
 for _name in _CIRCULAR:
     for _prefix in ("arc", "a", "ar"):
         _FUNCTIONS[_prefix + _name] = lambda mp, x, _name=_name: getattr(mp, "a" + _name)(x)
-
-
-def too_large(node: Node) -> bool:
-    """Say whether a constant's value takes more digits than may be computed here."""
-    if symbols(node) or isinstance(rational(node), str) is False:
-        return False
-    try:
-        approx(node, Point(0))
-    except OverflowError:
-        try:
-            return abs(log_size(node)[1]) > MAX_LOG
-        except (NotExact, OverflowError, ValueError):
-            return True
-    except (NotExact, ValueError):
-        return rational(node) == "too large"
-    return False

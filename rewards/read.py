@@ -3,10 +3,9 @@
 import re
 
 from rewards.lexer import Unparsed
+from rewards.nodes import Node
 from rewards.normalise import words
 from rewards.parse import parse
-
-Node = tuple
 
 NUMBER = re.compile(
     r"(?:(-?\d{1,18})|(-?\d{0,15}\.\d{1,15})|(-?\d{1,18})/(\d{1,18})"
@@ -15,7 +14,7 @@ NUMBER = re.compile(
 
 
 def plain_number(text: str) -> tuple[int, int] | None:
-    """Return (numerator, denominator) of a short plain number, unreduced; None for anything else."""
+    """Return (numerator, denominator) of a short plain number, unreduced; else None."""
     found = NUMBER.fullmatch(text)
     if found is None:
         return None

@@ -12,8 +12,7 @@ from functools import lru_cache
 from zlib import crc32
 
 from rewards.exact import NotExact, TooLarge, Undefined, exact
-
-Node = tuple
+from rewards.nodes import Node
 
 MODULI = (
     1983459126452385599,

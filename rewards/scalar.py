@@ -6,11 +6,12 @@ from fractions import Fraction
 from functools import lru_cache
 
 from rewards import residue
-from rewards.approx import Point, approx, log_size
+from rewards.approx import Point, approx
 from rewards.exact import NotExact, TooLarge, Undefined, exact
+from rewards.guard import log_size
+from rewards.nodes import Node
 from rewards.tree import features, read_log, symbols
 
-Node = tuple
 Same = Callable[[Node, Node], bool | None]
 
 MIN_RIGHT_DIGITS = 10
@@ -180,6 +181,4 @@ def _compare_sizes(a: Node, b: Node) -> bool | None:
         return False
     if math.isinf(size) and math.isinf(other_size):
         return None if size == other_size else False
-    if abs(size - other_size) > 1e-9 * (1 + abs(size)):
-        return False
-    return True
+    return abs(size - other_size) <= 1e-9 * (1 + abs(size))

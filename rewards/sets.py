@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 from rewards.approx import Point, approx
 from rewards.exact import NotExact
+from rewards.nodes import Node
 from rewards.scalar import Same, infinite
 from rewards.tree import symbols
-
-Node = tuple
 
 INF: Node = ("c", "inf")
 MINUS_INF: Node = ("-", INF)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-Node = tuple
+from rewards.nodes import Node
 
 ZERO: Node = ("n", 0, 1)
 
@@ -29,8 +29,8 @@ def _tags(text: str) -> frozenset[str]:
 
 
 TAGS = _tags(
-    "n d s c + * / ^ - pm mp f unit tuple set list rel cup cap setminus matrix field text ratio time "
-    "such ... big based mod"
+    "n d s c + * / ^ - pm mp f unit tuple set list rel cup cap setminus matrix field text ratio "
+    "time such ... big based mod"
 )
 
 

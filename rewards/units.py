@@ -9,7 +9,8 @@ s sec second|min minute mins|h hr hour hrs|day|week|month|year yr|ml mL millilit
 L liter litre|gal gallon|mph miles/hour|km/h kph kmh kilometers/hour kilometres/hour|m/s ft/s
 dollar usd buck|cent ¢|euro eur|pound-sterling gbp|deg degree|rad radian|% percent
 cm^2 squarecentimeter squarecm sqcm|m^2 squaremeter squaremetre sqm squarem
-in^2 squareinch squareinches sqin squarein|ft^2 squarefoot squarefeet sqft squareft|km^2 squarekilometer squarekm|mi^2 squaremile
+in^2 squareinch squareinches sqin squarein|ft^2 squarefoot squarefeet sqft squareft
+km^2 squarekilometer squarekm|mi^2 squaremile
 cm^3 cubiccentimeter cubiccm cc|m^3 cubicmeter cubicmetre cubicm|in^3 cubicinch cubicinches cubicin
 ft^3 cubicfoot cubicfeet cubicft|yd^2 squareyard|yd^3 cubicyard|unit|unit^2 squareunit squnit
 unit^3 cubicunit|J joule|kJ kilojoule|N newton|W watt|kW kilowatt|V volt|A ampere amp|Hz hertz

@@ -7,14 +7,17 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from rewards.counters import Counters, VerifierStats
 from rewards.extract import MODES, extract
 from rewards.gold import Gold
 from rewards.judge import Ruling, judge_fast
-from rewards.pool import Pool, PoolSettings
-from rewards.process import Outcome
 from rewards.types import Reason, Verdict
+
+if TYPE_CHECKING:
+    from rewards.pool import Pool
+    from rewards.process import Outcome
 
 GOLD_CACHE = 16_384
 
@@ -53,15 +56,15 @@ class Verifier:
         if num_workers is not None and num_workers < 1:
             raise ValueError(f"num_workers = {num_workers}: at least 1 is needed; leave it out")
         self.answer_mode = answer_mode
-        self._pool_settings = PoolSettings(
-            target="rewards.slow:judge_texts",
-            warm_up="rewards.slow:warm_up",
-            num_workers=num_workers or default_num_workers(),
-            timeout_s=timeout_s,
-            memory_mib=memory_mib,
-            max_calls=max_calls,
-            max_age_s=max_age_s,
-        )
+        self._pool_settings: dict[str, Any] = {
+            "target": "rewards.slow:judge_texts",
+            "warm_up": "rewards.slow:warm_up",
+            "num_workers": num_workers or default_num_workers(),
+            "timeout_s": timeout_s,
+            "memory_mib": memory_mib,
+            "max_calls": max_calls,
+            "max_age_s": max_age_s,
+        }
         self._counters = Counters()
         self._events_before: Counter[str] = Counter()
         self._closed = False
@@ -69,8 +72,13 @@ class Verifier:
         self._start_pool()
         _live.add(self)
 
-    def _start_pool(self) -> Pool:
-        self._pool = Pool(self._pool_settings)
+    def _start_pool(self) -> "Pool":
+        from rewards.pool import (
+            Pool,
+            PoolSettings,
+        )  # sockets and processes: half of the import time
+
+        self._pool = Pool(PoolSettings(**self._pool_settings))
         self._finalizer = weakref.finalize(self, self._pool.close)
         return self._pool
 
@@ -154,7 +162,7 @@ OUTCOME_RULINGS = {
 }
 
 
-def ruling_of(outcome: Outcome) -> Ruling:
+def ruling_of(outcome: "Outcome") -> Ruling:
     """What the end of a worker's call means for the pair."""
     if outcome.status == "done":
         reason, stage = outcome.values
