@@ -22,15 +22,29 @@ def test_the_tables_are_large_enough():
     assert len(set(PAYLOADS)) >= 60
 
 
-def test_no_hostile_pair_is_paid_hangs_or_breaks_the_verifier(verifier):
+def longest_gap_s(work: threading.Thread) -> float:
+    """The longest time that this thread was kept from running while the other worked."""
+    work.start()
+    longest, last = 0.0, time.monotonic()
+    while work.is_alive():
+        time.sleep(0.001)
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    return longest
+
+
+def test_no_hostile_pair_is_paid_hangs_breaks_the_verifier_or_stops_other_threads(verifier):
     pairs = hostile_pairs()
+    verifier.verify_many(pairs[:1])
     verifier.stats(reset=True)
-    verdicts = verifier.verify_many(pairs)
+    verdicts = []
+    work = threading.Thread(target=lambda: verdicts.extend(verifier.verify_many(pairs)))
+    assert longest_gap_s(work) < 0.4  # idle: under 50 ms, see the benchmark; frozen: seconds
     paid = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.correct]
     assert paid == []
     assert [verdict for verdict in verdicts if verdict.stage.startswith("error:")] == []
     assert [verdict for verdict in verdicts if verdict.reason is Reason.WORKER_DIED] == []
-    assert max(verdict.ms for verdict in verdicts) < 1100 + 400  # the machine may be busy
+    assert max(verdict.ms for verdict in verdicts) < 1500  # the machine may be busy
     assert verifier.stats().kills <= 0.05 * len(pairs)
 
 
@@ -46,23 +60,8 @@ def test_no_payload_is_executed(verifier, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_threads_heartbeat_goes_on_while_hostile_pairs_are_verified(verifier):
-    pairs = hostile_pairs()
-    verifier.verify_many(pairs[:1])
-    asking = threading.Thread(target=verifier.verify_many, args=(pairs,))
-    asking.start()
-    gaps, last = [], time.monotonic()
-    while asking.is_alive():
-        time.sleep(0.001)
-        gaps.append(time.monotonic() - last)
-        last = time.monotonic()
-    assert (
-        max(gaps) < 0.4
-    )  # 50 ms on an idle machine, see the benchmark; a frozen one takes seconds
-
-
 def test_hostile_pairs_do_not_grow_the_process(verifier):
-    pairs = [pair for pair in hostile_pairs() if len(pair[0]) < 5000]
+    pairs = [pair for pair in hostile_pairs() if len(pair[0]) < 5000][::2]
     verifier.verify_many(pairs)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(2):

@@ -48,26 +48,26 @@ def test_an_overrun_is_killed_at_its_own_deadline_and_the_rest_of_its_batch_is_a
     start = time.monotonic()
     outcomes = pool.map(calls)
     assert statuses(outcomes) == ["done", "timeout", "done", "timeout", "done"]
-    assert time.monotonic() - start < 1.0
-    assert all(300 <= outcomes[index].ms < 400 for index in (1, 3))
+    assert time.monotonic() - start < 3.0
+    assert all(300 <= outcomes[index].ms < 1000 for index in (1, 3))
     assert pool.events["kills"] == 2
 
 
 def test_a_deadline_counts_from_dispatch_and_not_from_submission(make_pool):
     pool = make_pool(num_workers=1, timeout_s=0.3)
-    assert statuses(pool.map([("sleep", "0.15")] * 6)) == ["done"] * 6
+    assert statuses(pool.map([("sleep", "0.12")] * 4)) == ["done"] * 4
 
 
 def test_a_call_after_a_kill_is_answered_within_milliseconds(make_pool):
     pool = make_pool(num_workers=1, timeout_s=0.2)
     pool.map([("echo", "warm")])
     waits = []
-    for _ in range(5):
+    for _ in range(3):
         pool.map([("sleep", "9")])
         start = time.monotonic()
         assert pool.map([("echo", "next")])[0].values == ["next"]
         waits.append(time.monotonic() - start)
-    assert sorted(waits)[2] < 0.05
+    assert sorted(waits)[1] < 0.05
 
 
 def test_a_spare_takes_over_from_a_killed_worker_and_never_works_beside_it(make_pool):
@@ -190,12 +190,12 @@ def test_many_threads_share_a_pool(make_pool):
 def test_a_small_job_does_not_wait_for_the_end_of_a_large_one(make_pool):
     pool = make_pool(num_workers=1, timeout_s=5.0)
     pool.map([("echo", "warm")])
-    large = threading.Thread(target=pool.map, args=([("sleep", "0.02")] * 60,))
+    large = threading.Thread(target=pool.map, args=([("sleep", "0.02")] * 40,))
     large.start()
     time.sleep(0.1)
     start = time.monotonic()
     pool.map([("echo", "small")])
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 0.5
     assert large.is_alive()
     large.join()
 
@@ -203,7 +203,7 @@ def test_a_small_job_does_not_wait_for_the_end_of_a_large_one(make_pool):
 def test_waiting_for_workers_leaves_other_threads_running(make_pool):
     pool = make_pool(num_workers=2, timeout_s=0.3)
     pool.map([("echo", "warm")])
-    asking = threading.Thread(target=pool.map, args=([("big_power", "")] * 6,))
+    asking = threading.Thread(target=pool.map, args=([("big_power", "")] * 4,))
     asking.start()
     gaps, last = [], time.monotonic()
     while asking.is_alive():
