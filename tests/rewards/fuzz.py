@@ -180,11 +180,12 @@ PROPERTIES = [
 ]
 
 
-def run_properties(verifier: Verifier, num_examples: int) -> None:
-    """Run every property on fresh random examples; raises on the first that breaks."""
+def run_properties(verifier: Verifier, num_examples: int, *, repeatable: bool = False) -> None:
+    """Run every property on random examples, fresh or repeatable; raises on the first that breaks."""
     bounds = settings(
         max_examples=num_examples,
         deadline=None,
+        derandomize=repeatable,
         database=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
