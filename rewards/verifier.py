@@ -73,10 +73,8 @@ class Verifier:
         _live.add(self)
 
     def _start_pool(self) -> "Pool":
-        from rewards.pool import (
-            Pool,
-            PoolSettings,
-        )  # sockets and processes: half of the import time
+        # Sockets and subprocesses are half of the import time, and importing is not yet verifying.
+        from rewards.pool import Pool, PoolSettings
 
         self._pool = Pool(PoolSettings(**self._pool_settings))
         self._finalizer = weakref.finalize(self, self._pool.close)

@@ -181,7 +181,7 @@ PROPERTIES = [
 
 
 def run_properties(verifier: Verifier, num_examples: int, *, repeatable: bool = False) -> None:
-    """Run every property on random examples, fresh or repeatable; raises on the first that breaks."""
+    """Run every property on random examples, fresh or repeatable; raises when one breaks."""
     bounds = settings(
         max_examples=num_examples,
         deadline=None,
