@@ -299,6 +299,35 @@ def test_a_trainer_killed_by_sigkill_leaves_no_process_of_the_pool(before):
         assert wait_until(lambda: not any(map(is_alive, pids)), 3.0)
 
 
+def test_a_stall_of_the_whole_machine_is_charged_to_no_call():
+    program = textwrap.dedent(
+        f"""
+        import os, sys
+        sys.path.insert(0, {str(TASKS)!r})
+        from rewards.pool import Pool, PoolSettings
+        settings = PoolSettings(
+            "pool_tasks:misbehave", num_workers=1, num_spares=0, timeout_s=0.5
+        )
+        pool = Pool(settings)
+        pool.map([("echo", "warm")])
+        print(os.getpid(), *pool.worker_pids(), flush=True)
+        print(pool.map([("sleep", "0.4")])[0].status)
+        """
+    )
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        time.sleep(0.1)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.0)
+        for pid in pids:  # the trainer wakes up first and must not kill the worker for it
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.1)
+        assert parent.stdout.read().strip() == "done"
+
+
 def test_an_interrupt_in_the_terminal_reaches_the_trainer_only():
     with start_parent(start_new_session=True, stderr=subprocess.PIPE) as parent:
         pids = [int(pid) for pid in parent.stdout.readline().split()]
