@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rewards.parse import Parser
 
 OPENING = {"(", "[", "\\{", "{"}
-_CLOSERS = {"(": ")]", "[": "])"}
+_CLOSERS = {"(": (")", "]"), "[": ("]", ")")}
 _MATRICES = {"pmatrix", "bmatrix", "matrix", "array", "smallmatrix", "Bmatrix", "vmatrix", "cases"}
 
 

@@ -56,6 +56,8 @@ def _marks(parser: "Parser", name: str) -> str:
 def index(parser: "Parser") -> str:
     if not parser.accept("{"):
         token = parser.next()
+        if token.kind in ("end", "op"):
+            raise Unparsed("an index that is missing")
         if token.kind == "num" and len(token.value) > 1:
             raise Unparsed("an index of several digits without braces")
         return token.value
