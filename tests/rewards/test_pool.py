@@ -190,12 +190,10 @@ def test_many_threads_share_a_pool(make_pool):
 def test_a_small_job_does_not_wait_for_the_end_of_a_large_one(make_pool):
     pool = make_pool(num_workers=1, timeout_s=5.0)
     pool.map([("echo", "warm")])
-    large = threading.Thread(target=pool.map, args=([("sleep", "0.02")] * 40,))
+    large = threading.Thread(target=pool.map, args=([("sleep", "0.02")] * 60,))
     large.start()
     time.sleep(0.1)
-    start = time.monotonic()
     pool.map([("echo", "small")])
-    assert time.monotonic() - start < 0.5
     assert large.is_alive()
     large.join()
 
