@@ -21,7 +21,7 @@ from rewards import Gold, Reason, Verifier
 from rewards.extract import MODES, extract
 from rewards.judge import judge_fast
 
-FAST_S = 0.25  # the judge promises about 1 ms; the machine may be busy
+FAST_S = 0.1  # the judge promises about 1 ms
 MAX_GROWTH_KIB = 100 * 1024
 COMMANDS = [
     *(r"\frac", r"\dfrac", r"\sqrt", r"\boxed", r"\text", r"\mathrm", r"\left", r"\right", r"\pi"),
@@ -97,9 +97,9 @@ def gold_or_none(text: str) -> Gold | None:
 
 
 def timed(call, *arguments):
-    start = time.perf_counter()
+    start = time.thread_time()  # processor time: a busy machine is no bug
     result = call(*arguments)
-    elapsed_s = time.perf_counter() - start
+    elapsed_s = time.thread_time() - start
     assert elapsed_s < FAST_S, f"{call.__name__} took {elapsed_s:.2f} s"
     return result
 
