@@ -1,0 +1,142 @@
+"""The gold answer of a problem, parsed whole when data loads."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rewards.extract import extract
+from rewards.normalise import MAX_LEN, compact, normalise, words
+from rewards.read import NUMBER, plain_number, read
+from rewards.scalar import rational
+
+Node = tuple
+
+
+class Kind(StrEnum):
+    """What sort of thing a gold is."""
+
+    INTEGER = "integer"
+    RATIONAL = "rational"
+    DECIMAL = "decimal"
+    EXPRESSION = "expression"
+    EQUATION = "equation"
+    TUPLE = "tuple"
+    SET = "set"
+    LIST = "list"
+    INTERVAL = "interval"
+    RELATION = "relation"
+    MATRIX = "matrix"
+    COMPLEX = "complex"
+    BASED = "based"
+    TIME = "time"
+    RATIO = "ratio"
+    CHOICE = "choice"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """A gold answer ready for comparison: picklable, small, and never shrunk to a part of itself.
+
+    text: as given, stripped. kind: what it is. node: its tree, None for a text that is only
+    compared as text. plain: its normalised form. number: (numerator, denominator) of a plain number.
+    """
+
+    text: str
+    kind: Kind
+    node: Node | None
+    plain: str
+    number: tuple[int, int] | None
+
+    @classmethod
+    def parse(cls, text: str) -> "Gold":
+        """Return the gold that text states: LaTeX, plain text, in `$...$` or in a `\\boxed{}`.
+
+        Raises ValueError with the reason and the remedy for a gold that nothing could equal.
+        """
+        if not isinstance(text, str):
+            raise ValueError(f"gold is a {type(text).__name__}; give it as a string")
+        text = _unwrap(text.strip())
+        number = plain_number(text)
+        if number is not None:
+            kind = Kind.INTEGER if number[1] == 1 else Kind.RATIONAL
+            if "." in text:
+                kind = Kind.DECIMAL
+            return cls(text, kind, read(text), text, number)
+        plain = _checked(text)
+        node = read(plain)
+        if node is None:
+            return cls(text, Kind.TEXT, None, compact(plain), None)
+        if rational(node) == "undefined":
+            raise ValueError(f"gold {text[:60]!r} has no value; correct or drop the row")
+        return cls(text, _kind(node), node, compact(plain), None)
+
+
+def _unwrap(text: str) -> str:
+    if "\\boxed" in text:
+        inner = extract(text).answer
+        if inner is None:
+            raise ValueError(f"gold {text[:60]!r} holds an empty box; put the answer into it")
+        return inner
+    if text.startswith("####"):
+        return text[4:].strip()
+    return text
+
+
+_UNDEFINED = {"nan", "null", "n/a", "undefined"}
+
+
+def _checked(text: str) -> str:
+    if not text:
+        raise ValueError("gold is empty; give the row an answer or drop it")
+    if len(text) > MAX_LEN:
+        raise ValueError(f"gold has {len(text)} characters, more than {MAX_LEN}; shorten it")
+    plain = normalise(text)
+    if not plain or not re.search(r"[^\s\W]|\\[a-zA-Z]", plain):
+        raise ValueError(f"gold {text[:60]!r} says nothing; give the row an answer or drop it")
+    if words(plain) in _UNDEFINED:
+        raise ValueError(f"gold {text[:60]!r} is no value; give the row an answer or drop it")
+    bare = plain.replace("\\{", "").replace("\\}", "")
+    if bare.count("{") != bare.count("}"):
+        raise ValueError(f"gold {text[:60]!r} has braces that do not match; correct the LaTeX")
+    return plain
+
+
+_KINDS = {
+    "text": Kind.TEXT,
+    "choice": Kind.CHOICE,
+    "time": Kind.TIME,
+    "ratio": Kind.RATIO,
+    "based": Kind.BASED,
+    "matrix": Kind.MATRIX,
+    "set": Kind.SET,
+    "such": Kind.SET,
+    "field": Kind.SET,
+    "list": Kind.LIST,
+    "cup": Kind.INTERVAL,
+    "cap": Kind.INTERVAL,
+    "setminus": Kind.INTERVAL,
+    "mod": Kind.RELATION,
+    "d": Kind.DECIMAL,
+}
+
+
+def _kind(node: Node) -> Kind:
+    tag = node[0]
+    if tag == "unit":
+        return _kind(node[1])
+    if tag == "rel":
+        return Kind.EQUATION if set(node[1]) <= {"=", "=="} else Kind.RELATION
+    if tag == "tuple":
+        return Kind.TUPLE if node[1] == "()" or len(node[2]) != 2 else Kind.INTERVAL
+    if tag in _KINDS:
+        return _KINDS[tag]
+    value = rational(node)
+    if not isinstance(value, str):
+        return Kind.INTEGER if value.denominator == 1 else Kind.RATIONAL
+    from rewards.tree import features
+
+    return Kind.COMPLEX if "c:i" in features(node) else Kind.EXPRESSION
+
+
+__all__ = ["NUMBER", "Gold", "Kind"]

@@ -1,0 +1,121 @@
+"""Bring the many ways of writing the same mathematics to one: Unicode forms, LaTeX decoration."""
+
+import re
+import unicodedata
+
+MAX_LEN = 3000
+
+_GREEK = {
+    letter: f"\\{name} "
+    for letter, name in zip(
+        "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩϕ",
+        (
+            "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau "
+            "phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega phi"
+        ).split(),
+        strict=True,
+    )
+}
+_SIGNS = {
+    **dict.fromkeys("−‐‑‒–—﹣－", "-"),
+    **dict.fromkeys("×✕∙⋅·•∗", "\\cdot "),
+    **dict.fromkeys("÷⁄∕／", "/"),
+    **dict.fromkeys("≤⩽≦", "\\le "),
+    **dict.fromkeys("≥⩾≧", "\\ge "),
+    **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
+    **{"≠": "\\ne ", "≰": "\\nleq ", "≱": "\\ngeq ", "≈": "\\approx ", "≡": "\\equiv "},
+    **{"√": "\\sqrt ", "∛": "\\sqrt[3] ", "∞": "\\infty ", "±": "\\pm ", "∓": "\\mp "},
+    **{"∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∉": "\\notin ", "∖": "\\setminus "},
+    **{"∅": "\\emptyset ", "⌀": "\\emptyset ", "°": "^\\circ ", "º": "^\\circ ", "…": "\\ldots "},
+    **{"ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}"},
+    **{"ℂ": "\\mathbb{C}", "′": "'", "’": "'", "⟨": "\\langle ", "⟩": "\\rangle ", "→": "\\to "},
+    **{"，": ", ", "、": ", ", "；": "; ", "∶": ":", "€": "\\euro ", "£": "\\pounds ", "％": "\\%"},
+    **{"⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "∣": "|"},
+    **{"½": "\\frac{1}{2}", "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}", "¼": "\\frac{1}{4}"},
+    **{"¾": "\\frac{3}{4}", "⅕": "\\frac{1}{5}", "⅛": "\\frac{1}{8}", "⅙": "\\frac{1}{6}"},
+}
+_UNICODE = str.maketrans({**_GREEK, **_SIGNS})
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ"
+_TO_PLAIN = str.maketrans(_SUPERSCRIPTS, "0123456789+-ni")
+_SUPER_RUN = re.compile(f"[{_SUPERSCRIPTS}]+")
+_SUB_RUN = re.compile("[₀-₉]+")
+_ROOT_RUN = re.compile(r"([√∛])\s*(\d+)")
+
+# One pass removes or rewrites every decoration; the order of the alternatives matters.
+_DECORATION = re.compile(
+    r"(?P<group>(?<=\d)(?:\{,\}\s?|\\,|,?\\!|,\\,|\\ |\\;|~)(?=\d{3}(?!\d)))"
+    r"|(?P<double>\\\\(?=[A-Za-z]{2}))|(?P<row>\\\\(?!\s*$))"
+    r"|\\(?:left|right)\s*\."
+    r"|\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])"
+    r"|\\(?:displaystyle|textstyle|limits|nolimits|strut|hfill|rm|bf|it|normalsize|large|Large)"
+    r"(?![A-Za-z])"
+    r"|\\(?:text)?color\s*\{[a-zA-Z0-9]*\}"
+    r"|\\(?:v|h)?phantom\{[^{}]*\}|\\label\{[^{}]*\}|\\tag\{[^{}]*\}"
+    r"|\\(?:boxed|fbox|mathop|mathopen|mathclose|mathrel|mathbin|mathord|ensuremath)(?![A-Za-z])"
+    r"|(?P<space>\\(?:q?quad|enspace|thinspace|hspace\*?\{[^{}]*\})(?![A-Za-z])|\\[,;:!> \n]|~)"
+    r"|(?P<dollar>\\\$|\\%)"
+    r"|\\[()\[\]](?![^\\]*pt\])|\$|\\\\(?=\s*$)"
+)
+_SPACES = re.compile(r"\s+")
+_SPACE_ROUND = re.compile(r"\s*([-+*/=<>(),;:{}\[\]|^])\s*")
+
+
+def _undecorate(found: re.Match[str]) -> str:
+    kind = found.lastgroup
+    if kind == "space":
+        return " "
+    if kind in ("dollar", "row"):
+        return found.group()
+    if kind == "double":
+        return "\\\\" if "\\begin" in found.string else "\\"
+    return ""
+
+
+def _plain_unicode(text: str) -> str:
+    text = _ROOT_RUN.sub(lambda m: ("\\sqrt" if m[1] == "√" else "\\sqrt[3]") + f"{{{m[2]}}}", text)
+    text = _SUPER_RUN.sub(lambda m: "^{" + m.group().translate(_TO_PLAIN) + "}", text)
+    text = _SUB_RUN.sub(lambda m: "_{" + unicodedata.normalize("NFKC", m.group()) + "}", text)
+    text = text.translate(_UNICODE)
+    if text.isascii():
+        return text
+    text = unicodedata.normalize("NFKC", text).translate(_UNICODE)
+    if text.isascii():
+        return text
+    return "".join(
+        str(unicodedata.digit(c)) if not c.isascii() and unicodedata.digit(c, -1) >= 0 else c
+        for c in text
+    )
+
+
+def normalise(text: str) -> str:
+    r"""Return text in ASCII LaTeX without decoration: `\left`, spaces, `$`, colours, boxes.
+
+    Digit groups are joined where the separator can be nothing else (`1{,}234`, `1\,234`).
+    """
+    if not text.isascii():
+        text = _plain_unicode(text)
+    if "\\\\begin" in text:
+        text = text.replace("\\\\", "\\")
+    if "\\" in text or "$" in text or "~" in text or "{," in text:
+        text = _DECORATION.sub(_undecorate, text)
+    text = _SPACES.sub(" ", text).strip(" ")
+    while text and text[-1] in ".,;:" and not text.endswith(("...", "\\;", "\\,", "\\:")):
+        text = text[:-1].rstrip(" ")
+    return text
+
+
+def compact(text: str) -> str:
+    """Return normalised text without the spaces that carry no meaning, for a test of identity."""
+    return _SPACE_ROUND.sub(r"\1", text)
+
+
+_WRAPPER = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|sc|tt|normal|up)?|math(?:bf|it|rm|sf|tt|normal)|mbox|hbox|bm"
+    r"|boldsymbol|operatorname\*?|underline|emph)\s*(?=\{)"
+)
+_NOT_WORDS = re.compile(r"[\s{}$.,;:!?'\"*_`-]+|\\[ ,;]")
+
+
+def words(text: str) -> str:
+    """Return the lower-case words of a text answer, without wrappers and punctuation."""
+    return _NOT_WORDS.sub(" ", _WRAPPER.sub("", text)).strip().lower()

@@ -1,0 +1,117 @@
+"""Read an answer: plain numbers at once, whole-text forms (time, choice, base), then the parser."""
+
+import re
+
+from rewards.lexer import Unparsed
+from rewards.normalise import words
+from rewards.parse import parse
+
+Node = tuple
+
+NUMBER = re.compile(
+    r"(?:(-?\d{1,18})|(-?\d{0,15}\.\d{1,15})|(-?\d{1,18})/(\d{1,18})"
+    r"|(-?)\\[dt]?frac\{(-?\d{1,18})\}\{(\d{1,18})\})"
+)
+
+
+def plain_number(text: str) -> tuple[int, int] | None:
+    """Return (numerator, denominator) of a short plain number, unreduced; None for anything else."""
+    found = NUMBER.fullmatch(text)
+    if found is None:
+        return None
+    kind = found.lastindex
+    if kind == 1:
+        return int(text), 1
+    if kind == 2:
+        whole, _, decimals = text.partition(".")
+        return int(whole + decimals), 10 ** len(decimals)
+    top, bottom = (3, 4) if kind == 4 else (6, 7)
+    below = int(found[bottom])
+    if below == 0:
+        return None
+    return (-int(found[top]) if kind == 7 and found[5] else int(found[top])), below
+
+
+_TIME = re.compile(
+    r"(\d{1,2})\s*:\s*([0-5]\d)\s*(?:\\text\w*\{)?\s*([ap])?\.?\s*(?(3)m\.?|)\s*\}?", re.I
+)
+_BASED = re.compile(
+    r"\(?(?:\\text\w*\{|\\mathrm\{)?\s*([0-9A-Z]+)\s*\}?\)?_(?:\{?\s*(-?\d+)\s*\}?"
+    r"|\{?\\?(?:text|mathrm)?\{?\s*([a-z]+)\s*\}?\}?)"
+)
+_BASES = dict(
+    zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True)
+)
+_BASES |= {"eleven": 11, "twelve": 12, "sixteen": 16, "hex": 16, "bin": 2, "oct": 8}
+_CHOICE = re.compile(
+    r"(?:(?:answer|option|choice)\s*:?\s*)?(?:\\(?:text|math)\w*\{)?\s*(?:(?:answer|option|choice)\s*:?\s*)?"
+    r"(\()?\s*(?:\\(?:text|math)\w*\{)?([A-J])\}?\s*(\))?(?(1)(?<=\))|)[.:]?\s*\}?",
+    re.I,
+)
+_LABELLED = re.compile(
+    r"(?:\\(?:text|math)\w*\{)?\s*\(\s*([A-J])\s*\)\s*\}?[.:]?\s*(?:\\[ ,;]|\\q?quad)*\s*(\S.*)", re.S
+)
+_SAID = {
+    **dict.fromkeys(
+        ("all real numbers", "all reals", "real numbers", "the set of all real numbers", "reals"),
+        ("field", "R"),
+    ),
+    **dict.fromkeys(("all integers", "the integers", "integers"), ("field", "Z")),
+    **dict.fromkeys(("infinity", "positive infinity", "infty"), ("c", "inf")),
+    "negative infinity": ("-", ("c", "inf")),
+    **dict.fromkeys(("empty set", "the empty set", "no solution", "no solutions"), ("set", ())),
+    "no real solutions": ("set", ()),
+    "all real numbers except 0": ("setminus", ("field", "R"), ("set", (("n", 0, 1),))),
+}
+_COUNTED = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_SAID |= {word: ("n", k, 1) for k, word in enumerate(_COUNTED)}
+
+
+def read(plain: str) -> Node | None:
+    """Return the tree of a normalised answer; None when it is outside the language."""
+    whole = _time(plain) or _based(plain)
+    if whole:
+        return whole
+    try:
+        node = parse(plain)
+    except (Unparsed, ValueError):
+        node = None
+    if node is None or node[0] in ("text", "*", "unit"):
+        said = _SAID.get(words(plain))
+        return said or node
+    return node
+
+
+def _time(plain: str) -> Node | None:
+    if ":" not in plain:
+        return None
+    found = _TIME.fullmatch(plain)
+    if not found:
+        return None
+    half = (found[3] or "").lower()
+    node = ("time", int(found[1]), int(found[2]))
+    return ("unit", node, half + "m") if half else node
+
+
+def _based(plain: str) -> Node | None:
+    if "_" not in plain:
+        return None
+    found = _BASED.fullmatch(plain)
+    if not found or not (found[1][0].isdigit() or len(found[1]) > 1):
+        return None
+    base = int(found[2]) if found[2] and len(found[2]) < 5 else _BASES.get(found[3] or "")
+    return ("based", found[1], base) if base else None
+
+
+def choice(plain: str) -> str | None:
+    """Return the letter of an answer that names one choice, None for anything else."""
+    found = _CHOICE.fullmatch(plain)
+    if found and (found[2].isupper() or found[1] or "\\text" in plain):
+        return found[2].upper()
+    return None
+
+
+def labelled(plain: str) -> tuple[str, str] | None:
+    """Return the letter and the rest of an answer that gives a choice with its content."""
+    found = _LABELLED.fullmatch(plain)
+    return (found[1], found[2]) if found else None

@@ -1,0 +1,162 @@
+"""Decide whether two scalar trees are equal, in microseconds and without doubt, or say None."""
+
+import math
+from fractions import Fraction
+from functools import lru_cache
+
+from rewards import residue
+from rewards.approx import Point, approx, log_size
+from rewards.exact import NotExact, TooLarge, Undefined, exact
+from rewards.tree import features, read_log, symbols
+
+Node = tuple
+
+MIN_RIGHT_DIGITS = 10
+POINTS = 6
+
+
+@lru_cache(maxsize=8192)
+def rational(node: Node) -> Fraction | str:
+    """Return the exact value of the tree, or why there is none: "", "undefined" or "too large"."""
+    try:
+        return exact(node)
+    except Undefined:
+        return "undefined"
+    except TooLarge:
+        return "too large"
+    except NotExact:
+        return ""
+
+
+def same(a: Node, b: Node) -> bool | None:
+    """Say whether the scalars are equal; None when floats and residues cannot settle it."""
+    if a == b:
+        return rational(a) != "undefined"
+    left, right = rational(a), rational(b)
+    if "undefined" in (left, right):
+        return False
+    if isinstance(left, Fraction) and isinstance(right, Fraction):
+        return left == right or _rounds(a, left, b, right)
+    kinds = features(a) | features(b)
+    if "c:inf" in kinds:
+        return infinite(a) != 0 and infinite(a) == infinite(b)
+    if "bare log" in kinds:
+        return _same_logs(a, b, same)
+    rounded = _rounded(a, b)
+    if rounded is not None:
+        return rounded
+    if not kinds <= _SCALAR_WORDS and kinds & _NO_SCALARS:
+        return False if (kinds & _NO_SCALARS) - (features(a) & features(b)) else None
+    return _by_value(a, b, "c:i" in kinds)
+
+
+_NO_SCALARS = {"text", "tuple", "set", "list", "rel", "cup", "matrix", "field", "ratio", "..."}
+_SCALAR_WORDS = {"n", "d", "s", "c", "+", "*", "/", "^", "-", "f", "unit"}
+
+
+def _same_logs(a: Node, b: Node, decide) -> bool | None:
+    natural = decide(read_log(a, "e"), read_log(b, "e"))
+    return natural if natural else _either(natural, decide(read_log(a, "10"), read_log(b, "10")))
+
+
+def _either(first: bool | None, second: bool | None) -> bool | None:
+    if first or second:
+        return True
+    return None if first is None or second is None else False
+
+
+def infinite(node: Node) -> int:
+    """Return the sign of a bare infinity, 0 for anything else."""
+    if node == ("c", "inf"):
+        return 1
+    if node[0] == "-" and node[1] == ("c", "inf"):
+        return -1
+    return 0
+
+
+def _literal(node: Node) -> Node | None:
+    return node if node[0] == "d" else None
+
+
+def _rounds(a: Node, left: Fraction, b: Node, right: Fraction) -> bool:
+    """Say whether one is a long decimal that rounds the other, which is no decimal itself."""
+    for node, value, other, exact_value in ((a, left, b, right), (b, right, a, left)):
+        if node[0] == "d" and "d" not in features(other) and _right_digits(node):
+            return abs(value - exact_value) < Fraction(1, 10 ** node[2])
+    return False
+
+
+def _right_digits(node: Node) -> bool:
+    return len(str(abs(node[1]))) >= MIN_RIGHT_DIGITS if abs(node[1]) < 10**300 else True
+
+
+def _rounded(a: Node, b: Node) -> bool | None:
+    """Decide between a decimal literal and an irrational constant; None when it is no such pair."""
+    for node, other in ((a, b), (b, a)):
+        if node[0] == "d" and "d" not in features(other) and not symbols(other):
+            if not _right_digits(node):
+                return None
+            try:
+                value, error = approx(other, Point(0))
+            except (NotExact, OverflowError, ValueError):
+                return None
+            if isinstance(value, complex):
+                return None
+            step = Fraction(1, 10 ** node[2])
+            gap = abs(Fraction(node[1], 10 ** node[2]) - Fraction(value))
+            if gap + Fraction(error) < step:
+                return True
+            return False if gap - Fraction(error) > step else None
+    return None
+
+
+def _by_value(a: Node, b: Node, imaginary: bool) -> bool | None:
+    free = symbols(a) | symbols(b)
+    agreed = 0
+    for index in range(POINTS if free else 1):
+        verdict = compare_at(a, b, index, imaginary)
+        if verdict is False:
+            return False
+        agreed += verdict is True
+    if agreed < (2 if free else 1):
+        return None
+    try:
+        return residue.agree(a, b) or None
+    except (NotExact, ValueError):
+        return None
+
+
+def compare_at(a: Node, b: Node, index: int, imaginary: bool) -> bool | None:
+    """Compare values at one point: False when they differ for sure, True when floats agree."""
+    at = Point(index)
+    try:
+        left, left_error = approx(a, at)
+        right, right_error = approx(b, at)
+    except Undefined:
+        return None if symbols(a) | symbols(b) else False
+    except OverflowError:
+        return None if symbols(a) | symbols(b) else _compare_sizes(a, b)
+    except (NotExact, ValueError):
+        return None
+    if at.nonreal and not imaginary and (symbols(a) | symbols(b)):
+        return None
+    gap, size = abs(left - right), max(abs(left), abs(right))
+    if gap > 4 * (left_error + right_error) + 1e-14 * size:
+        return False
+    return True if left_error + right_error < 1e-7 * size else None
+
+
+def _compare_sizes(a: Node, b: Node) -> bool | None:
+    try:
+        (sign, size), (other_sign, other_size) = log_size(a), log_size(b)
+    except Undefined:
+        return False
+    except (NotExact, OverflowError, ValueError):
+        return None
+    if sign != other_sign:
+        return False
+    if math.isinf(size) and math.isinf(other_size):
+        return None if size == other_size else False
+    if abs(size - other_size) > 1e-9 * (1 + abs(size)):
+        return False
+    return True

@@ -1,0 +1,68 @@
+"""Units of measure: one name for each, and the words that cannot be one."""
+
+import re
+
+_ALIASES = """
+mm millimeter millimetre|cm centimeter centimetre|m meter metre|km kilometer kilometre|nm nanometer
+in inch inches|ft foot feet|yd yard|mi mile|g gram gm|kg kilogram|mg milligram|lb pound lbs|oz ounce
+s sec second|min minute mins|h hr hour hrs|day|week|month|year yr|ml mL milliliter millilitre
+L liter litre|gal gallon|mph miles/hour|km/h kph kmh kilometers/hour kilometres/hour|m/s ft/s
+dollar usd buck|cent ¢|euro eur|pound-sterling gbp|deg degree|rad radian|% percent
+cm^2 squarecentimeter squarecm sqcm|m^2 squaremeter squaremetre sqm squarem|in^2 squareinch squareinches
+sqin squarein|ft^2 squarefoot squarefeet sqft squareft|km^2 squarekilometer squarekm|mi^2 squaremile
+cm^3 cubiccentimeter cubiccm cc|m^3 cubicmeter cubicmetre cubicm|in^3 cubicinch cubicinches cubicin
+ft^3 cubicfoot cubicfeet cubicft|yd^2 squareyard|yd^3 cubicyard|unit|unit^2 squareunit squnit
+unit^3 cubicunit|J joule|kJ kilojoule|N newton|W watt|kW kilowatt|V volt|A ampere amp|Hz hertz
+K kelvin|Pa pascal|kPa kilopascal|mol mole|C coulomb|MeV|eV|erg|rpm|dB|u amu|AU|pc parsec
+"""
+_CANONICAL: dict[str, str] = {}
+for _row in _ALIASES.replace("\n", "|").split("|"):
+    _names = _row.split()
+    for _name in _names:
+        _CANONICAL.setdefault(_name, _names[0])
+
+# A word like these after a number is a remark or a second answer, never a unit.
+_REMARKS = set(
+    "not isnt isn wrong incorrect or maybe unless but and either neither nor else instead approx no "
+    "is are was the answer than if when except false true question unknown undefined if since "
+    "because about roughly to plus minus times over mod remainder r more less greater least most "
+    "factorial squared cubed percent thousand million billion hundred dozen half third quarter "
+    "ways way".split()
+) - {"ways", "way", "percent", "more", "less"}
+_CUT = re.compile(r"[\s{}$~]+|\\[ ,;]")
+_PER = re.compile(r"\bper\b|\\cdot|\*")
+_POWER = re.compile(r"\^\(?\{?(-?\d+)\}?\)?")
+_LETTERS = re.compile(r"[A-Za-z]+")
+
+
+def is_unit(word: str) -> bool:
+    """Say whether a bare run of at least two letters is a known unit."""
+    return len(word) > 1 and _lookup(word) is not None
+
+
+def _lookup(word: str) -> str | None:
+    known = _CANONICAL.get(word) or _CANONICAL.get(word.lower())
+    if known is None and word.endswith("s"):
+        known = _CANONICAL.get(word[:-1]) or _CANONICAL.get(word[:-1].lower())
+    return known
+
+
+def unit_name(text: str) -> str | None:
+    """Return the canonical name of the unit text; None when text is a remark and no unit."""
+    text = text.strip(" .,()")
+    listed = [w.lower() for w in _LETTERS.findall(text)]
+    if not listed or len(listed) > 5 or any(w in _REMARKS for w in listed):
+        return "%" if text in ("\\%", "%") else None
+    lowered = text.lower().replace("'", "")
+    if lowered.replace(".", "") in ("am", "pm", "a m", "p m"):
+        return lowered.replace(".", "").replace(" ", "")
+    text = _POWER.sub(r"^\1", _PER.sub("/", text))
+    flat = _CUT.sub("", text)
+    found = _lookup(flat)
+    if found is None and "/" in flat:
+        over, _, under = flat.partition("/")
+        found = f"{_lookup(over) or over.lower()}/{_lookup(under) or under.lower()}"
+    elif found is None and "^" in flat:
+        base, _, power = flat.partition("^")
+        found = f"{_lookup(base) or base.lower()}^{power}"
+    return found or flat.lower().rstrip("s")
