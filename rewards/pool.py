@@ -191,7 +191,7 @@ class Pool:
         self._failed_starts = 0
 
     def _is_worn(self, worker: Worker) -> bool:
-        if worker.tasks:
+        if worker.tasks or not worker.num_calls:
             return False
         age_s = time.monotonic() - worker.born_s
         return worker.num_calls >= self.settings.max_calls or age_s >= self.settings.max_age_s

@@ -1,4 +1,4 @@
-"""Rewards beside correctness: pure functions of lengths, texts and tokens, and how to add them up."""
+"""Rewards beside correctness: functions of lengths, texts and tokens, and how to add them up."""
 
 import math
 import re
@@ -92,8 +92,8 @@ def weighted_sum(
     lens = {len(values) for values in rewards.values()}
     if len(lens) != 1 or lens.pop() % group_size:
         raise ValueError(
-            f"group_size = {group_size}: every reward needs one value per response and whole groups, "
-            f"but there are { {name: len(values) for name, values in rewards.items()} }"
+            f"group_size = {group_size}: every reward needs one value per response, in whole "
+            f"groups, but there are { {name: len(values) for name, values in rewards.items()} }"
         )
     columns = []
     for name, values in rewards.items():

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a response got its verdict. Only the first seven describe the response; the rest are ours."""
+    """Why a response got its verdict; timeout and worker_died are failures of ours."""
 
     CORRECT = "correct"
     WRONG = "wrong"

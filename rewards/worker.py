@@ -60,6 +60,8 @@ def resolve(name: str) -> Callable:
 def template_main(settings_json: str, trainer_pid: int) -> None:
     """Serve fork requests on file descriptor 0 until the trainer closes it or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while os.open(os.devnull, os.O_RDWR) <= 2:  # else a received socket could become "stderr"
+        pass
     settings = WorkerSettings(**json.loads(settings_json))
     control = socket.socket(fileno=0)
     target = resolve(settings.target)
@@ -97,6 +99,8 @@ def run_worker(fd: int, target: Callable, settings: WorkerSettings, template_pid
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):  # 0 is the template's control socket: let go of it
             os.dup2(null, standard)
+        if null > 2:
+            os.close(null)
         limit_resources(settings.memory_mib)
         serve(socket.socket(fileno=fd), target, settings)
     finally:

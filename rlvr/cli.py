@@ -1,0 +1,123 @@
+"""The command line: every command imports what it needs only when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EPILOG = "Any setting of a recipe can be given as --section.key value, e.g. --optim.lr 1e-5."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit code: 0 done, 2 a user's error, 128 + n stopped by signal n."""
+    parser = _parser()
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, rest = parser.parse_known_args(words)
+    if rest and not getattr(args, "takes_settings", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    from rlvr.recipe import ConfigError
+
+    try:
+        return args.run(args, rest)
+    except ConfigError as error:
+        print(f"rlvr: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rlvr", description="Reinforcement learning with verifiable rewards on math."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a policy by a recipe", epilog=EPILOG)
+    train.add_argument("recipe", nargs="?", help="a TOML recipe, see recipes/")
+    train.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    train.set_defaults(run=_train, takes_settings=True)
+
+    sft = commands.add_parser("sft", help="supervised warm start by a recipe", epilog=EPILOG)
+    sft.add_argument("recipe", help="a TOML recipe, see recipes/quickstart_sft.toml")
+    sft.set_defaults(run=_sft, takes_settings=True)
+
+    adapters = commands.add_parser("adapters", help="list the adapter methods")
+    adapters.add_argument("--json", action="store_true", help="as a JSON list of objects")
+    adapters.set_defaults(run=_adapters)
+    return parser
+
+
+def _train(args: argparse.Namespace, settings: list[str]) -> int:
+    from rlvr.recipe import ConfigError, load_recipe
+
+    if (args.recipe is None) == (args.resume is None):
+        raise ConfigError("train: give a recipe, or --resume RUN")
+    if args.resume and settings:
+        raise ConfigError(f"{settings[0]}: a resumed run keeps its settings; leave this out")
+    recipe = None
+    if args.recipe:
+        from rlvr.config import TrainRecipe
+
+        recipe = load_recipe(args.recipe, settings, TrainRecipe)
+    _quiet()
+    from rich.console import Console
+
+    from rlvr import train
+    from rlvr.stop import Stopped
+
+    console = Console()
+    try:
+        if recipe is not None:
+            train.train(recipe, Path(args.recipe), console)
+        else:
+            train.resume(Path(args.resume), console)
+    except Stopped as stopped:
+        return 128 + stopped.signum
+    return 0
+
+
+def _sft(args: argparse.Namespace, settings: list[str]) -> int:
+    from rlvr.config import SftConfig
+    from rlvr.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, settings, SftConfig)
+    _quiet()
+    from rlvr.sft import run_sft
+
+    print(run_sft(recipe))
+    return 0
+
+
+def _adapters(args: argparse.Namespace, _rest: list[str]) -> int:
+    from rlvr.adapters import describe
+
+    methods = describe()
+    if args.json:
+        print(json.dumps(methods, indent=1))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in methods[0]:
+        table.add_column(column)
+    for method in methods:
+        table.add_row(*(", ".join(v) if isinstance(v, tuple) else str(v) for v in method.values()))
+    Console().print(table)
+    return 0
+
+
+def _quiet() -> None:
+    """Libraries that talk on import or reach for the network unasked."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,369 @@
+"""Every setting of a recipe: frozen pydantic models, one per section. Imports no torch."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    """The policy that training starts from."""
+
+    path: str | None = None
+    """Folder or hub id of a transformers causal language model; exactly one of path and
+    sft_recipe."""
+    sft_recipe: str | None = None
+    """Recipe of `rlvr sft` whose (cached) result is the policy; a relative path starts at this
+    recipe."""
+    revision: str | None = None
+    """Hub revision (commit, tag or branch) of `path`."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Compute type of trainer and engine. With adapter.method = "full" the master weights are
+    float32."""
+    max_len: int = Field(4096, ge=16)
+    """Context in tokens: prompt plus response."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you have read that code."""
+
+
+class DataConfig(Section):
+    """The problems that training samples from."""
+
+    path: str
+    """A .jsonl, .json or .parquet file, a hub dataset id, or generated:word_problems."""
+    name: str | None = None
+    """Configuration name of a hub dataset."""
+    split: str | None = None
+    """Split of a hub or generated dataset; None takes "train". A file has none."""
+    problem_field: str = "problem"
+    """Field with the problem text, or a list of chat messages; dots reach into nested fields."""
+    answer_field: str = "answer"
+    """Field with the gold answer; dots reach into nested fields."""
+    id_field: str | None = None
+    """Field with a unique id; None numbers the rows."""
+    system_prompt: str | None = None
+    """System message put before every problem."""
+    prompt_template: str = "{problem}"
+    """User message; {problem} stands for the problem text."""
+    chat_template: str | None = None
+    """File with a Jinja chat template; None takes the tokenizer's own."""
+    max_prompt_len: int | None = Field(None, ge=1)
+    """Longest prompt in tokens; None allows model.max_len - rollout.max_response_len."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A row without a problem or usable gold, or with too long a prompt, stops the run or is
+    skipped."""
+    limit: int | None = Field(None, ge=1)
+    """Number of rows taken from the start; for generated data, the number generated."""
+    levels: tuple[int, ...] | None = None
+    """Difficulty levels of generated problems; None takes all. Other sources have none."""
+    shuffle: bool = True
+    """Draw problems in a new random order in every epoch (from train.seed)."""
+
+    @model_validator(mode="after")
+    def _template(self) -> Self:
+        if "{problem}" not in self.prompt_template:
+            raise ValueError(
+                f"data.prompt_template = {self.prompt_template!r}: lacks {{problem}}; add it"
+            )
+        return self
+
+
+class RolloutConfig(Section):
+    """How the engine generates."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """auto takes vLLM where it is installed, else transformers' generate (slow), and says so."""
+    prompts_per_step: int = Field(16, ge=1)
+    """Groups P that one optimizer step trains on."""
+    group_size: int = Field(8, ge=2)
+    """Responses G per prompt."""
+    max_response_len: int = Field(1024, ge=1)
+    """Longest response in tokens; longer ones are truncated and counted."""
+    temperature: float = Field(1.0, gt=0, le=10)
+    """Sampling temperature; the trainer divides its logits by the same number."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus mass; below 1 the engine renormalises its probabilities (see algorithm.mismatch)."""
+    top_k: int = Field(0, ge=0)
+    """Tokens kept; 0 keeps all."""
+    min_p: float = Field(0.0, ge=0, lt=1)
+    """Probability relative to the best token below which tokens are dropped; 0 keeps all."""
+    sync: Literal["auto", "adapter", "merged"] = "auto"
+    """What goes to the engine after a step: adapter weights, or base plus update; auto picks by
+    device."""
+    sync_tolerance: float | None = Field(None, gt=0)
+    """Largest log-probability difference (nats) that the check after a sync accepts; None: by
+    dtype."""
+    gpu_memory_utilization: float = Field(0.45, gt=0, lt=1)
+    """Fraction of GPU memory for vLLM; the rest is the trainer's."""
+    kv_cache_gib: int = Field(1, ge=1)
+    """Memory of the key-value cache on CPU."""
+    max_num_seqs: int = Field(256, ge=1)
+    """Sequences that the engine runs at a time."""
+
+
+class SamplingConfig(Section):
+    """Which prompts come next."""
+
+    dynamic: bool = True
+    """Refill until prompts_per_step groups with non-zero reward variance are there (DAPO)."""
+    max_refills: int = Field(8, ge=0)
+    """Further rounds of prompts in one step, before it goes on with the informative groups it has
+    or, without any, stops the run and says why."""
+
+
+class RewardConfig(Section):
+    """What a verdict is worth."""
+
+    answer_mode: Literal["boxed", "answer_line", "hash", "last_number"] = "boxed"
+    """Where the final answer stands in a response."""
+    correct: float = 1.0
+    """Reward of a correct response."""
+    incorrect: float = 0.0
+    """Reward of any other response."""
+    timeout_s: float = Field(1.0, gt=0)
+    """Seconds one verification may take before its worker is killed."""
+    num_workers: int = Field(2, ge=1)
+    """Verifier processes."""
+    overlong: Literal["none", "penalty", "mask"] = "none"
+    """Truncated responses: plain, soft penalty near the limit (DAPO eq. 13), or kept out of the
+    loss."""
+    overlong_cache_len: int = Field(0, ge=0)
+    """Tokens before max_response_len over which the penalty grows from 0 to -1."""
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.correct <= self.incorrect:
+            raise ValueError(
+                f"reward.correct = {self.correct}: must be above reward.incorrect ="
+                f" {self.incorrect}; a correct answer has to pay"
+            )
+        return self
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "grpo": {
+        "advantage": "group_std",
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "aggregation": "response_mean",
+        "kl_beta": 0.04,
+    },
+    "dapo": {
+        "advantage": "group_std",
+        "clip_low": 0.2,
+        "clip_high": 0.28,
+        "aggregation": "token_mean",
+        "kl_beta": 0.0,
+    },
+    "dr_grpo": {
+        "advantage": "group_mean",
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "aggregation": "constant",
+        "kl_beta": 0.0,
+    },
+}
+"""What each algorithm.preset stands for: grpo 2402.03300, dapo 2503.14476, dr_grpo 2503.20783."""
+
+
+class AlgorithmConfig(Section):
+    """The policy gradient. A preset fills what is not given."""
+
+    preset: Literal["grpo", "dapo", "dr_grpo"] = "dapo"
+    """Named combination of the parts below."""
+    advantage: Literal["group_std", "group_mean"] = "group_std"
+    """Reward minus the group's mean, divided by the group's standard deviation or not."""
+    clip_low: float = Field(0.2, ge=0, lt=1)
+    """The ratio is clipped at 1 - clip_low."""
+    clip_high: float = Field(0.28, ge=0)
+    """The ratio is clipped at 1 + clip_high."""
+    aggregation: Literal["token_mean", "response_mean", "constant"] = "token_mean"
+    """Denominator: tokens of the step; each response's tokens; max_response_len per response."""
+    kl_beta: float = Field(0.0, ge=0)
+    """Weight of the KL penalty to the reference policy in the loss; 0 computes no reference."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Per-token estimator of KL(policy || reference)."""
+    mismatch: Literal["none", "tis", "mask"] = "tis"
+    """Correction for engine and trainer probabilities that differ: none, truncated weight, or
+    mask."""
+    mismatch_cap: float = Field(2.0, gt=1)
+    """tis: largest weight C in min(pi_train / pi_engine, C); mask: kept inside [1/C, C]."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            return PRESETS.get(values.get("preset", "dapo"), {}) | values
+        return values
+
+
+class AdapterConfig(Section):
+    """What is trained. The same modules for every method."""
+
+    method: str = "lora"
+    """A name that `rlvr adapters` lists."""
+    rank: int | None = Field(None, ge=1)
+    """Rank r; None takes 32 for methods that have one."""
+    alpha: float | None = Field(None, gt=0)
+    """Scaling numerator; None takes 2 r. The update is scaled by alpha / r."""
+    target_modules: tuple[str, ...] = ALL_LINEAR
+    """Names of the adapted linear modules."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input; must be 0 in RL, since engine and trainer would differ."""
+    seed: int | None = Field(None, ge=0)
+    """Seed of the adapter's initialisation; None takes train.seed."""
+
+
+class OptimConfig(Section):
+    """The optimizer and its schedule."""
+
+    lr: float = Field(gt=0, le=1)
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's epsilon."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape after the warm-up; linear and cosine end at 0."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear warm-up from 0."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Global gradient norm at which gradients are clipped."""
+    updates_per_step: int = Field(1, ge=1)
+    """Optimizer steps per rollout batch; above 1 the engine's log-probabilities are the old."""
+
+
+class TrainConfig(Section):
+    """Length, seed and cost of the run."""
+
+    steps: int = Field(ge=1)
+    """Optimizer steps (rollout batches)."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything: data order, every sample, initialisation."""
+    tokens_per_microbatch: int = Field(16384, ge=1)
+    """Tokens (prompt and response, padding included) in one forward pass."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    checkpoint_every: int = Field(50, ge=0)
+    """Steps between checkpoints; 0 writes only the last."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Newest checkpoints kept."""
+    num_threads: int | None = Field(None, ge=1)
+    """CPU threads of the trainer; None takes the cores at hand (CPU only)."""
+
+
+class EvalConfig(Section):
+    """Held-out accuracy, before and after training."""
+
+    path: str | None = None
+    """As data.path; None evaluates nothing."""
+    name: str | None = None
+    """As data.name."""
+    split: str | None = None
+    """As data.split, but None takes "test" (generated data: "heldout")."""
+    problem_field: str | None = None
+    """As data.problem_field; None takes that."""
+    answer_field: str | None = None
+    """As data.answer_field; None takes that."""
+    limit: int | None = Field(None, ge=1)
+    """As data.limit."""
+    levels: tuple[int, ...] | None = None
+    """As data.levels."""
+    samples: int = Field(1, ge=1)
+    """Responses per problem."""
+    temperature: float = Field(1.0, ge=0, le=10)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus mass."""
+    every: int = Field(0, ge=0)
+    """Steps between evaluations during training; 0: only before and after."""
+
+
+class TrackConfig(Section):
+    """Where numbers go besides metrics.jsonl."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto logs online when an API key is configured and offline otherwise; never prompts."""
+    project: str = "rlvr"
+    """W&B project."""
+    rollouts_per_step: int = Field(16, ge=0)
+    """Rollouts of each step written to rollouts/step_N.jsonl.gz."""
+
+
+class RunConfig(Section):
+    """The run folder."""
+
+    dir: str = "runs"
+    """Parent folder."""
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Folder name; None takes the recipe's name, the method, the seed and the time."""
+
+
+class TrainRecipe(Section):
+    """A whole recipe for `rlvr train`."""
+
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    rollout: RolloutConfig = RolloutConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    reward: RewardConfig = RewardConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    eval: EvalConfig = EvalConfig()
+    track: TrackConfig = TrackConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.model.path is None) == (self.model.sft_recipe is None):
+            raise ValueError("model.path: give exactly one of model.path and model.sft_recipe")
+        if self.rollout.max_response_len >= self.model.max_len:
+            raise ValueError(
+                f"rollout.max_response_len = {self.rollout.max_response_len}: leaves no room for a"
+                f" prompt in model.max_len = {self.model.max_len}; lower the first or raise that"
+            )
+        if self.adapter.dropout > 0:
+            raise ValueError(
+                f"adapter.dropout = {self.adapter.dropout}: the trainer's probabilities would"
+                " differ from the engine's; set it to 0"
+            )
+        truncated = self.rollout.top_p < 1 or self.rollout.top_k > 0 or self.rollout.min_p > 0
+        if truncated and self.algorithm.mismatch != "none":
+            raise ValueError(
+                f'algorithm.mismatch = "{self.algorithm.mismatch}": biased when sampling is'
+                " truncated (rollout.top_p, top_k or min_p); sample from the full distribution or"
+                ' set it to "none"'
+            )
+        if truncated and self.optim.updates_per_step > 1:
+            raise ValueError(
+                f"optim.updates_per_step = {self.optim.updates_per_step}: the engine's"
+                " probabilities are the old policy's only when sampling is not truncated; set"
+                " rollout.top_p = 1, top_k = 0, min_p = 0"
+            )
+        if self.optim.updates_per_step > self.rollout.prompts_per_step:
+            raise ValueError(
+                f"optim.updates_per_step = {self.optim.updates_per_step}: more than"
+                f" rollout.prompts_per_step = {self.rollout.prompts_per_step} groups; lower it"
+            )
+        if self.reward.overlong == "penalty" and not (
+            0 < self.reward.overlong_cache_len <= self.rollout.max_response_len
+        ):
+            raise ValueError(
+                f"reward.overlong_cache_len = {self.reward.overlong_cache_len}: must lie in"
+                f" 1..rollout.max_response_len = {self.rollout.max_response_len} for the soft"
+                " penalty; DAPO takes a fifth of it"
+            )
+        if self.eval.every and self.eval.path is None:
+            raise ValueError(
+                f"eval.every = {self.eval.every}: there is nothing to score; set eval.path"
+            )
+        return self

@@ -1,0 +1,33 @@
+"""The names of all metrics, with their units: one table, used by the log, W&B and the report."""
+
+from rewards import Reason
+
+METRICS: dict[str, str] = {
+    "reward/mean": "mean shaped reward of all responses sampled in the step",
+    **{f"reward/{r}_frac": f"fraction of those responses judged {r}" for r in map(str, Reason)},
+    "rollout/response_len_mean": "mean response length (tokens)",
+    "rollout/truncated_frac": "fraction of responses cut at max_response_len",
+    "rollout/tokens_per_s": "tokens generated per second of generation",
+    "sampler/informative_frac": "fraction of sampled groups whose rewards differ",
+    "sampler/rollouts_per_informative_group": "responses sampled per informative group",
+    "policy/loss": "loss of the step; near 0 on-policy, since advantages sum to 0 in a group",
+    "policy/entropy": "mean entropy of trained tokens (nats)",
+    "policy/kl_ref": "mean KL to the reference policy, k3 (nats per token)",
+    "policy/kl_engine": "mean KL from engine to trainer on the sampled tokens, k3 (nats per token)",
+    "policy/ratio_max": "largest trainer / engine probability of a sampled token",
+    "policy/clip_frac": "fraction of trained tokens whose ratio is clipped",
+    "optim/lr": "learning rate",
+    "optim/grad_norm": "gradient norm before clipping, mean over the step's updates",
+    "time/rollout_s": "seconds generating",
+    "time/verify_s": "seconds verifying after generation",
+    "time/train_s": "seconds in the update",
+    "time/sync_s": "seconds in the weight sync and its check",
+    "time/step_s": "seconds of the whole step",
+    "train/tokens_per_s": "real tokens (prompt and response) trained per second of update",
+    "train/padding_frac": "fraction of forwarded positions that are padding",
+    "memory/peak_gib": "peak memory so far: of the GPU, or resident on CPU (GiB)",
+    "sync/bytes": "bytes handed to the engine",
+    "sync/logprob_error": "largest engine / trainer difference on the probe (nats)",
+    "eval/accuracy": "held-out accuracy",
+}
+"""Name to meaning."""

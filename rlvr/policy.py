@@ -1,0 +1,178 @@
+"""The policy: a transformers model with its adapter, and its log-probabilities of sequences."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from rlvr.adapters import get_method
+from rlvr.adapters.base import Method
+from rlvr.adapters.merge import full_weights, merged_weights
+from rlvr.config import AdapterConfig, ModelConfig
+from rlvr.head import token_logprobs
+from rlvr.recipe import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One prompt and one response, as token ids."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+@dataclass
+class Policy:
+    """The trained model. `reference` is a frozen copy under full fine-tuning with a KL penalty."""
+
+    model: nn.Module
+    tokenizer: Any
+    method: Method
+    dtype: torch.dtype
+    device: torch.device
+    path: str
+    reference: PreTrainedModel | None = None
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model inside, adapters in place."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def logprobs(self, rows: Sequence[TokenRow], temperature: float) -> tuple[Tensor, Tensor]:
+        """([T] log-probabilities, [T] entropies) of the rows' response tokens, one row after
+        another."""
+        return self._logprobs(self.causal_lm, rows, temperature)
+
+    @torch.no_grad()
+    def reference_logprobs(self, rows: Sequence[TokenRow], temperature: float) -> Tensor:
+        """[T] log-probabilities by the reference: the pristine base, or the frozen copy."""
+        if isinstance(self.model, PeftModel):
+            with self.model.disable_adapter():
+                return self._logprobs(self.causal_lm, rows, temperature)[0]
+        assert self.reference is not None, "full fine-tuning with KL keeps a frozen copy"
+        return self._logprobs(self.reference, rows, temperature)[0]
+
+    def _logprobs(
+        self, causal_lm: Any, rows: Sequence[TokenRow], temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        longest = max(len(row) for row in rows)
+        ids_NL = torch.zeros(len(rows), longest, dtype=torch.long)
+        mask_NL = torch.zeros(len(rows), longest, dtype=torch.long)
+        predicts_NL = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids_NL[i, : len(row)] = torch.tensor(row.prompt_ids + row.response_ids)
+            mask_NL[i, : len(row)] = 1
+            predicts_NL[i, len(row.prompt_ids) - 1 : len(row) - 1] = True
+        targets_T = torch.tensor([token for row in rows for token in row.response_ids])
+        with self._autocast():
+            hidden_NLH = causal_lm.base_model(
+                input_ids=ids_NL.to(self.device),
+                attention_mask=mask_NL.to(self.device),
+                use_cache=False,
+            ).last_hidden_state
+            return token_logprobs(
+                hidden_NLH[predicts_NL.to(self.device)],
+                causal_lm.get_output_embeddings(),
+                targets_T.to(self.device),
+                temperature,
+                causal_lm.config.vocab_size,
+            )
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def engine_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of every weight that training changes, as the engine must hold it."""
+        if isinstance(self.model, PeftModel):
+            return merged_weights(self.model)
+        return full_weights(self.model)
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        if on:
+            self.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.train()  # transformers checkpoints in training mode only; dropout is 0
+        else:
+            self.model.eval()
+
+    def save(self, folder: Path) -> None:
+        """A peft adapter folder, or a transformers model folder, with the tokenizer beside."""
+        self.model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_policy(
+    model_config: ModelConfig, adapter: AdapterConfig, path: str, seed: int, keep_reference: bool
+) -> Policy:
+    """The policy at step 0 on the device at hand. `path` is a folder or hub id.
+
+    Raises: ConfigError for a model that cannot be found or read, or modules that it does not have.
+    """
+    method = get_method(adapter)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, model_config.dtype)
+    base, tokenizer = load_base(model_config, path, dtype)
+    base.to(device)
+    reference = None
+    if keep_reference and method.name == "full":
+        reference = copy.deepcopy(base).requires_grad_(False).eval()
+    model = method.apply(base, adapter, seed if adapter.seed is None else adapter.seed)
+    return Policy(model, tokenizer, method, dtype, device, path, reference)
+
+
+def load_base(model_config: ModelConfig, path: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """(model, tokenizer) from a folder or the hub, safetensors only. Raises: ConfigError."""
+    options = {
+        "revision": model_config.revision,
+        "trust_remote_code": model_config.trust_remote_code,
+    }
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, **options
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ConfigError(
+            f"model.path = {path!r}: no model can be loaded from there ({reason}); give a"
+            " transformers folder with safetensors, or a hub id that this machine can reach"
+        ) from error
+    longest = getattr(model.config, "max_position_embeddings", model_config.max_len)
+    if model_config.max_len > longest:
+        raise ConfigError(
+            f"model.max_len = {model_config.max_len}: {path} takes {longest} tokens; lower it"
+        )
+    return model, tokenizer
+
+
+def load_adapted(policy: Policy, folder: Path) -> None:
+    """Puts a checkpoint's trained weights, saved by `Policy.save`, into the policy."""
+    from safetensors.torch import load_file
+
+    if isinstance(policy.model, PeftModel):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(policy.model, load_file(folder / "adapter_model.safetensors"))
+        return
+    saved = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True
+    ).state_dict()
+    policy.model.load_state_dict(saved)

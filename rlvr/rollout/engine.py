@@ -1,0 +1,75 @@
+"""What every engine does: generate with a seed per sample, score given tokens, take new weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. temperature 0 is greedy; top_k 0 keeps all; max_len in tokens."""
+
+    max_len: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One response wanted: the prompt's token ids and the seed of every draw in it."""
+
+    prompt_ids: list[int]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response. logprobs: of each token, as drawn (after temperature). truncated: hit max_len.
+
+    token_ids end with the end-of-sequence token unless truncated.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    truncated: bool
+
+
+class Engine(Protocol):
+    """The boundary between the trainer and whatever generates."""
+
+    name: str
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        """One response per request, in order."""
+        ...
+
+    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        """Log-probability (temperature 1) of each token after the first, given those before it."""
+        ...
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        """Replaces the named weights and forgets cached prefixes; the number of bytes taken."""
+        ...
+
+    def load_adapter(self, folder: Path) -> int:
+        """Serves the low-rank adapter in `folder` from now on; the number of bytes read."""
+        ...
+
+    def close(self) -> None:
+        """Releases memory and processes."""
+        ...
+
+
+def sample_seed(run_seed: int, *parts: int | str) -> int:
+    """A 62-bit seed for one draw, independent of what else is drawn with it."""
+    text = "/".join(map(str, (run_seed, *parts)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 2

@@ -1,0 +1,119 @@
+"""The engine without vLLM: the trainer's own model, sampled row by row from its own generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import DynamicCache
+from transformers.generation import logits_process
+
+from rlvr.policy import Policy, TokenRow
+from rlvr.rollout.engine import Request, Response, Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCH_ROWS = 64
+"""Rows generated at a time."""
+
+
+class TransformersEngine:
+    """Generates with the policy itself, so a sync has nothing to move."""
+
+    name = "transformers"
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        eos = policy.causal_lm.generation_config.eos_token_id
+        self._eos = set(eos if isinstance(eos, list) else [eos])
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        responses: list[Response] = []
+        for i in range(0, len(requests), BATCH_ROWS):
+            responses += self._generate_batch(requests[i : i + BATCH_ROWS], sampling)
+        return responses
+
+    def _generate_batch(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        device = self._policy.device
+        longest = max(len(request.prompt_ids) for request in requests)
+        pads = [longest - len(request.prompt_ids) for request in requests]
+        ids_NL = torch.tensor(
+            [[0] * pad + r.prompt_ids for pad, r in zip(pads, requests, strict=True)], device=device
+        )
+        mask_NL = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads], device=device)
+        generators = [torch.Generator(device).manual_seed(r.seed) for r in requests]
+        tokens: list[list[int]] = [[] for _ in requests]
+        logprobs: list[list[float]] = [[] for _ in requests]
+        running, cache = set(range(len(requests))), DynamicCache()
+        while running:
+            logits_NV = self._next_logits(ids_NL, mask_NL, cache)
+            next_N, logp_N = draw(logits_NV, sampling, generators)
+            for row in sorted(running):
+                tokens[row].append(int(next_N[row]))
+                logprobs[row].append(float(logp_N[row]))
+                if tokens[row][-1] in self._eos or len(tokens[row]) == sampling.max_len:
+                    running.remove(row)
+            ids_NL = next_N.unsqueeze(1)
+            mask_NL = torch.cat([mask_NL, torch.ones_like(ids_NL)], dim=1)
+        return [
+            Response(t, p, truncated=t[-1] not in self._eos)
+            for t, p in zip(tokens, logprobs, strict=True)
+        ]
+
+    def _next_logits(self, ids_NL: Tensor, mask_NL: Tensor, cache: DynamicCache) -> Tensor:
+        positions_NL = (mask_NL.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_NL.shape[1] :]
+        output = self._policy.causal_lm(
+            input_ids=ids_NL,
+            attention_mask=mask_NL,
+            position_ids=positions_NL,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()
+
+    @torch.no_grad()
+    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        rows = [TokenRow(ids[:1], ids[1:]) for ids in sequences]
+        logp_T, _ = self._policy.logprobs(rows, temperature=1.0)
+        lengths = [len(row.response_ids) for row in rows]
+        return [part.tolist() for part in logp_T.split(lengths)]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        return 0
+
+    def load_adapter(self, folder: Path) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+def draw(
+    logits_NV: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]
+) -> tuple[Tensor, Tensor]:
+    """([N] tokens, [N] their log-probabilities after temperature and truncation)."""
+    if sampling.temperature == 0:
+        logp_NV = logits_NV.log_softmax(dim=-1)
+        next_N = logits_NV.argmax(dim=-1)
+        return next_N, logp_NV.gather(1, next_N.unsqueeze(1)).squeeze(1)
+    scores_NV = logits_NV / sampling.temperature
+    empty = torch.empty(0, dtype=torch.long)
+    if sampling.top_k:
+        scores_NV = logits_process.TopKLogitsWarper(sampling.top_k)(empty, scores_NV)
+    if sampling.top_p < 1:
+        scores_NV = logits_process.TopPLogitsWarper(sampling.top_p)(empty, scores_NV)
+    if sampling.min_p > 0:
+        scores_NV = logits_process.MinPLogitsWarper(sampling.min_p)(empty, scores_NV)
+    logp_NV = scores_NV.log_softmax(dim=-1)
+    next_N = torch.cat(
+        [
+            torch.multinomial(logp_V.exp(), 1, generator=generator)
+            for logp_V, generator in zip(logp_NV, generators, strict=True)
+        ]
+    )
+    return next_N, logp_NV.gather(1, next_N.unsqueeze(1)).squeeze(1)

@@ -1,0 +1,146 @@
+"""The real vLLM in this process: one engine beside the trainer, weights handed over in memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.rollout.engine import Request, Response, Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlvr.config import TrainRecipe
+
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Modules that vLLM holds as one weight: all parts have to come in one sync."""
+
+
+def is_installed() -> bool:
+    """Whether vLLM can be imported; nothing is imported to find out."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def _set_environment(recipe: TrainRecipe) -> None:
+    """vLLM reads these once, at import."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine shares our process and weights
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(recipe.rollout.kv_cache_gib))
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+class VllmEngine:
+    """vLLM's LLM class, driven with token ids only."""
+
+    name = "vllm"
+
+    def __init__(self, recipe: TrainRecipe, path: str, max_lora_rank: int | None) -> None:
+        """path: the policy's folder or hub id. max_lora_rank: None where adapters come merged."""
+        _set_environment(recipe)
+        import torch
+        from vllm import LLM
+
+        on_cpu = not torch.cuda.is_available()
+        lora = {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
+        self._llm = LLM(
+            model=path,
+            revision=recipe.model.revision,
+            trust_remote_code=recipe.model.trust_remote_code,
+            dtype=recipe.model.dtype,
+            max_model_len=recipe.model.max_len,
+            max_num_seqs=recipe.rollout.max_num_seqs,
+            gpu_memory_utilization=recipe.rollout.gpu_memory_utilization,
+            enforce_eager=on_cpu,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            skip_tokenizer_init=False,
+            disable_log_stats=True,
+            seed=recipe.train.seed,
+            **(lora if max_lora_rank else {}),
+        )
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+        self._adapter: Any = None
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                max_tokens=sampling.max_len,
+                seed=request.seed,
+                logprobs=0,
+                detokenize=False,
+            )
+            for request in requests
+        ]
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": request.prompt_ids} for request in requests],
+            params,
+            use_tqdm=False,
+            lora_request=self._adapter,
+        )
+        return [_response(output.outputs[0]) for output in outputs]
+
+    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        from vllm import SamplingParams
+
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": ids} for ids in sequences],
+            SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False),
+            use_tqdm=False,
+            lora_request=self._adapter,
+        )
+        return [
+            [
+                float(at[token].logprob)
+                for at, token in zip(out.prompt_logprobs[1:], ids[1:], strict=True)
+            ]
+            for out, ids in zip(outputs, sequences, strict=True)
+        ]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        counted = _Counter(weights)
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(counted)})
+        self._llm.reset_prefix_cache()
+        return counted.num_bytes
+
+    def load_adapter(self, folder: Path) -> int:
+        from vllm.lora.request import LoRARequest
+
+        self._adapter = LoRARequest("policy", 1, str(folder), load_inplace=True)
+        self._llm.llm_engine.add_lora(self._adapter)
+        self._llm.reset_prefix_cache()
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+    def close(self) -> None:
+        self._llm.llm_engine.engine_core.shutdown()
+
+
+class _Counter:
+    """Passes weights on and counts their bytes."""
+
+    def __init__(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self._weights, self.num_bytes = weights, 0
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for name, value in self._weights:
+            self.num_bytes += value.numel() * value.element_size()
+            yield name, value
+
+
+def _response(output: Any) -> Response:
+    token_ids = list(output.token_ids)
+    logprobs = [
+        float(at[token].logprob) for at, token in zip(output.logprobs, token_ids, strict=True)
+    ]
+    return Response(token_ids, logprobs, truncated=output.finish_reason == "length")

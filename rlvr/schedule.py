@@ -1,0 +1,19 @@
+"""Learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+
+import math
+
+from rlvr.config import OptimConfig
+
+
+def lr_at(step: int, config: OptimConfig, num_steps: int) -> float:
+    """The learning rate of step `step` (from 0): linear warm-up, then the schedule's shape."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    match config.schedule:
+        case "constant":
+            return config.lr
+        case "linear":
+            return config.lr * (1 - progress)
+        case "cosine":
+            return config.lr * (1 + math.cos(math.pi * progress)) / 2

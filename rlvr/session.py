@@ -1,0 +1,151 @@
+"""Everything a run works with, built and checked before the run folder exists."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from rewards import Verifier
+from rlvr.adapters import get_method
+from rlvr.config import DataConfig, TrainRecipe
+from rlvr.data import Dataset, encode_prompts, load_problems
+from rlvr.policy import Policy, load_policy
+from rlvr.recipe import ConfigError
+from rlvr.rollout import vllm_local
+from rlvr.rollout.engine import Engine
+from rlvr.rollout.sync import Syncer, choose_mode
+from rlvr.sampler import Sampler
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+@dataclass
+class Session:
+    """The parts of a run. held_out: problems and prompts of the evaluation, or None."""
+
+    recipe: TrainRecipe
+    policy: Policy
+    optimizer: Optimizer
+    engine: Engine
+    syncer: Syncer
+    verifier: Verifier
+    sampler: Sampler
+    data: Dataset
+    held_out: tuple[Dataset, list[list[int]]] | None
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Response tokens to text, special tokens left out."""
+        return self.policy.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def close(self) -> None:
+        """Ends workers and engine."""
+        self.verifier.close()
+        self.syncer.close()
+        self.engine.close()
+
+
+def check(recipe: TrainRecipe) -> None:
+    """Refuses, before anything is loaded, what cannot work. Raises: ConfigError."""
+    get_method(recipe.adapter)
+    if recipe.rollout.engine == "vllm" and not vllm_local.is_installed():
+        raise ConfigError(
+            "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
+            " GPU: make install), or set it to 'transformers'"
+        )
+
+
+def build(recipe: TrainRecipe, model_path: str) -> Session:
+    """The session of a recipe whose policy lies at `model_path` (folder or hub id).
+
+    The verifier's workers start first, before any other library pins or multiplies threads.
+    Raises: ConfigError for anything in the recipe that cannot work with this model and data.
+    """
+    data = load_problems(recipe.data)
+    held_out_config = held_out_data(recipe)
+    held_out = load_problems(held_out_config, "eval") if held_out_config else None
+    verifier = Verifier(
+        answer_mode=recipe.reward.answer_mode,
+        timeout_s=recipe.reward.timeout_s,
+        num_workers=recipe.reward.num_workers,
+    )
+    use_vllm = recipe.rollout.engine != "transformers" and vllm_local.is_installed()
+    if recipe.rollout.engine == "auto" and not use_vllm:
+        print("vLLM is not installed: generating with transformers, slowly", file=sys.stderr)
+    policy = load_policy(
+        recipe.model,
+        recipe.adapter,
+        model_path,
+        recipe.train.seed,
+        keep_reference=recipe.algorithm.kl_beta > 0,
+    )
+    policy.set_checkpointing(recipe.train.activation_checkpointing)
+    max_prompt_len = recipe.data.max_prompt_len or 1_000_000_000
+    max_prompt_len = min(max_prompt_len, recipe.model.max_len - recipe.rollout.max_response_len)
+    data, prompts = encode_prompts(data, policy.tokenizer, recipe.data, max_prompt_len)
+    test = None
+    if held_out is not None and held_out_config is not None:
+        test = encode_prompts(held_out, policy.tokenizer, held_out_config, max_prompt_len, "eval")
+    mode = choose_mode(recipe, policy)
+    engine = _start_engine(recipe, policy, use_vllm, mode)
+    if policy.device.type == "cpu":
+        torch.set_num_threads(recipe.train.num_threads or len(os.sched_getaffinity(0)))
+    session = Session(
+        recipe,
+        policy,
+        _optimizer(recipe, policy),
+        engine,
+        Syncer(recipe, policy, engine, mode, prompts),
+        verifier,
+        Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
+        data,
+        test,
+    )
+    return session
+
+
+def held_out_data(recipe: TrainRecipe) -> DataConfig | None:
+    """The evaluation's data settings: the training ones with the source exchanged."""
+    config = recipe.eval
+    if config.path is None:
+        return None
+    default_split = "heldout" if config.path.startswith("generated:") else "test"
+    is_file = Path(config.path).suffix in (".jsonl", ".json", ".parquet")
+    return recipe.data.model_copy(
+        update={
+            "path": config.path,
+            "name": config.name,
+            "split": config.split or (None if is_file else default_split),
+            "problem_field": config.problem_field or recipe.data.problem_field,
+            "answer_field": config.answer_field or recipe.data.answer_field,
+            "limit": config.limit,
+            "levels": config.levels,
+        }
+    )
+
+
+def _start_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -> Engine:
+    if use_vllm:
+        rank = recipe.adapter.rank or 32
+        return vllm_local.VllmEngine(recipe, policy.path, rank if mode == "adapter" else None)
+    from rlvr.rollout.transformers import TransformersEngine
+
+    return TransformersEngine(policy)
+
+
+def _optimizer(recipe: TrainRecipe, policy: Policy) -> Optimizer:
+    config = recipe.optim
+    return torch.optim.AdamW(
+        policy.trainable,
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )

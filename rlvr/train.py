@@ -1,0 +1,272 @@
+"""The loop: collect, update, sync, log, evaluate, checkpoint."""
+
+from __future__ import annotations
+
+import json
+import resource
+import secrets
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from rewards import Reason
+from rlvr.advantage import advantages
+from rlvr.checkpoint import list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
+from rlvr.config import TrainRecipe
+from rlvr.display import Display
+from rlvr.evaluate import Evaluation, evaluate
+from rlvr.manifest import manifest
+from rlvr.recipe import ConfigError, dump_toml, load_recipe
+from rlvr.rollout.sync import SyncStats
+from rlvr.sampler import Collected, Group
+from rlvr.schedule import lr_at
+from rlvr.session import Session, build, check
+from rlvr.stop import Stopped, StopRequest
+from rlvr.summary import finish
+from rlvr.track import Tracker, write_rollouts
+from rlvr.update import update
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass
+class Run:
+    """A run folder and where it stands. next_step: steps finished so far."""
+
+    folder: Path
+    run_id: str
+    next_step: int = 0
+    seconds: float = 0.0
+
+
+def train(recipe: TrainRecipe, recipe_path: Path, console: Console) -> Path:
+    """Trains from step 0 in a new run folder and returns it. Raises: ConfigError, Stopped."""
+    check(recipe)
+    folder = new_run_folder(recipe, recipe_path)
+    session = build(recipe, model_path(recipe, recipe_path, console))
+    run = Run(folder, run_id=secrets.token_hex(4))
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(dump_toml(recipe))
+    facts = manifest(recipe, session.policy, session.data, session.engine.name, session.syncer.mode)
+    (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
+    return _drive(session, run, console)
+
+
+def resume(folder: Path, console: Console) -> Path:
+    """Continues the run in `folder` from its newest checkpoint. Raises: ConfigError, Stopped."""
+    if not (folder / "config.toml").is_file():
+        raise ConfigError(f"{folder}: not a run folder (no config.toml); give the folder of a run")
+    recipe = load_recipe(folder / "config.toml", [], TrainRecipe)
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints:
+        raise ConfigError(f"{folder}: has no checkpoint yet; delete the folder and start again")
+    check(recipe)
+    facts = json.loads((folder / "manifest.json").read_text())
+    session = build(recipe, facts["model"])
+    state = load_checkpoint(checkpoints[-1], session.policy, session.optimizer)
+    session.sampler.load_state(state["sampler"])
+    run = Run(folder, state["run_id"], state["step"], state["seconds"])
+    return _drive(session, run, console)
+
+
+def _drive(session: Session, run: Run, console: Console) -> Path:
+    """The loop, with files, signals and the end around it."""
+    recipe = session.recipe
+    tracker = Tracker(recipe, run.folder, run.run_id, run.next_step)
+    start = time.perf_counter() - run.seconds
+    try:
+        with StopRequest() as stop, Display(console, recipe.train.steps, run.next_step) as display:
+            session.syncer.sync()
+            _evaluate(session, run, display)
+            while run.next_step < recipe.train.steps:
+                before = session.sampler.state()
+                try:
+                    metrics = one_step(session, run, stop.check)
+                except Stopped:
+                    run.seconds = time.perf_counter() - start
+                    path = _save(session, run, before)
+                    display.say(
+                        f"stopped; continue with: rlvr train --resume {run.folder} ({path})"
+                    )
+                    raise
+                run.next_step += 1
+                run.seconds = time.perf_counter() - start
+                last = run.next_step == recipe.train.steps
+                if last or _is_due(recipe.eval.every, run.next_step):
+                    evaluation = _evaluate(session, run, display)
+                    if evaluation:
+                        metrics["eval/accuracy"] = evaluation.accuracy.value
+                tracker.log(run.next_step, metrics)
+                display.step(run.next_step, metrics)
+                if last or _is_due(recipe.train.checkpoint_every, run.next_step):
+                    _save(session, run, session.sampler.state())
+        run.seconds = time.perf_counter() - start
+        finish(session, run.folder, run.seconds, console)
+        return run.folder
+    finally:
+        tracker.close()
+        session.close()
+
+
+def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict[str, float]:
+    """One step of the algorithm and its metrics.
+
+    Source: the loop of GRPO, 2402.03300 algorithm 1, with DAPO's dynamic sampling, 2503.14476.
+    """
+    recipe, step = session.recipe, run.next_step
+    lr = lr_at(step, recipe.optim, recipe.train.steps)
+    for group in session.optimizer.param_groups:
+        group["lr"] = lr
+    with _timed() as step_s:
+        collected = session.sampler.collect(step, session.engine, session.verifier, safe_point)
+        with _timed() as train_s:
+            stats = update(
+                session.policy, session.optimizer, collected.groups, recipe, step, safe_point
+            )
+        with _timed() as sync_s:
+            synced = session.syncer.sync()
+    write_rollouts(run.folder, step + 1, _sample_rollouts(session, collected.groups))
+    times = {"time/train_s": train_s[0], "time/sync_s": sync_s[0], "time/step_s": step_s[0]}
+    return {"optim/lr": lr} | stats | times | _step_metrics(collected, stats, train_s[0], synced)
+
+
+@contextmanager
+def _timed() -> Iterator[list[float]]:
+    """Seconds spent in the block, in the list's only place."""
+    spent, start = [0.0], time.perf_counter()
+    yield spent
+    spent[0] = time.perf_counter() - start
+
+
+def _step_metrics(
+    collected: Collected, stats: dict[str, float], train_s: float, synced: SyncStats
+) -> dict[str, float]:
+    rewards = [reward for group in collected.fresh for reward in group.rewards]
+    metrics = {
+        "train/tokens_per_s": stats.pop("train/tokens", 0.0) / train_s,
+        "memory/peak_gib": _peak_gib(),
+        "sync/bytes": float(synced.num_bytes),
+        "sync/logprob_error": synced.logprob_error,
+        "time/rollout_s": collected.rollout_s,
+        "time/verify_s": collected.verify_s,
+    }
+    if not rewards:  # the whole batch was left over from the step before
+        return metrics
+    responses = [r for group in collected.fresh for r in group.responses]
+    reasons = Counter(reason for group in collected.fresh for reason in group.reasons)
+    informative = sum(group.informative for group in collected.fresh)
+    fractions = {f"reward/{r}_frac": reasons[r] / len(rewards) for r in map(str, Reason)}
+    return (
+        metrics
+        | fractions
+        | {
+            "reward/mean": sum(rewards) / len(rewards),
+            "rollout/response_len_mean": collected.num_tokens / len(rewards),
+            "rollout/truncated_frac": sum(r.truncated for r in responses) / len(rewards),
+            "rollout/tokens_per_s": collected.num_tokens / collected.rollout_s,
+            "sampler/informative_frac": informative / len(collected.fresh),
+            "sampler/rollouts_per_informative_group": len(rewards) / max(informative, 1),
+        }
+    )
+
+
+def _peak_gib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _sample_rollouts(session: Session, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """The step's first groups, up to track.rollouts_per_step responses, with their advantages."""
+    size = session.recipe.rollout.group_size
+    groups = groups[: -(-session.recipe.track.rollouts_per_step // size)]
+    values = advantages([g.rewards for g in groups], session.recipe.algorithm.advantage)
+    return [
+        {
+            "problem_id": group.problem_id,
+            "prompt": session.policy.tokenizer.decode(group.prompt_ids),
+            "response": session.decode(response.token_ids),
+            "reward": reward,
+            "advantage": advantage,
+            "reason": reason,
+            "response_len": len(response.token_ids),
+            "truncated": response.truncated,
+        }
+        for group, row in zip(groups, values, strict=True)
+        for response, reward, reason, advantage in zip(
+            group.responses, group.rewards, group.reasons, row, strict=True
+        )
+    ]
+
+
+def _evaluate(session: Session, run: Run, display: Display) -> Evaluation | None:
+    """Scores the held-out problems at this step, once, into eval/step_N.json."""
+    path = run.folder / "eval" / f"step_{run.next_step}.json"
+    if session.held_out is None or path.exists():
+        return None
+    data, prompts = session.held_out
+    result = evaluate(
+        session.recipe, data.problems, prompts, session.engine, session.verifier, session.decode
+    )
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result.to_json()))
+    a = result.accuracy
+    display.say(f"held-out accuracy {a.value:.3f} [{a.lo:.3f}, {a.hi:.3f}] at step {run.next_step}")
+    return result
+
+
+def _save(session: Session, run: Run, sampler_state: dict[str, Any]) -> Path:
+    state = {
+        "sampler": sampler_state,
+        "run_id": run.run_id,
+        "seconds": run.seconds,
+    }
+    path = save_checkpoint(run.folder, run.next_step, session.policy, session.optimizer, state)
+    prune_checkpoints(run.folder, session.recipe.train.keep_checkpoints)
+    return path
+
+
+def _is_due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def new_run_folder(recipe: TrainRecipe, recipe_path: Path) -> Path:
+    """The run's folder, not yet made. Raises: ConfigError when it exists."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    default = f"{recipe_path.stem}-{recipe.adapter.method}-seed{recipe.train.seed}-{stamp}"
+    folder = Path(recipe.run.dir) / (recipe.run.name or default)
+    if folder.exists():
+        raise ConfigError(
+            f"run.name = {folder.name!r}: {folder} exists; continue it with rlvr train --resume"
+            f" {folder}, or take another name"
+        )
+    if shutil.disk_usage(_existing(folder)).free < 2**28:
+        raise ConfigError(f"run.dir = {recipe.run.dir!r}: less than 0.25 GiB free; make room")
+    return folder
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.absolute().parent)
+
+
+def model_path(recipe: TrainRecipe, recipe_path: Path, console: Console) -> str:
+    """The policy's folder or hub id; runs the warm start first when the recipe names one."""
+    if recipe.model.path is not None:
+        return recipe.model.path
+    from rlvr.config import SftConfig
+    from rlvr.sft import run_sft
+
+    assert recipe.model.sft_recipe is not None
+    path = Path(recipe.model.sft_recipe)
+    if not path.is_absolute() and not path.exists():
+        path = recipe_path.parent / path
+    return str(run_sft(load_recipe(path, [], SftConfig)))

@@ -1,0 +1,297 @@
+"""The worker pool under real faults: overruns, signals, memory, threads, forks, dead parents."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TASKS = Path(__file__).parent
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.002)
+    return condition()
+
+
+def statuses(outcomes):
+    return [outcome.status for outcome in outcomes]
+
+
+def test_outcomes_keep_the_order_of_the_calls(make_pool):
+    texts = [f"text {number}\n\u2212 \x00 \ud800" for number in range(500)]
+    outcomes = make_pool("pool_tasks:echo").map([(text,) for text in texts])
+    assert [outcome.values for outcome in outcomes] == [[text] for text in texts]
+
+
+def test_an_overrun_is_killed_at_its_own_deadline_and_the_rest_of_its_batch_is_answered(make_pool):
+    pool = make_pool(num_workers=1, timeout_s=0.3)
+    pool.map([("echo", "warm")])
+    calls = [("echo", "a"), ("big_power", ""), ("echo", "b"), ("sleep", "60"), ("echo", "c")]
+    start = time.monotonic()
+    outcomes = pool.map(calls)
+    assert statuses(outcomes) == ["done", "timeout", "done", "timeout", "done"]
+    assert time.monotonic() - start < 1.0
+    assert all(300 <= outcomes[index].ms < 400 for index in (1, 3))
+    assert pool.events["kills"] == 2
+
+
+def test_a_deadline_counts_from_dispatch_and_not_from_submission(make_pool):
+    pool = make_pool(num_workers=1, timeout_s=0.3)
+    assert statuses(pool.map([("sleep", "0.15")] * 6)) == ["done"] * 6
+
+
+def test_a_call_after_a_kill_is_answered_within_milliseconds(make_pool):
+    pool = make_pool(num_workers=1, timeout_s=0.2)
+    pool.map([("echo", "warm")])
+    waits = []
+    for _ in range(5):
+        pool.map([("sleep", "9")])
+        start = time.monotonic()
+        assert pool.map([("echo", "next")])[0].values == ["next"]
+        waits.append(time.monotonic() - start)
+    assert sorted(waits)[2] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [("memory", "memory"), ("grow", "memory"), ("depth", "depth"), ("raise", "error")],
+)
+def test_a_failure_inside_a_call_is_a_status(make_pool, kind, status):
+    pool = make_pool(num_workers=1, timeout_s=5.0, memory_mib=64)
+    outcomes = pool.map([(kind, ""), ("echo", "next")])
+    assert statuses(outcomes) == [status, "done"]
+
+
+def test_a_worker_that_hit_its_memory_budget_is_replaced(make_pool):
+    pool = make_pool(num_workers=1, timeout_s=5.0, memory_mib=64)
+    pool.map([("echo", "warm")])
+    (before,) = pool.worker_pids()
+    pool.map([("grow", ""), ("echo", "next")])
+    assert pool.worker_pids() != [before]
+    assert wait_until(lambda: not is_alive(before))
+    assert pool.events["recycled"] == 1
+
+
+@pytest.mark.parametrize("kind", ["exit", "segfault"])
+def test_a_call_that_kills_its_worker_twice_has_died_and_harms_no_other(make_pool, kind):
+    pool = make_pool(num_workers=1)
+    outcomes = pool.map([("echo", "a"), (kind, ""), ("echo", "b")])
+    assert statuses(outcomes) == ["done", "died", "done"]
+    assert pool.events["deaths"] == 2
+
+
+def test_killing_a_worker_from_outside_loses_no_call(make_pool):
+    pool = make_pool(num_workers=2, timeout_s=5.0)
+    pool.map([("echo", "warm")] * 2)
+    killer = threading.Timer(0.1, lambda: [os.kill(p, signal.SIGKILL) for p in pool.worker_pids()])
+    killer.start()
+    assert statuses(pool.map([("sleep", "0.05")] * 8)) == ["done"] * 8
+    assert pool.events["deaths"] >= 1
+
+
+def test_killing_the_template_loses_no_call_and_leaves_no_old_worker(make_pool):
+    pool = make_pool(num_workers=2, timeout_s=5.0)
+    pool.map([("echo", "warm")] * 2)
+    wait_until(lambda: len(pool.worker_pids()) == 2)
+    old = [pool.template_pid(), *pool.worker_pids()]
+    killer = threading.Timer(0.1, os.kill, (pool.template_pid(), signal.SIGKILL))
+    killer.start()
+    assert statuses(pool.map([("sleep", "0.05")] * 8)) == ["done"] * 8
+    assert wait_until(lambda: not any(map(is_alive, old)))
+    assert pool.events["template_starts"] == 2
+
+
+def test_a_stopped_worker_times_out_and_is_replaced(make_pool):
+    pool = make_pool(num_workers=1, timeout_s=0.3)
+    pool.map([("echo", "warm")])
+    (stopped,) = pool.worker_pids()
+    os.kill(stopped, signal.SIGSTOP)
+    assert statuses(pool.map([("echo", "a"), ("echo", "b")])) == ["timeout", "done"]
+    assert wait_until(lambda: not is_alive(stopped))
+
+
+def test_workers_are_recycled_by_number_of_calls_and_by_age(make_pool):
+    by_number = make_pool(num_workers=1, max_calls=10)
+    pids = {by_number.map([("environment",)])[0].values[2] for _ in range(40)}
+    assert len(pids) == 4
+    by_age = make_pool(num_workers=1, max_age_s=0.0)
+    pids = {by_age.map([("environment",)])[0].values[2] for _ in range(3)}
+    assert len(pids) == 3
+
+
+def test_a_worker_has_one_thread_of_linear_algebra_no_torch_and_no_stray_files(make_pool):
+    pool = make_pool(num_workers=1)
+    has_torch, num_threads, _ = pool.map([("environment",)])[0].values
+    assert (has_torch, num_threads) == ("False", "1")
+    num_files = [int(pool.map([("open_files",)])[0].values[0]) for _ in range(3)]
+    assert max(num_files) <= 6  # three standard ones, /dev/null, its socket, the listing itself
+
+
+def test_a_worker_cannot_write_a_file_and_prints_nothing(make_pool, tmp_path, capfd):
+    pool = make_pool(num_workers=1)
+    assert statuses(pool.map([("write_file", str(tmp_path / "pwned"))])) == ["error"]
+    assert statuses(pool.map([("print", "noise")])) == ["done"]
+    assert (tmp_path / "pwned").stat().st_size == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_many_threads_share_a_pool(make_pool):
+    pool = make_pool(num_workers=2, timeout_s=0.3)
+    results = {}
+
+    def ask(name):
+        calls = [("echo", f"{name}-{n}") for n in range(50)]
+        calls.insert(25, ("sleep", "9"))
+        results[name] = pool.map(calls)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, outcomes in results.items():
+        assert outcomes[25].status == "timeout"
+        texts = [outcome.values[0] for outcome in outcomes if outcome.status == "done"]
+        assert texts == [f"{name}-{n}" for n in range(50)]
+
+
+def test_a_small_job_does_not_wait_for_the_end_of_a_large_one(make_pool):
+    pool = make_pool(num_workers=1, timeout_s=5.0)
+    pool.map([("echo", "warm")])
+    large = threading.Thread(target=pool.map, args=([("sleep", "0.02")] * 60,))
+    large.start()
+    time.sleep(0.1)
+    start = time.monotonic()
+    pool.map([("echo", "small")])
+    assert time.monotonic() - start < 1.0
+    assert large.is_alive()
+    large.join()
+
+
+def test_waiting_for_workers_leaves_other_threads_running(make_pool):
+    pool = make_pool(num_workers=2, timeout_s=0.3)
+    pool.map([("echo", "warm")])
+    asking = threading.Thread(target=pool.map, args=([("big_power", "")] * 6,))
+    asking.start()
+    gaps, last = [], time.monotonic()
+    while asking.is_alive():
+        time.sleep(0.001)
+        gaps.append(time.monotonic() - last)
+        last = time.monotonic()
+    assert len(gaps) > 100
+    assert max(gaps) < 0.25  # a held lock would make it 0.3 s and more
+
+
+def test_closing_ends_every_process_and_later_calls_are_refused(make_pool):
+    pool = make_pool(num_workers=2, timeout_s=60.0)
+    pool.map([("echo", "warm")] * 2)
+    errors = []
+
+    def ask():
+        try:
+            pool.map([("sleep", "60")])
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    waiting = threading.Thread(target=ask)
+    waiting.start()
+    time.sleep(0.1)
+    pids = [pool.template_pid(), *pool.worker_pids()]
+    pool.close()
+    pool.close()
+    waiting.join(5)
+    assert errors == ["the pool is closed"]
+    assert wait_until(lambda: not any(map(is_alive, pids)))
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.map([("echo", "late")])
+
+
+def test_a_template_that_cannot_start_is_an_error_and_not_a_verdict(make_pool, capfd):
+    pool = make_pool(warm_up="pool_tasks:warm_up_fails")
+    with pytest.raises(RuntimeError, match="before its first worker, 3 times in a row"):
+        pool.map([("echo", "x")])
+    assert "a package is missing" in capfd.readouterr().err
+
+
+PARENT = textwrap.dedent(
+    """
+    import os, sys, threading, time
+    sys.path.insert(0, {tasks!r})
+    from rewards.pool import Pool, PoolSettings
+    pool = Pool(PoolSettings("pool_tasks:misbehave", num_workers=2, timeout_s=60.0))
+    pool.map([("echo", "x")] * 2)
+    {before}
+    threading.Thread(target=pool.map, args=([("big_power", "")] * 2,), daemon=True).start()
+    time.sleep(0.2)
+    print(os.getpid(), pool.template_pid(), *pool.worker_pids(), flush=True)
+    time.sleep(60)
+    """
+)
+
+
+def start_parent(before="", **popen):
+    program = PARENT.format(tasks=str(TASKS), before=before)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment, **popen
+    )
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["", "child = os.fork()\nif child == 0: time.sleep(5); os._exit(0)"],
+    ids=["alone", "beside a fork that holds its sockets"],
+)
+def test_a_trainer_killed_by_sigkill_leaves_no_process_of_the_pool(before):
+    with start_parent(before) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 4
+        assert all(map(is_alive, pids))
+        os.kill(pids[0], signal.SIGKILL)
+        assert wait_until(lambda: not any(map(is_alive, pids)), 3.0)
+
+
+def test_an_interrupt_in_the_terminal_reaches_the_trainer_only():
+    with start_parent(start_new_session=True, stderr=subprocess.PIPE) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        os.killpg(parent.pid, signal.SIGINT)
+        messages = parent.stderr.read()
+        assert messages.count("KeyboardInterrupt") == 1
+        assert wait_until(lambda: not any(map(is_alive, pids)))
+
+
+def test_a_pool_works_in_a_process_without_standard_files():
+    program = textwrap.dedent(
+        f"""
+        import os, sys
+        report = os.dup(1)
+        for fd in (0, 1, 2): os.close(fd)
+        sys.path.insert(0, {str(TASKS)!r})
+        from rewards.pool import Pool, PoolSettings
+        pool = Pool(PoolSettings("pool_tasks:echo"))
+        os.write(report, pool.map([("fine",)])[0].values[0].encode())
+        """
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, env=environment, timeout=60
+    )
+    assert done.stdout == b"fine"
