@@ -67,7 +67,7 @@ def aggregate(
     return {
         "format": FORMAT,
         "benchmarks": results,
-        "overall": _overall(results, problems),
+        "overall": _overall(results, problems, loaded),
     }, problems
 
 
