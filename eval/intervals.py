@@ -86,9 +86,9 @@ def mean_over_problems(values: ArrayLike, level: float = 0.95) -> Interval:
     mean = float(v.mean())
     if len(v) == 1:
         return Interval(mean, -np.inf, np.inf, "problems", "student t", level)
-    from scipy import stats
+    from scipy.special import stdtrit
 
-    half = float(stats.t.ppf(0.5 + level / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v)))
+    half = float(stdtrit(len(v) - 1, 0.5 + level / 2) * v.std(ddof=1) / np.sqrt(len(v)))
     return Interval(mean, mean - half, mean + half, "problems", "student t", level)
 
 
@@ -172,7 +172,7 @@ def redraw(
     else:
         mixed = counts @ kernel
         weights = rng.multinomial(len(n), mixed / mixed.sum(), num_resamples)
-    return Redraws(states[0], states[1], weights, over)
+    return Redraws(states[0], states[1], weights.astype(float), over)
 
 
 def resampled_difference(
@@ -253,9 +253,9 @@ def _z(level: float) -> float:
 
 
 def _expanded_z(size: int, level: float) -> float:
-    from scipy import stats
+    from scipy.special import stdtrit
 
-    return float(np.sqrt(size / (size - 1)) * stats.t.ppf(0.5 + level / 2, size - 1))
+    return float(np.sqrt(size / (size - 1)) * stdtrit(size - 1, 0.5 + level / 2))
 
 
 def _bca_level(z: float, bias: float, acceleration: float) -> float:
@@ -271,10 +271,12 @@ def _bootstrap_means(d: NDArray, num_resamples: int, rng: np.random.Generator) -
 
 def _sample_noise(seen: NDArray) -> tuple[NDArray, NDArray]:
     """(states, kernel): kernel[u, s] is the probability that redrawing u's samples gives s."""
-    from scipy import stats
+    from scipy.special import gammaln, xlog1py, xlogy
 
     sizes = np.unique(seen[0])
     n = np.concatenate([np.full(size + 1, size) for size in sizes])
     c = np.concatenate([np.arange(size + 1) for size in sizes])
-    kernel = stats.binom.pmf(c, n, (seen[1] / seen[0])[:, None]) * (n == seen[0][:, None])
+    p = (seen[1] / seen[0])[:, None]
+    orders = gammaln(n + 1) - gammaln(c + 1) - gammaln(n - c + 1)
+    kernel = np.exp(orders + xlogy(c, p) + xlog1py(n - c, -p)) * (n == seen[0][:, None])
     return np.stack([n, c]), kernel / kernel.sum(axis=1, keepdims=True)
