@@ -30,8 +30,8 @@ def permutation_p(
 
     d = paired(a, b)
     d = d[d != 0]
-    if len(d) == 0:
-        return PValue(1.0, True, 1)
+    if len(d) < 2:
+        return PValue(1.0, True, 2 ** len(d))
     exact = 2.0 ** len(d) <= num_resamples
     result = stats.permutation_test(
         (d,),

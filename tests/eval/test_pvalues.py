@@ -29,6 +29,11 @@ def test_equal_results_have_a_p_value_of_one():
     assert permutation_p([1, 0], [1, 0]).value == 1.0
 
 
+def test_one_differing_problem_can_never_be_significant():
+    result = permutation_p([0, 0, 1], [0, 1, 1])
+    assert (result.value, result.exact, result.num_assignments) == (1.0, True, 2)
+
+
 def test_holm_matches_a_hand_table_and_keeps_the_order():
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
