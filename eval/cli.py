@@ -82,7 +82,8 @@ def _score_main(prog: str, argv: Sequence[str]) -> int:
         generations = read_harness_samples(args.generations, args.from_harness)
     else:
         generations = read_generations(args.generations)
-    chosen = [name.strip() for name in (args.benchmarks or "").split(",") if name.strip()]
+    named = args.benchmarks or args.from_harness or ""
+    chosen = [name.strip() for name in named.split(",") if name.strip()]
     start = time.perf_counter()
     with _verifier(args) as verifier:
         results = score(

@@ -47,7 +47,7 @@ def read_harness_samples(path: str | Path, benchmark: str) -> Iterator[Generatio
     The problem's id is `doc.id` or `doc.unique_id` where the file has one, else the benchmark's
     problem at position `doc_id`. Only the first filter's rows are read: filters repeat responses.
     """
-    questions = load_benchmark(benchmark).questions
+    loaded = load_benchmark(benchmark)
     chosen = None
     for number, line in read_lines(Path(path)):
         row = json.loads(line)
@@ -58,9 +58,9 @@ def read_harness_samples(path: str | Path, benchmark: str) -> Iterator[Generatio
             continue
         doc = row.get("doc") or {}
         named = doc.get("id") or str(doc.get("unique_id", "")).removesuffix(".json")
-        problem = str(named) if named else questions[row["doc_id"]].id
+        problem = str(named) if named else loaded.questions[row["doc_id"]].id
         for sample, response in enumerate(row["resps"][0]):
-            yield Generation(benchmark, problem, sample, response)
+            yield Generation(loaded.name, problem, sample, response)
 
 
 def _load_for(folder: Path, name: str) -> LoadedBenchmark:

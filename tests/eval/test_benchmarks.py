@@ -24,7 +24,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one():
 
 def test_a_wrong_count_or_hash_is_an_error_with_both_values(sums_file, digest):
     short = Benchmark("sums", (DataFile(str(sums_file)),), 13, "own", 1)
-    with pytest.raises(ValueError, match="12 problems in .*, expected 13"):
+    with pytest.raises(ValueError, match=r"12 problems in .*, expected 13"):
         load_benchmark(short)
     changed = Benchmark("sums", (DataFile(str(sums_file), "0" * 64),), 12, "own", 1)
     with pytest.raises(ValueError, match=f"sha256 {digest(sums_file)}, expected {'0' * 64}"):
