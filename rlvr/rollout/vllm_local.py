@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,9 +45,16 @@ class VllmEngine:
         """path: the policy's folder or hub id. max_lora_rank: None where adapters come merged."""
         _set_environment(recipe)
         import torch
+
+        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM
 
         on_cpu = not torch.cuda.is_available()
+        # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot do
+        whole_prefill = {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(8192, recipe.model.max_len),
+        }
         lora = {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
         self._llm = LLM(
             model=path,
@@ -61,7 +69,9 @@ class VllmEngine:
             logprobs_mode="processed_logprobs",
             skip_tokenizer_init=False,
             disable_log_stats=True,
+            use_tqdm_on_load=False,
             seed=recipe.train.seed,
+            **(whole_prefill if on_cpu else {}),
             **(lora if max_lora_rank else {}),
         )
         logging.getLogger("vllm").setLevel(logging.ERROR)
@@ -101,11 +111,8 @@ class VllmEngine:
             lora_request=self._adapter,
         )
         return [
-            [
-                float(at[token].logprob)
-                for at, token in zip(out.prompt_logprobs[1:], ids[1:], strict=True)
-            ]
-            for out, ids in zip(outputs, sequences, strict=True)
+            _chosen((output.prompt_logprobs or [])[1:], ids[1:])
+            for output, ids in zip(outputs, sequences, strict=True)
         ]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
@@ -117,8 +124,8 @@ class VllmEngine:
     def load_adapter(self, folder: Path) -> int:
         from vllm.lora.request import LoRARequest
 
-        self._adapter = LoRARequest("policy", 1, str(folder), load_inplace=True)
-        self._llm.llm_engine.add_lora(self._adapter)
+        self._llm.llm_engine.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
+        self._adapter = LoRARequest("policy", 1, str(folder))  # loaded: requests only name it
         self._llm.reset_prefix_cache()
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
@@ -140,7 +147,10 @@ class _Counter:
 
 def _response(output: Any) -> Response:
     token_ids = list(output.token_ids)
-    logprobs = [
-        float(at[token].logprob) for at, token in zip(output.logprobs, token_ids, strict=True)
-    ]
+    logprobs = _chosen(output.logprobs, token_ids)
     return Response(token_ids, logprobs, truncated=output.finish_reason == "length")
+
+
+def _chosen(positions: Sequence[Any], token_ids: Sequence[int]) -> list[float]:
+    """The log-probability of each token at its position."""
+    return [float(at[token].logprob) for at, token in zip(positions, token_ids, strict=True)]
