@@ -1,18 +1,20 @@
 """Agreement with math-verify and with lighteval, on generated responses to real problems.
 
-    python tests/benchmarks/eval_agreement.py [--peer lighteval] [--per-kind 150] [--json FILE]
+    python tests/benchmarks/eval_agreement.py [--peer lighteval --peer-path DIR] [--json FILE]
 
 Each kind of response is right or wrong by construction, so a disagreement can be judged: the table
 counts for each kind how often either scorer follows the construction, and the list shows where they
 differ. lighteval's `pass@k` for math parses gold and response with expression and LaTeX extraction
 and compares at 6 digits; math-verify is given the same. The gold is passed as `\\boxed{gold}`.
-lighteval is not among the pinned packages, since it pins another LaTeX parser: put it on PYTHONPATH.
+lighteval is not among the pinned packages, since it pins another LaTeX parser: install it with
+`pip install --target DIR` and give `--peer-path DIR`.
 """
 
 import argparse
 import json
 import random
 import re
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -120,6 +122,7 @@ PEERS = {"math-verify": by_math_verify, "lighteval": by_lighteval}
 def main() -> None:
     parser = argparse.ArgumentParser(description="Agreement with another scorer.")
     parser.add_argument("--peer", choices=PEERS, default="math-verify")
+    parser.add_argument("--peer-path", metavar="DIRS", default="", help="folders of the peer")
     parser.add_argument("--per-kind", type=int, default=150)
     parser.add_argument("--json", metavar="FILE", help="write table and disagreements there")
     args = parser.parse_args()
@@ -128,6 +131,8 @@ def main() -> None:
     table: dict[str, Counter] = defaultdict(Counter)
     differing = []
     with Verifier(timeout_s=5.0) as verifier:
+        verifier.verify("\\boxed{\\sin^2 x}", "1 - \\cos^2 x")  # workers start on the usual path
+        sys.path[:0] = filter(None, args.peer_path.split(":"))
         for make, right in KINDS.items():
             made = [(q, text) for q in questions if (text := make(q))][: args.per_kind]
             verdicts = verifier.verify_many([(text, Gold.parse(q.answer)) for q, text in made])
