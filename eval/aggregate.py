@@ -20,7 +20,6 @@ class Scored:
     """One verified response, without its text."""
 
     problem: ProblemKey
-    sample: int
     correct: bool
     reason: Reason
     answer: str | None
@@ -32,7 +31,6 @@ class Scored:
     def of(cls, generation: Generation, verdict: Verdict) -> "Scored":
         return cls(
             (generation.benchmark, generation.id),
-            generation.sample,
             verdict.correct,
             verdict.reason,
             verdict.answer,
@@ -56,9 +54,7 @@ def aggregate(
     results, problems = {}, []
     for name, benchmark in loaded.items():
         scored = {
-            q.id: sorted(by_problem[name, q.id], key=lambda r: r.sample)
-            for q in benchmark.questions
-            if (name, q.id) in by_problem
+            q.id: by_problem[name, q.id] for q in benchmark.questions if (name, q.id) in by_problem
         }
         _check_samples(benchmark, scored, samples)
         if scored:

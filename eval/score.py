@@ -59,10 +59,10 @@ def score(
             file.write(chunk, verdicts)
             if progress is not None:
                 progress(len(rows))
-    if not rows:
-        named = ", ".join(wanted) or "any benchmark"
-        raise ValueError(f"no generations for {named}; each row needs benchmark, id and response")
-    results, problems = aggregate(rows, loaded, judge, samples)
+        if not rows:
+            named = ", ".join(wanted) or "any benchmark"
+            raise ValueError(f"no generations for {named}; a row needs benchmark, id and response")
+        results, problems = aggregate(rows, loaded, judge, samples)
     if folder is not None:
         lines = (json.dumps(row, ensure_ascii=False) for row in problems)
         _write(folder / "problems.jsonl", "".join(line + "\n" for line in lines))

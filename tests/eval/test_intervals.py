@@ -71,6 +71,16 @@ def test_paired_difference_is_close_to_scipys_bca_on_many_problems():
     assert ours.bounds == pytest.approx([reference.low, reference.high], abs=0.002)
 
 
+def test_a_skewed_difference_gets_the_shifted_interval_of_scipys_bca():
+    d = np.random.default_rng(5).exponential(size=200)
+    ours = paired_difference(np.zeros(200), d)
+    reference = stats.bootstrap((d,), np.mean, method="BCa", rng=np.random.default_rng(5))
+    plain = stats.bootstrap((d,), np.mean, method="percentile", rng=np.random.default_rng(5))
+    bounds = reference.confidence_interval
+    assert ours.bounds == pytest.approx([bounds.low, bounds.high], abs=0.005)
+    assert bounds.high - plain.confidence_interval.high > 0.006
+
+
 def test_paired_difference_is_seeded_and_changes_sign_with_the_order():
     rng = np.random.default_rng(0)
     a, b = rng.random(50), rng.random(50)

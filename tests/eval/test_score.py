@@ -83,12 +83,13 @@ def test_problems_without_samples_are_counted_as_missing(
     assert "sums (9 of 12 problems, k = 4)" in results["overall"]["avg@k"]["formed"]
 
 
-def test_asking_for_more_samples_than_a_problem_has_is_refused(
-    sums_file, write_generations, random_kinds, verifier
+def test_asking_for_more_samples_than_a_problem_has_is_refused_and_writes_nothing(
+    sums_file, write_generations, random_kinds, verifier, tmp_path
 ):
-    path = write_generations(random_kinds(4))
+    path, out = write_generations(random_kinds(4)), tmp_path / "out"
     with pytest.raises(ValueError, match=r"12 of 12 problems have fewer than 5 samples \(sum-0"):
-        score(read_generations(path), verifier, benchmarks=[str(sums_file)], samples=5)
+        score(read_generations(path), verifier, benchmarks=[str(sums_file)], samples=5, out=out)
+    assert list(out.iterdir()) == []
     results = score(read_generations(path), verifier, benchmarks=[str(sums_file)], samples=2)
     assert results["benchmarks"]["sums"]["samples"] == 24
 
