@@ -36,7 +36,6 @@ _TOKEN = re.compile(
 )
 _WORD = re.compile(r"[A-Za-z]+")
 
-<<<<<<< HEAD
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -49,21 +48,6 @@ FUNCTIONS = _names("""
     erf gamma Gamma zeta Phi phi factorial mod
 """)
 _PLAIN_FUNCTIONS = FUNCTIONS - _names("inf gamma Gamma zeta Phi phi mod deg tr")
-=======
-FUNCTIONS = {
-    *(
-        "sin cos tan cot sec csc sinh cosh tanh coth sech csch exp ln log lg arcsin arccos arctan"
-    ).split(),
-    *(
-        "arccot arcsec arccsc arsinh arcosh artanh arcsinh arccosh arctanh asin acos atan sqrt"
-    ).split(),
-    *(
-        "max min gcd lcm det sup inf dim ker deg arg Re Im Arg abs floor ceil sgn sign binomial"
-    ).split(),
-    *("binom comb tr trace rank erf gamma Gamma zeta Phi phi factorial mod").split(),
-}
-_PLAIN_FUNCTIONS = FUNCTIONS - {"inf", "gamma", "Gamma", "zeta", "Phi", "phi", "mod", "deg", "tr"}
->>>>>>> main
 _WORD_CONSTS = {"pi": "pi", "infty": "inf", "infinity": "inf", "Infinity": "inf", "oo": "inf"}
 _GREEK_WORDS = {"alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "sigma", "omega", "phi"}
 _SPACED_OPS = {"and", "or"}

@@ -122,15 +122,9 @@ class Parser(Cursor):
                 sign = ""
             if sign == "+" and self.peek.value in ("-", "pm") and self.peek.kind == "op":
                 continue
-<<<<<<< HEAD
             term = self.term()
             terms.append(
                 term if sign in ("", "+") else negative(term) if sign == "-" else (sign, term)
-=======
-            term = self.term(sign)
-            terms.append(
-                term if sign in ("", "+") else _negative(term) if sign == "-" else (sign, term)
->>>>>>> main
             )
         node = terms[0] if len(terms) == 1 else ("+", tuple(terms))
         if self.accept("choose"):
@@ -156,7 +150,6 @@ class Parser(Cursor):
             unit = self.unit_words() or unit
         if unit is None:
             return node
-<<<<<<< HEAD
         return ("unit", node[1] if node[0] == "unit" else node, unit)
 
     def at_unit_letter(self) -> bool:
@@ -169,16 +162,6 @@ class Parser(Cursor):
         parts, start = [], self.at
         while self.peek.kind == "text" or (parts and self.peek.value in ("/", "^")):
             if self.peek.kind == "text" and words(self.peek.value) in _NO_UNITS:
-=======
-        name, start = [], self.at
-        while self.peek.kind == "text" or (name and self.peek.value in ("/", "^")):
-            if self.peek.kind == "text" and words(self.peek.value) in (
-                "since",
-                "because",
-                "or",
-                "and",
-            ):
->>>>>>> main
                 break
             token = self.next()
             parts.append(token.value)
@@ -203,42 +186,12 @@ class Parser(Cursor):
             elif kind == "op" and value == "/" and self.look(1).kind != "text":
                 self.next()
                 over = self.signed_factor()
-<<<<<<< HEAD
                 mixed = mixed_number(factors, over) if len(factors) == 2 else None
                 factors = [mixed or ("/", product(factors), over)]
             elif self.at_unit_letter() and len(factors) == 1 and factors[0][0] in ("n", "d"):
                 break
             elif self.starts_factor():
                 factors = self.juxtaposed(factors)
-=======
-                mixed = mixed_number(factors, over) if spaced or True else None
-                if mixed:
-                    factors = [mixed]
-                else:
-                    factors[-1:] = (
-                        [("/", factors[-1], over)]
-                        if len(factors) == 1
-                        else [("/", _product(factors), over)]
-                    )
-                    factors = factors[-1:]
-            elif self.starts_factor():
-                factor = self.factor()
-                if (
-                    self.peek.value == "/"
-                    and factor[0] == "n"
-                    and _is_whole(factors[-1])
-                    and spaced
-                ):
-                    factors.append(("gap", factor))
-                    continue
-                mixed = mixed_number(factors, factor)
-                if mixed:
-                    factors[-1] = mixed
-                elif factor[0] in ("n", "d") and factors[-1][0] in ("n", "d"):
-                    raise Unparsed("two numbers side by side")
-                else:
-                    factors.append(factor)
->>>>>>> main
             else:
                 break
         if any(factor[0] == "gap" for factor in factors):
@@ -354,96 +307,6 @@ class Parser(Cursor):
             return bracketed(self, value)
         raise Unparsed("the text ends too early")
 
-<<<<<<< HEAD
-=======
-    def number(self, value: str) -> Node:
-        if self.peek.value == "_" and self.peek.kind == "op":
-            self.next()
-            base = self.argument()
-            if base[0] == "-" and base[1][0] == "n":
-                base = ("n", -base[1][1], 1)
-            if base[0] != "n" or not value.isdigit():
-                raise Unparsed("a number with an index that is no base")
-            return ("based", value, base[1])
-        if self.peek.value in ("overline", "bar", "dot", "overbar") and self.peek.kind == "cmd":
-            return self.recurring(value)
-        if self.peek.value == "...":
-            whole = fold_recurring(value)
-            if whole:
-                self.next()
-                return whole
-        return number_node(value)
-
-    def recurring(self, value: str) -> Node:
-        """Parse what follows the fixed digits of a recurring decimal."""
-        digits = ""
-        while self.peek.value in ("overline", "bar", "dot", "overbar") and self.peek.kind == "cmd":
-            self.next()
-            self.accept("{")
-            if self.peek.kind != "num":
-                raise Unparsed("a recurring decimal without digits")
-            digits += self.next().value
-            self.accept("}")
-        return number_node(value, digits)
-
-    def symbol(self, name: str) -> Node:
-        if self.peek.value == "_" and self.peek.kind == "op":
-            self.next()
-            name = f"{name}_{self.index()}"
-        called = name[0] in _FUNCTION_LETTERS or (
-            self.look(1).kind == "sym" and (self.look(2).value, self.look(3).value) == (")", "=")
-        )
-        if called and self.peek.value == "(" and self.peek.kind == "op":
-            self.next()
-            return ("f", f"@{name}", self.arguments(")"))
-        return ("s", name)
-
-    def index(self) -> str:
-        if not self.accept("{"):
-            token = self.next()
-            if token.kind == "num" and len(token.value) > 1:
-                raise Unparsed("an index of several digits without braces")
-            return token.value
-        parts, depth = [], 1
-        while self.peek.kind != "end":
-            token = self.next()
-            depth += (token.value == "{") - (token.value == "}")
-            if depth == 0:
-                return "".join(parts)
-            parts.append(token.value)
-        raise Unparsed("an index that never ends")
-
-    def arguments(self, closer: str) -> tuple[Node, ...]:
-        inner = self.items()
-        self.expect(closer)
-        return inner[1] if inner[0] == "list" else (inner,)
-
-    def field(self, letter: str) -> Node:
-        name = letter
-        if self.peek.value in ("^", "_") and self.peek.kind == "op":
-            mark = self.next().value
-            name += mark + (self.next().value if self.peek.value in "+-*" else self.index())
-        return ("field", name)
-
-    def text(self, value: str) -> Node:
-        inner = value.strip()
-        if len(inner) == 1 and inner.isalpha():
-            return (
-                ("c", "e") if inner == "e" else ("c", "i") if inner == "i" else self.symbol(inner)
-            )
-        if inner[:1].isdigit() or inner[:1] in "-.(" and any(c.isdigit() for c in inner):
-            return _Parser(tokenize(inner)).whole()
-        if inner in FUNCTIONS:
-            return self.function(inner)
-        return ("text", words(inner))
-
-    def whole(self) -> Node:
-        node = self.items()
-        if self.peek.kind != "end":
-            raise Unparsed("text that is no number")
-        return node
-
->>>>>>> main
     def argument(self) -> Node:
         """Parse the argument of a LaTeX command: a group, or the next single digit or token."""
         if self.accept("{"):

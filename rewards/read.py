@@ -49,12 +49,8 @@ _CHOICE = re.compile(
     re.I,
 )
 _LABELLED = re.compile(
-<<<<<<< HEAD
     r"(?:\\(?:text|math)\w*\{)?\s*(?:\(\s*([A-J])\s*\)|([A-J])[).:])\s*\}?[.:]?\s*"
     r"(?:\\[ ,;]|\\q?quad)*\s*(\S.*)",
-=======
-    r"(?:\\(?:text|math)\w*\{)?\s*\(\s*([A-J])\s*\)\s*\}?[.:]?\s*(?:\\[ ,;]|\\q?quad)*\s*(\S.*)",
->>>>>>> main
     re.S,
 )
 _JOINED = re.compile(r"[,;]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\text\{|&")

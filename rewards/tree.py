@@ -24,7 +24,6 @@ def walk(node: Node) -> Iterator[Node]:
                 stack.extend(c if isinstance(c[0], str) else ("tuple", "", c) for c in child if c)
 
 
-<<<<<<< HEAD
 def _tags(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
@@ -33,14 +32,6 @@ TAGS = _tags(
     "n d s c + * / ^ - pm mp f unit tuple set list rel cup cap setminus matrix field text ratio "
     "time such ... big based mod"
 )
-=======
-TAGS = {
-    *(
-        "n d s c + * / ^ - pm mp f unit tuple set list rel cup cap setminus matrix field text"
-    ).split(),
-    *("ratio such ... big based mod").split(),
-}
->>>>>>> main
 
 
 def rebuild(node: Node, change: Callable[[Node], Node]) -> Node:
