@@ -13,19 +13,23 @@ EPILOG = "Any setting of a recipe can be given as --section.key value, e.g. --op
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit code: 0 done, 2 a user's error, 128 + n stopped by signal n."""
+    """Runs one command; the exit code: 0 done, 1 the run could not go on, 2 a user's error, 128 + n
+    stopped by signal n."""
     parser = _parser()
     words = list(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(words)
     if rest and not getattr(args, "takes_settings", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    from rlvr.recipe import ConfigError
+    from rlvr.recipe import ConfigError, RunError
 
     try:
         return args.run(args, rest)
     except ConfigError as error:
         print(f"rlvr: error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"rlvr: stopped: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -25,7 +25,7 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Compute type of trainer and engine. With adapter.method = "full" the master weights are
     float32."""
-    max_len: int = Field(4096, ge=16)
+    max_len: int = Field(default=4096, ge=16)
     """Context in tokens: prompt plus response."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you have read that code."""
@@ -52,12 +52,12 @@ class DataConfig(Section):
     """User message; {problem} stands for the problem text."""
     chat_template: str | None = None
     """File with a Jinja chat template; None takes the tokenizer's own."""
-    max_prompt_len: int | None = Field(None, ge=1)
+    max_prompt_len: int | None = Field(default=None, ge=1)
     """Longest prompt in tokens; None allows model.max_len - rollout.max_response_len."""
     on_bad_row: Literal["error", "skip"] = "error"
     """A row without a problem or usable gold, or with too long a prompt, stops the run or is
     skipped."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Number of rows taken from the start; for generated data, the number generated."""
     levels: tuple[int, ...] | None = None
     """Difficulty levels of generated problems; None takes all. Other sources have none."""
@@ -78,31 +78,31 @@ class RolloutConfig(Section):
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """auto takes vLLM where it is installed, else transformers' generate (slow), and says so."""
-    prompts_per_step: int = Field(16, ge=1)
+    prompts_per_step: int = Field(default=16, ge=1)
     """Groups P that one optimizer step trains on."""
-    group_size: int = Field(8, ge=2)
+    group_size: int = Field(default=8, ge=2)
     """Responses G per prompt."""
-    max_response_len: int = Field(1024, ge=1)
+    max_response_len: int = Field(default=1024, ge=1)
     """Longest response in tokens; longer ones are truncated and counted."""
-    temperature: float = Field(1.0, gt=0, le=10)
+    temperature: float = Field(default=1.0, gt=0, le=10)
     """Sampling temperature; the trainer divides its logits by the same number."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus mass; below 1 the engine renormalises its probabilities (see algorithm.mismatch)."""
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(default=0, ge=0)
     """Tokens kept; 0 keeps all."""
-    min_p: float = Field(0.0, ge=0, lt=1)
+    min_p: float = Field(default=0.0, ge=0, lt=1)
     """Probability relative to the best token below which tokens are dropped; 0 keeps all."""
     sync: Literal["auto", "adapter", "merged"] = "auto"
     """What goes to the engine after a step: adapter weights, or base plus update; auto picks by
     device."""
-    sync_tolerance: float | None = Field(None, gt=0)
+    sync_tolerance: float | None = Field(default=None, gt=0)
     """Largest log-probability difference (nats) that the check after a sync accepts; None: by
     dtype."""
-    gpu_memory_utilization: float = Field(0.45, gt=0, lt=1)
+    gpu_memory_utilization: float = Field(default=0.45, gt=0, lt=1)
     """Fraction of GPU memory for vLLM; the rest is the trainer's."""
-    kv_cache_gib: int = Field(1, ge=1)
+    kv_cache_gib: int = Field(default=1, ge=1)
     """Memory of the key-value cache on CPU."""
-    max_num_seqs: int = Field(256, ge=1)
+    max_num_seqs: int = Field(default=256, ge=1)
     """Sequences that the engine runs at a time."""
 
 
@@ -111,7 +111,7 @@ class SamplingConfig(Section):
 
     dynamic: bool = True
     """Refill until prompts_per_step groups with non-zero reward variance are there (DAPO)."""
-    max_refills: int = Field(8, ge=0)
+    max_refills: int = Field(default=8, ge=0)
     """Further rounds of prompts in one step, before it goes on with the informative groups it has
     or, without any, stops the run and says why."""
 
@@ -125,14 +125,14 @@ class RewardConfig(Section):
     """Reward of a correct response."""
     incorrect: float = 0.0
     """Reward of any other response."""
-    timeout_s: float = Field(1.0, gt=0)
+    timeout_s: float = Field(default=1.0, gt=0)
     """Seconds one verification may take before its worker is killed."""
-    num_workers: int = Field(2, ge=1)
+    num_workers: int = Field(default=2, ge=1)
     """Verifier processes."""
     overlong: Literal["none", "penalty", "mask"] = "none"
     """Truncated responses: plain, soft penalty near the limit (DAPO eq. 13), or kept out of the
     loss."""
-    overlong_cache_len: int = Field(0, ge=0)
+    overlong_cache_len: int = Field(default=0, ge=0)
     """Tokens before max_response_len over which the penalty grows from 0 to -1."""
 
     @model_validator(mode="after")
@@ -178,20 +178,20 @@ class AlgorithmConfig(Section):
     """Named combination of the parts below."""
     advantage: Literal["group_std", "group_mean"] = "group_std"
     """Reward minus the group's mean, divided by the group's standard deviation or not."""
-    clip_low: float = Field(0.2, ge=0, lt=1)
+    clip_low: float = Field(default=0.2, ge=0, lt=1)
     """The ratio is clipped at 1 - clip_low."""
-    clip_high: float = Field(0.28, ge=0)
+    clip_high: float = Field(default=0.28, ge=0)
     """The ratio is clipped at 1 + clip_high."""
     aggregation: Literal["token_mean", "response_mean", "constant"] = "token_mean"
     """Denominator: tokens of the step; each response's tokens; max_response_len per response."""
-    kl_beta: float = Field(0.0, ge=0)
+    kl_beta: float = Field(default=0.0, ge=0)
     """Weight of the KL penalty to the reference policy in the loss; 0 computes no reference."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """Per-token estimator of KL(policy || reference)."""
     mismatch: Literal["none", "tis", "mask"] = "tis"
     """Correction for engine and trainer probabilities that differ: none, truncated weight, or
     mask."""
-    mismatch_cap: float = Field(2.0, gt=1)
+    mismatch_cap: float = Field(default=2.0, gt=1)
     """tis: largest weight C in min(pi_train / pi_engine, C); mask: kept inside [1/C, C]."""
 
     @model_validator(mode="before")
@@ -207,15 +207,15 @@ class AdapterConfig(Section):
 
     method: str = "lora"
     """A name that `rlvr adapters` lists."""
-    rank: int | None = Field(None, ge=1)
+    rank: int | None = Field(default=None, ge=1)
     """Rank r; None takes 32 for methods that have one."""
-    alpha: float | None = Field(None, gt=0)
+    alpha: float | None = Field(default=None, gt=0)
     """Scaling numerator; None takes 2 r. The update is scaled by alpha / r."""
     target_modules: tuple[str, ...] = ALL_LINEAR
     """Names of the adapted linear modules."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input; must be 0 in RL, since engine and trainer would differ."""
-    seed: int | None = Field(None, ge=0)
+    seed: int | None = Field(default=None, ge=0)
     """Seed of the adapter's initialisation; None takes train.seed."""
 
 
@@ -226,17 +226,17 @@ class OptimConfig(Section):
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates."""
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
     """AdamW's epsilon."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape after the warm-up; linear and cosine end at 0."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up from 0."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Global gradient norm at which gradients are clipped."""
-    updates_per_step: int = Field(1, ge=1)
+    updates_per_step: int = Field(default=1, ge=1)
     """Optimizer steps per rollout batch; above 1 the engine's log-probabilities are the old."""
 
 
@@ -245,17 +245,17 @@ class TrainConfig(Section):
 
     steps: int = Field(ge=1)
     """Optimizer steps (rollout batches)."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of everything: data order, every sample, initialisation."""
-    tokens_per_microbatch: int = Field(16384, ge=1)
+    tokens_per_microbatch: int = Field(default=16384, ge=1)
     """Tokens (prompt and response, padding included) in one forward pass."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    checkpoint_every: int = Field(50, ge=0)
+    checkpoint_every: int = Field(default=50, ge=0)
     """Steps between checkpoints; 0 writes only the last."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept."""
-    num_threads: int | None = Field(None, ge=1)
+    num_threads: int | None = Field(default=None, ge=1)
     """CPU threads of the trainer; None takes the cores at hand (CPU only)."""
 
 
@@ -272,17 +272,17 @@ class EvalConfig(Section):
     """As data.problem_field; None takes that."""
     answer_field: str | None = None
     """As data.answer_field; None takes that."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """As data.limit."""
     levels: tuple[int, ...] | None = None
     """As data.levels."""
-    samples: int = Field(1, ge=1)
+    samples: int = Field(default=1, ge=1)
     """Responses per problem."""
-    temperature: float = Field(1.0, ge=0, le=10)
+    temperature: float = Field(default=1.0, ge=0, le=10)
     """Sampling temperature; 0 is greedy."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus mass."""
-    every: int = Field(0, ge=0)
+    every: int = Field(default=0, ge=0)
     """Steps between evaluations during training; 0: only before and after."""
 
 
@@ -293,7 +293,7 @@ class TrackConfig(Section):
     """auto logs online when an API key is configured and offline otherwise; never prompts."""
     project: str = "rlvr"
     """W&B project."""
-    rollouts_per_step: int = Field(16, ge=0)
+    rollouts_per_step: int = Field(default=16, ge=0)
     """Rollouts of each step written to rollouts/step_N.jsonl.gz."""
 
 
@@ -302,7 +302,7 @@ class RunConfig(Section):
 
     dir: str = "runs"
     """Parent folder."""
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Folder name; None takes the recipe's name, the method, the seed and the time."""
 
 
@@ -367,3 +367,84 @@ class TrainRecipe(Section):
                 f"eval.every = {self.eval.every}: there is nothing to score; set eval.path"
             )
         return self
+
+
+class SftModelConfig(Section):
+    """The Qwen2-architecture model that is made from nothing, with its own tokenizer."""
+
+    hidden_size: int = Field(128, ge=32)
+    """Width of the residual stream."""
+    num_layers: int = Field(3, ge=1)
+    """Decoder blocks."""
+    num_heads: int = Field(4, ge=1)
+    """Attention heads; vLLM wants hidden_size / num_heads to be 32, 64, 80, 96, 112 or 128."""
+    num_kv_heads: int = Field(2, ge=1)
+    """Key-value heads; divides num_heads."""
+    intermediate_size: int = Field(384, ge=32)
+    """Width of the MLP."""
+    vocab_size: int = Field(512, ge=320)
+    """Most tokens that the tokenizer may have; it takes fewer when every word has one."""
+    context_len: int = Field(512, ge=128)
+    """Context in tokens: prompt plus response."""
+
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"model.num_heads = {self.num_heads}: must divide model.hidden_size ="
+                f" {self.hidden_size} and be a multiple of model.num_kv_heads ="
+                f" {self.num_kv_heads}"
+            )
+        return self
+
+
+class SftDataConfig(Section):
+    """Generated word problems with worked solutions, some of them deliberately wrong."""
+
+    num_problems: int = Field(ge=1)
+    """Distinct problems, each with one solution."""
+    levels: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Difficulty levels: steps per problem."""
+    stop_early: float = Field(0.0, ge=0, le=1)
+    """Probability that a solution of two or more steps answers before its last step."""
+    wrong_operation: float = Field(0.0, ge=0, le=1)
+    """Probability per step of another operation than the right one."""
+    slip: float = Field(0.0, ge=0, le=1)
+    """Probability per equation of a result off by 1, 2 or 10."""
+
+
+class SftTrainConfig(Section):
+    """Supervised training: AdamW, a cosine from the peak learning rate to 0, one seed."""
+
+    lr: float = Field(gt=0, le=1)
+    """Peak learning rate."""
+    batch_size: int = Field(32, ge=1)
+    """Solutions per optimizer step."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the data."""
+    warmup_steps: int = Field(50, ge=0)
+    """Steps of linear warm-up from 0."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Global gradient norm at which gradients are clipped."""
+    seed: int = Field(0, ge=0)
+    """Seed of problems, mistakes, weights and order."""
+    num_threads: int | None = Field(None, ge=1)
+    """CPU threads; None takes the cores at hand."""
+
+
+class SftRunConfig(Section):
+    """The cached result."""
+
+    name: str = Field("sft", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """First part of the folder's name."""
+
+
+class SftConfig(Section):
+    """A whole recipe for `rlvr sft`."""
+
+    data: SftDataConfig
+    train: SftTrainConfig
+    model: SftModelConfig = SftModelConfig()
+    run: SftRunConfig = SftRunConfig()

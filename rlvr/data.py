@@ -8,7 +8,7 @@ chat template and measured. What cannot be used is an error that names the row, 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,23 +201,24 @@ def _jsonl_rows(path: Path, section: str) -> Iterator[dict[str, Any]]:
 
 def _table_rows(path: Path, section: str) -> Iterator[dict[str, Any]]:
     import datasets
+    from datasets.exceptions import DatasetsError
 
     try:
-        table = datasets.load_dataset(
+        yield from datasets.load_dataset(
             FILE_TYPES[path.suffix], data_files=str(path), split="train", streaming=True
         )
-        yield from table
-    except datasets.exceptions.DatasetGenerationError as error:
+    except (DatasetsError, ValueError) as error:
         raise ConfigError(f"{section}.path = {str(path)!r}: cannot be read: {error}") from error
 
 
 def _hub_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]], str]:
     import datasets
+    from datasets.exceptions import DatasetsError
 
     split = config.split or "train"
     try:
-        table = datasets.load_dataset(config.path, config.name, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        table: Any = datasets.load_dataset(config.path, config.name, split=split)
+    except (OSError, ValueError, DatasetsError) as error:
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(
             f"{section}.path = {config.path!r}: not a .jsonl, .json or .parquet file, and the hub"
@@ -240,7 +241,7 @@ def _generated_rows(config: DataConfig, section: str) -> Iterator[dict[str, Any]
         raise ConfigError(
             f"{section}.split = {split!r}: it is one of {', '.join(word_problems.SPLITS)}"
         )
-    rows: Sequence[dict[str, Any]] = word_problems.generate(
-        split, config.limit, seed=0, levels=config.levels
+    rows = word_problems.generate(
+        split, config.limit, seed=0, levels=config.levels or word_problems.LEVELS
     )
-    return iter(rows)
+    return (dict(row) for row in rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eval.intervals import Interval, fraction_over_problems
 from rlvr.rollout.engine import Engine, Request, Sampling, sample_seed
@@ -28,8 +28,8 @@ class Evaluation:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, tree: dict) -> Evaluation:
-        return cls(**tree | {"accuracy": Interval(**tree["accuracy"])})
+    def from_json(cls, tree: dict[str, Any]) -> Evaluation:
+        return cls(**{**tree, "accuracy": Interval(**tree["accuracy"])})
 
 
 def evaluate(

@@ -6,9 +6,10 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 
 from rlvr.adapters.merge import plain_name
 
@@ -65,7 +66,7 @@ def _modules(policy: Policy) -> dict[str, Any]:
         }
     facts: dict[str, Any] = {}
     for name, layer in layers.items():
-        facts[name] = {"shape": list(layer.get_base_layer().weight.shape)}
+        facts[name] = {"shape": list(cast(nn.Linear, layer.get_base_layer()).weight.shape)}
         for key in ("r", "scaling"):
             values = getattr(layer, key, None)
             if isinstance(values, dict) and values:

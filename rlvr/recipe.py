@@ -12,6 +12,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+
+class RunError(RuntimeError):
+    """A run that cannot go on, through no fault in its recipe's form; says what was seen."""
+
+
 R = TypeVar("R", bound=BaseModel)
 
 

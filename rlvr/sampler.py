@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rlvr.advantage import is_informative
+from rlvr.recipe import RunError
 from rlvr.rewarding import shaped_rewards
 from rlvr.rollout.engine import Engine, Request, Response, Sampling, sample_seed
 
@@ -55,7 +56,7 @@ class Collected:
         return sum(len(r.token_ids) for group in self.fresh for r in group.responses)
 
 
-class NoSignalError(RuntimeError):
+class NoSignalError(RunError):
     """No group carried a signal in all the rounds that the recipe allows."""
 
 

@@ -136,7 +136,8 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
             synced = session.syncer.sync()
     write_rollouts(run.folder, step + 1, _sample_rollouts(session, collected.groups))
     times = {"time/train_s": train_s[0], "time/sync_s": sync_s[0], "time/step_s": step_s[0]}
-    return {"optim/lr": lr} | stats | times | _step_metrics(collected, stats, train_s[0], synced)
+    times["train/tokens_per_s"] = stats.pop("train/tokens", 0.0) / train_s[0]
+    return {"optim/lr": lr} | stats | times | _step_metrics(collected, synced)
 
 
 @contextmanager
@@ -147,12 +148,9 @@ def _timed() -> Iterator[list[float]]:
     spent[0] = time.perf_counter() - start
 
 
-def _step_metrics(
-    collected: Collected, stats: dict[str, float], train_s: float, synced: SyncStats
-) -> dict[str, float]:
+def _step_metrics(collected: Collected, synced: SyncStats) -> dict[str, float]:
     rewards = [reward for group in collected.fresh for reward in group.rewards]
     metrics = {
-        "train/tokens_per_s": stats.pop("train/tokens", 0.0) / train_s,
         "memory/peak_gib": _peak_gib(),
         "sync/bytes": float(synced.num_bytes),
         "sync/logprob_error": synced.logprob_error,

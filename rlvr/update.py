@@ -12,6 +12,7 @@ import torch
 from rlvr.advantage import advantages
 from rlvr.loss import TokenBatch, policy_loss, row_weights
 from rlvr.policy import Policy, TokenRow
+from rlvr.recipe import RunError
 from rlvr.sampler import Group
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def update(
     """Trains on the groups, `updates_per_step` optimizer steps; the step's metrics by name.
 
     safe_point is called as long as no parameter has moved and may raise to stop the run. Raises:
-    RuntimeError for a non-finite loss or gradient.
+    RunError for a non-finite loss or gradient.
     """
     num_updates = min(recipe.optim.updates_per_step, len(groups))
     sums: dict[str, float] = {"loss": 0.0, "padded": 0.0, "real": 0.0, "ratio_max": 0.0}
@@ -99,7 +100,7 @@ def update(
             torch.nn.utils.clip_grad_norm_(policy.trainable, recipe.optim.max_grad_norm)
         )
         if not math.isfinite(grad_norm):
-            raise RuntimeError(
+            raise RunError(
                 f"step {step}: the gradient norm is {grad_norm}; lower optim.lr, or use float32"
             )
         optimizer.step()

@@ -9,6 +9,7 @@ the copy is dropped.
 
 import copy
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -25,7 +26,8 @@ def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """(name, W + delta) of every adapted module, one at a time, float32, under the base's names."""
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):
-            merged = copy.deepcopy(module).float()
+            assert isinstance(module, nn.Module)
+            merged = cast(Any, copy.deepcopy(module).float())
             merged.merge()
             for key, value in merged.get_base_layer().named_parameters():
                 yield f"{plain_name(name)}.{key}", value.detach()

@@ -12,7 +12,7 @@ import torch
 
 from rlvr.adapters.base import Sync
 from rlvr.policy import Policy, TokenRow
-from rlvr.recipe import ConfigError
+from rlvr.recipe import ConfigError, RunError
 from rlvr.rollout.engine import Engine
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ PROBE_ROWS, PROBE_LEN = 4, 64
 """The probe: this many training prompts, cut to this many tokens."""
 
 
-class SyncError(RuntimeError):
+class SyncError(RunError):
     """Engine and trainer disagree about the policy."""
 
 

@@ -93,6 +93,19 @@ class TransformersEngine:
         pass
 
 
+def _warpers(sampling: Sampling) -> logits_process.LogitsProcessorList:
+    """Temperature and truncation, in transformers' own order."""
+    warpers = logits_process.LogitsProcessorList()
+    warpers.append(logits_process.TemperatureLogitsWarper(float(sampling.temperature)))
+    if sampling.top_k:
+        warpers.append(logits_process.TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(logits_process.TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p > 0:
+        warpers.append(logits_process.MinPLogitsWarper(sampling.min_p))
+    return warpers
+
+
 def draw(
     logits_NV: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
@@ -101,15 +114,7 @@ def draw(
         logp_NV = logits_NV.log_softmax(dim=-1)
         next_N = logits_NV.argmax(dim=-1)
         return next_N, logp_NV.gather(1, next_N.unsqueeze(1)).squeeze(1)
-    scores_NV = logits_NV / sampling.temperature
-    empty = torch.empty(0, dtype=torch.long)
-    if sampling.top_k:
-        scores_NV = logits_process.TopKLogitsWarper(sampling.top_k)(empty, scores_NV)
-    if sampling.top_p < 1:
-        scores_NV = logits_process.TopPLogitsWarper(sampling.top_p)(empty, scores_NV)
-    if sampling.min_p > 0:
-        scores_NV = logits_process.MinPLogitsWarper(sampling.min_p)(empty, scores_NV)
-    logp_NV = scores_NV.log_softmax(dim=-1)
+    logp_NV = _warpers(sampling)(None, logits_NV).log_softmax(dim=-1)  # pyright: ignore
     next_N = torch.cat(
         [
             torch.multinomial(logp_V.exp(), 1, generator=generator)

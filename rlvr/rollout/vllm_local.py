@@ -61,6 +61,7 @@ class VllmEngine:
             logprobs_mode="processed_logprobs",
             skip_tokenizer_init=False,
             disable_log_stats=True,
+            use_tqdm_on_load=False,
             seed=recipe.train.seed,
             **(lora if max_lora_rank else {}),
         )
@@ -101,11 +102,8 @@ class VllmEngine:
             lora_request=self._adapter,
         )
         return [
-            [
-                float(at[token].logprob)
-                for at, token in zip(out.prompt_logprobs[1:], ids[1:], strict=True)
-            ]
-            for out, ids in zip(outputs, sequences, strict=True)
+            _chosen((output.prompt_logprobs or [])[1:], ids[1:])
+            for output, ids in zip(outputs, sequences, strict=True)
         ]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
@@ -140,7 +138,10 @@ class _Counter:
 
 def _response(output: Any) -> Response:
     token_ids = list(output.token_ids)
-    logprobs = [
-        float(at[token].logprob) for at, token in zip(output.logprobs, token_ids, strict=True)
-    ]
+    logprobs = _chosen(output.logprobs, token_ids)
     return Response(token_ids, logprobs, truncated=output.finish_reason == "length")
+
+
+def _chosen(positions: Sequence[Any], token_ids: Sequence[int]) -> list[float]:
+    """The log-probability of each token at its position."""
+    return [float(at[token].logprob) for at, token in zip(positions, token_ids, strict=True)]

@@ -1,0 +1,185 @@
+"""Generated multi-step word problems in graded levels, and worked solutions with chosen mistakes.
+
+The quickstart trains on these: no hub, no licence, and a verifiable integer answer. A problem of
+level L takes L steps; higher levels also have larger numbers and more operations to tell apart.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+Split = Literal["train", "heldout", "sft"]
+LEVELS = (1, 2, 3, 4, 5)
+MAX_TOTAL = 60  # every intermediate result stays between 1 and this
+
+_PRONOUNS = {
+    "Tom": "He", "Ben": "He", "Sam": "He", "Max": "He",
+    "Ann": "She", "Eva": "She", "Mia": "She", "Zoe": "She",
+}  # fmt: skip
+_OBJECTS = {"He": "him", "She": "her"}
+_THINGS = ("apples", "pears", "plums", "figs", "nuts", "eggs", "cakes", "sweets")
+# Wordings of each operation: {n} is its number, unless the operation fixes it; {b} a count of bags
+# that hold {n} each.
+_WORDINGS = {
+    "+": ("{who} buys {n} more.", "{who} finds {n} more.", "{friend} gives {whom} {n} more."),
+    "-": ("{who} loses {n}.", "{who} eats {n}.", "{who} gives {n} to {friend}."),
+    "*2": ("{who} doubles the pile.", "{friend} doubles the pile."),
+    "*3": ("{who} triples the pile.", "{friend} triples the pile."),
+    "/2": ("{who} gives half to {friend}.", "{who} eats half."),
+    "+*": ("{who} buys {b} bags of {n}.", "{friend} brings {b} bags of {n}."),
+    "-*": ("{who} sells {b} bags of {n}.",),
+}
+_OPERATIONS = {
+    1: ("+", "-"),
+    2: ("+", "-", "*2"),
+    3: ("+", "-", "*2", "+*"),
+    4: ("+", "-", "*2", "/2", "+*"),
+    5: ("+", "-", "*2", "*3", "/2", "+*", "-*"),
+}
+_INVERSE = {"+": "-", "-": "+", "*": "+", "/": "-"}
+_SPLIT_SHARES: dict[Split, range] = {
+    "heldout": range(0, 2),
+    "train": range(2, 5),
+    "sft": range(5, 10),
+}
+
+
+class Row(TypedDict):
+    """One problem. plan: the start and the steps, such as `12 +5 -2*3 *2`, for worked solutions."""
+
+    id: str
+    problem: str
+    answer: str
+    level: int
+    plan: str
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """How often worked solutions go wrong, as probabilities in [0, 1].
+
+    stop_early: per solution of two or more steps, answer with the result before the last step.
+    wrong_operation: per step, use another operation on the same number.
+    slip: per equation, write a result off by 1, 2 or 10. All later steps carry a mistake on.
+    """
+
+    stop_early: float = 0.0
+    wrong_operation: float = 0.0
+    slip: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, rate in vars(self).items():
+            if not 0 <= rate <= 1:
+                raise ValueError(f"{name} = {rate}: a probability; set it between 0 and 1")
+
+
+def split_of(problem: str) -> Split:
+    """The one split that a problem text belongs to: a hash of the text decides, 2 : 3 : 5."""
+    bucket = hashlib.sha256(problem.encode()).digest()[0] * 10 // 256
+    return next(split for split, buckets in _SPLIT_SHARES.items() if bucket in buckets)
+
+
+def generate(split: Split, num: int, seed: int, levels: Sequence[int] = LEVELS) -> list[Row]:
+    """`num` distinct problems of one split, the levels in turn; the arguments fix the rows.
+
+    Splits share no problem whatever their seeds, because the text alone decides the split.
+    """
+    if split not in _SPLIT_SHARES:
+        raise ValueError(f"split = {split!r}: use one of {', '.join(_SPLIT_SHARES)}")
+    if not levels or not set(levels) <= set(LEVELS):
+        raise ValueError(f"levels = {list(levels)}: name at least one of {list(LEVELS)}")
+    rng = random.Random(f"{split}:{seed}")
+    rows: dict[str, Row] = {}
+    for _ in range(100 * num):
+        if len(rows) == num:
+            break
+        row = _draw(levels[len(rows) % len(levels)], rng)
+        if split_of(row["problem"]) == split:
+            rows.setdefault(row["problem"], row)
+    else:
+        if len(rows) < num:
+            raise ValueError(f"num = {num}: levels {list(levels)} have fewer distinct problems")
+    return list(rows.values())
+
+
+def worked_solution(row: Row, rng: random.Random, mistakes: Mistakes | None = None) -> str:
+    """One equation per line, then `\\boxed{N}`; without mistakes, N is the row's answer."""
+    mistakes = mistakes or Mistakes()
+    start, *steps = row["plan"].split()
+    if len(steps) > 1 and rng.random() < mistakes.stop_early:
+        steps.pop()
+    total = int(start)
+    lines = []
+    for step in steps:
+        operation, number = step[0], step[1:]
+        if "*" in number:
+            bags, each = map(int, number.split("*"))
+            number = _equation(lines, bags, "*", each, rng, mistakes.slip)
+        if rng.random() < mistakes.wrong_operation:
+            operation = _INVERSE[operation]
+        total = _equation(lines, total, operation, int(number), rng, mistakes.slip)
+    return "\n".join([*lines, f"\\boxed{{{total}}}"])
+
+
+def _equation(
+    lines: list[str], left: int, operation: str, right: int, rng: random.Random, slip: float
+) -> int:
+    """Append `left operation right = result`, off by a slip at times; return the result."""
+    if operation == "-" and right > left:
+        left, right = right, left  # only after a mistake: totals stay non-negative
+    result = _apply(left, operation, right)
+    if rng.random() < slip:
+        result += rng.choice([by for by in (-10, -2, -1, 1, 2, 10) if result + by >= 0])
+    lines.append(f"{left}{operation}{right}={result}")
+    return result
+
+
+def _apply(left: int, operation: str, right: int) -> int:
+    match operation:
+        case "+":
+            return left + right
+        case "-":
+            return left - right
+        case "*":
+            return left * right
+        case _:
+            return left // right
+
+
+def _draw(level: int, rng: random.Random) -> Row:
+    """A random problem of `level` steps, of any split."""
+    name = rng.choice(tuple(_PRONOUNS))
+    friend = rng.choice([other for other in _PRONOUNS if other != name])
+    thing = rng.choice(_THINGS)
+    total = rng.randint(3, 10 + 3 * level)
+    words = {"who": _PRONOUNS[name], "whom": _OBJECTS[_PRONOUNS[name]], "friend": friend}
+    plan, sentences = [str(total)], [f"{name} has {total} {thing}."]
+    for _ in range(level):
+        kind, bags, number, total = _draw_step(level, total, rng)
+        sentences.append(rng.choice(_WORDINGS[kind]).format(**words, n=number, b=bags))
+        plan.append(f"{kind[0]}{bags}*{number}" if bags else f"{kind[0]}{number}")
+    sentences.append(f"How many {thing} does {name} have?")
+    problem = " ".join(sentences)
+    return Row(
+        id=f"word-{hashlib.sha256(problem.encode()).hexdigest()[:12]}",
+        problem=problem,
+        answer=str(total),
+        level=level,
+        plan=" ".join(plan),
+    )
+
+
+def _draw_step(level: int, total: int, rng: random.Random) -> tuple[str, int, int, int]:
+    """(operation, bags or 0, number, new total), drawn until the new total is in range."""
+    while True:
+        kind = rng.choice(_OPERATIONS[level])
+        fixed = kind[1:].isdigit()
+        bags = rng.randint(2, 5) if kind[1:] == "*" else 0
+        number = int(kind[1:]) if fixed else rng.randint(2, 5 if bags else 9)
+        if kind[0] == "/" and total % number:
+            continue
+        new_total = _apply(total, kind[0], number * (bags or 1))
+        if 1 <= new_total <= MAX_TOTAL:
+            return kind, bags, number, new_total
