@@ -1,91 +1,102 @@
-"""A tiny random policy on disk, groups of responses that it could have given, and recipes."""
+"""A tiny random policy as an ordinary transformers folder, and recipes that use it."""
 
-import random
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from rlvr.config import TrainRecipe
-from rlvr.rollout.engine import Response
-from rlvr.sampler import Group
-
-VOCAB_SIZE, END, PAD = 24, 1, 0
+from rlvr.recipe import validate
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
-    """Folder of a two-layer Qwen2 with wide random weights, so that its probabilities differ."""
-    folder = tmp_path_factory.mktemp("tiny")
-    words = {"<pad>": PAD, "<end>": END} | {f"w{i}": i for i in range(2, VOCAB_SIZE)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-        initializer_range=0.3,
-        eos_token_id=END,
-        pad_token_id=PAD,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+def tiny_policy(tmp_path_factory) -> Path:
+    """Folder of a random Qwen2 of 0.6 M parameters with the quickstart's tokenizer."""
+    from rlvr import tiny, word_problems
+
+    folder = tmp_path_factory.mktemp("tiny_policy")
+    texts = [row["problem"] for row in word_problems.generate("sft", 300, seed=0)]
+    tokenizer = tiny.build_tokenizer(texts)
+    tiny.build_model(tokenizer, seed=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def make_recipe(tiny_model):
-    """A recipe for the tiny policy, trained whole; keyword arguments are whole sections."""
+def digit_problems(tmp_path_factory) -> Path:
+    """Problems with one-digit answers: a random policy hits one now and then as its last number."""
+    path = tmp_path_factory.mktemp("data") / "digits.jsonl"
+    rows = [
+        {"id": f"d{i}", "problem": f"Tom has {i} apples. What is 7?", "answer": str(i % 10)}
+        for i in range(60)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
-    def make(**sections):
-        tree = {
-            "model": {"path": str(tiny_model), "dtype": "float32", "max_len": 64},
-            "data": {"path": "none.jsonl"},
+
+@pytest.fixture(scope="session")
+def recipe_tree(tiny_policy, digit_problems) -> Callable[..., dict[str, Any]]:
+    """Nested dicts of a small recipe; keyword arguments replace or add keys of sections."""
+
+    def tree(**sections: dict[str, Any]) -> dict[str, Any]:
+        base: dict[str, dict[str, Any]] = {
+            "model": {"path": str(tiny_policy), "dtype": "float32", "max_len": 160},
+            "data": {"path": str(digit_problems), "id_field": "id"},
+            "rollout": {
+                "engine": "transformers",
+                "prompts_per_step": 2,
+                "group_size": 8,
+                "max_response_len": 32,
+            },
+            "sampling": {"max_refills": 40},
+            "reward": {"answer_mode": "last_number", "num_workers": 1},
+            "adapter": {"method": "lora", "rank": 4},
             "optim": {"lr": 1e-3},
-            "train": {"steps": 1},
-            "rollout": {"prompts_per_step": 3, "group_size": 4, "max_response_len": 12},
-            "adapter": {"method": "full"},
+            "train": {"steps": 3, "checkpoint_every": 1},
+            "track": {"wandb": "disabled"},
         }
         for name, values in sections.items():
-            tree[name] = tree.get(name, {}) | values
-        return TrainRecipe.model_validate(tree)
+            base[name] = base.get(name, {}) | values
+        return base
 
-    return make
+    return tree
+
+
+@pytest.fixture(scope="session")
+def make_recipe(recipe_tree) -> Callable[..., TrainRecipe]:
+    """A validated small recipe; keyword arguments as for `recipe_tree`."""
+    return lambda **sections: validate(recipe_tree(**sections), TrainRecipe)
 
 
 @pytest.fixture
-def groups():
-    """Three groups of four responses of 1 to 12 tokens with made-up engine log-probabilities."""
-    draw = random.Random(7)
+def write_recipe(recipe_tree, make_recipe, tmp_path) -> Callable[..., Path]:
+    """A recipe file in a temporary folder; runs go to its `runs` folder."""
+    from rlvr.recipe import dump_toml
 
-    def response(length):
-        ids = [draw.randrange(2, VOCAB_SIZE) for _ in range(length)]
-        truncated = length == 12
-        return Response(
-            ids if truncated else [*ids[:-1], END],
-            [draw.uniform(-4.0, -1.5) for _ in ids],
-            truncated,
+    def write(**sections: dict[str, Any]) -> Path:
+        sections["run"] = {"dir": str(tmp_path / "runs"), "name": "run"} | sections.get("run", {})
+        path = tmp_path / "recipe.toml"
+        path.write_text(dump_toml(make_recipe(**sections)))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def rlvr_command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `rlvr ARGS` as a user would, in a process of its own."""
+
+    def run(*args: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "rlvr.cli", *map(str, args)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
 
-    rewards = [[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, -0.5, 0.25], [0.0, 0.0, 0.0, 1.0]]
-    lengths = [[3, 12, 1, 7], [5, 4, 12, 2], [9, 6, 8, 3]]
-    return [
-        Group(
-            f"p{p}",
-            [draw.randrange(2, VOCAB_SIZE) for _ in range(p + 2)],
-            [response(n) for n in lengths[p]],
-            rewards[p],
-            ["correct" if r > 0.5 else "wrong" for r in rewards[p]],
-            step=0,
-        )
-        for p in range(3)
-    ]
+    return run
