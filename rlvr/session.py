@@ -15,6 +15,7 @@ from rewards import Verifier
 from rlvr.adapters import get_method
 from rlvr.config import DataConfig, TrainRecipe
 from rlvr.data import Dataset, encode_prompts, load_problems
+from rlvr.entropy import EntropyControl
 from rlvr.policy import Policy, load_policy
 from rlvr.recipe import ConfigError
 from rlvr.rollout import vllm_local
@@ -33,6 +34,7 @@ class Session:
     recipe: TrainRecipe
     policy: Policy
     optimizer: Optimizer
+    entropy: EntropyControl
     engine: Engine
     syncer: Syncer
     verifier: Verifier
@@ -100,6 +102,7 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
         recipe,
         policy,
         _optimizer(recipe, policy),
+        EntropyControl(recipe.algorithm),
         engine,
         Syncer(recipe, policy, engine, mode, prompts),
         verifier,
