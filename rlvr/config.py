@@ -303,6 +303,9 @@ class AdapterConfig(Section):
 class OptimConfig(Section):
     """The optimizer and its schedule."""
 
+    name: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"
+    """AdamW with float32 state, 8-bit state, or state that moves to CPU memory when the GPU's is
+    short; all but the first through bitsandbytes."""
     lr: float = Field(gt=0, le=1)
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -311,8 +314,10 @@ class OptimConfig(Section):
     """AdamW's epsilon."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape after the warm-up; linear and cosine end at 0."""
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
+    """Shape after the warm-up; linear and cosine end at 0; wsd is constant, then linear to 0."""
+    decay_frac: float = Field(0.2, gt=0, le=1)
+    """schedule = "wsd": fraction of all steps, at the end, over which the rate falls."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up from 0."""
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -397,7 +402,7 @@ class TrainRecipe(Section):
     rollout: RolloutConfig = RolloutConfig()
     sampling: SamplingConfig = SamplingConfig()
     reward: RewardConfig = RewardConfig()
-    algorithm: AlgorithmConfig = AlgorithmConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig.model_validate({})
     adapter: AdapterConfig = AdapterConfig()
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()
@@ -442,6 +447,11 @@ class TrainRecipe(Section):
                 f"reward.overlong_cache_len = {self.reward.overlong_cache_len}: must lie in"
                 f" 1..rollout.max_response_len = {self.rollout.max_response_len} for the soft"
                 " penalty; DAPO takes a fifth of it"
+            )
+        if self.algorithm.reference != "initial" and self.adapter.method != "full":
+            raise ValueError(
+                f'algorithm.reference = "{self.algorithm.reference}": with an adapter the reference'
+                ' is the pristine base; set it to "initial" or adapter.method to "full"'
             )
         if self.eval.every and self.eval.path is None:
             raise ValueError(

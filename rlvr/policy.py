@@ -65,10 +65,10 @@ class Policy:
     def reference_at_hand(self) -> Iterator[None]:
         """Keeps the frozen copy, if there is one, on the device; outside it waits in CPU memory."""
         if self.reference is not None:
-            self.reference.to(self.device)
+            nn.Module.to(self.reference, self.device)
         yield
         if self.reference is not None:
-            self.reference.to("cpu")
+            nn.Module.to(self.reference, "cpu")
 
     @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[TokenRow], temperature: float) -> Tensor:

@@ -19,12 +19,19 @@ from rich.console import Console
 
 from rewards import Reason
 from rlvr.batch import StepBatch, make_batch
-from rlvr.checkpoint import list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
+from rlvr.checkpoint import (
+    STATE_FOLDER,
+    list_checkpoints,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from rlvr.config import TrainRecipe
 from rlvr.display import Display
 from rlvr.evaluate import Evaluation, evaluate
 from rlvr.manifest import manifest
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
+from rlvr.reference import follow, load_reference, save_reference
 from rlvr.rollout.sync import SyncStats
 from rlvr.sampler import Collected
 from rlvr.schedule import lr_at
@@ -73,6 +80,7 @@ def resume(folder: Path, console: Console) -> Path:
     facts = json.loads((folder / "manifest.json").read_text())
     session = build(recipe, facts["model"])
     state = load_checkpoint(checkpoints[-1], session.policy, session.optimizer)
+    load_reference(session.policy, recipe.algorithm, checkpoints[-1] / STATE_FOLDER)
     session.sampler.load_state(state["sampler"])
     session.entropy.load_state(state["entropy"])
     run = Run(folder, state["run_id"], state["step"], state["seconds"])
@@ -134,6 +142,7 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
             stats = update(
                 session.policy, session.optimizer, batch, recipe, step, session.entropy, safe_point
             )
+            follow(session.policy, recipe.algorithm, step + 1)
         with _timed() as sync_s:
             synced = session.syncer.sync()
     write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
@@ -230,7 +239,14 @@ def _save(session: Session, run: Run, sampler_state: dict[str, Any]) -> Path:
         "run_id": run.run_id,
         "seconds": run.seconds,
     }
-    path = save_checkpoint(run.folder, run.next_step, session.policy, session.optimizer, state)
+    path = save_checkpoint(
+        run.folder,
+        run.next_step,
+        session.policy,
+        session.optimizer,
+        state,
+        save_more=lambda inner: save_reference(session.policy, session.recipe.algorithm, inner),
+    )
     prune_checkpoints(run.folder, session.recipe.train.keep_checkpoints)
     return path
 
