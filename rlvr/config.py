@@ -136,6 +136,20 @@ class RewardConfig(Section):
     loss."""
     overlong_cache_len: int = Field(default=0, ge=0)
     """Tokens before max_response_len over which the penalty grows from 0 to -1."""
+    format_weight: float = Field(default=0.0, ge=0)
+    """Weight of the format reward: 1 for `<think>reasoning</think>answer`, else 0."""
+    format_opened_in_prompt: bool = False
+    """The prompt already ends in `<think>`, as some chat templates write it."""
+    length_weight: float = Field(default=0.0, ge=0)
+    """Weight of the length reward: +0.5 for a group's shortest response to -0.5 for its longest, at
+    most 0 for a wrong one."""
+    repetition_weight: float = Field(default=0.0, ge=0)
+    """Weight of the repetition penalty: minus the fraction of n-grams that repeat an earlier one."""
+    repetition_ngram_len: int = Field(default=20, ge=2)
+    """Tokens of an n-gram in the repetition penalty."""
+    normalise: bool = False
+    """Bring every part of the reward to mean 0 and standard deviation 1 within its group before
+    adding them up, so that none drowns the others."""
 
     @model_validator(mode="after")
     def _order(self) -> Self:
@@ -185,21 +199,21 @@ class AlgorithmConfig(Section):
     clip: Literal["ppo", "cispo", "soft", "geometric", "none"] = "ppo"
     """How the ratio is kept near 1: min of clipped and not; bounded weight on log pi; sigmoid gate;
     geometric mean of clipped token ratios; not at all (REINFORCE)."""
-    clip_low: float = Field(0.2, ge=0, le=1)
+    clip_low: float = Field(default=0.2, ge=0, le=1)
     """The ratio is clipped at 1 - clip_low (geometric: the log ratio at -clip_low)."""
-    clip_high: float = Field(0.28, ge=0)
+    clip_high: float = Field(default=0.28, ge=0)
     """The ratio is clipped at 1 + clip_high (geometric: the log ratio at clip_high)."""
-    clip_delta: float | None = Field(None, gt=1)
+    clip_delta: float | None = Field(default=None, gt=1)
     """Dual clip: the ratio's bound where the advantage is negative, above 1 + clip_high; None: no
     bound."""
-    soft_tau_pos: float = Field(1.0, gt=0)
+    soft_tau_pos: float = Field(default=1.0, gt=0)
     """clip = "soft": temperature of the gate for positive advantages."""
-    soft_tau_neg: float = Field(1.05, gt=0)
+    soft_tau_neg: float = Field(default=1.05, gt=0)
     """clip = "soft": temperature of the gate for other advantages; larger fades faster."""
     aggregation: Literal["token_mean", "response_mean", "response_sum", "constant"] = "token_mean"
     """Denominator: tokens of the step; each response's tokens; responses; max_response_len per
     response."""
-    kl_beta: float = Field(0.0, ge=0)
+    kl_beta: float = Field(default=0.0, ge=0)
     """Weight of the KL penalty to the reference policy; 0 computes no reference."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """Per-token estimator of KL(policy || reference)."""
@@ -211,25 +225,25 @@ class AlgorithmConfig(Section):
     reference: Literal["initial", "anchor", "ema"] = "initial"
     """The KL's reference under full fine-tuning: the policy at step 0, the policy of the last
     multiple of reference_every steps, or an exponential average of the policy."""
-    reference_every: int = Field(100, ge=1)
+    reference_every: int = Field(default=100, ge=1)
     """reference = "anchor": steps between two copies of the policy."""
-    reference_decay: float = Field(0.99, gt=0, lt=1)
+    reference_decay: float = Field(default=0.99, gt=0, lt=1)
     """reference = "ema": share of the old average that a step keeps."""
-    entropy_coef: float = Field(0.0, ge=0)
+    entropy_coef: float = Field(default=0.0, ge=0)
     """Weight of the mean token entropy (nats) in the objective; with entropy_target its start."""
-    entropy_target: float | None = Field(None, gt=0)
+    entropy_target: float | None = Field(default=None, gt=0)
     """Entropy (nats per token) to hold: below it the coefficient grows by entropy_coef_step per
     optimizer step and applies, above it shrinks and does not. None: the coefficient is constant."""
-    entropy_coef_step: float = Field(0.005, gt=0)
+    entropy_coef_step: float = Field(default=0.005, gt=0)
     """Change of the coefficient per optimizer step under entropy_target."""
-    entropy_coef_max: float = Field(1.0, gt=0)
+    entropy_coef_max: float = Field(default=1.0, gt=0)
     """Largest coefficient under entropy_target."""
     mismatch: Literal["none", "tis", "mask"] = "tis"
     """Correction for engine and trainer probabilities that differ, with q = pi_train / pi_engine:
     none, weight min(q, C), or weight q inside [1/C, C] and 0 outside."""
     mismatch_level: Literal["token", "sequence"] = "token"
     """q of each token, or of the whole response."""
-    mismatch_cap: float = Field(2.0, gt=1)
+    mismatch_cap: float = Field(default=2.0, gt=1)
     """C in algorithm.mismatch."""
 
     @model_validator(mode="before")
@@ -316,7 +330,7 @@ class OptimConfig(Section):
     """Decoupled weight decay."""
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
     """Shape after the warm-up; linear and cosine end at 0; wsd is constant, then linear to 0."""
-    decay_frac: float = Field(0.2, gt=0, le=1)
+    decay_frac: float = Field(default=0.2, gt=0, le=1)
     """schedule = "wsd": fraction of all steps, at the end, over which the rate falls."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up from 0."""
@@ -402,7 +416,7 @@ class TrainRecipe(Section):
     rollout: RolloutConfig = RolloutConfig()
     sampling: SamplingConfig = SamplingConfig()
     reward: RewardConfig = RewardConfig()
-    algorithm: AlgorithmConfig = AlgorithmConfig.model_validate({})
+    algorithm: AlgorithmConfig = AlgorithmConfig()
     adapter: AdapterConfig = AdapterConfig()
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()
@@ -463,19 +477,19 @@ class TrainRecipe(Section):
 class SftModelConfig(Section):
     """The Qwen2-architecture model that is made from nothing, with its own tokenizer."""
 
-    hidden_size: int = Field(128, ge=32)
+    hidden_size: int = Field(default=128, ge=32)
     """Width of the residual stream."""
-    num_layers: int = Field(3, ge=1)
+    num_layers: int = Field(default=3, ge=1)
     """Decoder blocks."""
-    num_heads: int = Field(4, ge=1)
+    num_heads: int = Field(default=4, ge=1)
     """Attention heads; vLLM wants hidden_size / num_heads to be 32, 64, 80, 96, 112 or 128."""
-    num_kv_heads: int = Field(2, ge=1)
+    num_kv_heads: int = Field(default=2, ge=1)
     """Key-value heads; divides num_heads."""
-    intermediate_size: int = Field(384, ge=32)
+    intermediate_size: int = Field(default=384, ge=32)
     """Width of the MLP."""
-    vocab_size: int = Field(512, ge=320)
+    vocab_size: int = Field(default=512, ge=320)
     """Most tokens that the tokenizer may have; it takes fewer when every word has one."""
-    context_len: int = Field(512, ge=128)
+    context_len: int = Field(default=512, ge=128)
     """Context in tokens: prompt plus response."""
 
     @model_validator(mode="after")
@@ -496,11 +510,11 @@ class SftDataConfig(Section):
     """Distinct problems, each with one solution, seen once."""
     levels: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Difficulty levels: steps per problem."""
-    stop_early: float = Field(0.0, ge=0, le=1)
+    stop_early: float = Field(default=0.0, ge=0, le=1)
     """Probability that a solution of two or more steps answers before its last step."""
-    wrong_operation: float = Field(0.0, ge=0, le=1)
+    wrong_operation: float = Field(default=0.0, ge=0, le=1)
     """Probability per step of another operation than the right one."""
-    slip: float = Field(0.0, ge=0, le=1)
+    slip: float = Field(default=0.0, ge=0, le=1)
     """Probability per equation of a result off by 1, 2 or 10."""
 
 
@@ -509,17 +523,17 @@ class SftTrainConfig(Section):
 
     lr: float = Field(gt=0, le=1)
     """Peak learning rate."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Solutions per optimizer step."""
-    warmup_steps: int = Field(50, ge=0)
+    warmup_steps: int = Field(default=50, ge=0)
     """Steps of linear warm-up from 0."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Global gradient norm at which gradients are clipped."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of problems, mistakes, weights and order."""
-    num_threads: int | None = Field(None, ge=1)
+    num_threads: int | None = Field(default=None, ge=1)
     """CPU threads; None takes the cores at hand."""
 
 

@@ -140,7 +140,7 @@ class Sampler:
         golds = [self._problems[index].gold for index, _ in drawn for _ in range(size)]
         texts = [self._decode(response.token_ids) for response in responses]
         verdicts = verifier.verify_many(list(zip(texts, golds, strict=True)))
-        rewards = shaped_rewards(self._recipe, responses, verdicts)
+        rewards = shaped_rewards(self._recipe, responses, verdicts, texts)
         result.rollout_s += generated - start
         result.verify_s += time.perf_counter() - generated
         fresh = []
