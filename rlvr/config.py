@@ -111,6 +111,15 @@ class RolloutConfig(Section):
 class SamplingConfig(Section):
     """Which prompts come next."""
 
+    strategy: Literal["uniform", "predictive", "curriculum"] = "uniform"
+    """Random order, epoch by epoch; the problems most likely to give an informative group; or those
+    with a pass rate near a target that falls from 0.8 to 0.2 over the run."""
+    discount: float = Field(default=0.995, gt=0, le=1)
+    """Share of a verdict's weight in its problem's estimated pass rate left one step later."""
+    explore_frac: float = Field(default=0.05, ge=0, le=1)
+    """Fraction of problems that predictive and curriculum take at random."""
+    max_reuse: float = Field(default=2.5, gt=1)
+    """How often predictive and curriculum may take one problem, relative to the mean."""
     dynamic: bool = True
     """Refill until prompts_per_step groups with non-zero reward variance are there (DAPO)."""
     max_refills: int = Field(default=8, ge=0)
@@ -144,7 +153,7 @@ class RewardConfig(Section):
     """Weight of the length reward: +0.5 for a group's shortest response to -0.5 for its longest, at
     most 0 for a wrong one."""
     repetition_weight: float = Field(default=0.0, ge=0)
-    """Weight of the repetition penalty: minus the fraction of n-grams that repeat an earlier one."""
+    """Weight of the repetition penalty: minus the share of n-grams that repeat an earlier one."""
     repetition_ngram_len: int = Field(default=20, ge=2)
     """Tokens of an n-gram in the repetition penalty."""
     normalise: bool = False
