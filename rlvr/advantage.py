@@ -30,20 +30,20 @@ def centred(rewards_G: Tensor) -> Tensor:
 def group_std(rewards: Groups, lengths: Groups) -> list[Tensor]:
     """(R - mean) / (std + eps) within each group, std with G - 1.
 
-    Source: GRPO, 2402.03300, sec. 4.1. Deviation: eps in the denominator, for near-equal rewards.
+    Source: GRPO, 2402.03300. Deviation: eps in the denominator, for near-equal rewards.
     """
     return [centred(r_G) / (r_G.std() + STD_EPS) for r_G in rewards]
 
 
 def group_mean(rewards: Groups, lengths: Groups) -> list[Tensor]:
-    """R - mean within each group. Source: Dr. GRPO, 2503.20783, sec. 3.2."""
+    """R - mean within each group. Source: Dr. GRPO, 2503.20783."""
     return [centred(r_G) for r_G in rewards]
 
 
 def leave_one_out(rewards: Groups, lengths: Groups) -> list[Tensor]:
     """R minus the mean of the group's other rewards: G / (G - 1) times R - mean.
 
-    Source: RLOO, 2402.14740, sec. 2.3.
+    Source: RLOO, 2402.14740.
     """
     return [centred(r_G) * len(r_G) / (len(r_G) - 1) for r_G in rewards]
 
@@ -51,7 +51,7 @@ def leave_one_out(rewards: Groups, lengths: Groups) -> list[Tensor]:
 def length_weighted(rewards: Groups, lengths: Groups) -> list[Tensor]:
     """R minus the group's mean weighted by response length, the variance-optimal baseline.
 
-    Source: OPO, 2505.23585, sec. 3.2; it takes the squared norm of the gradient of a response's
+    Source: OPO, 2505.23585; it takes the squared norm of the gradient of a response's
     log-probability as proportional to its length.
     """
     return [
@@ -72,7 +72,7 @@ def batch_std(rewards: Groups, lengths: Groups) -> list[Tensor]:
 def batch(rewards: Groups, lengths: Groups) -> list[Tensor]:
     """(R - mean of all rewards of the step) / (their std + eps): no baseline per group.
 
-    Source: REINFORCE++, 2501.03262, sec. 3. Deviation: the KL penalty in the reward is summed over
+    Source: REINFORCE++, 2501.03262. Deviation: the KL penalty in the reward is summed over
     the response, where the paper sums it from each token on.
     """
     everything = torch.cat(list(rewards))
@@ -84,7 +84,7 @@ def batch(rewards: Groups, lengths: Groups) -> list[Tensor]:
 def informative_scaled(rewards: Groups, lengths: Groups) -> list[Tensor]:
     """(R - mean) times all groups / groups whose rewards differ: zero gradients dilute nothing.
 
-    Source: GPG, 2504.02546, eq. 9 with F_norm = 1.
+    Source: GPG, 2504.02546, with F_norm = 1.
     """
     num_informative = sum(bool(r_G.max() > r_G.min()) for r_G in rewards)
     return [centred(r_G) * len(rewards) / max(num_informative, 1) for r_G in rewards]

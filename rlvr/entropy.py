@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class EntropyControl:
     """Holds the coefficient across steps. Nothing is applied before the first measurement.
 
-    Source: Skywork-OR1, 2505.22312, sec. 4.2 (adaptive entropy control).
+    Source: Skywork-OR1, 2505.22312 (adaptive entropy control).
     """
 
     def __init__(self, config: AlgorithmConfig) -> None:

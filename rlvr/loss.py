@@ -100,7 +100,7 @@ def policy_loss(
     Denominator: inside `batch.weight_T` (see `row_weights`). Per token: minus the surrogate (see
     `rlvr.surrogate`) times the mismatch weight, plus kl_beta times the KL estimate, and minus the
     entropy bonus. kl_unbiased multiplies the estimate by the token's ratio, whose gradient makes
-    that of the whole the gradient of KL(policy || reference) (DeepSeek-V3.2, 2512.02556, sec. 3.1).
+    that of the whole the gradient of KL(policy || reference) (DeepSeek-V3.2, 2512.02556).
     """
     old_T = torch.where(batch.on_policy_T, logp_T.detach(), batch.engine_T)
     gain_T, clipped_T = surrogate(logp_T, old_T, batch.advantage_T, batch.rows, config)

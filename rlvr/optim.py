@@ -61,4 +61,4 @@ OPTIMIZERS: dict[str, Callable[[Parameters, Mapping[str, Any]], Optimizer]] = {
     "paged_adamw_8bit": _bitsandbytes("PagedAdamW8bit"),
 }
 """What optim.name names. Source: AdamW, 1711.05101; 8-bit state, 2110.02861; paging, QLoRA,
-2305.14314 sec. 3."""
+2305.14314."""

@@ -27,7 +27,7 @@ def prepare_reference(policy: Policy, config: AlgorithmConfig) -> None:
 def follow(policy: Policy, config: AlgorithmConfig, steps_done: int) -> None:
     """Moves the reference after a step: a copy every reference_every steps, or an average.
 
-    Source: TR-DPO, 2404.09656 eq. 3 (average) and 4 (copy); the average is its soft update with
+    Source: TR-DPO, 2404.09656, hard (copy) and soft (average) update; the average is the soft update with
     alpha = 1 - reference_decay after every step.
     """
     if policy.reference is None or config.reference == "initial":

@@ -9,7 +9,7 @@ def lr_at(step: int, config: OptimConfig, num_steps: int) -> float:
     """The learning rate of step `step` (from 0): linear warm-up, then the schedule's shape.
 
     wsd (warmup-stable-decay) stays at the peak and falls linearly over the last decay_frac of all
-    steps, to lr / decay steps in the last one. Source: MiniCPM, 2404.06395 sec. 4.
+    steps, to lr / decay steps in the last one. Source: MiniCPM, 2404.06395.
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps

@@ -54,7 +54,7 @@ def sequence_token_ratio(log_ratio_T: Tensor, rows: Rows) -> Tensor:
 
 
 def trajectory_ratio(log_ratio_T: Tensor, rows: Rows) -> Tensor:
-    """pi(response) / pi_old(response), a product over all tokens. Source: RLOO, 2402.14740 eq. 6
+    """pi(response) / pi_old(response), a product over all tokens. Source: RLOO, 2402.14740,
     takes the whole response as one action; the ratio is trl's RLOOTrainer's."""
     return rows.total(log_ratio_T)
 
@@ -85,8 +85,8 @@ Gain = tuple[Tensor, Tensor]
 def ppo_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
     """min(r A, clip(r, 1 - low, 1 + high) A); with clip_delta, at least delta A where A < 0.
 
-    Source: PPO, 1707.06347 eq. 7; clip-higher, DAPO 2503.14476 eq. 8; dual clip, 1912.09729 eq. 5,
-    as INTELLECT-2, 2505.07291.
+    Source: PPO, 1707.06347 eq. 7; clip-higher, DAPO 2503.14476 eq. 8; dual clip, 1912.09729;
+    INTELLECT-2, 2505.07291.
     """
     ratio_T, advantage_T = terms.log_ratio_T.exp(), terms.advantage_T
     clipped_T = ratio_T.clamp(1 - config.clip_low, 1 + config.clip_high)
@@ -111,7 +111,7 @@ def cispo_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
 def soft_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
     """(4 / tau) sigmoid(tau (r - 1)) A, tau by the sign of A: the gradient fades away from r = 1.
 
-    Source: SAPO, 2511.20347 eq. 5 and 6.
+    Source: SAPO, 2511.20347.
     """
     ratio_T, advantage_T = terms.log_ratio_T.exp(), terms.advantage_T
     tau_T = torch.full_like(ratio_T, config.soft_tau_neg)
@@ -124,7 +124,7 @@ def geometric_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
     """A times the geometric mean over the response of its tokens' clipped ratios.
 
     Each log ratio is cut at +high where A > 0 and at -low where A <= 0, in log space.
-    Source: GMPO, 2507.20673 eq. 4.
+    Source: GMPO, 2507.20673.
     """
     log_ratio_T, positive_T = terms.log_ratio_T, terms.advantage_T > 0
     cut_T = torch.where(
@@ -136,7 +136,7 @@ def geometric_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
 def no_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
     """sg(r) A log pi: REINFORCE; r is 1 on-policy and the importance weight otherwise.
 
-    Source: GPG, 2504.02546 eq. 6, and OPO, 2505.23585, which are on-policy: r = 1.
+    Source: GPG, 2504.02546, and OPO, 2505.23585, which are on-policy: r = 1.
     """
     gain_T = terms.log_ratio_T.detach().exp() * terms.advantage_T * terms.logp_T
     return gain_T, torch.zeros_like(gain_T, dtype=torch.bool)
