@@ -27,8 +27,8 @@ def prepare_reference(policy: Policy, config: AlgorithmConfig) -> None:
 def follow(policy: Policy, config: AlgorithmConfig, steps_done: int) -> None:
     """Moves the reference after a step: a copy every reference_every steps, or an average.
 
-    Source: TR-DPO, 2404.09656, hard (copy) and soft (average) update; the average is the soft update with
-    alpha = 1 - reference_decay after every step.
+    Source: TR-DPO, 2404.09656: its hard update, and its soft one with alpha = 1 - reference_decay
+    after every step.
     """
     if policy.reference is None or config.reference == "initial":
         return
