@@ -54,10 +54,21 @@ class Policy:
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def logprobs(self, rows: Sequence[TokenRow], temperature: float) -> tuple[Tensor, Tensor]:
+    def logprobs(
+        self, rows: Sequence[TokenRow], temperature: float, entropy_grad: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """([T] log-probabilities, [T] entropies) of the rows' response tokens, one row after
-        another."""
-        return self._logprobs(self.causal_lm, rows, temperature)
+        another. entropy_grad: entropies carry a gradient too."""
+        return self._logprobs(self.causal_lm, rows, temperature, entropy_grad)
+
+    @contextlib.contextmanager
+    def reference_at_hand(self) -> Iterator[None]:
+        """Keeps the frozen copy, if there is one, on the device; outside it waits in CPU memory."""
+        if self.reference is not None:
+            nn.Module.to(self.reference, self.device)
+        yield
+        if self.reference is not None:
+            nn.Module.to(self.reference, "cpu")
 
     @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[TokenRow], temperature: float) -> Tensor:
@@ -69,7 +80,11 @@ class Policy:
         return self._logprobs(self.reference, rows, temperature)[0]
 
     def _logprobs(
-        self, causal_lm: Any, rows: Sequence[TokenRow], temperature: float
+        self,
+        causal_lm: Any,
+        rows: Sequence[TokenRow],
+        temperature: float,
+        entropy_grad: bool = False,
     ) -> tuple[Tensor, Tensor]:
         longest = max(len(row) for row in rows)
         ids_NL = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -92,6 +107,7 @@ class Policy:
                 targets_T.to(self.device),
                 temperature,
                 causal_lm.config.vocab_size,
+                entropy_grad,
             )
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:

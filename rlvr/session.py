@@ -15,8 +15,11 @@ from rewards import Verifier
 from rlvr.adapters import get_method
 from rlvr.config import DataConfig, TrainRecipe
 from rlvr.data import Dataset, encode_prompts, load_problems
+from rlvr.entropy import EntropyControl
+from rlvr.optim import build_optimizer
 from rlvr.policy import Policy, load_policy
 from rlvr.recipe import ConfigError
+from rlvr.reference import prepare_reference
 from rlvr.rollout import vllm_local
 from rlvr.rollout.engine import Engine
 from rlvr.rollout.sync import Syncer, choose_mode
@@ -33,6 +36,7 @@ class Session:
     recipe: TrainRecipe
     policy: Policy
     optimizer: Optimizer
+    entropy: EntropyControl
     engine: Engine
     syncer: Syncer
     verifier: Verifier
@@ -85,6 +89,7 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
         recipe.train.seed,
         keep_reference=recipe.algorithm.kl_beta > 0,
     )
+    prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
     max_prompt_len = recipe.data.max_prompt_len or 1_000_000_000
     max_prompt_len = min(max_prompt_len, recipe.model.max_len - recipe.rollout.max_response_len)
@@ -99,7 +104,8 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
     session = Session(
         recipe,
         policy,
-        _optimizer(recipe, policy),
+        build_optimizer(policy.trainable, recipe.optim),
+        EntropyControl(recipe.algorithm),
         engine,
         Syncer(recipe, policy, engine, mode, prompts),
         verifier,
@@ -137,15 +143,3 @@ def _start_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str
     from rlvr.rollout.transformers import TransformersEngine
 
     return TransformersEngine(policy)
-
-
-def _optimizer(recipe: TrainRecipe, policy: Policy) -> Optimizer:
-    config = recipe.optim
-    return torch.optim.AdamW(
-        policy.trainable,
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
