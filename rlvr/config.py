@@ -2,13 +2,10 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from rlvr.adapter_config import AdapterConfig
+from rlvr.section import Section
 
 
 class ModelConfig(Section):
@@ -200,23 +197,6 @@ class AlgorithmConfig(Section):
         if isinstance(values, dict):
             return PRESETS.get(values.get("preset", "dapo"), {}) | values
         return values
-
-
-class AdapterConfig(Section):
-    """What is trained. The same modules for every method."""
-
-    method: str = "lora"
-    """A name that `rlvr adapters` lists."""
-    rank: int | None = Field(default=None, ge=1)
-    """Rank r; None takes 32 for methods that have one."""
-    alpha: float | None = Field(default=None, gt=0)
-    """Scaling numerator; None takes 2 r. The update is scaled by alpha / r."""
-    target_modules: tuple[str, ...] = ALL_LINEAR
-    """Names of the adapted linear modules."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input; must be 0 in RL, since engine and trainer would differ."""
-    seed: int | None = Field(default=None, ge=0)
-    """Seed of the adapter's initialisation; None takes train.seed."""
 
 
 class OptimConfig(Section):

@@ -125,7 +125,7 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
     recipe, step = session.recipe, run.next_step
     lr = lr_at(step, recipe.optim, recipe.train.steps)
     for group in session.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_ratio", 1.0)
     with _timed() as step_s:
         collected = session.sampler.collect(step, session.engine, session.verifier, safe_point)
         with _timed() as train_s:

@@ -84,6 +84,7 @@ def update(
     safe_point is called as long as no parameter has moved and may raise to stop the run. Raises:
     RunError for a non-finite loss or gradient.
     """
+    schedule = policy.method.schedule
     num_updates = min(recipe.optim.updates_per_step, len(groups))
     sums: dict[str, float] = {"loss": 0.0, "padded": 0.0, "real": 0.0, "ratio_max": 0.0}
     grad_norms = []
@@ -96,6 +97,8 @@ def update(
             if part == 0:
                 safe_point()
             _accumulate(policy, batch, recipe, sums)
+        if schedule:
+            schedule.penalty(policy.model).backward()
         grad_norm = float(
             torch.nn.utils.clip_grad_norm_(policy.trainable, recipe.optim.max_grad_norm)
         )
@@ -104,6 +107,8 @@ def update(
                 f"step {step}: the gradient norm is {grad_norm}; lower optim.lr, or use float32"
             )
         optimizer.step()
+        if schedule:
+            schedule.after_update(policy.model, step * num_updates + part)
         grad_norms.append(grad_norm)
     optimizer.zero_grad(set_to_none=True)
     return _metrics(sums, grad_norms)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlvr.adapters.base import Sync
+from rlvr.adapters.merge import adapter_off
 from rlvr.policy import Policy, TokenRow
 from rlvr.recipe import ConfigError, RunError
 from rlvr.rollout.engine import Engine
@@ -41,6 +42,8 @@ class SyncStats:
 def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:
     """The sync mode of the run. Raises: ConfigError for one that the method does not have."""
     wanted = recipe.rollout.sync
+    if not policy.method.syncs:
+        return "none"
     if wanted == "auto":
         # on CPU, LoRA kernels generate 5 to 10 times slower than merged weights
         slow_adapter = policy.device.type == "cpu" and "merged" in policy.method.syncs
@@ -82,8 +85,10 @@ class Syncer:
         """
         if self.mode == "adapter":
             folder = Path(self._folder.name)
-            self._policy.model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+            self._policy.save_adapter(folder)
             num_bytes = self._engine.load_adapter(folder)
+        elif self.mode == "none":
+            num_bytes = 0
         else:
             num_bytes = self._engine.load_weights(self._policy.engine_weights())
         error = self.check()
@@ -119,7 +124,7 @@ class Syncer:
             layer.enable_adapters(True)
             if left < 0.1 * error:
                 return f"the engine serves {name} without its update"
-        with self._policy.model.disable_adapter():
+        with adapter_off(self._policy.model):
             left = float((_score(self._policy, self._probe) - theirs).abs().max())
         if left < 0.1 * error:
             return "the engine serves the base model: it ignored the whole update"

@@ -48,7 +48,11 @@ class TransformersEngine:
         generators = [torch.Generator(device).manual_seed(r.seed) for r in requests]
         tokens: list[list[int]] = [[] for _ in requests]
         logprobs: list[list[float]] = [[] for _ in requests]
-        running, cache = set(range(len(requests))), DynamicCache()
+        running, cache = set(range(len(requests))), self._policy.prefix(len(requests))
+        if cache is None:
+            cache = DynamicCache()
+        else:
+            mask_NL = torch.cat([mask_NL.new_ones(len(requests), cache.get_seq_length()), mask_NL], 1)
         while running:
             logits_NV = self._next_logits(ids_NL, mask_NL, cache)
             next_N, logp_N = draw(logits_NV, sampling, generators)
