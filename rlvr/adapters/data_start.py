@@ -11,8 +11,8 @@ from rlvr.adapters.start import apply_peft_start, start_method
 BATCH_ROWS = 8
 
 
-def _batches(model: Any, setup: Setup) -> list[dict[str, Any]]:
-    """The problems' tokens, padded, `BATCH_ROWS` rows at a time; labels are the tokens themselves.
+def _batches(model: Any, setup: Setup, size: int = BATCH_ROWS) -> list[dict[str, Any]]:
+    """The problems' tokens, padded, `size` rows at a time; labels are the tokens themselves.
 
     Prompts only: at step 0 no response of the policy is known to be right.
     """
@@ -21,8 +21,8 @@ def _batches(model: Any, setup: Setup) -> list[dict[str, Any]]:
     assert setup.rows, "a data-driven initialisation needs training problems"
     device = next(model.parameters()).device
     batches = []
-    for i in range(0, len(setup.rows), BATCH_ROWS):
-        rows = setup.rows[i : i + BATCH_ROWS]
+    for i in range(0, len(setup.rows), size):
+        rows = setup.rows[i : i + size]
         longest = max(map(len, rows))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
@@ -74,7 +74,7 @@ def _corda(model: Any, setup: Setup) -> Any:
     corda = CordaConfig(corda_method=setup.config.corda.mode)
     extra = {"init_lora_weights": "corda", "corda_config": corda}
     if not _on_meta(model):
-        batches = _batches(model, setup)
+        batches = _batches(model, setup, size=1)  # peft's covariance takes one row at a time
 
         @torch.no_grad()
         def run() -> None:

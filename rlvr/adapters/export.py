@@ -22,9 +22,7 @@ def lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
         scale = {n: layer.scaling[n] / (layer.ranknum[n] + 1e-5) for n in names}
         parts = [(layer.lora_A[n] * layer.lora_E[n], layer.lora_B[n] * scale[n]) for n in names]
     else:
-        parts = [
-            (layer.lora_A[n].weight, layer.lora_B[n].weight * layer.scaling[n]) for n in names
-        ]
+        parts = [(layer.lora_A[n].weight, layer.lora_B[n].weight * layer.scaling[n]) for n in names]
     return torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1)
 
 

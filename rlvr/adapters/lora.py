@@ -53,9 +53,7 @@ def _lora_fa(model: Any, setup: Setup) -> Any:
     return adapted
 
 
-def _lora_plus_optimizer(
-    model: nn.Module, config: AdapterConfig, optim: OptimConfig
-) -> Optimizer:
+def _lora_plus_optimizer(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
     """AdamW with the learning rate of B `lr_ratio` times that of A. Source: 2402.12354."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     return adamw_groups(

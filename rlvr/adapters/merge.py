@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -41,17 +42,21 @@ def plain_weights(model: nn.Module, everything: bool = False) -> Iterator[tuple[
     Comes with every module that training changes, and with the untouched parts of weights that the
     engine holds fused, or with `everything` that the model has. A tied head comes once.
     """
-    modules = dict(_walk("", model))
-    plain = {plain_name(name): name for name in modules}
-    changed = {short for short, name in plain.items() if everything or _changes(modules[name])}
-    wanted = changed | {other for short in changed for other in _fused_with(short)}
-    seen: set[int] = set()
-    for short, name in plain.items():
-        if short in wanted:
-            for key, value in _merged(modules[name]):
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    yield f"{short}.{key}", _dense(value)
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    modules = dict(_walk("", inner))
+    changed = {name for name, module in modules.items() if everything or _changes(module)}
+    wanted = changed | {other for name in changed for other in _fused_with(name)}
+    seen: set[nn.Parameter] = set()
+    for name, module in modules.items():
+        if name not in wanted:
+            continue
+        if isinstance(module, BaseTunerLayer):
+            yield from ((f"{name}.{key}", value) for key, value in _merged(module))
+            continue
+        for key, value in module.named_parameters(recurse=False):
+            if value not in seen:
+                seen.add(value)
+                yield f"{name}.{key}", _dense(value)
 
 
 def _walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -78,12 +83,9 @@ def _fused_with(name: str) -> Iterator[str]:
             yield from (f"{parent}.{part}" for part in group)
 
 
-def _merged(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _merged(module: BaseTunerLayer) -> Iterator[tuple[str, Tensor]]:
     """The parameters of the base layer as training left them."""
-    if not isinstance(module, BaseTunerLayer):
-        yield from module.named_parameters(recurse=False)
-        return
-    base = module.get_base_layer()
+    base: Any = module.get_base_layer()
     if hasattr(base.weight, "quant_state"):
         yield "weight", _dense(base.weight) + _low_rank(module)
         if base.bias is not None:
@@ -91,7 +93,8 @@ def _merged(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         return
     merged: Any = copy.deepcopy(module).float()
     merged.merge()
-    yield from merged.get_base_layer().named_parameters()
+    for key, value in merged.get_base_layer().named_parameters():
+        yield key, value.detach()
 
 
 def _low_rank(layer: Any) -> Tensor:

@@ -50,6 +50,7 @@ def _quantize(model: Any, setup: Setup) -> Any:
                 module=small,
             )
             small.bias = child.bias
+            small.support_avx512bf16_for_cpu = False  # it would repack the weight while we read it
             setattr(module, name, small.to(child.weight.device))
     model.is_loaded_in_4bit = True
     return model.requires_grad_(False)
@@ -63,10 +64,8 @@ def _qlora(model: Any, setup: Setup) -> Any:
 def _loftq(model: Any, setup: Setup) -> Any:
     """LoRA on the 4-bit base Q, started at the rank-r part of W - Q. Source: 2310.08659.
 
-    `iterations` rounds of Q = quantise(W - scaling B A) and B A = SVD_r(W - Q) / scaling.
+    `iterations` rounds of Q = quantise(W - scaling B A), B A from 0, and B A = SVD_r(W - Q) / scaling.
     """
-    import torch
-
     weights = {
         name: module.weight.detach().clone()
         for name, module in model.named_modules()
@@ -77,19 +76,21 @@ def _loftq(model: Any, setup: Setup) -> Any:
         weight = weights[name.removeprefix("base_model.model.")].float()
         if weight.is_meta:
             continue
-        for _ in range(setup.config.loftq.iterations):
-            residual = weight - _dequantized(layer)
-            u, s, vh = torch.linalg.svd(residual, full_matrices=False)
-            root = (s[: setup.rank] / layer.scaling["default"]).sqrt()
-            layer.lora_A["default"].weight.data = (root[:, None] * vh[: setup.rank]).contiguous()
-            layer.lora_B["default"].weight.data = (u[:, : setup.rank] * root).contiguous()
+        _fit(layer, weight, setup.rank)
+        for _ in range(setup.config.loftq.iterations - 1):
             _requantize(layer, weight - layer.get_delta_weight("default").detach())
-        residual = weight - _dequantized(layer)
-        u, s, vh = torch.linalg.svd(residual, full_matrices=False)
-        root = (s[: setup.rank] / layer.scaling["default"]).sqrt()
-        layer.lora_A["default"].weight.data = (root[:, None] * vh[: setup.rank]).contiguous()
-        layer.lora_B["default"].weight.data = (u[:, : setup.rank] * root).contiguous()
+            _fit(layer, weight, setup.rank)
     return adapted
+
+
+def _fit(layer: Any, weight: Any, rank: int) -> None:
+    """A and B whose scaled product is the best rank-r approximation of what rounding took."""
+    import torch
+
+    u, s, vh = torch.linalg.svd(weight - _dequantized(layer), full_matrices=False)
+    root = (s[:rank] / layer.scaling["default"]).sqrt()
+    layer.lora_A["default"].weight.data = (root[:, None] * vh[:rank]).contiguous()
+    layer.lora_B["default"].weight.data = (u[:, :rank] * root).contiguous()
 
 
 def _dequantized(layer: Any) -> Any:

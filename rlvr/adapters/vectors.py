@@ -23,7 +23,11 @@ def _ia3(model: Any, setup: Setup) -> Any:
 
 def _norm_names(model: Any) -> list[str]:
     return sorted(
-        {name for name, m in model.named_modules() if type(m).__name__.endswith(("RMSNorm", "Norm"))}
+        {
+            name
+            for name, m in model.named_modules()
+            if type(m).__name__.endswith(("RMSNorm", "Norm"))
+        }
     )
 
 
