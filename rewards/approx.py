@@ -113,7 +113,9 @@ def raise_to(base: Number, error: float, exponent: Number, exponent_error: float
         return 0.0, 0.0
     if size <= 4 * error:
         raise NotExact
-    whole = not isinstance(exponent, complex) and exponent == int(exponent) and exponent_error < 1e-9
+    whole = (
+        not isinstance(exponent, complex) and exponent == int(exponent) and exponent_error < 1e-9
+    )
     if not isinstance(base, complex) and base < 0 and not whole:
         at.nonreal = True
         base = complex(base)
@@ -159,7 +161,9 @@ def _apply(name: str, x: Number, error: float, at: Point) -> tuple[Number, float
         raise NotExact from problem
     if steep * error > 1e-3 * (1 + abs(value)):
         raise NotExact
-    return value, 1.1 * steep * error + 4 * EPS * (abs(value) + (abs(x) if name in _PERIODIC else 0))
+    return value, 1.1 * steep * error + 4 * EPS * (
+        abs(value) + (abs(x) if name in _PERIODIC else 0)
+    )
 
 
 def _root(args: tuple[Node, ...], at: Point) -> tuple[Number, float]:
@@ -245,7 +249,9 @@ def log_size(node: Node) -> tuple[int, float]:
         value = exact(node)
         if value == 0:
             return 0, -math.inf
-        return (1 if value > 0 else -1), math.log(abs(value.numerator)) - math.log(value.denominator)
+        return (1 if value > 0 else -1), math.log(abs(value.numerator)) - math.log(
+            value.denominator
+        )
     if tag == "-":
         sign, size = log_size(node[1])
         return -sign, size

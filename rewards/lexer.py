@@ -38,9 +38,15 @@ _WORD = re.compile(r"[A-Za-z]+")
 _DIFFERENTIAL = re.compile(r"\s+")
 
 FUNCTIONS = {
-    *("sin cos tan cot sec csc sinh cosh tanh coth sech csch exp ln log lg arcsin arccos arctan").split(),
-    *("arccot arcsec arccsc arsinh arcosh artanh arcsinh arccosh arctanh asin acos atan sqrt").split(),
-    *("max min gcd lcm det sup inf dim ker deg arg Re Im Arg abs floor ceil sgn sign binomial").split(),
+    *(
+        "sin cos tan cot sec csc sinh cosh tanh coth sech csch exp ln log lg arcsin arccos arctan"
+    ).split(),
+    *(
+        "arccot arcsec arccsc arsinh arcosh artanh arcsinh arccosh arctanh asin acos atan sqrt"
+    ).split(),
+    *(
+        "max min gcd lcm det sup inf dim ker deg arg Re Im Arg abs floor ceil sgn sign binomial"
+    ).split(),
     *("binom comb tr trace rank erf gamma Gamma zeta Phi phi factorial mod").split(),
 }
 _PLAIN_FUNCTIONS = FUNCTIONS - {"inf", "gamma", "Gamma", "zeta", "Phi", "phi", "mod", "deg", "tr"}

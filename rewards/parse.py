@@ -110,7 +110,10 @@ class _Parser:
             operators.append(self.next().value)
             operands.append(self.operand())
         node = ("rel", tuple(operators), tuple(operands)) if operators else operands[0]
-        if self.peek.value in ("pmod", "bmod") or (self.peek.value, self.peek.kind) == ("mod", "text"):
+        if self.peek.value in ("pmod", "bmod") or (self.peek.value, self.peek.kind) == (
+            "mod",
+            "text",
+        ):
             self.next()
             node = ("mod", node, self.factor())
         elif self.peek.value == "(" and self.look(1).value == "mod":
@@ -153,7 +156,9 @@ class _Parser:
             if sign == "+" and self.peek.value in ("-", "pm") and self.peek.kind == "op":
                 continue
             term = self.term(sign)
-            terms.append(term if sign in ("", "+") else _negative(term) if sign == "-" else (sign, term))
+            terms.append(
+                term if sign in ("", "+") else _negative(term) if sign == "-" else (sign, term)
+            )
         node = terms[0] if len(terms) == 1 else ("+", tuple(terms))
         if self.accept("choose"):
             node = ("f", "binom", (node, self.sum()))
@@ -171,7 +176,12 @@ class _Parser:
             return node
         name, start = [], self.at
         while self.peek.kind == "text" or (name and self.peek.value in ("/", "^")):
-            if self.peek.kind == "text" and words(self.peek.value) in ("since", "because", "or", "and"):
+            if self.peek.kind == "text" and words(self.peek.value) in (
+                "since",
+                "because",
+                "or",
+                "and",
+            ):
                 break
             token = self.next()
             name.append(token.value)
@@ -202,13 +212,20 @@ class _Parser:
                 if mixed:
                     factors = [mixed]
                 else:
-                    factors[-1:] = [("/", factors[-1], over)] if len(factors) == 1 else [
-                        ("/", _product(factors), over)
-                    ]
+                    factors[-1:] = (
+                        [("/", factors[-1], over)]
+                        if len(factors) == 1
+                        else [("/", _product(factors), over)]
+                    )
                     factors = factors[-1:]
             elif self.starts_factor():
                 factor = self.factor()
-                if self.peek.value == "/" and factor[0] == "n" and _is_whole(factors[-1]) and spaced:
+                if (
+                    self.peek.value == "/"
+                    and factor[0] == "n"
+                    and _is_whole(factors[-1])
+                    and spaced
+                ):
                     factors.append(("gap", factor))
                     continue
                 mixed = mixed_number(factors, factor)
@@ -388,7 +405,9 @@ class _Parser:
     def text(self, value: str) -> Node:
         inner = value.strip()
         if len(inner) == 1 and inner.isalpha():
-            return ("c", "e") if inner == "e" else ("c", "i") if inner == "i" else self.symbol(inner)
+            return (
+                ("c", "e") if inner == "e" else ("c", "i") if inner == "i" else self.symbol(inner)
+            )
         if inner[:1].isdigit() or inner[:1] in "-.(" and any(c.isdigit() for c in inner):
             return _Parser(tokenize(inner)).whole()
         if inner in FUNCTIONS:

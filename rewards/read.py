@@ -49,7 +49,8 @@ _CHOICE = re.compile(
     re.I,
 )
 _LABELLED = re.compile(
-    r"(?:\\(?:text|math)\w*\{)?\s*\(\s*([A-J])\s*\)\s*\}?[.:]?\s*(?:\\[ ,;]|\\q?quad)*\s*(\S.*)", re.S
+    r"(?:\\(?:text|math)\w*\{)?\s*\(\s*([A-J])\s*\)\s*\}?[.:]?\s*(?:\\[ ,;]|\\q?quad)*\s*(\S.*)",
+    re.S,
 )
 _SAID = {
     **dict.fromkeys(

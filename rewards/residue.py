@@ -77,7 +77,11 @@ def residue(node: Node, modulus: int, key: int) -> int:
             value = value * residue(factor, modulus, key) % modulus
         return value
     if tag == "/":
-        return residue(node[1], modulus, key) * _inverse(residue(node[2], modulus, key), modulus) % modulus
+        return (
+            residue(node[1], modulus, key)
+            * _inverse(residue(node[2], modulus, key), modulus)
+            % modulus
+        )
     if tag == "-":
         return -residue(node[1], modulus, key) % modulus
     if tag == "^":
@@ -102,7 +106,9 @@ def _inverse(value: int, modulus: int) -> int:
 
 
 def _random(name: str, modulus: int, value: int, key: int) -> int:
-    seed = (crc32(name.encode()) * 0x9E3779B97F4A7C15 + value * 0xC2B2AE3D27D4EB4F + modulus) % modulus
+    seed = (
+        crc32(name.encode()) * 0x9E3779B97F4A7C15 + value * 0xC2B2AE3D27D4EB4F + modulus
+    ) % modulus
     return pow(seed or 3, 10, modulus)
 
 
@@ -128,7 +134,9 @@ def _rational_power(base: int, power: Fraction, modulus: int, key: int) -> int:
     if modulus != key:
         raise NotExact
     order = (modulus - 1) // 2
-    return _square_power(base, power.numerator * _inverse(power.denominator, order) % order, modulus)
+    return _square_power(
+        base, power.numerator * _inverse(power.denominator, order) % order, modulus
+    )
 
 
 def _square_power(base: int, power: int, modulus: int) -> int:

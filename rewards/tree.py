@@ -25,7 +25,9 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 TAGS = {
-    *("n d s c + * / ^ - pm mp f unit tuple set list rel cup cap setminus matrix field text").split(),
+    *(
+        "n d s c + * / ^ - pm mp f unit tuple set list rel cup cap setminus matrix field text"
+    ).split(),
     *("ratio such ... big based mod").split(),
 }
 

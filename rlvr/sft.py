@@ -15,7 +15,7 @@ from rlvr.word_problems import Mistakes, generate, worked_solution
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerFast, TrainerCallback
+    from transformers import Qwen2Tokenizer, TrainerCallback
 
 FORMAT = 1  # raised when the same recipe would give another result
 _NUM_TOKENIZER_TEXTS = 6000
@@ -69,8 +69,8 @@ def solved_problems(cfg: SftConfig) -> list[tuple[str, str]]:
 def _train(cfg: SftConfig, folder: Path) -> None:
     """Write the trained model, its tokenizer and the recipe into `folder`."""
     import torch
-    from trl import SFTTrainer
     from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     from rlvr.tiny import build_model, build_tokenizer
 
@@ -90,7 +90,7 @@ def _train(cfg: SftConfig, folder: Path) -> None:
     _make_quiet(trainer, started)
     trainer.train()
     shutil.rmtree(folder / "trainer", ignore_errors=True)
-    trainer.model.save_pretrained(folder)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "sft_recipe.json").write_text(cfg.model_dump_json(indent=2))
 
@@ -122,7 +122,7 @@ def _trainer_settings(cfg: SftConfig) -> dict[str, Any]:
     }
 
 
-def _tokenize(pairs: list[tuple[str, str]], tokenizer: "PreTrainedTokenizerFast") -> "Dataset":
+def _tokenize(pairs: list[tuple[str, str]], tokenizer: "Qwen2Tokenizer") -> "Dataset":
     """Rows of input_ids, labels and length; the loss falls on the solution and the end token."""
     from datasets import Dataset
 
@@ -130,10 +130,10 @@ def _tokenize(pairs: list[tuple[str, str]], tokenizer: "PreTrainedTokenizerFast"
         [{"role": "user", "content": problem}, {"role": "assistant", "content": solution}]
         for problem, solution in pairs
     ]
-    prompts = tokenizer.apply_chat_template(
-        [turn[:1] for turn in turns], tokenize=False, add_generation_prompt=True
+    prompts, wholes = (
+        [str(tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=g)) for m in c]
+        for c, g in (([turn[:1] for turn in turns], True), (turns, False))
     )
-    wholes = tokenizer.apply_chat_template(turns, tokenize=False)
     completions = [whole[len(prompt) :] for prompt, whole in zip(prompts, wholes, strict=True)]
     rows = {"input_ids": [], "labels": [], "length": []}
     encoded = (

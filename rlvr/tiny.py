@@ -1,10 +1,11 @@
 """A tiny Qwen2-architecture policy and its tokenizer, made from nothing: no hub, no download."""
 
+import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+    from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
@@ -16,49 +17,46 @@ CHAT_TEMPLATE = (
     "{% endif %}{% endfor %}"
     f"{{% if add_generation_prompt %}}{ASSISTANT}{{% endif %}}"
 )
-# One piece per word, with a space before it, and after it where a number follows; one per digit.
-_PIECES = r"\\boxed\{| ?\p{L}+ (?=\d)| ?\p{L}+|\d|\s+| ?[^\s\p{L}\d]+"
 
 
 def build_tokenizer(
     texts: Iterable[str], vocab_size: int = 512, context_len: int = 512
-) -> "PreTrainedTokenizerFast":
+) -> "Qwen2Tokenizer":
     """A byte-level BPE tokenizer whose merges come from `texts`; any text survives a round trip.
 
-    Numbers are written digit by digit. `context_len` is in tokens.
+    It splits text as Qwen2's does (numbers digit by digit), because AutoTokenizer loads the folder
+    of a Qwen2 model with that class. `context_len` is in tokens.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    rules = Qwen2Tokenizer().backend_tokenizer
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer, bpe.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[PAD, END, USER, ASSISTANT],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
+    bpe.train_from_iterator(texts, trainer)
+    learned: dict[str, Any] = json.loads(bpe.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in learned["merges"]]
+    return Qwen2Tokenizer(
+        vocab=learned["vocab"],
+        merges=merges,
+        unk_token=END,
         eos_token=END,
-        additional_special_tokens=[USER, ASSISTANT],
+        pad_token=PAD,
+        extra_special_tokens=[USER, ASSISTANT],
         chat_template=CHAT_TEMPLATE,
         model_max_length=context_len,
-        clean_up_tokenization_spaces=False,
         padding_side="left",
     )
 
 
 def build_model(
-    tokenizer: "PreTrainedTokenizerFast",
+    tokenizer: "Qwen2Tokenizer",
     *,
     seed: int,
     hidden_size: int = 128,
@@ -76,7 +74,8 @@ def build_model(
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-    end, pad = tokenizer.convert_tokens_to_ids([END, PAD])
+    vocab = tokenizer.get_vocab()
+    end, pad = vocab[END], vocab[PAD]
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,

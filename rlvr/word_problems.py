@@ -8,11 +8,12 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, get_args
 
 Split = Literal["train", "heldout", "sft"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 LEVELS = (1, 2, 3, 4, 5)
-MAX_TOTAL = 60  # every intermediate result stays between 1 and this
+MAX_TOTAL = 40  # every intermediate result stays between 1 and this
 
 _PRONOUNS = {
     "Tom": "He", "Ben": "He", "Sam": "He", "Max": "He",
@@ -46,14 +47,8 @@ _SPLIT_SHARES: dict[Split, range] = {
 }
 
 
-class Row(TypedDict):
-    """One problem. plan: the start and the steps, such as `12 +5 -2*3 *2`, for worked solutions."""
-
-    id: str
-    problem: str
-    answer: str
-    level: int
-    plan: str
+Row = dict[str, Any]
+"""id, problem, answer (text), level, and plan: the start and the steps, such as `12 +5 -2*3 *2`."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +76,15 @@ def split_of(problem: str) -> Split:
     return next(split for split, buckets in _SPLIT_SHARES.items() if bucket in buckets)
 
 
-def generate(split: Split, num: int, seed: int, levels: Sequence[int] = LEVELS) -> list[Row]:
-    """`num` distinct problems of one split, the levels in turn; the arguments fix the rows.
+def generate(split: Split, num: int, seed: int, levels: Sequence[int] | None = None) -> list[Row]:
+    """`num` distinct problems of one split, the levels (None: all) in turn; repeatable.
 
     Splits share no problem whatever their seeds, because the text alone decides the split.
+    Raises: ValueError for an unknown split or level, or more problems than there are.
     """
-    if split not in _SPLIT_SHARES:
-        raise ValueError(f"split = {split!r}: use one of {', '.join(_SPLIT_SHARES)}")
+    if split not in SPLITS:
+        raise ValueError(f"split = {split!r}: use one of {', '.join(SPLITS)}")
+    levels = LEVELS if levels is None else levels
     if not levels or not set(levels) <= set(LEVELS):
         raise ValueError(f"levels = {list(levels)}: name at least one of {list(LEVELS)}")
     rng = random.Random(f"{split}:{seed}")
@@ -98,9 +95,8 @@ def generate(split: Split, num: int, seed: int, levels: Sequence[int] = LEVELS) 
         row = _draw(levels[len(rows) % len(levels)], rng)
         if split_of(row["problem"]) == split:
             rows.setdefault(row["problem"], row)
-    else:
-        if len(rows) < num:
-            raise ValueError(f"num = {num}: levels {list(levels)} have fewer distinct problems")
+    if len(rows) < num:
+        raise ValueError(f"num = {num}: levels {list(levels)} have fewer distinct problems")
     return list(rows.values())
 
 
@@ -162,13 +158,13 @@ def _draw(level: int, rng: random.Random) -> Row:
         plan.append(f"{kind[0]}{bags}*{number}" if bags else f"{kind[0]}{number}")
     sentences.append(f"How many {thing} does {name} have?")
     problem = " ".join(sentences)
-    return Row(
-        id=f"word-{hashlib.sha256(problem.encode()).hexdigest()[:12]}",
-        problem=problem,
-        answer=str(total),
-        level=level,
-        plan=" ".join(plan),
-    )
+    return {
+        "id": f"word-{hashlib.sha256(problem.encode()).hexdigest()[:12]}",
+        "problem": problem,
+        "answer": str(total),
+        "level": level,
+        "plan": " ".join(plan),
+    }
 
 
 def _draw_step(level: int, total: int, rng: random.Random) -> tuple[str, int, int, int]:

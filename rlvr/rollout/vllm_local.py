@@ -115,8 +115,8 @@ class VllmEngine:
     def load_adapter(self, folder: Path) -> int:
         from vllm.lora.request import LoRARequest
 
-        self._adapter = LoRARequest("policy", 1, str(folder), load_inplace=True)
-        self._llm.llm_engine.add_lora(self._adapter)
+        self._llm.llm_engine.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
+        self._adapter = LoRARequest("policy", 1, str(folder))  # loaded: requests only name it
         self._llm.reset_prefix_cache()
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 

@@ -1,6 +1,8 @@
 import random
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlvr.tiny import ASSISTANT, END, USER, build_model, build_tokenizer
 from rlvr.word_problems import Mistakes, generate, worked_solution
@@ -65,3 +67,24 @@ def test_the_seed_fixes_the_model_and_the_head_is_not_the_embedding(tokenizer):
     assert not weights.equal(model.state_dict()["model.embed_tokens.weight"])
     assert model.num_parameters() < 1_000_000
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_the_saved_folder_loads_the_same_model_and_tokenizer_with_the_auto_classes(
+    texts, tokenizer, tmp_path
+):
+    model = build_model(tokenizer, seed=0)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again(texts[:300])["input_ids"] == tokenizer(texts[:300])["input_ids"]
+    messages = [{"role": "user", "content": texts[0]}]
+    prompts = [
+        t.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        for t in (tokenizer, again)
+    ]
+    assert prompts[0] == prompts[1]
+    assert again(prompts)["input_ids"] == tokenizer(prompts)["input_ids"]
+    assert (again.eos_token, again.pad_token) == (END, tokenizer.pad_token)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = torch.tensor([tokenizer.encode(texts[0])])
+    assert torch.equal(loaded(ids).logits, model(ids).logits)

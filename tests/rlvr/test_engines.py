@@ -1,0 +1,145 @@
+"""The real vLLM and the transformers engine: exact weights and probabilities, seeds that hold."""
+
+import math
+
+import pytest
+import torch
+
+from rlvr.adapters.merge import merged_weights
+from rlvr.config import AdapterConfig
+from rlvr.policy import TokenRow, load_policy
+from rlvr.rollout.engine import Request, Sampling, sample_seed
+from rlvr.rollout.sync import Syncer, SyncError
+from rlvr.rollout.transformers import TransformersEngine, draw
+from rlvr.rollout.vllm_local import VllmEngine
+
+PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
+SAMPLING = Sampling(max_len=24)
+
+
+def requests(count: int) -> list[Request]:
+    return [Request(PROMPTS[i % 4], sample_seed(0, i)) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def vllm_engine(make_recipe):
+    """One real engine for the module, able to take merged weights and adapters."""
+    recipe = make_recipe()
+    engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=8)
+    yield engine
+    engine.close()
+
+
+def adapted_policy(recipe, steps: int = 3):
+    policy = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
+    optimizer = torch.optim.AdamW(policy.trainable, lr=1e-2)
+    for _ in range(steps):
+        policy.logprobs([TokenRow(p, p[::-1]) for p in PROMPTS], 1.0)[0].mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return policy
+
+
+@torch.no_grad()
+def sampled_error(policy, engine, sampling: Sampling = SAMPLING) -> float:
+    """Largest difference between the engine's reported and the trainer's log-probabilities."""
+    responses = engine.generate(requests(8), sampling)
+    rows = [
+        TokenRow(r.prompt_ids, o.token_ids) for r, o in zip(requests(8), responses, strict=True)
+    ]
+    ours = policy.logprobs(rows, sampling.temperature)[0]
+    theirs = torch.tensor([p for o in responses for p in o.logprobs])
+    return float((ours - theirs).abs().max())
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("mode", ["merged", "adapter"])
+def test_after_real_updates_vllm_serves_exactly_the_policy(make_recipe, vllm_engine, mode):
+    recipe = make_recipe()
+    policy = adapted_policy(recipe)
+    syncer = Syncer(recipe, policy, vllm_engine, mode, PROMPTS)
+    stats = syncer.sync()
+    syncer.close()
+    assert stats.num_bytes > 0
+    assert stats.logprob_error < 1e-4
+    for temperature in (1.0, 0.7):
+        assert sampled_error(policy, vllm_engine, Sampling(24, temperature)) < 1e-4
+    clear_adapter(vllm_engine, recipe)
+
+
+def clear_adapter(engine, recipe) -> None:
+    """Back to the base policy, so that tests do not depend on their order."""
+    engine._adapter = None
+    base = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
+    engine.load_weights(merged_weights(base.model))
+
+
+@pytest.mark.engine
+def test_full_fine_tuning_reaches_vllm_exactly(make_recipe, vllm_engine):
+    recipe = make_recipe().model_copy(update={"adapter": AdapterConfig(method="full")})
+    policy = adapted_policy(recipe)
+    syncer = Syncer(recipe, policy, vllm_engine, "merged", PROMPTS)
+    assert syncer.sync().logprob_error < 1e-4
+    syncer.close()
+    base = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
+    vllm_engine.load_weights(base.engine_weights())
+
+
+@pytest.mark.engine
+def test_a_module_that_does_not_arrive_is_named(make_recipe, vllm_engine, monkeypatch):
+    recipe = make_recipe()
+    policy = adapted_policy(recipe)
+    lost = "model.layers.1.mlp.down_proj"
+    kept = [(n, w) for n, w in merged_weights(policy.model) if not n.startswith(lost)]
+    monkeypatch.setattr(type(policy), "engine_weights", lambda self: iter(kept))
+    syncer = Syncer(recipe, policy, vllm_engine, "merged", PROMPTS)
+    with pytest.raises(SyncError, match=rf"{lost} without its update"):
+        syncer.sync()
+    monkeypatch.setattr(type(policy), "engine_weights", lambda self: iter([]))
+    clear_adapter(vllm_engine, recipe)
+    with pytest.raises(SyncError, match="ignored the whole update"):
+        syncer.sync()
+    syncer.close()
+
+
+@pytest.mark.engine
+def test_vllm_rollouts_do_not_depend_on_their_batch(vllm_engine):
+    together = vllm_engine.generate(requests(12), SAMPLING)
+    alone = [vllm_engine.generate([request], SAMPLING)[0] for request in requests(12)]
+    assert [r.token_ids for r in together] == [r.token_ids for r in alone]
+    assert together[0].token_ids != together[4].token_ids, "one prompt, two seeds"
+
+
+def test_transformers_rollouts_do_not_depend_on_their_batch(make_recipe):
+    policy = adapted_policy(make_recipe())
+    engine = TransformersEngine(policy)
+    together = engine.generate(requests(12), SAMPLING)
+    alone = [engine.generate([request], SAMPLING)[0] for request in requests(12)]
+    assert [r.token_ids for r in together] == [r.token_ids for r in alone]
+    assert sampled_error(policy, engine) < 1e-4
+    assert sampled_error(policy, engine, Sampling(24, 0.5)) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_base_is_bit_identical_after_50_syncs(make_recipe, dtype):
+    recipe = make_recipe(model={"dtype": str(dtype).removeprefix("torch.")})
+    policy = adapted_policy(recipe, steps=1)
+    before = {n: p.clone() for n, p in policy.model.named_parameters() if not p.requires_grad}
+    for _ in range(50):
+        for _ in policy.engine_weights():
+            pass
+    after = dict(policy.model.named_parameters())
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_draws_follow_the_distribution_and_report_its_probabilities():
+    logits = torch.tensor([[0.0, math.log(3.0), -math.inf, 1.0]]).repeat(4000, 1)
+    generators = [torch.Generator().manual_seed(sample_seed(1, i)) for i in range(4000)]
+    tokens, logp = draw(logits, Sampling(1, top_k=2), generators)
+    assert set(tokens.tolist()) == {1, 3}
+    expected = torch.tensor([3.0, math.e]) / (3 + math.e)
+    share = float((tokens == 1).float().mean())
+    assert abs(share - float(expected[0])) < 0.03
+    assert logp[tokens == 1][0].exp() == pytest.approx(float(expected[0]), abs=1e-6)
+    greedy, _ = draw(logits[:2], Sampling(1, temperature=0), generators[:2])
+    assert greedy.tolist() == [1, 1]

@@ -1,0 +1,100 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rlvr.config import TrainRecipe
+from rlvr.recipe import ConfigError, dump_toml, load_recipe, validate
+
+BAD = [
+    (
+        ["--rollout.group_siz", "4"],
+        "rollout.group_siz: unknown setting; did you mean rollout.group_s",
+    ),
+    (["--rolout.group_size", "4"], "rolout: unknown setting; did you mean rollout"),
+    (["--lr", "4"], "--lr: settings are named --section.key; did you mean optim.lr?"),
+    (["--rollout.group_size", "1"], "rollout.group_size = 1: advantages need at least 2 responses"),
+    (["--optim.lr", "-1"], "optim.lr = -1: must lie in (0, 1]"),
+    (["--optim.lr", "fast"], "optim.lr = 'fast'"),
+    (["--optim.lr"], "--optim.lr: a value is missing"),
+    (["--algorithm.preset", "gpro"], "algorithm.preset = 'gpro'"),
+    (["--rollout.top_p", "0.9"], "biased when sampling is truncated"),
+    (["--adapter.dropout", "0.05"], "adapter.dropout = 0.05"),
+    (["--rollout.max_response_len", "160"], "leaves no room for a prompt"),
+    (["--model.sft_recipe", "x.toml"], "give exactly one of model.path and model.sft_recipe"),
+    (["--optim.updates_per_step", "5"], "more than rollout.prompts_per_step = 2"),
+    (["--reward.overlong", "penalty"], "reward.overlong_cache_len = 0"),
+    (["--reward.correct", "0"], "must be above reward.incorrect"),
+    (["--eval.every", "5"], "there is nothing to score"),
+    (["--data.prompt_template", "Solve it."], "lacks {problem}"),
+    (["optim.lr", "1"], "optim.lr: expected --section.key value"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD, ids=[" ".join(o) for o, _ in BAD])
+def test_a_wrong_setting_gives_one_line_that_names_it(write_recipe, overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(write_recipe(), overrides, TrainRecipe)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_setting_and_a_missing_recipe_say_what_to_add(recipe_tree, tmp_path):
+    tree = recipe_tree()
+    del tree["optim"]["lr"]
+    with pytest.raises(ConfigError, match=r"optim.lr: missing"):
+        validate(tree, TrainRecipe)
+    with pytest.raises(ConfigError, match="no such recipe"):
+        load_recipe(tmp_path / "none.toml", [], TrainRecipe)
+    (tmp_path / "broken.toml").write_text("[optim\n")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_recipe(tmp_path / "broken.toml", [], TrainRecipe)
+
+
+def test_a_resolved_recipe_reads_back_equal(make_recipe, tmp_path):
+    recipe = make_recipe(data={"prompt_template": 'Say "{problem}"\n\tin \\boxed{{}} \x7f é'})
+    (tmp_path / "config.toml").write_text(dump_toml(recipe))
+    assert load_recipe(tmp_path / "config.toml", [], TrainRecipe) == recipe
+
+
+def test_a_preset_fills_only_what_is_not_given(make_recipe):
+    grpo = make_recipe(algorithm={"preset": "grpo", "clip_high": 0.3}).algorithm
+    assert (grpo.aggregation, grpo.kl_beta, grpo.clip_high) == ("response_mean", 0.04, 0.3)
+    assert make_recipe().algorithm.aggregation == "token_mean"
+
+
+def test_overrides_win_over_the_recipe_and_keep_their_types(write_recipe):
+    words = ["--optim.lr", "1e-5", "--run.name=b", "--adapter.target_modules", '["q_proj"]']
+    recipe = load_recipe(write_recipe(), words, TrainRecipe)
+    assert (recipe.optim.lr, recipe.run.name) == (1e-5, "b")
+    assert recipe.adapter.target_modules == ("q_proj",)
+
+
+@pytest.mark.parametrize("module", ["rewards", "rlvr.config", "rlvr.recipe"])
+def test_light_modules_load_no_torch(module):
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_help_answers_in_under_300_ms():
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "rlvr.cli", "--help"], capture_output=True, check=True
+        )
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.3
+
+
+def test_every_shipped_recipe_is_valid(pytestconfig):
+    recipes = [
+        path
+        for path in (pytestconfig.rootpath / "recipes").glob("*.toml")
+        if not path.name.endswith("_sft.toml")
+    ]
+    assert recipes
+    for path in recipes:
+        load_recipe(path, [], TrainRecipe)
