@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from rlvr.adapters import get_method
 from rlvr.adapters.base import Method, Setup
 from rlvr.adapters.budget import match_rank
-from rlvr.adapters.merge import adapter_off, plain_weights
+from rlvr.adapters.merge import adapter_off, merged_weights
 from rlvr.adapters.prompt import prompt_cache
 from rlvr.adapters.state import adapter_state, load_adapter_state
 from rlvr.config import AdapterConfig, ModelConfig
@@ -120,7 +120,7 @@ class Policy:
 
     def engine_weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every weight that training changes, as the engine must hold it."""
-        return plain_weights(self.model)
+        return merged_weights(self.model)
 
     def set_checkpointing(self, on: bool) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
@@ -137,8 +137,11 @@ class Policy:
 
     def save_adapter(self, folder: Path) -> None:
         """What `save` writes, without the tokenizer."""
-        write = self.method.save or (lambda model, path: model.save_pretrained(path))
-        write(self.model, folder)
+        model: Any = self.model
+        if self.method.save:
+            self.method.save(model, folder, self.adapter)
+        else:
+            model.save_pretrained(folder)
 
     def training_state(self) -> dict[str, Any]:
         """What a checkpoint needs to continue, besides the folder that `save` writes."""

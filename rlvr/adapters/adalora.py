@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rlvr.adapters.base import LORA_OPTIONS, Method, Schedule, Setup, wrap
@@ -79,10 +78,6 @@ def _load_state(model: Any, saved: dict[str, Any]) -> None:
     model.peft_config["default"].rank_pattern = saved["rank_pattern"]
 
 
-def _save(model: Any, folder: Path) -> None:
-    save_as_lora(model, folder)
-
-
 METHODS = (
     Method(
         name="adalora",
@@ -93,6 +88,6 @@ METHODS = (
         options=(LORA_OPTIONS - {"scaling"}) | {"adalora"},
         apply=_adalora,
         schedule=Schedule(_penalty, _after_update, _state, _load_state),
-        save=_save,
+        save=save_as_lora,
     ),
 )

@@ -90,7 +90,7 @@ class Method:
     keeps_base: whether switching the adapter off gives the base back; else the reference is a copy.
     start: why step 0 is not the base policy; empty where it is.
     needs_rows: whether `apply` looks at training problems.
-    save(model, folder): writes a folder that peft loads, where the live layers do not save as one.
+    save(model, folder, config): writes a folder that peft loads, where the live layers do not save as one.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Method:
     keeps_base: bool = True
     start: str = ""
     needs_rows: bool = False
-    save: Callable[[Any, Path], None] | None = None
+    save: Callable[[Any, Path, AdapterConfig], None] | None = None
 
 
 def wrap(model: Any, peft_config: Any, seed: int) -> Any:

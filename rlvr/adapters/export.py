@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvr.adapters.merge import plain_name, plain_weights
+from rlvr.adapter_config import AdapterConfig
+from rlvr.adapters.merge import merged_weights, plain_name
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM takes for its largest LoRA rank."""
@@ -26,7 +27,7 @@ def lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
     return torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1)
 
 
-def save_as_lora(model: Any, folder: Path) -> None:
+def save_as_lora(model: Any, folder: Path, _config: AdapterConfig | None = None) -> None:
     """A peft LoRA folder on the original base, scaling 1, rank 2 r where a start is subtracted."""
     import peft
     from peft.tuners.lora import LoraLayer
@@ -73,7 +74,7 @@ def merge_and_export(model: Any, folder: Path, dtype: torch.dtype = torch.float3
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     plain = AutoModelForCausalLM.from_config(inner.config, dtype=dtype)
-    weights = dict(plain_weights(model, everything=True))
+    weights = dict(merged_weights(model, everything=True))
     plain.load_state_dict(weights, strict=False)
     missing = {name for name, _ in plain.named_parameters()} - set(weights)
     assert not missing, f"no weight for {sorted(missing)}"

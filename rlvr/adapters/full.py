@@ -1,4 +1,4 @@
-"""Every weight, in float32: full fine-tuning, with frozen embeddings, and in projected gradients."""
+"""Every weight, in float32: full fine-tuning, frozen embeddings, projected gradients."""
 
 from __future__ import annotations
 

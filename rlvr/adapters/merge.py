@@ -36,7 +36,7 @@ def adapter_off(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def plain_weights(model: nn.Module, everything: bool = False) -> Iterator[tuple[str, Tensor]]:
+def merged_weights(model: nn.Module, everything: bool = False) -> Iterator[tuple[str, Tensor]]:
     """(name, W + delta) under the base's names, one module at a time; what merges is float32.
 
     Comes with every module that training changes, and with the untouched parts of weights that the

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, adamw, wrap
 from rlvr.adapters.lora import lora_config
 from rlvr.adapters.start import lora_layers
 from rlvr.recipe import ConfigError
+
+BASE_FILE = "quantized_base.json"
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +67,8 @@ def _qlora(model: Any, setup: Setup) -> Any:
 def _loftq(model: Any, setup: Setup) -> Any:
     """LoRA on the 4-bit base Q, started at the rank-r part of W - Q. Source: 2310.08659.
 
-    `iterations` rounds of Q = quantise(W - scaling B A), B A from 0, and B A = SVD_r(W - Q) / scaling.
+    `iterations` rounds, from B A = 0, of Q = quantise(W - scaling B A) and
+    B A = SVD_r(W - Q) / scaling.
     """
     weights = {
         name: module.weight.detach().clone()
@@ -115,6 +119,12 @@ def _requantize(layer: Any, weight: Any) -> None:
     base.to(old.device)
 
 
+def _save(model: Any, folder: Path, config: AdapterConfig) -> None:
+    """peft's folder, and the settings that make the quantised base again from the original."""
+    model.save_pretrained(folder)
+    (folder / BASE_FILE).write_text(config.model_dump_json())
+
+
 def _paged_adamw(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
     """bitsandbytes' paged AdamW on a GPU; plain AdamW elsewhere, where there is nothing to page."""
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -139,6 +149,7 @@ METHODS = (
         options=LORA_OPTIONS | {"qlora"},
         apply=_qlora,
         optimizer=_paged_adamw,
+        save=_save,
         start=_ROUNDED,
     ),
     Method(
@@ -150,6 +161,7 @@ METHODS = (
         options=LORA_OPTIONS | {"qlora", "loftq"},
         apply=_loftq,
         optimizer=_paged_adamw,
+        save=_save,
         start=_ROUNDED,
     ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, wrap
@@ -124,10 +123,6 @@ def _parametrizations() -> tuple[Any, Any, Any]:
     return Columns, Sigma, Rows
 
 
-def _save(model: Any, folder: Path) -> None:
-    save_as_lora(model, folder)
-
-
 METHODS = (
     Method(
         name="oft",
@@ -164,6 +159,6 @@ METHODS = (
         syncs=("adapter", "merged"),
         options=LORA_OPTIONS,
         apply=_orthogeolora,
-        save=_save,
+        save=save_as_lora,
     ),
 )

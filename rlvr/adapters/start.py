@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, wrap
@@ -158,13 +157,9 @@ def start_method(
         syncs=("adapter", "merged"),
         options=LORA_OPTIONS | set(blocks) | ({"calibration_rows"} if rows else set()),
         apply=apply,
-        save=_save,
+        save=save_as_lora,
         needs_rows=rows,
     )
-
-
-def _save(model: Any, folder: Path) -> None:
-    save_as_lora(model, folder)
 
 
 METHODS = (

@@ -52,7 +52,9 @@ class TransformersEngine:
         if cache is None:
             cache = DynamicCache()
         else:
-            mask_NL = torch.cat([mask_NL.new_ones(len(requests), cache.get_seq_length()), mask_NL], 1)
+            mask_NL = torch.cat(
+                [mask_NL.new_ones(len(requests), cache.get_seq_length()), mask_NL], 1
+            )
         while running:
             logits_NV = self._next_logits(ids_NL, mask_NL, cache)
             next_N, logp_N = draw(logits_NV, sampling, generators)
