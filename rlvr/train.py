@@ -23,7 +23,7 @@ from rlvr.checkpoint import list_checkpoints, load_checkpoint, prune_checkpoints
 from rlvr.config import TrainRecipe
 from rlvr.display import Display
 from rlvr.evaluate import Evaluation, evaluate
-from rlvr.manifest import manifest
+from rlvr.manifest import finish_manifest, manifest
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from rlvr.rollout.sync import SyncStats
 from rlvr.sampler import Collected, Group
@@ -56,7 +56,14 @@ def train(recipe: TrainRecipe, recipe_path: Path, console: Console) -> Path:
     run = Run(folder, run_id=secrets.token_hex(4))
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(dump_toml(recipe))
-    facts = manifest(recipe, session.policy, session.data, session.engine.name, session.syncer.mode)
+    facts = manifest(
+        recipe,
+        session.policy,
+        session.optimizer,
+        session.data,
+        session.engine.name,
+        session.syncer.mode,
+    )
     (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
     return _drive(session, run, console)
 
@@ -110,6 +117,7 @@ def _drive(session: Session, run: Run, console: Console) -> Path:
                 if last or _is_due(recipe.train.checkpoint_every, run.next_step):
                     _save(session, run, session.sampler.state())
         run.seconds = time.perf_counter() - start
+        finish_manifest(run.folder / "manifest.json", session.policy, session.syncer.num_bytes)
         finish(session, run.folder, run.seconds, console)
         return run.folder
     finally:

@@ -57,6 +57,8 @@ def get_method(config: AdapterConfig) -> Method:
             f'adapter.rank = {config.rank}: adapter.match = "{config.match}" picks the rank; remove'
             " one of them"
         )
+    if method.check:
+        method.check(config)
     return method
 
 

@@ -37,7 +37,7 @@ def _adalora(model: Any, setup: Setup) -> Any:
         beta2=block.beta2,
         orth_reg_weight=block.orthogonality,
         total_step=setup.num_updates,
-        lora_alpha=setup.alpha,
+        lora_alpha=setup.alpha,  # pyright: ignore[reportArgumentType]
         lora_dropout=setup.config.dropout,
         target_modules=list(setup.config.target_modules),
         task_type=peft.TaskType.CAUSAL_LM,

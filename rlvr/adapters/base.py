@@ -90,7 +90,9 @@ class Method:
     keeps_base: whether switching the adapter off gives the base back; else the reference is a copy.
     start: why step 0 is not the base policy; empty where it is.
     needs_rows: whether `apply` looks at training problems.
-    save(model, folder, config): writes a folder that peft loads, where the live layers do not save as one.
+    check(config): refuses, before anything loads, settings that cannot work.
+    save(model, folder, config): writes a folder that peft loads, where the live layers do not save
+    as one.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Method:
     keeps_base: bool = True
     start: str = ""
     needs_rows: bool = False
+    check: Callable[[AdapterConfig], None] | None = None
     save: Callable[[Any, Path, AdapterConfig], None] | None = None
 
 

@@ -98,7 +98,8 @@ class BiasLayer(_AddedLayer):
     """A linear layer whose bias moves. Source: 2106.10199."""
 
     def make_part(self, config: AddedConfig) -> nn.Module:
-        return _Bias(len(self.get_base_layer().bias))
+        base: Any = self.get_base_layer()
+        return _Bias(len(base.bias))
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         for name in adapter_names or self.active_adapters:
@@ -165,7 +166,8 @@ class BottleneckLayer(_AddedLayer):
     """A linear layer with a bottleneck after it. Source: 1902.00751."""
 
     def make_part(self, config: AddedConfig) -> nn.Module:
-        return _Bottleneck(self.get_base_layer().out_features, config)
+        base: Any = self.get_base_layer()
+        return _Bottleneck(base.out_features, config)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise ValueError("a bottleneck is not linear: it cannot be merged into a weight")

@@ -83,8 +83,9 @@ def _lora_fa_optimizer(model: nn.Module, config: AdapterConfig, optim: OptimConf
             names += [f"{name}.lora_A", f"{name}.lora_B"]
             scalings += [layer.scaling["default"]] * 2
     group = {"params": params, "names": names, "scaling_factors": scalings}
+    groups: Any = [group]
     return LoraFAOptimizer(
-        [group], lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
+        groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
     )
 
 

@@ -91,14 +91,16 @@ def _merged(module: BaseTunerLayer) -> Iterator[tuple[str, Tensor]]:
         if base.bias is not None:
             yield "bias", base.bias
         return
-    merged: Any = copy.deepcopy(module).float()
+    merged: Any = copy.deepcopy(module)
+    merged.float()
     merged.merge()
     for key, value in merged.get_base_layer().named_parameters():
         yield key, value.detach()
 
 
 def _low_rank(layer: Any) -> Tensor:
-    return sum(layer.get_delta_weight(name).float() for name in layer.active_adapters)
+    deltas = [layer.get_delta_weight(name).float() for name in layer.active_adapters]
+    return torch.stack(deltas).sum(dim=0)
 
 
 def _dense(value: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,25 +20,34 @@ if TYPE_CHECKING:
     from rlvr.config import AdapterConfig, OptimConfig
 
 
+def check_installed(config: AdapterConfig) -> None:
+    """Raises: ConfigError without bitsandbytes."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"adapter.method = {config.method!r}: needs bitsandbytes; pip install"
+            " 'rlvr[quantized]', or take lora"
+        )
+
+
+def _bitsandbytes_nn() -> Any:
+    import bitsandbytes
+
+    return bitsandbytes.nn
+
+
 def _quantize(model: Any, setup: Setup) -> Any:
     """The model with every linear layer but the head in 4 bits. Source: 2305.14314."""
     import torch
     from torch import nn
 
-    try:
-        import bitsandbytes as bnb
-    except ImportError as error:
-        raise ConfigError(
-            f"adapter.method = {setup.config.method!r}: needs bitsandbytes;"
-            " pip install 'rlvr[quantized]'"
-        ) from error
+    quantized = _bitsandbytes_nn()
     block = setup.config.qlora
     compute = model.dtype if model.dtype.is_floating_point else torch.float32
     for module in list(model.base_model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is not nn.Linear or child.weight.is_meta:
                 continue
-            small = bnb.nn.Linear4bit(
+            small = quantized.Linear4bit(
                 child.in_features,
                 child.out_features,
                 bias=child.bias is not None,
@@ -45,7 +55,7 @@ def _quantize(model: Any, setup: Setup) -> Any:
                 compress_statistics=block.double_quant,
                 quant_type=block.quant_type,
             )
-            small.weight = bnb.nn.Params4bit(
+            small.weight = quantized.Params4bit(
                 child.weight.data.clone(),
                 requires_grad=False,
                 compress_statistics=block.double_quant,
@@ -105,11 +115,10 @@ def _dequantized(layer: Any) -> Any:
 
 
 def _requantize(layer: Any, weight: Any) -> None:
-    import bitsandbytes as bnb
-
+    nn = _bitsandbytes_nn()
     base = layer.get_base_layer()
     old = base.weight
-    base.weight = bnb.nn.Params4bit(
+    base.weight = nn.Params4bit(
         weight,
         requires_grad=False,
         compress_statistics=old.compress_statistics,
@@ -130,7 +139,7 @@ def _paged_adamw(model: nn.Module, config: AdapterConfig, optim: OptimConfig) ->
     trained = [p for p in model.parameters() if p.requires_grad]
     if trained[0].device.type != "cuda":
         return adamw(model, config, optim)
-    from bitsandbytes.optim import PagedAdamW
+    from bitsandbytes.optim.adamw import PagedAdamW
 
     return PagedAdamW(
         trained, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
@@ -150,6 +159,7 @@ METHODS = (
         apply=_qlora,
         optimizer=_paged_adamw,
         save=_save,
+        check=check_installed,
         start=_ROUNDED,
     ),
     Method(
@@ -162,6 +172,7 @@ METHODS = (
         apply=_loftq,
         optimizer=_paged_adamw,
         save=_save,
+        check=check_installed,
         start=_ROUNDED,
     ),
 )

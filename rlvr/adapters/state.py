@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def _tensors(model: Any) -> dict[str, Tensor]:
@@ -14,7 +14,7 @@ def _tensors(model: Any) -> dict[str, Tensor]:
     found = {n: p for n, p in model.named_parameters() if p.requires_grad}
     for name, layer in model.named_modules():
         if isinstance(layer, BaseTunerLayer):
-            inside = layer.state_dict(keep_vars=True)
+            inside = cast(nn.Module, layer).state_dict(keep_vars=True)
             found |= {
                 f"{name}.{key}": value
                 for key, value in inside.items()

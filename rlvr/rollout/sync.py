@@ -67,8 +67,9 @@ class Syncer:
         mode: Sync,
         prompts: Sequence[list[int]],
     ) -> None:
-        """prompts: token ids, the first few of which are the probe."""
+        """num_bytes: of the last sync. prompts: token ids, the first few of which are the probe."""
         self.mode: Sync = mode
+        self.num_bytes = 0
         self._policy, self._engine = policy, engine
         self._tolerance = recipe.rollout.sync_tolerance or TOLERANCE[policy.dtype]
         self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
@@ -91,6 +92,7 @@ class Syncer:
             num_bytes = 0
         else:
             num_bytes = self._engine.load_weights(self._policy.engine_weights())
+        self.num_bytes = num_bytes
         error = self.check()
         if not error <= self._tolerance:
             raise SyncError(
