@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-from rlvr.adapter_config import AdapterConfig
-from rlvr.adapters.merge import merged_weights, plain_name
+    from rlvr.adapter_config import AdapterConfig
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM takes for its largest LoRA rank."""
 
 
-@torch.no_grad()
 def lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
     """(A [r, I], B [O, r]) with W + B A the adapted weight; all active adapters side by side."""
+    import torch
+
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if hasattr(layer, "lora_E"):  # AdaLoRA: B diag(E) A
         scale = {n: layer.scaling[n] / (layer.ranknum[n] + 1e-5) for n in names}
         parts = [(layer.lora_A[n] * layer.lora_E[n], layer.lora_B[n] * scale[n]) for n in names]
     else:
         parts = [(layer.lora_A[n].weight, layer.lora_B[n].weight * layer.scaling[n]) for n in names]
-    return torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1)
+    a, b = zip(*parts, strict=True)
+    return torch.cat(a).detach(), torch.cat(b, dim=1).detach()
 
 
 def save_as_lora(model: Any, folder: Path, _config: AdapterConfig | None = None) -> None:
@@ -32,6 +34,8 @@ def save_as_lora(model: Any, folder: Path, _config: AdapterConfig | None = None)
     import peft
     from peft.tuners.lora import LoraLayer
     from safetensors.torch import save_file
+
+    from rlvr.adapters.merge import plain_name
 
     tensors, ranks = {}, {}
     for name, layer in model.named_modules():
@@ -68,12 +72,15 @@ def max_lora_rank(model: Any) -> int:
     return fitting[0]
 
 
-def merge_and_export(model: Any, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """A plain transformers folder of W + delta. The live model and its base are not written."""
+def merge_and_export(model: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """A plain transformers folder of W + delta, float32 by default. The live model is not written."""
+    import torch
     from transformers import AutoModelForCausalLM
 
+    from rlvr.adapters.merge import merged_weights
+
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    plain = AutoModelForCausalLM.from_config(inner.config, dtype=dtype)
+    plain = AutoModelForCausalLM.from_config(inner.config, dtype=dtype or torch.float32)
     weights = dict(merged_weights(model, everything=True))
     plain.load_state_dict(weights, strict=False)
     missing = {name for name, _ in plain.named_parameters()} - set(weights)

@@ -94,7 +94,7 @@ def _parametrizations() -> tuple[Any, Any, Any]:
     from torch import Tensor, nn
 
     def orthonormal(free: Tensor) -> Tensor:
-        with torch.autocast(free.device.type, enabled=False):
+        with torch.autocast("cuda" if free.is_cuda else "cpu", enabled=False):
             q, r = torch.linalg.qr(free.float())
             return q * torch.where(r.diagonal() < 0, -1.0, 1.0)
 
