@@ -382,7 +382,7 @@ class SftDataConfig(Section):
     """Generated word problems with worked solutions, some of them deliberately wrong."""
 
     num_problems: int = Field(ge=1)
-    """Distinct problems, each with one solution."""
+    """Distinct problems, each with one solution, seen once."""
     levels: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Difficulty levels: steps per problem."""
     stop_early: float = Field(0.0, ge=0, le=1)
@@ -400,8 +400,6 @@ class SftTrainConfig(Section):
     """Peak learning rate."""
     batch_size: int = Field(32, ge=1)
     """Solutions per optimizer step."""
-    epochs: int = Field(1, ge=1)
-    """Passes over the data."""
     warmup_steps: int = Field(50, ge=0)
     """Steps of linear warm-up from 0."""
     weight_decay: float = Field(0.01, ge=0)

@@ -183,6 +183,7 @@ def load_policy(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, model_config.dtype)
     base, tokenizer = load_base(model_config, path, dtype)
+    check_modules(base, adapter.target_modules)
     base.to(device)
     reference = None
     if keep_reference and not method.keeps_base:
@@ -192,6 +193,20 @@ def load_policy(
     seed = seed if adapter.seed is None else adapter.seed
     model = method.apply(base, Setup(adapter, seed, num_updates, rows)).eval()
     return Policy(model, tokenizer, method, adapter, dtype, device, path, reference)
+
+
+def check_modules(model: nn.Module, targets: Sequence[str]) -> None:
+    """Raises: ConfigError for a target that no module of the model is named after."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    for target in targets:
+        if target not in names:
+            linear = sorted(
+                {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+            )
+            raise ConfigError(
+                f"adapter.target_modules: the model has no {target!r}; its linear modules are"
+                f" {', '.join(linear)}"
+            )
 
 
 def load_base(model_config: ModelConfig, path: str, dtype: torch.dtype) -> tuple[Any, Any]:

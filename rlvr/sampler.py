@@ -211,8 +211,11 @@ def diagnose(groups: Sequence[Group], num_rounds: int) -> str:
             "The policy cannot solve these problems yet: take easier ones, a stronger policy, or"
             " more responses per prompt (rollout.group_size)."
         )
+    low, high = min(rewards), max(rewards)
+    spread = f"within every group all rewards were equal, {low:g} to {high:g} overall"
+    if low == high:
+        spread = f"all rewards were {low:g}"
     return (
         f"no group carried a signal in {num_rounds} rounds ({len(groups)} prompts, {len(rewards)}"
-        f" responses): within every group all rewards were equal, {min(rewards):g} to"
-        f" {max(rewards):g} overall ({shares}; {truncated:.0%} truncated). {remedy}"
+        f" responses): {spread} ({shares}; {truncated:.0%} truncated). {remedy}"
     )

@@ -7,10 +7,12 @@ import random
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.config import SftConfig
+from rlvr.recipe import ConfigError
 from rlvr.word_problems import Mistakes, generate, worked_solution
 
 if TYPE_CHECKING:
@@ -38,14 +40,19 @@ def run_sft(cfg: SftConfig) -> Path:
     """Train the recipe's policy, or find it in the cache; returns its transformers folder.
 
     The folder appears whole or not at all. A cached result is returned without loading torch.
+    Raises: ConfigError when the problems that the recipe asks for do not exist.
     """
     path = sft_path(cfg)
     if path.is_dir():
         return path
+    try:
+        pairs = solved_problems(cfg)
+    except ValueError as error:
+        raise ConfigError(f"data.{error}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        _train(cfg, building)
+        _train(cfg, pairs, building)
         building.chmod(0o755)
         try:
             building.rename(path)
@@ -66,7 +73,7 @@ def solved_problems(cfg: SftConfig) -> list[tuple[str, str]]:
     return [(row["problem"], worked_solution(row, rng, mistakes)) for row in rows]
 
 
-def _train(cfg: SftConfig, folder: Path) -> None:
+def _train(cfg: SftConfig, pairs: list[tuple[str, str]], folder: Path) -> None:
     """Write the trained model, its tokenizer and the recipe into `folder`."""
     import torch
     from trl.trainer.sft_config import SFTConfig
@@ -75,7 +82,6 @@ def _train(cfg: SftConfig, folder: Path) -> None:
     from rlvr.tiny import build_model, build_tokenizer
 
     started = time.monotonic()
-    pairs = solved_problems(cfg)
     model_cfg, train = cfg.model, cfg.train
     texts = (text for pair in pairs[: _NUM_TOKENIZER_TEXTS // 2] for text in pair)
     tokenizer = build_tokenizer(texts, model_cfg.vocab_size, model_cfg.context_len)
@@ -84,7 +90,7 @@ def _train(cfg: SftConfig, folder: Path) -> None:
     trainer = SFTTrainer(
         model,
         args=SFTConfig(output_dir=str(folder / "trainer"), **_trainer_settings(cfg)),
-        train_dataset=_tokenize(pairs, tokenizer),
+        train_dataset=_dataset(pairs, tokenizer, train.batch_size, random.Random(train.seed)),
         processing_class=tokenizer,
     )
     _make_quiet(trainer, started)
@@ -104,12 +110,12 @@ def _trainer_settings(cfg: SftConfig) -> dict[str, Any]:
         "learning_rate": train.lr,
         "lr_scheduler_type": "cosine",
         "warmup_steps": train.warmup_steps,
-        "num_train_epochs": train.epochs,
+        "num_train_epochs": 1,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "adam_beta2": 0.98,
         "seed": train.seed,
-        "train_sampling_strategy": "group_by_length",
+        "train_sampling_strategy": "sequential",  # the dataset is in training order
         "max_length": None,
         "use_cpu": not torch.cuda.is_available(),
         "bf16": False,
@@ -122,8 +128,13 @@ def _trainer_settings(cfg: SftConfig) -> dict[str, Any]:
     }
 
 
-def _tokenize(pairs: list[tuple[str, str]], tokenizer: "Qwen2Tokenizer") -> "Dataset":
-    """Rows of input_ids, labels and length; the loss falls on the solution and the end token."""
+def _dataset(
+    pairs: list[tuple[str, str]],
+    tokenizer: "Qwen2Tokenizer",
+    batch_size: int,
+    rng: random.Random,
+) -> "Dataset":
+    """Rows of input_ids and labels in training order; the loss falls on solution and end token."""
     from datasets import Dataset
 
     turns = [
@@ -135,15 +146,30 @@ def _tokenize(pairs: list[tuple[str, str]], tokenizer: "Qwen2Tokenizer") -> "Dat
         for c, g in (([turn[:1] for turn in turns], True), (turns, False))
     )
     completions = [whole[len(prompt) :] for prompt, whole in zip(prompts, wholes, strict=True)]
-    rows = {"input_ids": [], "labels": [], "length": []}
-    encoded = (
-        tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (prompts, completions)
-    )
-    for prompt, completion in zip(*encoded, strict=True):
-        rows["input_ids"].append(prompt + completion)
-        rows["labels"].append([-100] * len(prompt) + completion)
-        rows["length"].append(len(prompt) + len(completion))
-    return Dataset.from_dict(rows)
+    encoded = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prompts, completions))
+    rows = [
+        {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+        for prompt, completion in zip(*encoded, strict=True)
+    ]
+    order = batch_order([len(row["input_ids"]) for row in rows], batch_size, rng)
+    return Dataset.from_list([rows[index] for index in order])
+
+
+def batch_order(lengths: Sequence[int], batch_size: int, rng: random.Random) -> list[int]:
+    """Every index once, so that consecutive batches hold like lengths but come in random order.
+
+    Sorting only within chunks of 25 batches keeps the rows of a batch varied. The library's own
+    grouping leaves the batches sorted too, from long to short, which trains much worse.
+    """
+    shuffled = rng.sample(range(len(lengths)), len(lengths))
+    batches = []
+    for start in range(0, len(shuffled), 25 * batch_size):
+        chunk = sorted(shuffled[start : start + 25 * batch_size], key=lengths.__getitem__)
+        batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+    partial = [batch for batch in batches if len(batch) < batch_size]
+    batches = [batch for batch in batches if len(batch) == batch_size]
+    rng.shuffle(batches)
+    return [index for batch in batches + partial for index in batch]
 
 
 def _make_quiet(trainer: Any, started: float) -> None:

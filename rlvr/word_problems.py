@@ -89,14 +89,15 @@ def generate(split: Split, num: int, seed: int, levels: Sequence[int] | None = N
         raise ValueError(f"levels = {list(levels)}: name at least one of {list(LEVELS)}")
     rng = random.Random(f"{split}:{seed}")
     rows: dict[str, Row] = {}
-    for _ in range(100 * num):
-        if len(rows) == num:
-            break
+    draws_in_vain = 0
+    while len(rows) < num:
         row = _draw(levels[len(rows) % len(levels)], rng)
-        if split_of(row["problem"]) == split:
-            rows.setdefault(row["problem"], row)
-    if len(rows) < num:
-        raise ValueError(f"num = {num}: levels {list(levels)} have fewer distinct problems")
+        fits = split_of(row["problem"]) == split and row["problem"] not in rows
+        draws_in_vain = 0 if fits else draws_in_vain + 1
+        if fits:
+            rows[row["problem"]] = row
+        elif draws_in_vain == 5000:
+            raise ValueError(f"levels = {list(levels)}: fewer than {num} distinct problems")
     return list(rows.values())
 
 

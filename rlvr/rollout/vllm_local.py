@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,9 +45,16 @@ class VllmEngine:
         """path: the policy's folder or hub id. max_lora_rank: None where adapters come merged."""
         _set_environment(recipe)
         import torch
+
+        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM
 
         on_cpu = not torch.cuda.is_available()
+        # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot do
+        whole_prefill = {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(8192, recipe.model.max_len),
+        }
         lora = {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
         self._llm = LLM(
             model=path,
@@ -63,6 +71,7 @@ class VllmEngine:
             disable_log_stats=True,
             use_tqdm_on_load=False,
             seed=recipe.train.seed,
+            **(whole_prefill if on_cpu else {}),
             **(lora if max_lora_rank else {}),
         )
         logging.getLogger("vllm").setLevel(logging.ERROR)

@@ -88,6 +88,13 @@ def test_a_slip_is_a_false_equation_and_a_wrong_operation_a_true_one(mistakes, t
             assert (value == int(right)) == true, line
 
 
+@pytest.mark.parametrize("kind", ["wrong_operation", "slip"])
+def test_a_mistake_in_the_only_step_gives_a_wrong_answer(kind):
+    for row in generate("sft", 100, seed=4, levels=[1]):
+        solution = worked_solution(row, random.Random(0), Mistakes(**{kind: 1.0}))
+        assert boxed(solution) != row["answer"], solution
+
+
 def test_mistakes_lower_the_share_of_right_solutions_by_about_their_rates():
     rows = generate("sft", 2000, seed=0, levels=[2])
     rng = random.Random(0)
