@@ -57,6 +57,12 @@ def get_method(config: AdapterConfig) -> Method:
             f'adapter.rank = {config.rank}: adapter.match = "{config.match}" picks the rank; remove'
             " one of them"
         )
+    multiple = method.rank_multiple(config)
+    if config.rank and config.rank % multiple:
+        raise ConfigError(
+            f"adapter.rank = {config.rank}: {method.name} needs a multiple of {multiple}; take"
+            f" {config.rank + multiple - config.rank % multiple}"
+        )
     if method.check:
         method.check(config)
     return method

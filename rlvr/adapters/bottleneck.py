@@ -42,6 +42,7 @@ METHODS = (
         merges=False,
         syncs=(),
         options=frozenset({"rank", "seed", "match", "compacter"}),
+        rank_multiple=lambda config: config.compacter.n,
         apply=_compacter,
     ),
 )

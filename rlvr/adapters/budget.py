@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -28,17 +29,18 @@ def count_parameters(method: Method, config: AdapterConfig, model_config: Any) -
 def match_rank(method: Method, config: AdapterConfig, model_config: Any) -> AdapterConfig:
     """`config` with adapter.match replaced by the rank whose count comes nearest; says which.
 
-    Counts grow with the rank (checked at the two ends). Ties go to the smaller rank.
+    Counts grow with the rank. Ties go to the smaller rank.
     """
     if config.match is None:
         return config
     number = config.match.removeprefix("params:")
     wanted = float(number.rstrip("KMB")) * _UNITS.get(number[-1], 1)
-    step = 2 if method.name in ("hra", "orthogonal") else 1
+    step = method.rank_multiple(config)
 
     def at(rank: int) -> AdapterConfig:
         return config.model_copy(update={"rank": rank, "match": None})
 
+    @functools.cache
     def count(rank: int) -> int:
         return count_parameters(method, at(rank), model_config)
 

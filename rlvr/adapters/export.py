@@ -73,7 +73,10 @@ def max_lora_rank(model: Any) -> int:
 
 
 def merge_and_export(model: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """A plain transformers folder of W + delta, float32 by default. The live model is not written."""
+    """A plain transformers folder of W + delta, in float32 unless told otherwise.
+
+    The live model is not written.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -149,6 +149,7 @@ METHODS = (
         merges=True,
         syncs=("merged",),
         options=_OPTIONS | {"rank", "match"},
+        rank_multiple=lambda _config: 2,
         apply=_hra,
     ),
     Method(

@@ -147,6 +147,7 @@ def start_method(
     apply: Callable[[Any, Setup], Any],
     blocks: tuple[str, ...] = (),
     rows: bool = False,
+    multiple: int = 1,
 ) -> Method:
     """A row of METHODS for a LoRA that starts from given factors."""
     return Method(
@@ -159,6 +160,7 @@ def start_method(
         apply=apply,
         save=save_as_lora,
         needs_rows=rows,
+        rank_multiple=lambda _config: multiple,
     )
 
 
@@ -166,6 +168,8 @@ METHODS = (
     start_method("pissa", "2404.02948", "the largest singular triples", _pissa, ("pissa",)),
     start_method("milora", "2406.09044", "the smallest singular triples", _milora),
     start_method("olora", "2406.01775", "the QR factors", _olora),
-    start_method("orthogonal", "datta0: Rethink LoRA initialisation", "B A = 0", _orthogonal),
+    start_method(
+        "orthogonal", "datta0: Rethink LoRA initialisation", "B A = 0", _orthogonal, multiple=2
+    ),
     start_method("init_ab", "2602.04998", "two uniform draws", _init_ab, ("init_ab",)),
 )

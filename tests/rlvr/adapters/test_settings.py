@@ -139,6 +139,8 @@ def test_the_seed_of_the_adapter_decides_its_start(make_trained):
         ({"method": "lora", "lora_plus": {"lr_ratio": 4}}, r"\[adapter.lora_plus\]: lora would"),
         ({"method": "rslora", "scaling": "rank"}, "rslora would ignore it"),
         ({"method": "vera", "alpha": 4}, "vera would ignore it"),
+        ({"method": "hra", "rank": 3}, "adapter.rank = 3: hra needs a multiple of 2; take 4"),
+        ({"method": "compacter", "rank": 6}, "compacter needs a multiple of 4; take 8"),
         ({"method": "lorra"}, "did you mean lora"),
     ],
 )
