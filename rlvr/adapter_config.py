@@ -98,7 +98,7 @@ class OftConfig(Section):
 
 class BoftConfig(Section):
     block_size: int = Field(default=4, ge=2)
-    """Size of the rotated blocks; has to divide the outputs of every target module."""
+    """Size of the rotated blocks; has to divide the inputs of every target module."""
     num_factors: int = Field(default=1, ge=1)
     """Butterfly factors."""
 

@@ -68,7 +68,8 @@ class Policy:
 
     def prefix(self, num_rows: int) -> Any | None:
         """A key-value cache of trained positions before every row; None for most methods."""
-        return prompt_cache(self.model, num_rows)
+        with self.autocast():
+            return prompt_cache(self.model, num_rows)
 
     @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[TokenRow], temperature: float) -> Tensor:
@@ -98,7 +99,7 @@ class Policy:
             trained_NV = torch.ones(len(rows), prefix.get_seq_length(), dtype=torch.long)
             mask_NL = torch.cat([trained_NV, mask_NL], dim=1)
         targets_T = torch.tensor([token for row in rows for token in row.response_ids])
-        with self._autocast():
+        with self.autocast():
             hidden_NLH = causal_lm.base_model(
                 input_ids=ids_NL.to(self.device),
                 attention_mask=mask_NL.to(self.device),
@@ -113,7 +114,8 @@ class Policy:
                 causal_lm.config.vocab_size,
             )
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Computation in the compute type: some adapters keep float32 beside a bfloat16 base."""
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)

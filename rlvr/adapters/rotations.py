@@ -32,7 +32,7 @@ def _oft(model: Any, setup: Setup) -> Any:
 
 
 def _boft(model: Any, setup: Setup) -> Any:
-    """A rotation of each module's output as a product of sparse butterflies. Source: 2311.06243."""
+    """A rotation of each module's input as a product of sparse butterflies. Source: 2311.06243."""
     import peft
 
     config = peft.BOFTConfig(
@@ -136,7 +136,7 @@ METHODS = (
     Method(
         name="boft",
         paper="2311.06243",
-        trains="a butterfly rotation and a scale of each target module's output",
+        trains="a butterfly rotation of each target module's input, a scale per output",
         merges=True,
         syncs=("merged",),
         options=_OPTIONS | {"boft"},

@@ -72,14 +72,15 @@ class TransformersEngine:
 
     def _next_logits(self, ids_NL: Tensor, mask_NL: Tensor, cache: DynamicCache) -> Tensor:
         positions_NL = (mask_NL.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_NL.shape[1] :]
-        output = self._policy.causal_lm(
-            input_ids=ids_NL,
-            attention_mask=mask_NL,
-            position_ids=positions_NL,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with self._policy.autocast():
+            output = self._policy.causal_lm(
+                input_ids=ids_NL,
+                attention_mask=mask_NL,
+                position_ids=positions_NL,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         return output.logits[:, -1].float()
 
     @torch.no_grad()

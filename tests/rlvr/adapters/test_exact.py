@@ -14,6 +14,8 @@ from rlvr.adapters.export import merge_and_export
 from rlvr.adapters.merge import adapter_off
 from rlvr.checkpoint import load_checkpoint, save_checkpoint
 from rlvr.policy import TokenRow
+from rlvr.rollout.engine import Request, Sampling
+from rlvr.rollout.transformers import TransformersEngine
 
 PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -139,3 +141,18 @@ def test_an_export_is_a_plain_model_with_the_same_log_probabilities(reloaded, me
     live, scores = reloaded
     name = f"{method}-merged"
     torch.testing.assert_close(torch.tensor(scores[name]), live[name], atol=1e-5, rtol=0)
+
+
+@every_method
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.3)])
+def test_the_transformers_engine_samples_from_the_policy(make_trained, method, dtype, tolerance):
+    trained = make_trained(method, dtype)
+    trained.train(2)
+    prompts = [PROMPTS[i % 4] for i in range(6)]
+    requests = [Request(prompt, seed=i) for i, prompt in enumerate(prompts)]
+    responses = TransformersEngine(trained.policy).generate(requests, Sampling(max_len=8))
+    rows = [TokenRow(p, r.token_ids) for p, r in zip(prompts, responses, strict=True)]
+    with torch.no_grad():
+        ours = trained.policy.logprobs(rows, 1.0)[0]
+    theirs = torch.tensor([value for r in responses for value in r.logprobs])
+    assert float((ours - theirs).abs().max()) < tolerance
