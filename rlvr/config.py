@@ -203,7 +203,8 @@ class OptimConfig(Section):
     """The optimizer and its schedule."""
 
     lr: float = Field(gt=0, le=1)
-    """Peak learning rate."""
+    """Peak learning rate. A recipe may give a table by method, such as { lora = 1e-5, full = 1e-6 }:
+    no method is trained at another's."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates."""
     eps: float = Field(default=1e-8, gt=0)
@@ -301,6 +302,21 @@ class TrainRecipe(Section):
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lr_of_method(cls, tree: Any) -> Any:
+        """Puts the method's own rate in the place of a table of rates."""
+        optim = tree.get("optim") if isinstance(tree, dict) else None
+        if not isinstance(optim, dict) or not isinstance(optim.get("lr"), dict):
+            return tree
+        method = tree.get("adapter", {}).get("method", "lora")
+        if method not in optim["lr"]:
+            raise ValueError(
+                f"optim.lr: the recipe has rates for {', '.join(optim['lr'])}, not for {method};"
+                " find one and pass --optim.lr VALUE"
+            )
+        return tree | {"optim": optim | {"lr": optim["lr"][method]}}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 Split = Literal["train", "heldout", "sft"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 LEVELS = (1, 2, 3, 4, 5)
+LETTERS = "abcde"  # of the steps, in problem and solution
 MAX_TOTAL = 40  # every intermediate result stays between 1 and this
 
 _PRONOUNS = {
@@ -21,23 +22,20 @@ _PRONOUNS = {
 }  # fmt: skip
 _OBJECTS = {"He": "him", "She": "her"}
 _THINGS = ("apples", "pears", "plums", "figs", "nuts", "eggs", "cakes", "sweets")
-# Wordings of each operation: {n} is its number, unless the operation fixes it; {b} a count of bags
-# that hold {n} each.
+# Wordings of each operation: {n} is its number, unless the operation fixes it.
 _WORDINGS = {
     "+": ("{who} buys {n} more.", "{who} finds {n} more.", "{friend} gives {whom} {n} more."),
     "-": ("{who} loses {n}.", "{who} eats {n}.", "{who} gives {n} to {friend}."),
     "*2": ("{who} doubles the pile.", "{friend} doubles the pile."),
     "*3": ("{who} triples the pile.", "{friend} triples the pile."),
     "/2": ("{who} gives half to {friend}.", "{who} eats half."),
-    "+*": ("{who} buys {b} bags of {n}.", "{friend} brings {b} bags of {n}."),
-    "-*": ("{who} sells {b} bags of {n}.",),
 }
 _OPERATIONS = {
     1: ("+", "-"),
     2: ("+", "-", "*2"),
-    3: ("+", "-", "*2", "+*"),
-    4: ("+", "-", "*2", "/2", "+*"),
-    5: ("+", "-", "*2", "*3", "/2", "+*", "-*"),
+    3: ("+", "-", "*2"),
+    4: ("+", "-", "*2", "/2"),
+    5: ("+", "-", "*2", "*3", "/2"),
 }
 _INVERSE = {"+": "-", "-": "+", "*": "+", "/": "-"}
 _SPLIT_SHARES: dict[Split, range] = {
@@ -48,7 +46,7 @@ _SPLIT_SHARES: dict[Split, range] = {
 
 
 Row = dict[str, Any]
-"""id, problem, answer (text), level, and plan: the start and the steps, such as `12 +5 -2*3 *2`."""
+"""id, problem, answer (text), level, and plan: the start and the steps, such as `12 +5 -6 *2`."""
 
 
 @dataclass(frozen=True)
@@ -102,35 +100,32 @@ def generate(split: Split, num: int, seed: int, levels: Sequence[int] | None = N
 
 
 def worked_solution(row: Row, rng: random.Random, mistakes: Mistakes | None = None) -> str:
-    """One equation per line, then `\\boxed{N}`; without mistakes, N is the row's answer."""
+    """One lettered equation per step, then `\\boxed{N}`; without mistakes, N is the answer."""
     mistakes = mistakes or Mistakes()
     start, *steps = row["plan"].split()
     if len(steps) > 1 and rng.random() < mistakes.stop_early:
         steps.pop()
     total = int(start)
     lines = []
-    for step in steps:
-        operation, number = step[0], step[1:]
-        if "*" in number:
-            bags, each = map(int, number.split("*"))
-            number = _equation(lines, bags, "*", each, rng, mistakes.slip)
+    for letter, step in zip(LETTERS, steps, strict=False):
+        operation, number = step[0], int(step[1:])
         if rng.random() < mistakes.wrong_operation:
             operation = _INVERSE[operation]
-        total = _equation(lines, total, operation, int(number), rng, mistakes.slip)
+        equation, total = _equation(total, operation, number, rng, mistakes.slip)
+        lines.append(f"{letter}) {equation}")
     return "\n".join([*lines, f"\\boxed{{{total}}}"])
 
 
 def _equation(
-    lines: list[str], left: int, operation: str, right: int, rng: random.Random, slip: float
-) -> int:
-    """Append `left operation right = result`, off by a slip at times; return the result."""
+    left: int, operation: str, right: int, rng: random.Random, slip: float
+) -> tuple[str, int]:
+    """(left operation right = result, the result), off by a slip at times."""
     if operation == "-" and right > left:
         left, right = right, left  # only after a mistake: totals stay non-negative
     result = _apply(left, operation, right)
     if rng.random() < slip:
         result += rng.choice([by for by in (-10, -2, -1, 1, 2, 10) if result + by >= 0])
-    lines.append(f"{left}{operation}{right}={result}")
-    return result
+    return f"{left}{operation}{right}={result}", result
 
 
 def _apply(left: int, operation: str, right: int) -> int:
@@ -153,10 +148,10 @@ def _draw(level: int, rng: random.Random) -> Row:
     total = rng.randint(3, 10 + 3 * level)
     words = {"who": _PRONOUNS[name], "whom": _OBJECTS[_PRONOUNS[name]], "friend": friend}
     plan, sentences = [str(total)], [f"{name} has {total} {thing}."]
-    for _ in range(level):
-        kind, bags, number, total = _draw_step(level, total, rng)
-        sentences.append(rng.choice(_WORDINGS[kind]).format(**words, n=number, b=bags))
-        plan.append(f"{kind[0]}{bags}*{number}" if bags else f"{kind[0]}{number}")
+    for letter in LETTERS[:level]:
+        kind, number, total = _draw_step(level, total, rng)
+        sentences.append(f"{letter}) {rng.choice(_WORDINGS[kind]).format(**words, n=number)}")
+        plan.append(f"{kind[0]}{number}")
     sentences.append(f"How many {thing} does {name} have?")
     problem = " ".join(sentences)
     return {
@@ -168,15 +163,14 @@ def _draw(level: int, rng: random.Random) -> Row:
     }
 
 
-def _draw_step(level: int, total: int, rng: random.Random) -> tuple[str, int, int, int]:
-    """(operation, bags or 0, number, new total), drawn until the new total is in range."""
+def _draw_step(level: int, total: int, rng: random.Random) -> tuple[str, int, int]:
+    """(operation, number, new total), drawn until the new total is in range."""
     while True:
         kind = rng.choice(_OPERATIONS[level])
         fixed = kind[1:].isdigit()
-        bags = rng.randint(2, 5) if kind[1:] == "*" else 0
-        number = int(kind[1:]) if fixed else rng.randint(2, 5 if bags else 9)
+        number = int(kind[1:]) if fixed else rng.randint(2, 9)
         if kind[0] == "/" and total % number:
             continue
-        new_total = _apply(total, kind[0], number * (bags or 1))
+        new_total = _apply(total, kind[0], number)
         if 1 <= new_total <= MAX_TOTAL:
-            return kind, bags, number, new_total
+            return kind, number, new_total
