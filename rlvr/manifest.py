@@ -51,7 +51,7 @@ def manifest(
         "engine": engine,
         "sync": sync,
         "seed": recipe.train.seed,
-        "adapter_seed": recipe.train.seed if recipe.adapter.seed is None else recipe.adapter.seed,
+        "adapter_seed": policy.adapter.seed,
         "model": policy.path,
         "data": {
             "source": data.source,

@@ -40,7 +40,7 @@ class TokenRow:
 class Policy:
     """The trained model. `reference` is a frozen copy under full fine-tuning with a KL penalty.
 
-    adapter: its settings, with the rank that adapter.match picked.
+    adapter: its settings, with the seed in force and the rank that adapter.match picked.
     """
 
     model: nn.Module
@@ -192,8 +192,8 @@ def load_policy(
         reference = copy.deepcopy(base).requires_grad_(False).eval()
     adapter = match_rank(method, adapter, base.config)
     rows = encode_rows(tokenizer) if method.needs_rows and encode_rows else None
-    seed = seed if adapter.seed is None else adapter.seed
-    model = method.apply(base, Setup(adapter, seed, num_updates, rows)).eval()
+    adapter = adapter.model_copy(update={"seed": seed if adapter.seed is None else adapter.seed})
+    model = method.apply(base, Setup(adapter, adapter.seed or 0, num_updates, rows)).eval()
     return Policy(model, tokenizer, method, adapter, dtype, device, path, reference)
 
 

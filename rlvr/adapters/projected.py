@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rlvr.rollout.engine import sample_seed
+
 
 class ProjectedAdamW(Optimizer):
     """AdamW; in groups with a `kind`, moments are kept for P g instead of g.
@@ -73,6 +75,5 @@ def _projection(wide: Tensor, kind: str, rank: int, seed: list[int]) -> Tensor:
     rank = min(rank, wide.shape[0])
     if kind == "galore":
         return torch.linalg.svd(wide.float(), full_matrices=False)[0][:, :rank].T.contiguous()
-    mixed = hash(tuple(seed)) % 2**63  # of integers only: the same in every process
-    generator = torch.Generator().manual_seed(mixed)
+    generator = torch.Generator().manual_seed(sample_seed(*seed))
     return (torch.randn(rank, wide.shape[0], generator=generator) / rank**0.5).to(wide.device)
