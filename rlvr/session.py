@@ -20,7 +20,7 @@ from rlvr.policy import Policy, load_policy
 from rlvr.recipe import ConfigError
 from rlvr.rollout import vllm_local
 from rlvr.rollout.engine import Engine
-from rlvr.rollout.sync import Syncer, choose_mode
+from rlvr.rollout.sync import Syncer, check_mode, choose_mode
 from rlvr.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -59,6 +59,12 @@ def check(recipe: TrainRecipe) -> None:
         raise ConfigError(
             f"rollout.engine = 'vllm': {method.name} cannot be merged into weights or served by"
             " vLLM; set it to 'transformers'"
+        )
+    check_mode(recipe, method)
+    if recipe.train.activation_checkpointing and not method.checkpointing:
+        raise ConfigError(
+            f"train.activation_checkpointing = true: transformers would drop what {method.name}"
+            " trains; set it to false"
         )
     if recipe.rollout.engine == "vllm" and not vllm_local.is_installed():
         raise ConfigError(

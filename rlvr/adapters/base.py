@@ -91,6 +91,7 @@ class Method:
     start: why step 0 is not the base policy; empty where it is.
     needs_rows: whether `apply` looks at training problems.
     check(config): refuses, before anything loads, settings that cannot work.
+    checkpointing: whether activations can be recomputed in the backward pass.
     rank_multiple(config): the rank has to be a multiple of this.
     save(model, folder, config): writes a folder that peft loads, where the live layers do not save
     as one.
@@ -108,6 +109,7 @@ class Method:
     keeps_base: bool = True
     start: str = ""
     needs_rows: bool = False
+    checkpointing: bool = True
     check: Callable[[AdapterConfig], None] | None = None
     rank_multiple: Callable[[AdapterConfig], int] = lambda _config: 1
     save: Callable[[Any, Path, AdapterConfig], None] | None = None

@@ -59,6 +59,7 @@ METHODS = (
         options=frozenset({"seed", "prompt"}),
         apply=_prompt_tuning,
         start=_RANDOM_START,
+        checkpointing=False,
     ),
     Method(
         name="prefix_tuning",
@@ -69,5 +70,6 @@ METHODS = (
         options=frozenset({"seed", "prompt"}),
         apply=_prefix_tuning,
         start=_RANDOM_START,
+        checkpointing=False,
     ),
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rlvr.adapters.base import Sync
+from rlvr.adapters.base import Method, Sync
 from rlvr.adapters.merge import adapter_off
 from rlvr.policy import Policy, TokenRow
 from rlvr.recipe import ConfigError, RunError
@@ -39,8 +39,18 @@ class SyncStats:
     logprob_error: float
 
 
+def check_mode(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError for a sync mode that the method does not have."""
+    wanted = recipe.rollout.sync
+    if wanted != "auto" and wanted not in method.syncs:
+        others = " or ".join(f'"{mode}"' for mode in ("auto", *method.syncs))
+        raise ConfigError(
+            f'rollout.sync = "{wanted}": {method.name} cannot be handed over so; take {others}'
+        )
+
+
 def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:
-    """The sync mode of the run. Raises: ConfigError for one that the method does not have."""
+    """The sync mode of the run."""
     wanted = recipe.rollout.sync
     if not policy.method.syncs:
         return "none"
@@ -48,11 +58,6 @@ def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:
         # on CPU, LoRA kernels generate 5 to 10 times slower than merged weights
         slow_adapter = policy.device.type == "cpu" and "merged" in policy.method.syncs
         return "merged" if slow_adapter else policy.method.syncs[0]
-    if wanted not in policy.method.syncs:
-        raise ConfigError(
-            f'rollout.sync = "{wanted}": {policy.method.name} syncs by'
-            f' {" or ".join(policy.method.syncs)}; take that or "auto"'
-        )
     return wanted
 
 

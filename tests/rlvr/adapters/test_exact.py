@@ -52,14 +52,24 @@ def test_the_reference_stays_the_base_policy_while_training(make_trained, base_l
 
 
 @every_merging
+def test_the_base_is_bit_identical_after_syncs_in_bfloat16(make_trained, method):
+    assert_untouched(make_trained, method, "bfloat16", num_syncs=4)
+
+
+@pytest.mark.slow
+@every_merging
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_base_is_bit_identical_after_50_syncs(make_trained, method, dtype):
+    assert_untouched(make_trained, method, dtype, num_syncs=50)
+
+
+def assert_untouched(make_trained, method: str, dtype: str, num_syncs: int) -> None:
     trained = make_trained(method, dtype)
     before = {n: p.clone() for n, p in trained.policy.model.named_parameters()}
     if METHODS[method].keeps_base:
         trained.train(1)
         before = {n: p for n, p in before.items() if ".base_layer." in n}
-    for _ in range(50):
+    for _ in range(num_syncs):
         for _ in trained.policy.engine_weights():
             pass
     after = dict(trained.policy.model.named_parameters())
@@ -143,9 +153,19 @@ def test_an_export_is_a_plain_model_with_the_same_log_probabilities(reloaded, me
     torch.testing.assert_close(torch.tensor(scores[name]), live[name], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if not m.merges])
+def test_what_vllm_cannot_serve_is_sampled_from_exactly(make_trained, method):
+    assert_samples(make_trained, method, "float32", tolerance=1e-4)
+
+
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.3)])
 def test_the_transformers_engine_samples_from_the_policy(make_trained, method, dtype, tolerance):
+    assert_samples(make_trained, method, dtype, tolerance)
+
+
+def assert_samples(make_trained, method: str, dtype: str, tolerance: float) -> None:
     trained = make_trained(method, dtype)
     trained.train(2)
     prompts = [PROMPTS[i % 4] for i in range(6)]

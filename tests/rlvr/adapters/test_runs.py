@@ -39,7 +39,7 @@ def test_a_run_trains_resumes_and_says_what_it_did(
         assert facts["sync_bytes"] > 0
         assert facts["update_norms"]
     else:
-        assert f"vLLM cannot serve {adapter['method']}" in done.stderr
+        assert f"vLLM cannot serve {method}" in done.stderr
     if engine != "vllm":
         return
     again = tmp_path / "again"

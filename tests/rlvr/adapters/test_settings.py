@@ -14,6 +14,7 @@ from rlvr.adapters.facts import module_facts, optimizer_facts, peft_facts, updat
 from rlvr.adapters.merge import adapter_off, merged_weights
 from rlvr.config import AdapterConfig, TrainRecipe
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
+from rlvr.session import check
 
 DOWN = "model.layers.2.mlp.down_proj"
 
@@ -164,14 +165,31 @@ def test_blocks_survive_the_recipe_file_and_the_command_line(recipe_tree, tmp_pa
 
 
 def test_methods_that_vllm_cannot_serve_are_refused_before_anything_loads(make_recipe):
-    from rlvr.session import check
-
     for method in (m for m in METHODS.values() if not m.merges):
         recipe = make_recipe(rollout={"engine": "vllm"}).model_copy(
             update={"adapter": AdapterConfig(method=method.name)}
         )
         with pytest.raises(ConfigError, match=r"rollout\.engine = 'vllm'.*transformers"):
             check(recipe)
+
+
+@pytest.mark.parametrize(
+    ("method", "sections", "message"),
+    [
+        ("dora", {"rollout": {"sync": "adapter"}}, r'sync = "adapter": dora.*"auto" or "merged"'),
+        (
+            "prefix_tuning",
+            {"train": {"activation_checkpointing": True}},
+            r"activation_checkpointing = true: .* prefix_tuning",
+        ),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused_before_anything_loads(
+    make_recipe, method, sections, message
+):
+    recipe = make_recipe(**sections).model_copy(update={"adapter": AdapterConfig(method=method)})
+    with pytest.raises(ConfigError, match=message):
+        check(recipe)
 
 
 def test_adalora_ends_at_its_budget_and_keeps_factors_near_orthonormal(make_trained):
