@@ -105,7 +105,7 @@ def _lora_ga(model: Any, setup: Setup) -> Any:
         preprocess_loraga(model, lora_config(setup, **extra), run)
         model.zero_grad(set_to_none=True)
         model.eval()
-    return apply_peft_start(model, setup, **extra)
+    return apply_peft_start(model, setup, num_directions=2 * setup.rank, **extra)
 
 
 METHODS = (

@@ -14,6 +14,7 @@ from typing import Any
 from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, wrap
 from rlvr.adapters.export import save_as_lora
 from rlvr.adapters.lora import lora_config
+from rlvr.recipe import ConfigError
 
 START = "start"
 
@@ -48,14 +49,29 @@ def lora_layers(adapted: Any) -> dict[str, Any]:
     return {n: m for n, m in adapted.named_modules() if isinstance(m, LoraLayer)}
 
 
-def apply_peft_start(model: Any, setup: Setup, **extra: Any) -> Any:
-    """One of peft's own initialisations, with the base weights that it overwrites put back."""
-    config = lora_config(setup, **extra)
+def target_weights(model: Any, setup: Setup, num_directions: int) -> dict[str, Any]:
+    """Weights of the target modules by name. Raises: ConfigError for one of too low a rank."""
     weights = {
         name: module.weight
         for name, module in model.named_modules()
         if name.rpartition(".")[2] in setup.config.target_modules
     }
+    for name, weight in weights.items():
+        if min(weight.shape) < num_directions:
+            raise ConfigError(
+                f"adapter.rank = {setup.rank}: {setup.config.method} needs {num_directions}"
+                f" directions and {name} has {min(weight.shape)}; lower it"
+            )
+    return weights
+
+
+def apply_peft_start(model: Any, setup: Setup, num_directions: int = 0, **extra: Any) -> Any:
+    """One of peft's own initialisations, with the base weights that it overwrites put back.
+
+    num_directions: that it takes from a weight; 0 stands for the rank.
+    """
+    config = lora_config(setup, **extra)
+    weights = target_weights(model, setup, num_directions or setup.rank)
     on_meta = any(weight.is_meta for weight in weights.values())
     if on_meta:  # only counted: there is nothing to decompose
         config.init_lora_weights = True
@@ -92,6 +108,7 @@ def _apply_factors(model: Any, setup: Setup, factors: Factors) -> Any:
     """factors(W [O, I], r, scaling, generator) gives (A [r, I], B [O, r])."""
     import torch
 
+    target_weights(model, setup, setup.rank)
     config = lora_config(setup)
     adapted = wrap(model, config, setup.seed)
     generator = torch.Generator().manual_seed(setup.seed)
@@ -101,11 +118,6 @@ def _apply_factors(model: Any, setup: Setup, factors: Factors) -> Any:
             continue
         a, b = factors(weight.float(), setup.rank, layer.scaling["default"], generator)
         for part, value in ((layer.lora_A, a), (layer.lora_B, b)):
-            if part["default"].weight.shape != value.shape:
-                raise ValueError(
-                    f"adapter.rank = {setup.rank}: more than a module's {min(weight.shape)}"
-                    " singular values; lower it"
-                )
             part["default"].weight.data = value.contiguous().to(weight.device)
     return subtract_start(adapted, config)
 

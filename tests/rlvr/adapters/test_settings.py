@@ -192,6 +192,12 @@ def test_what_a_method_cannot_do_is_refused_before_anything_loads(
         check(recipe)
 
 
+@pytest.mark.parametrize(("method", "rank"), [("pissa", 65), ("milora", 65), ("lora_ga", 33)])
+def test_a_rank_above_the_smallest_module_is_refused(make_trained, method, rank):
+    with pytest.raises(ConfigError, match=rf"adapter\.rank = {rank}: .* has 64; lower it"):
+        make_trained(method, rank=rank)
+
+
 def test_adalora_ends_at_its_budget_and_keeps_factors_near_orthonormal(make_trained):
     trained = make_trained("adalora", adalora={"warmup_updates": 1, "final_updates": 2})
     trained.train(10)
