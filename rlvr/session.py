@@ -168,8 +168,25 @@ def _use_vllm(recipe: TrainRecipe) -> bool:
     return bool(method.syncs)
 
 
+def _refuse_tied_head(policy: Policy) -> None:
+    """vLLM on CPU repacks the head once: a trained embedding that is the head would not reach it.
+
+    Raises: ConfigError.
+    """
+    model = policy.causal_lm
+    tied = model.config.tie_word_embeddings
+    trained = model.get_input_embeddings().weight.requires_grad
+    if tied and trained and policy.device.type == "cpu":
+        raise ConfigError(
+            f'adapter.method = "{policy.method.name}": {policy.path} ties its head to the embeddings,'
+            ' and vLLM on CPU would go on with the old head; set rollout.engine = "transformers" or'
+            " train an adapter"
+        )
+
+
 def _start_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -> Engine:
     if use_vllm:
+        _refuse_tied_head(policy)
         rank = max_lora_rank(policy.model) if mode == "adapter" else None
         return vllm_local.VllmEngine(recipe, policy.path, rank)
     from rlvr.rollout.transformers import TransformersEngine
