@@ -48,6 +48,8 @@ class DataConfig(Section):
     """Field with the gold answer; dots reach into nested fields."""
     id_field: str | None = None
     """Field with a unique id; None numbers the rows."""
+    difficulty_field: str | None = None
+    """Field with a difficulty, a number or a name, for sampling.strategy to learn from."""
     system_prompt: str | None = None
     """System message put before every problem."""
     prompt_template: str = "{problem}"

@@ -18,7 +18,7 @@ from rlvr.advantage import is_informative
 from rlvr.recipe import RunError
 from rlvr.rewarding import shaped_rewards
 from rlvr.rollout.engine import Engine, Request, Response, Sampling, sample_seed
-from rlvr.selection import Selector
+from rlvr.selection import Selector, difficulty_levels
 
 if TYPE_CHECKING:
     from rewards import Verifier
@@ -80,6 +80,7 @@ class Sampler:
             recipe.train.steps,
             recipe.train.seed,
             shuffle=recipe.data.shuffle,
+            levels=difficulty_levels([problem.difficulty for problem in problems]),
         )
         self._informative_frac = 0.5
         self._surplus: list[Group] = []
