@@ -25,8 +25,9 @@ def test_a_restored_sampler_asks_for_the_same_problems(strategy, make_recipe):
         return Sampler(recipe, data.problems, prompts, policy.tokenizer.decode)
 
     def collect(sampler, step):
-        groups = sampler.collect(step, engine, verifier, lambda: None).groups
-        return [(g.problem_id, g.rewards, g.responses) for g in groups]
+        got = sampler.collect(step, engine, verifier, lambda: None)
+        responses = [(g.problem_id, g.rewards, g.responses) for g in got.groups]
+        return responses, got.used_frac, got.used_max
 
     engine = TransformersEngine(policy)
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
@@ -37,3 +38,4 @@ def test_a_restored_sampler_asks_for_the_same_problems(strategy, make_recipe):
         assert collect(second, 1) == collect(first, 1)
         assert second.state() == first.state()
     assert len(first.state()["selector"]["pass_rates"]) == 4
+    assert sum(first.state()["used"].values()) == 4
