@@ -332,8 +332,8 @@ class OptimConfig(Section):
     """AdamW with float32 state, 8-bit state, or state that moves to CPU memory when the GPU's is
     short; all but the first through bitsandbytes."""
     lr: float = Field(gt=0, le=1)
-    """Peak learning rate. A recipe may give a table by method, such as { lora = 1e-5, full = 1e-6 }:
-    no method is trained at another's."""
+    """Peak learning rate. A recipe may give a table by method, such as
+    { lora = 1e-5, full = 1e-6 }: no method is trained at another's."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates."""
     eps: float = Field(default=1e-8, gt=0)
@@ -567,7 +567,7 @@ class SftTrainConfig(Section):
 class SftRunConfig(Section):
     """The cached result."""
 
-    name: str = Field("sft", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="sft", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """First part of the folder's name."""
 
 
