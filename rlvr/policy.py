@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from rlvr.adapters import get_method
-from rlvr.adapters.base import Method
-from rlvr.adapters.merge import full_weights, merged_weights
+from rlvr.adapters.base import Method, Setup
+from rlvr.adapters.budget import match_rank
+from rlvr.adapters.merge import adapter_off, merged_weights
+from rlvr.adapters.prompt import prompt_cache
+from rlvr.adapters.state import adapter_state, load_adapter_state
 from rlvr.config import AdapterConfig, ModelConfig
 from rlvr.head import token_logprobs
 from rlvr.recipe import ConfigError
@@ -35,11 +38,15 @@ class TokenRow:
 
 @dataclass
 class Policy:
-    """The trained model. `reference` is a frozen copy under full fine-tuning with a KL penalty."""
+    """The trained model. `reference` is a frozen copy under full fine-tuning with a KL penalty.
+
+    adapter: its settings, with the seed in force and the rank that adapter.match picked.
+    """
 
     model: nn.Module
     tokenizer: Any
     method: Method
+    adapter: AdapterConfig
     dtype: torch.dtype
     device: torch.device
     path: str
@@ -59,7 +66,8 @@ class Policy:
     ) -> tuple[Tensor, Tensor]:
         """([T] log-probabilities, [T] entropies) of the rows' response tokens, one row after
         another. entropy_grad: entropies carry a gradient too."""
-        return self._logprobs(self.causal_lm, rows, temperature, entropy_grad)
+        prefix = self.prefix(len(rows))
+        return self._logprobs(self.causal_lm, rows, temperature, entropy_grad, prefix)
 
     @contextlib.contextmanager
     def reference_at_hand(self) -> Iterator[None]:
@@ -70,11 +78,16 @@ class Policy:
         if self.reference is not None:
             nn.Module.to(self.reference, "cpu")
 
+    def prefix(self, num_rows: int) -> Any | None:
+        """A key-value cache of trained positions before every row; None for most methods."""
+        with self.autocast():
+            return prompt_cache(self.model, num_rows)
+
     @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[TokenRow], temperature: float) -> Tensor:
         """[T] log-probabilities by the reference: the pristine base, or the frozen copy."""
         if isinstance(self.model, PeftModel):
-            with self.model.disable_adapter():
+            with adapter_off(self.model):
                 return self._logprobs(self.causal_lm, rows, temperature)[0]
         assert self.reference is not None, "full fine-tuning with KL keeps a frozen copy"
         return self._logprobs(self.reference, rows, temperature)[0]
@@ -85,6 +98,7 @@ class Policy:
         rows: Sequence[TokenRow],
         temperature: float,
         entropy_grad: bool = False,
+        prefix: Any | None = None,
     ) -> tuple[Tensor, Tensor]:
         longest = max(len(row) for row in rows)
         ids_NL = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -94,11 +108,15 @@ class Policy:
             ids_NL[i, : len(row)] = torch.tensor(row.prompt_ids + row.response_ids)
             mask_NL[i, : len(row)] = 1
             predicts_NL[i, len(row.prompt_ids) - 1 : len(row) - 1] = True
+        if prefix is not None:
+            trained_NV = torch.ones(len(rows), prefix.get_seq_length(), dtype=torch.long)
+            mask_NL = torch.cat([trained_NV, mask_NL], dim=1)
         targets_T = torch.tensor([token for row in rows for token in row.response_ids])
-        with self._autocast():
+        with self.autocast():
             hidden_NLH = causal_lm.base_model(
                 input_ids=ids_NL.to(self.device),
                 attention_mask=mask_NL.to(self.device),
+                past_key_values=prefix,
                 use_cache=False,
             ).last_hidden_state
             return token_logprobs(
@@ -110,16 +128,15 @@ class Policy:
                 entropy_grad,
             )
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Computation in the compute type: some adapters keep float32 beside a bfloat16 base."""
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
     def engine_weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every weight that training changes, as the engine must hold it."""
-        if isinstance(self.model, PeftModel):
-            return merged_weights(self.model)
-        return full_weights(self.model)
+        return merged_weights(self.model)
 
     def set_checkpointing(self, on: bool) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
@@ -131,15 +148,51 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """A peft adapter folder, or a transformers model folder, with the tokenizer beside."""
-        self.model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+        self.save_adapter(folder)
         self.tokenizer.save_pretrained(folder)
+
+    def save_adapter(self, folder: Path) -> None:
+        """What `save` writes, without the tokenizer."""
+        model: Any = self.model
+        if self.method.save:
+            self.method.save(model, folder, self.adapter)
+        else:
+            model.save_pretrained(folder)
+
+    def training_state(self) -> dict[str, Any]:
+        """What a checkpoint needs to continue, besides the folder that `save` writes."""
+        schedule = self.method.schedule
+        return {
+            "adapter": adapter_state(self.model) if isinstance(self.model, PeftModel) else None,
+            "schedule": schedule.state(self.model) if schedule else None,
+        }
+
+    def load_training_state(self, folder: Path, state: dict[str, Any]) -> None:
+        """Puts back what `save` and `training_state` gave, bit for bit."""
+        if state["adapter"] is not None:
+            load_adapter_state(self.model, state["adapter"])
+        else:
+            saved = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True
+            )
+            self.model.load_state_dict(saved.state_dict())
+        if self.method.schedule:
+            self.method.schedule.load_state(self.model, state["schedule"])
 
 
 def load_policy(
-    model_config: ModelConfig, adapter: AdapterConfig, path: str, seed: int, keep_reference: bool
+    model_config: ModelConfig,
+    adapter: AdapterConfig,
+    path: str,
+    seed: int,
+    keep_reference: bool,
+    num_updates: int = 1000,
+    encode_rows: Callable[[Any], list[list[int]]] | None = None,
 ) -> Policy:
     """The policy at step 0 on the device at hand. `path` is a folder or hub id.
 
+    num_updates: optimizer steps of the run. encode_rows(tokenizer): token ids of training problems,
+    called where the method's initialisation looks at data.
     Raises: ConfigError for a model that cannot be found or read, or modules that it does not have.
     """
     method = get_method(adapter)
@@ -149,10 +202,13 @@ def load_policy(
     check_modules(base, adapter.target_modules)
     base.to(device)
     reference = None
-    if keep_reference and method.name == "full":
+    if keep_reference and not method.keeps_base:
         reference = copy.deepcopy(base).requires_grad_(False).eval()
-    model = method.apply(base, adapter, seed if adapter.seed is None else adapter.seed)
-    return Policy(model, tokenizer, method, dtype, device, path, reference)
+    adapter = match_rank(method, adapter, base.config)
+    rows = encode_rows(tokenizer) if method.needs_rows and encode_rows else None
+    adapter = adapter.model_copy(update={"seed": seed if adapter.seed is None else adapter.seed})
+    model = method.apply(base, Setup(adapter, adapter.seed or 0, num_updates, rows)).eval()
+    return Policy(model, tokenizer, method, adapter, dtype, device, path, reference)
 
 
 def check_modules(model: nn.Module, targets: Sequence[str]) -> None:
@@ -192,18 +248,3 @@ def load_base(model_config: ModelConfig, path: str, dtype: torch.dtype) -> tuple
             f"model.max_len = {model_config.max_len}: {path} takes {longest} tokens; lower it"
         )
     return model, tokenizer
-
-
-def load_adapted(policy: Policy, folder: Path) -> None:
-    """Puts a checkpoint's trained weights, saved by `Policy.save`, into the policy."""
-    from safetensors.torch import load_file
-
-    if isinstance(policy.model, PeftModel):
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(policy.model, load_file(folder / "adapter_model.safetensors"))
-        return
-    saved = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True
-    ).state_dict()
-    policy.model.load_state_dict(saved)

@@ -39,13 +39,20 @@ def load_recipe(path: str | Path, overrides: Sequence[str], kind: type[R]) -> R:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     for key, value in parse_overrides(overrides):
-        section, _, name = key.partition(".")
-        if not isinstance(tree.setdefault(section, {}), dict) or not name:
-            raise ConfigError(
-                f"--{key}: settings are named --section.key{_nearest_text(key, kind)}"
-            )
-        tree[section][name] = value
+        _set(tree, key, value, kind)
     return validate(tree, kind)
+
+
+def _set(tree: dict[str, Any], key: str, value: Any, kind: type[BaseModel]) -> None:
+    """Puts the value at tree[section][...][name]."""
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            break
+    if not sections or not name or not isinstance(tree, dict):
+        raise ConfigError(f"--{key}: settings are named --section.key{_nearest_text(key, kind)}")
+    tree[name] = value
 
 
 def validate(tree: dict[str, Any], kind: type[R]) -> R:
@@ -126,8 +133,18 @@ def dump_toml(recipe: BaseModel) -> str:
     out)."""
     lines = []
     for section, values in recipe.model_dump(mode="json", exclude_none=True).items():
-        lines += [f"[{section}]", *(f"{k} = {_toml_text(v)}" for k, v in values.items()), ""]
+        lines += _table(section, values)
     return "\n".join(lines)
+
+
+def _table(name: str, values: dict[str, Any]) -> list[str]:
+    """A [name] table and the tables inside it."""
+    plain = [f"{k} = {_toml_text(v)}" for k, v in values.items() if not isinstance(v, dict)]
+    lines = [f"[{name}]", *plain, ""]
+    for key, inner in values.items():
+        if isinstance(inner, dict):
+            lines += _table(f"{name}.{key}", inner)
+    return lines
 
 
 def _toml_text(value: Any) -> str:

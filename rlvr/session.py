@@ -7,22 +7,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rewards import Verifier
 from rlvr.adapters import get_method
+from rlvr.adapters.export import max_lora_rank
 from rlvr.config import DataConfig, TrainRecipe
 from rlvr.data import Dataset, encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
-from rlvr.optim import build_optimizer
 from rlvr.policy import Policy, load_policy
 from rlvr.recipe import ConfigError
 from rlvr.reference import prepare_reference
 from rlvr.rollout import vllm_local
 from rlvr.rollout.engine import Engine
-from rlvr.rollout.sync import Syncer, choose_mode
+from rlvr.rollout.sync import Syncer, check_mode, choose_mode
 from rlvr.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -57,7 +57,18 @@ class Session:
 
 def check(recipe: TrainRecipe) -> None:
     """Refuses, before anything is loaded, what cannot work. Raises: ConfigError."""
-    get_method(recipe.adapter)
+    method = get_method(recipe.adapter)
+    if not method.syncs and recipe.rollout.engine == "vllm":
+        raise ConfigError(
+            f"rollout.engine = 'vllm': {method.name} cannot be merged into weights or served by"
+            " vLLM; set it to 'transformers'"
+        )
+    check_mode(recipe, method)
+    if recipe.train.activation_checkpointing and not method.checkpointing:
+        raise ConfigError(
+            f"train.activation_checkpointing = true: transformers would drop what {method.name}"
+            " trains; set it to false"
+        )
     if recipe.rollout.engine == "vllm" and not vllm_local.is_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
@@ -79,20 +90,25 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
         timeout_s=recipe.reward.timeout_s,
         num_workers=recipe.reward.num_workers,
     )
-    use_vllm = recipe.rollout.engine != "transformers" and vllm_local.is_installed()
-    if recipe.rollout.engine == "auto" and not use_vllm:
-        print("vLLM is not installed: generating with transformers, slowly", file=sys.stderr)
+    use_vllm = _use_vllm(recipe)
+    max_prompt_len = recipe.data.max_prompt_len or 1_000_000_000
+    max_prompt_len = min(max_prompt_len, recipe.model.max_len - recipe.rollout.max_response_len)
+
+    def encode_rows(tokenizer: Any) -> list[list[int]]:
+        prompts = encode_prompts(data, tokenizer, recipe.data, max_prompt_len)[1]
+        return prompts[: recipe.adapter.calibration_rows]
+
     policy = load_policy(
         recipe.model,
         recipe.adapter,
         model_path,
         recipe.train.seed,
         keep_reference=recipe.algorithm.kl_beta > 0,
+        num_updates=recipe.train.steps * recipe.optim.updates_per_step,
+        encode_rows=encode_rows,
     )
     prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
-    max_prompt_len = recipe.data.max_prompt_len or 1_000_000_000
-    max_prompt_len = min(max_prompt_len, recipe.model.max_len - recipe.rollout.max_response_len)
     data, prompts = encode_prompts(data, policy.tokenizer, recipe.data, max_prompt_len)
     test = None
     if held_out is not None and held_out_config is not None:
@@ -104,7 +120,7 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
     session = Session(
         recipe,
         policy,
-        build_optimizer(policy.trainable, recipe.optim),
+        policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
         EntropyControl(recipe.algorithm),
         engine,
         Syncer(recipe, policy, engine, mode, prompts),
@@ -137,10 +153,26 @@ def held_out_data(recipe: TrainRecipe) -> DataConfig | None:
     )
 
 
+def _use_vllm(recipe: TrainRecipe) -> bool:
+    """Whether vLLM generates; says in one line why not where the recipe leaves it open."""
+    if recipe.rollout.engine != "auto":
+        return recipe.rollout.engine == "vllm"
+    if not vllm_local.is_installed():
+        print("vLLM is not installed: generating with transformers, slowly", file=sys.stderr)
+        return False
+    method = get_method(recipe.adapter)
+    if not method.syncs:
+        print(
+            f"vLLM cannot serve {method.name}: generating with transformers, slowly",
+            file=sys.stderr,
+        )
+    return bool(method.syncs)
+
+
 def _start_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -> Engine:
     if use_vllm:
-        rank = recipe.adapter.rank or 32
-        return vllm_local.VllmEngine(recipe, policy.path, rank if mode == "adapter" else None)
+        rank = max_lora_rank(policy.model) if mode == "adapter" else None
+        return vllm_local.VllmEngine(recipe, policy.path, rank)
     from rlvr.rollout.transformers import TransformersEngine
 
     return TransformersEngine(policy)

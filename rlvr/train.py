@@ -29,7 +29,7 @@ from rlvr.checkpoint import (
 from rlvr.config import TrainRecipe
 from rlvr.display import Display
 from rlvr.evaluate import Evaluation, evaluate
-from rlvr.manifest import manifest
+from rlvr.manifest import finish_manifest, manifest
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from rlvr.reference import follow, load_reference, save_reference
 from rlvr.rollout.sync import SyncStats
@@ -63,7 +63,14 @@ def train(recipe: TrainRecipe, recipe_path: Path, console: Console) -> Path:
     run = Run(folder, run_id=secrets.token_hex(4))
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(dump_toml(recipe))
-    facts = manifest(recipe, session.policy, session.data, session.engine.name, session.syncer.mode)
+    facts = manifest(
+        recipe,
+        session.policy,
+        session.optimizer,
+        session.data,
+        session.engine.name,
+        session.syncer.mode,
+    )
     (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
     return _drive(session, run, console)
 
@@ -119,6 +126,7 @@ def _drive(session: Session, run: Run, console: Console) -> Path:
                 if last or _is_due(recipe.train.checkpoint_every, run.next_step):
                     _save(session, run, session.sampler.state())
         run.seconds = time.perf_counter() - start
+        finish_manifest(run.folder / "manifest.json", session.policy, session.syncer.num_bytes)
         finish(session, run.folder, run.seconds, console)
         return run.folder
     finally:
@@ -134,7 +142,7 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
     recipe, step = session.recipe, run.next_step
     lr = lr_at(step, recipe.optim, recipe.train.steps)
     for group in session.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_ratio", 1.0)
     with _timed() as step_s:
         collected = session.sampler.collect(step, session.engine, session.verifier, safe_point)
         with _timed() as train_s:

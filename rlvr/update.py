@@ -89,6 +89,7 @@ def update(
     safe_point is called as long as no parameter has moved and may raise to stop the run. Raises:
     RunError for a non-finite loss or gradient.
     """
+    schedule = policy.method.schedule
     num_updates = min(recipe.optim.updates_per_step, len(batch.groups))
     sums: dict[str, float] = dict.fromkeys(SUMS, 0.0)
     grad_norms = []
@@ -103,6 +104,8 @@ def update(
             if part == 0:
                 safe_point()
             accumulate(policy, micro_batch, recipe, entropy.coef / num_tokens, sums)
+        if schedule:
+            schedule.penalty(policy.model).backward()
         grad_norm = float(
             torch.nn.utils.clip_grad_norm_(policy.trainable, recipe.optim.max_grad_norm)
         )
@@ -111,6 +114,8 @@ def update(
                 f"step {step}: the gradient norm is {grad_norm}; lower optim.lr, or use float32"
             )
         optimizer.step()
+        if schedule:
+            schedule.after_update(policy.model, step * num_updates + part)
         grad_norms.append(grad_norm)
         entropy.observe((sums["entropy"] - entropy_before) / num_tokens)
     optimizer.zero_grad(set_to_none=True)

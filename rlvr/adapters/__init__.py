@@ -1,14 +1,41 @@
 """Adapters by name: one table, METHODS; one file per family. `rlvr adapters` prints it."""
 
 import difflib
-from dataclasses import fields
 
-from rlvr.adapters import full, lora
+from rlvr.adapters import (
+    adalora,
+    bottleneck,
+    data_start,
+    full,
+    lora,
+    products,
+    projections,
+    prompt,
+    quantized,
+    rotations,
+    start,
+    vectors,
+)
 from rlvr.adapters.base import Method
 from rlvr.config import AdapterConfig
 from rlvr.recipe import ConfigError
+from rlvr.section import Section
 
-METHODS: dict[str, Method] = {method.name: method for method in (*full.METHODS, *lora.METHODS)}
+_FAMILIES = (
+    full,
+    lora,
+    start,
+    data_start,
+    adalora,
+    products,
+    projections,
+    rotations,
+    vectors,
+    bottleneck,
+    prompt,
+    quantized,
+)
+METHODS: dict[str, Method] = {m.name: m for family in _FAMILIES for m in family.METHODS}
 
 
 def get_method(config: AdapterConfig) -> Method:
@@ -21,14 +48,27 @@ def get_method(config: AdapterConfig) -> Method:
         near = difflib.get_close_matches(config.method, METHODS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(METHODS)}"
         raise ConfigError(f"adapter.method = {config.method!r}: unknown; {hint}")
-    for name in config.model_fields_set - {"method", "dropout"} - method.options:
+    for name in sorted(config.model_fields_set - {"method", "dropout"} - method.options):
+        value = getattr(config, name)
+        shown = f"[adapter.{name}]" if isinstance(value, Section) else f"adapter.{name} = {value!r}"
+        raise ConfigError(f"{shown}: {method.name} would ignore it; remove it")
+    if config.match is not None and config.rank is not None:
         raise ConfigError(
-            f"adapter.{name} = {getattr(config, name)!r}: {method.name} would ignore it; remove it"
+            f'adapter.rank = {config.rank}: adapter.match = "{config.match}" picks the rank; remove'
+            " one of them"
         )
+    multiple = method.rank_multiple(config)
+    if config.rank and config.rank % multiple:
+        raise ConfigError(
+            f"adapter.rank = {config.rank}: {method.name} needs a multiple of {multiple}; take"
+            f" {config.rank + multiple - config.rank % multiple}"
+        )
+    if method.check:
+        method.check(config)
     return method
 
 
 def describe() -> list[dict[str, object]]:
     """Every method as a JSON-ready object: name, paper, what it trains, if it merges, syncs."""
-    shown = [f.name for f in fields(Method) if f.name not in ("apply", "options")]
+    shown = ("name", "paper", "trains", "merges", "syncs", "start")
     return [{name: getattr(method, name) for name in shown} for method in METHODS.values()]

@@ -4,15 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlvr.recipe import ConfigError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
-    from rlvr.config import AdapterConfig
+    from rlvr.config import AdapterConfig, OptimConfig
 
-Sync = Literal["adapter", "merged"]
+Sync = Literal["adapter", "merged", "none"]
+DEFAULT_RANK = 32
+LORA_OPTIONS = frozenset({"rank", "alpha", "scaling", "target_modules", "seed", "match"})
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What `apply` may look at besides the model.
+
+    num_updates: optimizer steps of the whole run. rows: token ids of some training problems, for
+    initialisations that look at data; None where there are none.
+    """
+
+    config: AdapterConfig
+    seed: int
+    num_updates: int = 1000
+    rows: list[list[int]] | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.config.rank or DEFAULT_RANK
+
+    @property
+    def alpha(self) -> float:
+        return self.config.alpha or 2 * self.rank
+
+
+def adamw(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
+    """The optimizer that optim.name names, on everything that requires a gradient."""
+    return adamw_groups([{"params": [p for p in model.parameters() if p.requires_grad]}], optim)
+
+
+def adamw_groups(groups: list[dict[str, Any]], optim: OptimConfig) -> Optimizer:
+    """The optimizer that optim.name names; a group's `lr_ratio` multiplies the schedule's rate."""
+    from rlvr.optim import build_optimizer
+
+    return build_optimizer(
+        [{**group, "lr": optim.lr * group.get("lr_ratio", 1.0)} for group in groups], optim
+    )
+
+
+def refuse_named_optimizer(config: AdapterConfig, optim: OptimConfig) -> None:
+    """For methods with an update rule of their own. Raises: ConfigError when a recipe names one."""
+    if optim.name != "adamw":
+        raise ConfigError(
+            f'optim.name = "{optim.name}": {config.method} brings its own optimizer; remove it'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What a method does besides the gradient step; only AdaLoRA has one.
+
+    penalty(model): a scalar added to the loss once per optimizer step. after_update(model, n): runs
+    after optimizer step n (from 0) while gradients are there. state(model) and load_state(model,
+    saved) carry what is not a weight through a checkpoint.
+    """
+
+    penalty: Callable[[nn.Module], Tensor]
+    after_update: Callable[[nn.Module, int], None]
+    state: Callable[[nn.Module], dict[str, Any]]
+    load_state: Callable[[nn.Module, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +86,18 @@ class Method:
 
     name: as in adapter.method. paper: arXiv id, or a name where there is none. trains: in words.
     merges: whether W + delta exists as a plain weight. syncs: modes to the engine, the cheapest
-    first.
+    first; none of them means that only the transformers engine can run it.
     options: fields of AdapterConfig that it obeys; giving another one is an error.
-    apply(model, config, seed): the model to train; an adapter leaves the base bit-identical.
+    apply(model, setup): the model to train; an adapter leaves the base bit-identical.
+    optimizer(model, config, optim): its parameter groups and update rule.
+    keeps_base: whether switching the adapter off gives the base back; else the reference is a copy.
+    start: why step 0 is not the base policy; empty where it is.
+    needs_rows: whether `apply` looks at training problems.
+    check(config): refuses, before anything loads, settings that cannot work.
+    checkpointing: whether activations can be recomputed in the backward pass.
+    rank_multiple(config): the rank has to be a multiple of this.
+    save(model, folder, config): writes a folder that peft loads, where the live layers do not save
+    as one.
     """
 
     name: str
@@ -32,4 +106,32 @@ class Method:
     merges: bool
     syncs: tuple[Sync, ...]
     options: frozenset[str]
-    apply: Callable[[PreTrainedModel, AdapterConfig, int], nn.Module]
+    apply: Callable[[PreTrainedModel, Setup], nn.Module]
+    optimizer: Callable[[nn.Module, AdapterConfig, OptimConfig], Optimizer] = adamw
+    schedule: Schedule | None = None
+    keeps_base: bool = True
+    start: str = ""
+    needs_rows: bool = False
+    checkpointing: bool = True
+    check: Callable[[AdapterConfig], None] | None = None
+    rank_multiple: Callable[[AdapterConfig], int] = lambda _config: 1
+    save: Callable[[Any, Path, AdapterConfig], None] | None = None
+
+
+def wrap(model: Any, peft_config: Any, seed: int) -> Any:
+    """The peft model of `peft_config`, every random draw of its initialisation from `seed`.
+
+    Raises: ConfigError when the model has none of the target modules, or sizes do not fit.
+    """
+    import peft
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            return peft.get_peft_model(model, peft_config)
+        except (ValueError, AssertionError) as error:
+            reason = str(error).splitlines()[0][:300]
+            raise ConfigError(
+                f"adapter: {reason}; change adapter.target_modules or the sizes"
+            ) from error

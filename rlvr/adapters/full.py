@@ -1,21 +1,62 @@
-"""Full fine-tuning: every weight, in float32."""
+"""Every weight, in float32: full fine-tuning, frozen embeddings, projected gradients."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import Method
+from rlvr.adapters.base import Method, Setup, refuse_named_optimizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
+    from torch.optim import Optimizer
 
-    from rlvr.config import AdapterConfig
+    from rlvr.config import AdapterConfig, OptimConfig
 
 
-def _train_everything(model: PreTrainedModel, config: AdapterConfig, seed: int) -> PreTrainedModel:
+def _train_everything(model: Any, setup: Setup) -> Any:
     """The model itself with float32 master weights: bf16 ones round updates of 1e-6 away."""
     return model.float().requires_grad_(True)
 
+
+def _train_all_but_embeddings(model: Any, setup: Setup) -> Any:
+    """As full, with input and output embeddings frozen."""
+    model = _train_everything(model, setup)
+    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+        embeddings.requires_grad_(False)
+    return model
+
+
+def _projected(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
+    """Low-rank optimizer state on the target modules' weights, AdamW on the rest."""
+    refuse_named_optimizer(config, optim)
+    from rlvr.adapters.projected import ProjectedAdamW
+
+    low_rank, rest = [], []
+    for name, parameter in model.named_parameters():
+        module = name.removesuffix(".weight").rpartition(".")[2]
+        is_target = module in config.target_modules and parameter.ndim == 2
+        (low_rank if is_target else rest).append(parameter)
+    block = config.galore if config.method == "galore" else config.apollo
+    return ProjectedAdamW(
+        [
+            {
+                "params": low_rank,
+                "rank": config.rank or 128,
+                "every": block.every_updates,
+                "scale": block.scale,
+                "seed": config.seed or 0,
+                "kind": config.method,
+            },
+            {"params": rest},
+        ],
+        lr=optim.lr,
+        betas=optim.betas,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+    )
+
+
+_PROJECTED_OPTIONS = frozenset({"rank", "target_modules"})
 
 METHODS = (
     Method(
@@ -26,5 +67,38 @@ METHODS = (
         syncs=("merged",),
         options=frozenset(),
         apply=_train_everything,
+        keeps_base=False,
+    ),
+    Method(
+        name="full_frozen_embeddings",
+        paper="none",
+        trains="all weights but input and output embeddings (float32 master copy)",
+        merges=True,
+        syncs=("merged",),
+        options=frozenset(),
+        apply=_train_all_but_embeddings,
+        keeps_base=False,
+    ),
+    Method(
+        name="galore",
+        paper="2403.03507",
+        trains="all weights; optimizer state of the target modules in a rank-r subspace",
+        merges=True,
+        syncs=("merged",),
+        options=_PROJECTED_OPTIONS | {"galore"},
+        apply=_train_everything,
+        optimizer=_projected,
+        keeps_base=False,
+    ),
+    Method(
+        name="apollo",
+        paper="2412.05270",
+        trains="all weights; step sizes of the target modules from a random rank-r projection",
+        merges=True,
+        syncs=("merged",),
+        options=_PROJECTED_OPTIONS | {"apollo", "seed"},
+        apply=_train_everything,
+        optimizer=_projected,
+        keeps_base=False,
     ),
 )

@@ -1,19 +1,23 @@
 """Adapted weights computed out of place: the base is never written.
 
 In bfloat16 round(round(W + d) - d) != W: merging in place and unmerging at every step moves the
-frozen
-base by a good part of what was learned. Here each module is copied in float32, merged in the
-copy, and
-the copy is dropped.
+frozen base by a good part of what was learned. Here each module is copied in float32, merged in the
+copy, and the copy is dropped.
 """
 
+from __future__ import annotations
+
+import contextlib
 import copy
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+
+from rlvr.rollout.vllm_local import FUSED
 
 
 def plain_name(name: str) -> str:
@@ -21,19 +25,89 @@ def plain_name(name: str) -> str:
     return name.removeprefix("base_model.model.").replace(".base_layer", "")
 
 
+@contextlib.contextmanager
+def adapter_off(model: Any) -> Iterator[None]:
+    """The base policy inside the block. peft forgets which weights were frozen; this does not."""
+    flags = {p: p.requires_grad for p in model.parameters()}
+    with model.disable_adapter():
+        yield
+    for parameter, flag in flags.items():
+        parameter.requires_grad_(flag)
+
+
 @torch.no_grad()
-def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, W + delta) of every adapted module, one at a time, float32, under the base's names."""
-    for name, module in model.named_modules():
+def merged_weights(model: nn.Module, everything: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """(name, W + delta) under the base's names, one module at a time; what merges is float32.
+
+    Comes with every module that training changes, and with the untouched parts of weights that the
+    engine holds fused, or with `everything` that the model has. A tied head comes once.
+    """
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    modules = dict(_walk("", inner))
+    changed = {name for name, module in modules.items() if everything or _changes(module)}
+    wanted = changed | {other for name in changed for other in _fused_with(name)}
+    seen: set[nn.Parameter] = set()
+    for name, module in modules.items():
+        if name not in wanted:
+            continue
         if isinstance(module, BaseTunerLayer):
-            assert isinstance(module, nn.Module)
-            merged = cast(Any, copy.deepcopy(module).float())
-            merged.merge()
-            for key, value in merged.get_base_layer().named_parameters():
-                yield f"{plain_name(name)}.{key}", value.detach()
+            yield from ((f"{name}.{key}", value) for key, value in _merged(module))
+            continue
+        for key, value in module.named_parameters(recurse=False):
+            if value not in seen:
+                seen.add(value)
+                yield f"{name}.{key}", _dense(value)
 
 
-def full_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, W) of every parameter of a plain model; a tied head comes once."""
-    for name, value in model.named_parameters():
-        yield name, value.detach()
+def _walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Adapter layers as a whole, and every other module with parameters of its own."""
+    if isinstance(module, BaseTunerLayer):
+        yield name, module
+        return
+    if any(True for _ in module.parameters(recurse=False)):
+        yield name, module
+    for child_name, child in module.named_children():
+        yield from _walk(f"{name}.{child_name}" if name else child_name, child)
+
+
+def _changes(module: nn.Module) -> bool:
+    quantized = any(hasattr(p, "quant_state") for p in module.parameters(recurse=False))
+    trained = any(p.requires_grad for p in module.parameters(recurse=False))
+    return isinstance(module, BaseTunerLayer) or quantized or trained
+
+
+def _fused_with(name: str) -> Iterator[str]:
+    parent, _, last = name.rpartition(".")
+    for group in FUSED:
+        if last in group:
+            yield from (f"{parent}.{part}" for part in group)
+
+
+def _merged(module: BaseTunerLayer) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of the base layer as training left them."""
+    base: Any = module.get_base_layer()
+    if hasattr(base.weight, "quant_state"):
+        yield "weight", _dense(base.weight) + _low_rank(module)
+        if base.bias is not None:
+            yield "bias", base.bias
+        return
+    merged: Any = copy.deepcopy(module)
+    merged.float()
+    merged.merge()
+    for key, value in merged.get_base_layer().named_parameters():
+        yield key, value.detach()
+
+
+def _low_rank(layer: Any) -> Tensor:
+    deltas = [layer.get_delta_weight(name).float() for name in layer.active_adapters]
+    return torch.stack(deltas).sum(dim=0)
+
+
+def _dense(value: Tensor) -> Tensor:
+    """The tensor itself; a 4-bit weight comes dequantised to float32."""
+    state = getattr(value, "quant_state", None)
+    if state is None:
+        return value.detach()
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(value.data, state).float()

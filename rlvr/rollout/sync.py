@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rlvr.adapters.base import Sync
+from rlvr.adapters.base import Method, Sync
+from rlvr.adapters.merge import adapter_off
 from rlvr.policy import Policy, TokenRow
 from rlvr.recipe import ConfigError, RunError
 from rlvr.rollout.engine import Engine
@@ -38,18 +39,25 @@ class SyncStats:
     logprob_error: float
 
 
-def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:
-    """The sync mode of the run. Raises: ConfigError for one that the method does not have."""
+def check_mode(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError for a sync mode that the method does not have."""
     wanted = recipe.rollout.sync
+    if wanted != "auto" and wanted not in method.syncs:
+        others = " or ".join(f'"{mode}"' for mode in ("auto", *method.syncs))
+        raise ConfigError(
+            f'rollout.sync = "{wanted}": {method.name} cannot be handed over so; take {others}'
+        )
+
+
+def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:
+    """The sync mode of the run."""
+    wanted = recipe.rollout.sync
+    if not policy.method.syncs:
+        return "none"
     if wanted == "auto":
         # on CPU, LoRA kernels generate 5 to 10 times slower than merged weights
         slow_adapter = policy.device.type == "cpu" and "merged" in policy.method.syncs
         return "merged" if slow_adapter else policy.method.syncs[0]
-    if wanted not in policy.method.syncs:
-        raise ConfigError(
-            f'rollout.sync = "{wanted}": {policy.method.name} syncs by'
-            f' {" or ".join(policy.method.syncs)}; take that or "auto"'
-        )
     return wanted
 
 
@@ -64,8 +72,9 @@ class Syncer:
         mode: Sync,
         prompts: Sequence[list[int]],
     ) -> None:
-        """prompts: token ids, the first few of which are the probe."""
+        """num_bytes: of the last sync. prompts: token ids, the first few of which are the probe."""
         self.mode: Sync = mode
+        self.num_bytes = 0
         self._policy, self._engine = policy, engine
         self._tolerance = recipe.rollout.sync_tolerance or TOLERANCE[policy.dtype]
         self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
@@ -82,10 +91,13 @@ class Syncer:
         """
         if self.mode == "adapter":
             folder = Path(self._folder.name)
-            self._policy.model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+            self._policy.save_adapter(folder)
             num_bytes = self._engine.load_adapter(folder)
+        elif self.mode == "none":
+            num_bytes = 0
         else:
             num_bytes = self._engine.load_weights(self._policy.engine_weights())
+        self.num_bytes = num_bytes
         error = self.check()
         if not error <= self._tolerance:
             raise SyncError(
@@ -119,7 +131,7 @@ class Syncer:
             layer.enable_adapters(True)
             if left < 0.1 * error:
                 return f"the engine serves {name} without its update"
-        with self._policy.model.disable_adapter():
+        with adapter_off(self._policy.model):
             left = float((_score(self._policy, self._probe) - theirs).abs().max())
         if left < 0.1 * error:
             return "the engine serves the base model: it ignored the whole update"

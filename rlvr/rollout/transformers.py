@@ -48,7 +48,13 @@ class TransformersEngine:
         generators = [torch.Generator(device).manual_seed(r.seed) for r in requests]
         tokens: list[list[int]] = [[] for _ in requests]
         logprobs: list[list[float]] = [[] for _ in requests]
-        running, cache = set(range(len(requests))), DynamicCache()
+        running, cache = set(range(len(requests))), self._policy.prefix(len(requests))
+        if cache is None:
+            cache = DynamicCache()
+        else:
+            mask_NL = torch.cat(
+                [mask_NL.new_ones(len(requests), cache.get_seq_length()), mask_NL], 1
+            )
         while running:
             logits_NV = self._next_logits(ids_NL, mask_NL, cache)
             next_N, logp_N = draw(logits_NV, sampling, generators)
@@ -66,14 +72,15 @@ class TransformersEngine:
 
     def _next_logits(self, ids_NL: Tensor, mask_NL: Tensor, cache: DynamicCache) -> Tensor:
         positions_NL = (mask_NL.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_NL.shape[1] :]
-        output = self._policy.causal_lm(
-            input_ids=ids_NL,
-            attention_mask=mask_NL,
-            position_ids=positions_NL,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with self._policy.autocast():
+            output = self._policy.causal_lm(
+                input_ids=ids_NL,
+                attention_mask=mask_NL,
+                position_ids=positions_NL,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         return output.logits[:, -1].float()
 
     @torch.no_grad()

@@ -1,0 +1,93 @@
+"""AdaLoRA: B diag(E) A whose rank moves between modules while training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlvr.adapters.base import LORA_OPTIONS, Method, Schedule, Setup, wrap
+from rlvr.adapters.export import save_as_lora
+from rlvr.recipe import ConfigError
+
+
+def _adalora(model: Any, setup: Setup) -> Any:
+    """Starts with `init_rank` triples per module, E = 0, and ends with `rank` on average.
+
+    Scaling: peft divides alpha by init_rank. Source: 2303.10512.
+    """
+    import peft
+
+    block = setup.config.adalora
+    init_rank = block.init_rank or (3 * setup.rank + 1) // 2
+    warmup = block.warmup_updates
+    warmup = setup.num_updates // 10 if warmup is None else warmup
+    final = block.final_updates
+    final = setup.num_updates // 5 if final is None else final
+    if warmup + final >= setup.num_updates:
+        raise ConfigError(
+            f"adapter.adalora: warmup_updates = {warmup} plus final_updates = {final} leave none of"
+            f" the {setup.num_updates} updates to move ranks; lower them"
+        )
+    config = peft.AdaLoraConfig(
+        init_r=init_rank,
+        target_r=setup.rank,
+        tinit=warmup,
+        tfinal=final,
+        deltaT=block.every_updates,
+        beta1=block.beta1,
+        beta2=block.beta2,
+        orth_reg_weight=block.orthogonality,
+        total_step=setup.num_updates,
+        lora_alpha=setup.alpha,  # pyright: ignore[reportArgumentType]
+        lora_dropout=setup.config.dropout,
+        target_modules=list(setup.config.target_modules),
+        task_type=peft.TaskType.CAUSAL_LM,
+    )
+    return wrap(model, config, setup.seed)
+
+
+def _penalty(model: Any) -> Any:
+    """orthogonality x mean over factors of ||P P^T - I||_F, P = A or B^T. Source: eq. 4."""
+    import torch
+
+    weight = model.peft_config["default"].orth_reg_weight
+    terms = []
+    for name, p in model.named_parameters():
+        if ".lora_A." in name or ".lora_B." in name:
+            gram = p @ p.T if ".lora_A." in name else p.T @ p
+            terms.append(torch.linalg.norm(gram - torch.eye(len(gram), device=p.device)))
+    return weight * torch.stack(terms).mean()
+
+
+def _after_update(model: Any, update: int) -> None:
+    """Importance of every triple, and at the scheduled updates the least important E set to 0."""
+    model.base_model.update_and_allocate(update + 1)
+
+
+_AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+
+
+def _state(model: Any) -> dict[str, Any]:
+    allocator = model.base_model.rankallocator
+    pattern = model.peft_config["default"].rank_pattern
+    return {"rank_pattern": pattern} | {name: getattr(allocator, name) for name in _AVERAGES}
+
+
+def _load_state(model: Any, saved: dict[str, Any]) -> None:
+    for name in _AVERAGES:
+        setattr(model.base_model.rankallocator, name, saved[name])
+    model.peft_config["default"].rank_pattern = saved["rank_pattern"]
+
+
+METHODS = (
+    Method(
+        name="adalora",
+        paper="2303.10512",
+        trains="A, B and the diagonal E of every target module; the rank moves between them",
+        merges=True,
+        syncs=("adapter", "merged"),
+        options=(LORA_OPTIONS - {"scaling"}) | {"adalora"},
+        apply=_adalora,
+        schedule=Schedule(_penalty, _after_update, _state, _load_state),
+        save=save_as_lora,
+    ),
+)

@@ -1,0 +1,48 @@
+"""Small networks behind the attention and MLP outputs: Houlsby adapters and Compacter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlvr.adapters.base import Method, Setup, wrap
+
+PLACES = ["o_proj", "down_proj"]
+"""The last linear layer of both sublayers: what it gives, the bottleneck adds to."""
+
+
+def _houlsby(model: Any, setup: Setup) -> Any:
+    """x + up(gelu(down(x))) after both sublayers, up = 0 at the start. Source: 1902.00751."""
+    from rlvr.adapters.layers import bottleneck_config
+
+    return wrap(model, bottleneck_config(PLACES, setup.rank), setup.seed)
+
+
+def _compacter(model: Any, setup: Setup) -> Any:
+    """Houlsby's places with weights from Kronecker products. Source: 2106.04647."""
+    from rlvr.adapters.layers import bottleneck_config
+
+    config = bottleneck_config(PLACES, setup.rank, setup.config.compacter.n)
+    return wrap(model, config, setup.seed)
+
+
+METHODS = (
+    Method(
+        name="houlsby",
+        paper="1902.00751",
+        trains="a bottleneck of width r after attention and MLP",
+        merges=False,
+        syncs=(),
+        options=frozenset({"rank", "seed", "match"}),
+        apply=_houlsby,
+    ),
+    Method(
+        name="compacter",
+        paper="2106.04647",
+        trains="the same bottleneck from Kronecker products",
+        merges=False,
+        syncs=(),
+        options=frozenset({"rank", "seed", "match", "compacter"}),
+        rank_multiple=lambda config: config.compacter.n,
+        apply=_compacter,
+    ),
+)

@@ -1,0 +1,91 @@
+"""Writing what was trained as an ordinary LoRA folder or a plain transformers folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from rlvr.adapter_config import AdapterConfig
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that vLLM takes for its largest LoRA rank."""
+
+
+def lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
+    """(A [r, I], B [O, r]) with W + B A the adapted weight; all active adapters side by side."""
+    import torch
+
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    if hasattr(layer, "lora_E"):  # AdaLoRA: B diag(E) A
+        scale = {n: layer.scaling[n] / (layer.ranknum[n] + 1e-5) for n in names}
+        parts = [(layer.lora_A[n] * layer.lora_E[n], layer.lora_B[n] * scale[n]) for n in names]
+    else:
+        parts = [(layer.lora_A[n].weight, layer.lora_B[n].weight * layer.scaling[n]) for n in names]
+    a, b = zip(*parts, strict=True)
+    return torch.cat(a).detach(), torch.cat(b, dim=1).detach()
+
+
+def save_as_lora(model: Any, folder: Path, _config: AdapterConfig | None = None) -> None:
+    """A peft LoRA folder on the original base, scaling 1, rank 2 r where a start is subtracted."""
+    import peft
+    from peft.tuners.lora import LoraLayer
+    from safetensors.torch import save_file
+
+    from rlvr.adapters.merge import plain_name
+
+    tensors, ranks = {}, {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            a, b = lora_factors(layer)
+            tensors[f"{name}.lora_A.weight"] = a.float().cpu().contiguous()
+            tensors[f"{name}.lora_B.weight"] = b.float().cpu().contiguous()
+            ranks[plain_name(name)] = len(a)
+    rank = max(ranks.values())
+    uneven = {name: r for name, r in ranks.items() if r != rank}
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        rank_pattern=uneven,
+        alpha_pattern=uneven,
+        target_modules=sorted({name.rpartition(".")[2] for name in ranks}),
+        base_model_name_or_path=model.peft_config["default"].base_model_name_or_path,
+        task_type=peft.TaskType.CAUSAL_LM,
+        inference_mode=True,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+
+
+def max_lora_rank(model: Any) -> int:
+    """The smallest rank limit of vLLM that holds the model's low-rank update."""
+    from peft.tuners.lora import LoraLayer
+
+    rank = max(len(lora_factors(m)[0]) for m in model.modules() if isinstance(m, LoraLayer))
+    fitting = [limit for limit in VLLM_RANKS if limit >= rank]
+    if not fitting:
+        raise ValueError(f"rank {rank}: vLLM serves at most {VLLM_RANKS[-1]}; sync merged weights")
+    return fitting[0]
+
+
+def merge_and_export(model: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """A plain transformers folder of W + delta, in float32 unless told otherwise.
+
+    The live model is not written.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from rlvr.adapters.merge import merged_weights
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain = AutoModelForCausalLM.from_config(inner.config, dtype=dtype or torch.float32)
+    weights = dict(merged_weights(model, everything=True))
+    plain.load_state_dict(weights, strict=False)
+    missing = {name for name, _ in plain.named_parameters()} - set(weights)
+    assert not missing, f"no weight for {sorted(missing)}"
+    plain.save_pretrained(folder)

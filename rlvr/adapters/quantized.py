@@ -1,0 +1,179 @@
+"""Adapters on a 4-bit base: QLoRA and LoftQ, through bitsandbytes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, adamw, refuse_named_optimizer, wrap
+from rlvr.adapters.lora import lora_config
+from rlvr.adapters.start import lora_layers
+from rlvr.recipe import ConfigError
+
+BASE_FILE = "quantized_base.json"
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from rlvr.config import AdapterConfig, OptimConfig
+
+
+def check_installed(config: AdapterConfig) -> None:
+    """Raises: ConfigError without bitsandbytes."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"adapter.method = {config.method!r}: needs bitsandbytes; pip install"
+            " 'rlvr[quantized]', or take lora"
+        )
+
+
+def _bitsandbytes_nn() -> Any:
+    import bitsandbytes
+
+    return bitsandbytes.nn
+
+
+def _quantize(model: Any, setup: Setup) -> Any:
+    """The model with every linear layer but the head in 4 bits. Source: 2305.14314."""
+    import torch
+    from torch import nn
+
+    quantized = _bitsandbytes_nn()
+    block = setup.config.qlora
+    compute = model.dtype if model.dtype.is_floating_point else torch.float32
+    for module in list(model.base_model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is not nn.Linear or child.weight.is_meta:
+                continue
+            small = quantized.Linear4bit(
+                child.in_features,
+                child.out_features,
+                bias=child.bias is not None,
+                compute_dtype=compute,
+                compress_statistics=block.double_quant,
+                quant_type=block.quant_type,
+            )
+            small.weight = quantized.Params4bit(
+                child.weight.data.clone(),
+                requires_grad=False,
+                compress_statistics=block.double_quant,
+                quant_type=block.quant_type,
+                module=small,
+            )
+            small.bias = child.bias
+            small.support_avx512bf16_for_cpu = False  # it would repack the weight while we read it
+            setattr(module, name, small.to(child.weight.device))
+    model.is_loaded_in_4bit = True
+    return model.requires_grad_(False)
+
+
+def _qlora(model: Any, setup: Setup) -> Any:
+    """LoRA on the 4-bit base."""
+    return wrap(_quantize(model, setup), lora_config(setup), setup.seed)
+
+
+def _loftq(model: Any, setup: Setup) -> Any:
+    """LoRA on the 4-bit base Q, started at the rank-r part of W - Q. Source: 2310.08659.
+
+    `iterations` rounds, from B A = 0, of Q = quantise(W - scaling B A) and
+    B A = SVD_r(W - Q) / scaling.
+    """
+    weights = {
+        name: module.weight.detach().clone()
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in setup.config.target_modules
+    }
+    adapted = wrap(_quantize(model, setup), lora_config(setup), setup.seed)
+    for name, layer in lora_layers(adapted).items():
+        weight = weights[name.removeprefix("base_model.model.")].float()
+        if weight.is_meta:
+            continue
+        _fit(layer, weight, setup.rank)
+        for _ in range(setup.config.loftq.iterations - 1):
+            _requantize(layer, weight - layer.get_delta_weight("default").detach())
+            _fit(layer, weight, setup.rank)
+    return adapted
+
+
+def _fit(layer: Any, weight: Any, rank: int) -> None:
+    """A and B whose scaled product is the best rank-r approximation of what rounding took."""
+    import torch
+
+    u, s, vh = torch.linalg.svd(weight - _dequantized(layer), full_matrices=False)
+    root = (s[:rank] / layer.scaling["default"]).sqrt()
+    layer.lora_A["default"].weight.data = (root[:, None] * vh[:rank]).contiguous()
+    layer.lora_B["default"].weight.data = (u[:, :rank] * root).contiguous()
+
+
+def _dequantized(layer: Any) -> Any:
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight = layer.get_base_layer().weight
+    return dequantize_4bit(weight.data, weight.quant_state).float()
+
+
+def _requantize(layer: Any, weight: Any) -> None:
+    nn = _bitsandbytes_nn()
+    base = layer.get_base_layer()
+    old = base.weight
+    base.weight = nn.Params4bit(
+        weight,
+        requires_grad=False,
+        compress_statistics=old.compress_statistics,
+        quant_type=old.quant_type,
+        module=base,
+    )
+    base.to(old.device)
+
+
+def _save(model: Any, folder: Path, config: AdapterConfig) -> None:
+    """peft's folder, and the settings that make the quantised base again from the original."""
+    model.save_pretrained(folder)
+    (folder / BASE_FILE).write_text(config.model_dump_json())
+
+
+def _paged_adamw(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
+    """bitsandbytes' paged AdamW on a GPU; plain AdamW elsewhere, where there is nothing to page."""
+    refuse_named_optimizer(config, optim)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if trained[0].device.type != "cuda":
+        return adamw(model, config, optim)
+    from bitsandbytes.optim.adamw import PagedAdamW
+
+    return PagedAdamW(
+        trained, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
+    )
+
+
+_ROUNDED = "the base is rounded to 4 bits"
+
+METHODS = (
+    Method(
+        name="qlora",
+        paper="2305.14314",
+        trains="A and B of every target module on a 4-bit base",
+        merges=True,
+        syncs=("merged",),
+        options=LORA_OPTIONS | {"qlora"},
+        apply=_qlora,
+        optimizer=_paged_adamw,
+        save=_save,
+        check=check_installed,
+        start=_ROUNDED,
+    ),
+    Method(
+        name="loftq",
+        paper="2310.08659",
+        trains="A and B of every target module on a 4-bit base, from its rounding error",
+        merges=True,
+        syncs=("merged",),
+        options=LORA_OPTIONS | {"qlora", "loftq"},
+        apply=_loftq,
+        optimizer=_paged_adamw,
+        save=_save,
+        check=check_installed,
+        start=_ROUNDED,
+    ),
+)

@@ -1,0 +1,165 @@
+"""Orthogonal maps: W multiplied by a rotation (OFT, BOFT, HRA), or orthonormal factors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, wrap
+from rlvr.adapters.export import save_as_lora
+from rlvr.adapters.lora import lora_config
+
+_OPTIONS = frozenset({"target_modules", "seed"})
+
+
+def _common(setup: Setup) -> dict[str, Any]:
+    return {"target_modules": list(setup.config.target_modules), "task_type": "CAUSAL_LM"}
+
+
+def _oft(model: Any, setup: Setup) -> Any:
+    """A block-diagonal rotation of each module's input, by the Cayley map. Source: 2306.07280.
+
+    The map is solved exactly; peft's default truncates a Neumann series.
+    """
+    import peft
+
+    config = peft.OFTConfig(
+        r=0,
+        oft_block_size=setup.config.oft.block_size,
+        use_cayley_neumann=False,
+        **_common(setup),
+    )
+    return wrap(model, config, setup.seed)
+
+
+def _boft(model: Any, setup: Setup) -> Any:
+    """A rotation of each module's input as a product of sparse butterflies. Source: 2311.06243."""
+    import peft
+
+    config = peft.BOFTConfig(
+        boft_block_size=setup.config.boft.block_size,
+        boft_n_butterfly_factor=setup.config.boft.num_factors,
+        **_common(setup),
+    )
+    return wrap(model, config, setup.seed)
+
+
+def _hra(model: Any, setup: Setup) -> Any:
+    """A product of r Householder reflections of each module's input. Source: 2405.17484.
+
+    r must be even: pairs of equal reflections make the identity at the start.
+    """
+    import peft
+
+    return wrap(model, peft.HRAConfig(r=setup.rank, **_common(setup)), setup.seed)
+
+
+def _orthogeolora(model: Any, setup: Setup) -> Any:
+    """W + scaling B diag(sigma) A with orthonormal columns of B and rows of A, and sigma from 0.
+
+    Source: 2601.09185. Deviations: the map from free parameters to orthonormal ones is QR with the
+    sign fixed by R's diagonal (the paper's own is not public), and sigma is signed and starts at 0.
+    """
+    from torch.nn.utils import parametrize
+
+    adapted = wrap(model, lora_config(setup), setup.seed)
+    _draw_factors(adapted, setup.seed)
+    columns, sigma, rows = _parametrizations()
+    for layer in _layers(adapted):
+        a, b = layer.lora_A["default"], layer.lora_B["default"]
+        parametrize.register_parametrization(a, "weight", rows())
+        parametrize.register_parametrization(b, "weight", columns())
+        parametrize.register_parametrization(b, "weight", sigma(b.weight.shape[1], a.weight.device))
+    return adapted
+
+
+def _layers(adapted: Any) -> list[Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return [m for m in adapted.modules() if isinstance(m, LoraLayer)]
+
+
+def _draw_factors(adapted: Any, seed: int) -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    for layer in _layers(adapted):
+        for part in (layer.lora_A["default"], layer.lora_B["default"]):
+            if not part.weight.is_meta:
+                drawn = torch.randn(part.weight.shape, generator=generator)
+                part.weight.data = drawn.to(part.weight.device)
+
+
+def _parametrizations() -> tuple[Any, Any, Any]:
+    import torch
+    from torch import Tensor, nn
+
+    def orthonormal(free: Tensor) -> Tensor:
+        with torch.autocast("cuda" if free.is_cuda else "cpu", enabled=False):
+            q, r = torch.linalg.qr(free.float())
+            return q * torch.where(r.diagonal() < 0, -1.0, 1.0)
+
+    class Columns(nn.Module):
+        """[O, r] free parameters to orthonormal columns."""
+
+        def forward(self, free: Tensor) -> Tensor:
+            return orthonormal(free)
+
+    class Rows(nn.Module):
+        """[r, I] free parameters to orthonormal rows."""
+
+        def forward(self, free: Tensor) -> Tensor:
+            return orthonormal(free.T).T
+
+    class Sigma(nn.Module):
+        """Columns scaled by a trained signed diagonal."""
+
+        def __init__(self, rank: int, device: torch.device) -> None:
+            super().__init__()
+            self.sigma = nn.Parameter(torch.zeros(rank, device=device))
+
+        def forward(self, columns: Tensor) -> Tensor:
+            return columns * self.sigma
+
+    return Columns, Sigma, Rows
+
+
+METHODS = (
+    Method(
+        name="oft",
+        paper="2306.07280",
+        trains="a block-diagonal rotation of each target module's input",
+        merges=True,
+        syncs=("merged",),
+        options=_OPTIONS | {"oft"},
+        apply=_oft,
+    ),
+    Method(
+        name="boft",
+        paper="2311.06243",
+        trains="a butterfly rotation of each target module's input, a scale per output",
+        merges=True,
+        syncs=("merged",),
+        options=_OPTIONS | {"boft"},
+        apply=_boft,
+    ),
+    Method(
+        name="hra",
+        paper="2405.17484",
+        trains="r Householder reflections of each target module's input",
+        merges=True,
+        syncs=("merged",),
+        options=_OPTIONS | {"rank", "match"},
+        rank_multiple=lambda _config: 2,
+        apply=_hra,
+    ),
+    Method(
+        name="orthogeolora",
+        paper="2601.09185",
+        trains="orthonormal A and B through QR, and a signed diagonal between them",
+        merges=True,
+        syncs=("adapter", "merged"),
+        options=LORA_OPTIONS,
+        apply=_orthogeolora,
+        save=save_as_lora,
+    ),
+)

@@ -1,0 +1,104 @@
+"""Policies of every method on the tiny model, and real update steps for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlvr.adapters import METHODS
+from rlvr.config import AdapterConfig, TrainRecipe
+from rlvr.policy import Policy, TokenRow, load_policy
+from rlvr.rollout.engine import Response
+from rlvr.sampler import Group
+from rlvr.update import update
+
+NUM_UPDATES = 10
+PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
+LOUD = {"ia3", "vera", "ln_tuning", "bitfit", "adalora", "tinylora", "orthogeolora"}
+"""Methods with few or damped parameters: they take a higher learning rate to move visibly."""
+
+
+@dataclass
+class Trained:
+    """A policy with its optimizer, and the steps taken."""
+
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    recipe: TrainRecipe
+    step: int = 0
+
+    def train(self, steps: int) -> None:
+        """Real updates of the framework on two groups of drawn responses per step."""
+        for _ in range(steps):
+            groups = [drawn_group(self.policy, self.step, i) for i in range(2)]
+            update(self.policy, self.optimizer, groups, self.recipe, self.step, lambda: None)
+            self.step += 1
+
+    @torch.no_grad()
+    def logprobs(self) -> torch.Tensor:
+        rows = [TokenRow(p[:1], p[1:]) for p in PROMPTS]
+        return self.policy.logprobs(rows, 1.0)[0]
+
+
+@torch.no_grad()
+def drawn_group(policy: Policy, step: int, number: int) -> Group:
+    generator = torch.Generator().manual_seed(100 * step + number)
+    prompt = PROMPTS[number]
+    answers = [torch.randint(8, 300, (6 + i,), generator=generator).tolist() for i in range(4)]
+    flat = policy.logprobs([TokenRow(prompt, ids) for ids in answers], 1.0)[0].split(
+        [len(ids) for ids in answers]
+    )
+    responses = [
+        Response(ids, logp.tolist(), truncated=False)
+        for ids, logp in zip(answers, flat, strict=True)
+    ]
+    return Group(f"p{number}", prompt, responses, [1.0, 0.0, 0.0, 1.0], ["correct"] * 4, step)
+
+
+def settings(method: str) -> dict[str, Any]:
+    """adapter section: a small rank where there is one."""
+    options = METHODS[method].options
+    return {"method": method} | ({"rank": 4} if "rank" in options else {})
+
+
+@pytest.fixture(scope="session")
+def make_trained(make_recipe) -> Callable[..., Trained]:
+    """A policy of a method at step 0 with its optimizer; settings as in the adapter section."""
+
+    def make(method: str, dtype: str = "float32", **adapter: Any) -> Trained:
+        lr = 3e-2 if method in LOUD else 3e-3
+        given = AdapterConfig.model_validate(settings(method) | adapter)
+        recipe = make_recipe(
+            model={"dtype": dtype}, optim={"lr": lr}, train={"steps": NUM_UPDATES}
+        ).model_copy(update={"adapter": given})
+        assert recipe.model.path is not None
+        policy = load_policy(
+            recipe.model,
+            given,
+            recipe.model.path,
+            seed=0,
+            keep_reference=True,
+            num_updates=NUM_UPDATES,
+            encode_rows=lambda _tokenizer: [PROMPTS[2][i:] + PROMPTS[1][:i] for i in range(8)],
+        )
+        optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
+        return Trained(policy, optimizer, recipe)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def base_logprobs(make_trained) -> torch.Tensor:
+    """What the untouched model gives on the prompts."""
+    return make_trained("full").logprobs()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny_policy) -> Path:
+    """Folder of the model that every method starts from."""
+    return tiny_policy

@@ -1,0 +1,178 @@
+"""What holds exactly for every method in the table; a new method is tested by being listed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rlvr.adapters import METHODS
+from rlvr.adapters.export import merge_and_export
+from rlvr.adapters.merge import adapter_off
+from rlvr.checkpoint import load_checkpoint, save_checkpoint
+from rlvr.policy import TokenRow
+from rlvr.rollout.engine import Request, Sampling
+from rlvr.rollout.transformers import TransformersEngine
+
+PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
+every_method = pytest.mark.parametrize("method", METHODS)
+every_merging = pytest.mark.parametrize("method", [m.name for m in METHODS.values() if m.merges])
+CHANGED_START = {"prompt_tuning", "prefix_tuning", "qlora", "loftq"}
+
+
+@every_method
+def test_step_zero_is_the_base_policy_unless_the_table_says_why_not(
+    make_trained, base_logprobs, method
+):
+    error = float((make_trained(method).logprobs() - base_logprobs).abs().max())
+    if METHODS[method].start:
+        assert method in CHANGED_START
+        assert 1e-3 < error < 5
+    else:
+        assert error < 1e-5
+
+
+@every_method
+def test_the_reference_stays_the_base_policy_while_training(make_trained, base_logprobs, method):
+    trained = make_trained(method)
+    start = trained.logprobs()
+    frozen = [p.requires_grad for p in trained.policy.model.parameters()]
+    trained.train(3)
+    assert float((trained.logprobs() - start).abs().max()) > 1e-3, "it did not learn"
+    rows = [TokenRow(p[:1], p[1:]) for p in PROMPTS]
+    reference = trained.policy.reference_logprobs(rows, 1.0)
+    if method in ("qlora", "loftq"):  # the quantised base
+        with adapter_off(trained.policy.model):
+            base_logprobs = trained.logprobs()
+    assert float((reference - base_logprobs).abs().max()) < 1e-5
+    assert [p.requires_grad for p in trained.policy.model.parameters()] == frozen
+
+
+@every_merging
+def test_the_base_is_bit_identical_after_syncs_in_bfloat16(make_trained, method):
+    assert_untouched(make_trained, method, "bfloat16", num_syncs=4)
+
+
+@pytest.mark.slow
+@every_merging
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_base_is_bit_identical_after_50_syncs(make_trained, method, dtype):
+    assert_untouched(make_trained, method, dtype, num_syncs=50)
+
+
+def assert_untouched(make_trained, method: str, dtype: str, num_syncs: int) -> None:
+    trained = make_trained(method, dtype)
+    before = {n: p.clone() for n, p in trained.policy.model.named_parameters()}
+    if METHODS[method].keeps_base:
+        trained.train(1)
+        before = {n: p for n, p in before.items() if ".base_layer." in n}
+    for _ in range(num_syncs):
+        for _ in trained.policy.engine_weights():
+            pass
+    after = dict(trained.policy.model.named_parameters())
+    assert before
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@every_method
+def test_resuming_in_the_middle_equals_the_uninterrupted_run(make_trained, tmp_path, method):
+    whole = make_trained(method)
+    whole.train(3)
+    folder = save_checkpoint(tmp_path, 3, whole.policy, whole.optimizer, {})
+    whole.train(2)
+    resumed = make_trained(method)
+    load_checkpoint(folder, resumed.policy, resumed.optimizer)
+    resumed.step = 3
+    resumed.train(2)
+    for a, b in zip(whole.policy.trainable, resumed.policy.trainable, strict=True):
+        assert torch.equal(a, b)
+
+
+SCORE = """
+import json, sys
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from rlvr.adapters.load import load_adapted
+torch.set_num_threads(1)
+base, folders, prompts = json.loads(sys.stdin.read())
+scores = {}
+for name, (folder, plain) in folders.items():
+    model = AutoModelForCausalLM.from_pretrained(folder if plain else base)
+    if not plain:
+        model = load_adapted(model, folder)
+    parts = []
+    with torch.no_grad():
+        for ids in prompts:
+            logp = model.eval()(torch.tensor([ids])).logits[0].log_softmax(-1)[-len(ids):]
+            parts += logp[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+    scores[name] = parts
+print(json.dumps(scores))
+"""
+
+
+@pytest.fixture(scope="module")
+def reloaded(make_trained, tiny_base, tmp_path_factory):
+    """Log-probabilities by one fresh process that loads what every method saved and exported."""
+    root = tmp_path_factory.mktemp("saved")
+    folders, live = {}, {}
+    for name, method in METHODS.items():
+        trained = make_trained(name)
+        trained.train(3)
+        trained.policy.save(root / name)
+        live[name] = trained.logprobs()
+        folders[name] = (str(root / name), not method.keeps_base)
+        if method.merges:
+            merge_and_export(trained.policy.model, root / f"{name}-merged")
+            folders[f"{name}-merged"] = (str(root / f"{name}-merged"), True)
+            live[f"{name}-merged"] = live[name]
+    done = subprocess.run(
+        [sys.executable, "-c", SCORE],
+        input=json.dumps([str(tiny_base), folders, PROMPTS]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return live, json.loads(done.stdout.splitlines()[-1])
+
+
+@every_method
+def test_a_saved_adapter_gives_the_same_in_a_fresh_process(reloaded, method):
+    live, scores = reloaded
+    torch.testing.assert_close(torch.tensor(scores[method]), live[method], atol=1e-5, rtol=0)
+
+
+@every_merging
+def test_an_export_is_a_plain_model_with_the_same_log_probabilities(reloaded, method):
+    live, scores = reloaded
+    name = f"{method}-merged"
+    torch.testing.assert_close(torch.tensor(scores[name]), live[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if not m.merges])
+def test_what_vllm_cannot_serve_is_sampled_from_exactly(make_trained, method):
+    assert_samples(make_trained, method, "float32", tolerance=1e-4)
+
+
+@pytest.mark.slow
+@every_method
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.3)])
+def test_the_transformers_engine_samples_from_the_policy(make_trained, method, dtype, tolerance):
+    assert_samples(make_trained, method, dtype, tolerance)
+
+
+def assert_samples(make_trained, method: str, dtype: str, tolerance: float) -> None:
+    trained = make_trained(method, dtype)
+    trained.train(2)
+    prompts = [PROMPTS[i % 4] for i in range(6)]
+    requests = [Request(prompt, seed=i) for i, prompt in enumerate(prompts)]
+    responses = TransformersEngine(trained.policy).generate(requests, Sampling(max_len=8))
+    rows = [TokenRow(p, r.token_ids) for p, r in zip(prompts, responses, strict=True)]
+    with torch.no_grad():
+        ours = trained.policy.logprobs(rows, 1.0)[0]
+    theirs = torch.tensor([value for r in responses for value in r.logprobs])
+    assert float((ours - theirs).abs().max()) < tolerance
