@@ -23,12 +23,14 @@ GENERATED = "generated:"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One verifiable problem. prompt: chat messages; answer: the gold as written; gold: parsed."""
+    """One verifiable problem. prompt: chat messages; answer: the gold as written; gold: parsed;
+    difficulty: as the dataset gives it, or empty."""
 
     id: str
     prompt: tuple[dict[str, str], ...]
     answer: str
     gold: Gold
+    difficulty: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,10 @@ def _problem(row: dict[str, Any], number: int, config: DataConfig) -> Problem:
     problem_id = (
         number if config.id_field is None else _field(row, config.id_field, "data.id_field")
     )
-    return Problem(str(problem_id), tuple(messages), answer, Gold.parse(answer))
+    difficulty = ""
+    if config.difficulty_field is not None:
+        difficulty = str(_field(row, config.difficulty_field, "data.difficulty_field"))
+    return Problem(str(problem_id), tuple(messages), answer, Gold.parse(answer), difficulty)
 
 
 def _field(row: dict[str, Any], name: str, setting: str) -> Any:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rlvr.config import AlgorithmConfig
+    from rlvr.algorithm_config import AlgorithmConfig
 
 
 class EntropyControl:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlvr.config import AlgorithmConfig
+from rlvr.algorithm_config import AlgorithmConfig
 from rlvr.surrogate import Rows, surrogate
 
 

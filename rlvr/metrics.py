@@ -14,6 +14,8 @@ METRICS: dict[str, str] = {
     "rollout/tokens_per_s": "tokens generated per second of generation",
     "sampler/informative_frac": "fraction of sampled groups whose rewards differ",
     "sampler/rollouts_per_informative_group": "responses sampled per informative group",
+    "sampler/problems_used_frac": "fraction of all problems with a group trained on so far",
+    "sampler/problem_used_max": "groups trained on so far of the problem with the most",
     "policy/loss": "loss of the step; near 0 on-policy, since advantages sum to 0 in a group",
     "policy/entropy": "mean entropy of trained tokens (nats)",
     "policy/entropy_coef": "coefficient of the entropy bonus in the next step",

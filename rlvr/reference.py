@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from rlvr.policy import Policy
 
 if TYPE_CHECKING:
-    from rlvr.config import AlgorithmConfig
+    from rlvr.algorithm_config import AlgorithmConfig
 
 REFERENCE_FILE = "reference.safetensors"
 

@@ -18,7 +18,7 @@ from rlvr.advantage import is_informative
 from rlvr.recipe import RunError
 from rlvr.rewarding import shaped_rewards
 from rlvr.rollout.engine import Engine, Request, Response, Sampling, sample_seed
-from rlvr.selection import Selector
+from rlvr.selection import Selector, difficulty_levels
 
 if TYPE_CHECKING:
     from rewards import Verifier
@@ -44,12 +44,18 @@ class Group:
 
 @dataclass
 class Collected:
-    """What one step sampled. groups: to train on; fresh: all groups generated in this step."""
+    """What one step sampled. groups: to train on; fresh: all groups generated in this step.
+
+    used_frac, used_max: since the start of the run, the fraction of problems with a group trained
+    on, and the number of groups from the problem with the most.
+    """
 
     groups: list[Group]
     fresh: list[Group] = field(default_factory=list)
     rollout_s: float = 0.0
     verify_s: float = 0.0
+    used_frac: float = 0.0
+    used_max: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -80,7 +86,9 @@ class Sampler:
             recipe.train.steps,
             recipe.train.seed,
             shuffle=recipe.data.shuffle,
+            levels=difficulty_levels([problem.difficulty for problem in problems]),
         )
+        self._used: Counter[str] = Counter()
         self._informative_frac = 0.5
         self._surplus: list[Group] = []
 
@@ -103,12 +111,15 @@ class Sampler:
             fresh = self._round(step, self._num_prompts(missing), engine, verifier, result)
             if not self._recipe.sampling.dynamic:
                 result.groups += fresh
-                return result
+                break
             result.groups += [group for group in fresh if group.informative]
             self._learn_fraction(fresh)
         if not result.groups:
             raise NoSignalError(diagnose(result.fresh, self._recipe.sampling.max_refills + 1))
         result.groups, self._surplus = result.groups[:wanted], result.groups[wanted:]
+        self._used.update(group.problem_id for group in result.groups)
+        result.used_frac = len(self._used) / len(self._problems)
+        result.used_max = max(self._used.values())
         return result
 
     def _num_prompts(self, missing: int) -> int:
@@ -173,6 +184,7 @@ class Sampler:
         """Everything that the next `collect` depends on, JSON-ready."""
         return {
             "selector": self._selector.state(),
+            "used": dict(self._used),
             "informative_frac": self._informative_frac,
             "surplus": [asdict(group) for group in self._surplus],
         }
@@ -180,6 +192,7 @@ class Sampler:
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues from `state`."""
         self._selector.load_state(state["selector"])
+        self._used = Counter(state["used"])
         self._informative_frac = state["informative_frac"]
         self._surplus = [
             Group(**group | {"responses": [Response(**r) for r in group["responses"]]})

@@ -34,6 +34,21 @@ def informative_probability(a_N: Floats, b_N: Floats, group_size: int) -> Floats
     return 1 - all_right_N - all_wrong_N
 
 
+def difficulty_levels(difficulties: Sequence[str]) -> list[int]:
+    """Each problem's level from 0: one per distinct value, or ten of equal size where there are
+    more than twenty distinct numbers."""
+    distinct = {text: level for level, text in enumerate(sorted(set(difficulties)))}
+    if len(distinct) > 20:
+        try:
+            numbers = np.asarray([float(text) for text in difficulties])
+        except ValueError:
+            pass
+        else:
+            cuts = np.quantile(numbers, np.linspace(0.1, 0.9, 9))
+            return np.searchsorted(cuts, numbers, side="right").tolist()
+    return [distinct[text] for text in difficulties]
+
+
 class PassRates:
     """Beta posterior of N problems' pass rates, with one learned mean per difficulty level."""
 

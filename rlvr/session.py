@@ -146,6 +146,7 @@ def held_out_data(recipe: TrainRecipe) -> DataConfig | None:
             "split": config.split or (None if is_file else default_split),
             "problem_field": config.problem_field or recipe.data.problem_field,
             "answer_field": config.answer_field or recipe.data.answer_field,
+            "difficulty_field": None,
             "limit": config.limit,
             "levels": config.levels,
         }

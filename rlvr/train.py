@@ -193,6 +193,8 @@ def _verifier_metrics(verifier: Verifier) -> dict[str, float]:
 def _step_metrics(collected: Collected, synced: SyncStats) -> dict[str, float]:
     rewards = [reward for group in collected.fresh for reward in group.rewards]
     metrics = {
+        "sampler/problems_used_frac": collected.used_frac,
+        "sampler/problem_used_max": float(collected.used_max),
         "memory/peak_gib": _peak_gib(),
         "sync/bytes": float(synced.num_bytes),
         "sync/logprob_error": synced.logprob_error,

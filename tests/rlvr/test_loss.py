@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from rlvr.config import AlgorithmConfig
+from rlvr.algorithm_config import AlgorithmConfig
 from rlvr.loss import TokenBatch, kl_penalty, mismatch_weights, policy_loss, row_weights
 from rlvr.presets import PRESETS
 from rlvr.recipe import ConfigError

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from rlvr.config import AlgorithmConfig, OptimConfig
+from rlvr.algorithm_config import AlgorithmConfig
+from rlvr.config import OptimConfig
 from rlvr.entropy import EntropyControl
 from rlvr.optim import build_optimizer
 from rlvr.recipe import ConfigError

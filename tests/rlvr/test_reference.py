@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlvr.config import AlgorithmConfig
+from rlvr.algorithm_config import AlgorithmConfig
 from rlvr.policy import load_policy
 from rlvr.recipe import ConfigError
 from rlvr.reference import follow, load_reference, prepare_reference, save_reference

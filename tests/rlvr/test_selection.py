@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlvr.config import SamplingConfig
-from rlvr.selection import PassRates, Selector, informative_probability
+from rlvr.selection import PassRates, Selector, difficulty_levels, informative_probability
 from tests.benchmarks.sampling import simulate
 
 
@@ -49,6 +49,14 @@ def test_a_problem_never_met_is_judged_by_its_level():
     a, b = rates.posterior(1)
     assert a[1] / (a[1] + b[1]) == pytest.approx(0.75)
     assert a[3] / (a[3] + b[3]) == pytest.approx(0.25)
+
+
+def test_difficulties_become_levels():
+    assert difficulty_levels(["", ""]) == [0, 0]
+    assert difficulty_levels(["hard", "easy", "hard"]) == [1, 0, 1]
+    levels = difficulty_levels([str(i / 7) for i in range(100)])
+    assert Counter(levels) == dict.fromkeys(range(10), 10)
+    assert levels == sorted(levels)
 
 
 def test_uniform_meets_every_problem_once_an_epoch_in_a_new_order():
