@@ -1,4 +1,4 @@
-"""Intervals, paired comparisons and corrections for scores that are means over problems.
+"""Intervals of scores that are means over problems, and of differences between two of them.
 
 Problems are the unit. The samples of one problem are not independent of each other, so an interval
 that counted all of them as trials would be far too narrow for any claim about other problems.
@@ -31,15 +31,6 @@ class Interval:
     def bounds(self) -> list[float]:
         """[lo, hi], as results files hold it."""
         return [self.lo, self.hi]
-
-
-@dataclass(frozen=True, slots=True)
-class PValue:
-    """A two-sided p-value. exact: every sign assignment was counted, none was drawn at random."""
-
-    value: float
-    exact: bool
-    num_assignments: int
 
 
 def wilson(successes: float, trials: float, level: float = 0.95) -> Interval:
@@ -95,9 +86,9 @@ def mean_over_problems(values: ArrayLike, level: float = 0.95) -> Interval:
     mean = float(v.mean())
     if len(v) == 1:
         return Interval(mean, -np.inf, np.inf, "problems", "student t", level)
-    from scipy import stats
+    from scipy.special import stdtrit
 
-    half = float(stats.t.ppf(0.5 + level / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v)))
+    half = float(stdtrit(len(v) - 1, 0.5 + level / 2) * v.std(ddof=1) / np.sqrt(len(v)))
     return Interval(mean, mean - half, mean + half, "problems", "student t", level)
 
 
@@ -181,7 +172,40 @@ def redraw(
     else:
         mixed = counts @ kernel
         weights = rng.multinomial(len(n), mixed / mixed.sum(), num_resamples)
-    return Redraws(states[0], states[1], weights, over)
+    return Redraws(states[0], states[1], weights.astype(float), over)
+
+
+def resampled_difference(
+    a: tuple[ArrayLike, ArrayLike],
+    b: tuple[ArrayLike, ArrayLike],
+    over: str,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 2_000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of mean(b) - mean(a) that draws the samples of both anew.
+
+    a, b: (samples, correct) per problem, the same problems. over: "samples" keeps the problems,
+    "problems and samples" draws the same problems for both, then samples within each.
+    """
+    if over not in ("samples", "problems and samples"):
+        raise ValueError(f"over = {over!r}: use 'samples' or 'problems and samples'")
+    counts = np.stack([_vector(side).astype(int) for side in (*a, *b)])
+    states, weights = np.unique(counts, axis=1, return_counts=True)
+    rng = np.random.default_rng(seed)
+    total = counts.shape[1]
+    shape = (num_resamples, len(weights))
+    if over == "samples":
+        drawn = np.broadcast_to(weights, shape)
+    else:
+        drawn = rng.multinomial(total, weights / total, num_resamples)
+    n_a, c_a, n_b, c_b = states
+    mean_a = rng.binomial(drawn * n_a, c_a / n_a) @ (1 / n_a) / total
+    mean_b = rng.binomial(drawn * n_b, c_b / n_b) @ (1 / n_b) / total
+    value = float((counts[3] / counts[2]).mean() - (counts[1] / counts[0]).mean())
+    lo, hi = np.quantile(mean_b - mean_a, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(lo), float(hi), over, "percentile bootstrap", level)
 
 
 def stratified(
@@ -207,47 +231,6 @@ def stratified(
     return Interval(value, float(lo), float(hi), over, "stratified percentile bootstrap", level)
 
 
-def permutation_p(
-    a: ArrayLike, b: ArrayLike, *, num_resamples: int = 20_000, seed: int = 0
-) -> PValue:
-    """Two-sided p-value that b and a are exchangeable within each problem (sign flips of b - a).
-
-    Ties are dropped, which leaves the distribution unchanged. Exact when the remaining 2^m sign
-    assignments are at most num_resamples; otherwise random ones, with the observed one counted.
-    """
-    from scipy import stats
-
-    d = paired(a, b)
-    d = d[d != 0]
-    if len(d) == 0:
-        return PValue(1.0, True, 1)
-    exact = 2.0 ** len(d) <= num_resamples
-    result = stats.permutation_test(
-        (d,),
-        lambda x, axis: x.mean(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=num_resamples,
-        batch=max(1, 10_000_000 // len(d)),
-        rng=np.random.default_rng(seed),
-    )
-    drawn = int(2 ** len(d)) if exact else num_resamples
-    return PValue(float(result.pvalue), exact, drawn)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the order given (family-wise error, any dependence).
-
-    Source: Holm 1979: the i-th smallest of m is multiplied by m - i, then made monotone, at most 1.
-    """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = running
-    return adjusted
-
-
 def paired(a: ArrayLike, b: ArrayLike) -> NDArray:
     """b - a per problem. Raises ValueError when the two do not have the same problems."""
     x, y = _vector(a), _vector(b)
@@ -270,9 +253,9 @@ def _z(level: float) -> float:
 
 
 def _expanded_z(size: int, level: float) -> float:
-    from scipy import stats
+    from scipy.special import stdtrit
 
-    return float(np.sqrt(size / (size - 1)) * stats.t.ppf(0.5 + level / 2, size - 1))
+    return float(np.sqrt(size / (size - 1)) * stdtrit(size - 1, 0.5 + level / 2))
 
 
 def _bca_level(z: float, bias: float, acceleration: float) -> float:
@@ -288,10 +271,12 @@ def _bootstrap_means(d: NDArray, num_resamples: int, rng: np.random.Generator) -
 
 def _sample_noise(seen: NDArray) -> tuple[NDArray, NDArray]:
     """(states, kernel): kernel[u, s] is the probability that redrawing u's samples gives s."""
-    from scipy import stats
+    from scipy.special import gammaln, xlog1py, xlogy
 
     sizes = np.unique(seen[0])
     n = np.concatenate([np.full(size + 1, size) for size in sizes])
     c = np.concatenate([np.arange(size + 1) for size in sizes])
-    kernel = stats.binom.pmf(c, n, (seen[1] / seen[0])[:, None]) * (n == seen[0][:, None])
+    p = (seen[1] / seen[0])[:, None]
+    orders = gammaln(n + 1) - gammaln(c + 1) - gammaln(n - c + 1)
+    kernel = np.exp(orders + xlogy(c, p) + xlog1py(n - c, -p)) * (n == seen[0][:, None])
     return np.stack([n, c]), kernel / kernel.sum(axis=1, keepdims=True)

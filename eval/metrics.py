@@ -40,24 +40,29 @@ Problems = Sequence[Sequence[ScoredSample]]
 """The samples of each problem."""
 
 
-def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray:
-    """Probability per problem that at least one of k samples is right, without bias.
+def pass_at_each_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray:
+    """Row j - 1: probability per problem that at least one of j samples is right, for j = 1 ... k.
 
-    1 - C(n-c, k) / C(n, k), as a product of k factors in [0, 1] so that nothing overflows.
-    Source: 2107.03374, equation 1. k = 1 is avg@n, k = n is whether any sample is right.
+    Unbiased: 1 - C(n-c, j) / C(n, j), as a product of j factors in [0, 1] so that nothing
+    overflows. Source: 2107.03374, equation 1. j = 1 is avg@n, j = n whether any sample is right.
     Raises ValueError when a problem has fewer than k samples.
     """
     n, c = np.asarray(samples, dtype=float), np.asarray(correct, dtype=float)
     if k < 1:
         raise ValueError(f"pass@{k}: k must be at least 1")
-    if n.size == 0 or n.min() < k:
-        have = int(n.min()) if n.size else 0
+    fewest = int(n.min()) if n.size else 0
+    if fewest < k:
         raise ValueError(
-            f"pass@{k}: a problem has only {have} samples; sample at least {k}, or ask for k <= "
-            f"{have}"
+            f"pass@{k}: a problem has only {fewest} samples; sample at least {k}, or ask for "
+            f"k <= {fewest}"
         )
-    drawn = np.arange(k).reshape((k,) + (1,) * n.ndim)
-    return 1 - np.prod(np.clip((n - c - drawn) / (n - drawn), 0, None), axis=0)
+    drawn = np.arange(k)[:, None]
+    return 1 - np.cumprod(np.clip((n - c - drawn) / (n - drawn), 0, None), axis=0)
+
+
+def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray:
+    """pass@k per problem; see `pass_at_each_k`."""
+    return pass_at_each_k(samples, correct, k)[-1]
 
 
 def majority(groups: Sequence[int | None], correct: Sequence[bool]) -> tuple[float, bool]:
@@ -88,23 +93,7 @@ def summarise(problems: Problems, *, num_resamples: int = 2_000, seed: int = 0) 
     n, c = sample_counts(problems)
     k = int(n.min())
 
-    noise = {
-        field: redraw(c, n, over, num_resamples, seed)
-        for field, over in (("ci95_samples", "samples"), ("ci95_both", "problems and samples"))
-    }
-
-    def counted(statistic, draws: float) -> Metric:
-        entry = as_metric(fraction_over_problems(statistic(n, c), draws))
-        for field, redraws in noise.items():
-            values = statistic(redraws.n, redraws.c)
-            entry[field] = redraws.interval(entry["value"], values).bounds
-        return entry
-
-    average = {**counted(lambda n, c: c / n, float(n.mean())), "k": k}
-    passes = {
-        f"pass@{j}": {**counted(lambda n, c, j=j: pass_at_k(n, c, j), k / j), "k": j}
-        for j in range(1, k + 1)
-    }
+    average, passes = _average_and_passes(n, c, num_resamples, seed)
     votes = {**_majority_metric(problems, num_resamples, seed), "k": k}
     ceiling = {**as_metric(fraction_over_problems((c > 0).astype(float))), "what": CEILING}
     return {
@@ -160,6 +149,30 @@ def as_metric(interval: Interval) -> Metric:
         "over": interval.over,
         "method": interval.method,
     }
+
+
+def _average_and_passes(
+    n: NDArray, c: NDArray, num_resamples: int, seed: int
+) -> tuple[Metric, dict[str, Metric]]:
+    """avg@k, and pass@1 to pass@k by name."""
+    k = int(n.min())
+    noise = {
+        field: redraw(c, n, over, num_resamples, seed)
+        for field, over in (("ci95_samples", "samples"), ("ci95_both", "problems and samples"))
+    }
+    average = {**as_metric(fraction_over_problems(c / n, float(n.mean()))), "k": k}
+    for field, redraws in noise.items():
+        average[field] = redraws.interval(average["value"], redraws.c / redraws.n).bounds
+    points = pass_at_each_k(n, c, k)
+    redrawn = {field: pass_at_each_k(r.n, r.c, k) for field, r in noise.items()}
+    passes = {}
+    for j in range(1, k + 1):
+        entry = {**as_metric(fraction_over_problems(points[j - 1], k / j)), "k": j}
+        for field, redraws in noise.items():
+            interval = redraws.interval(entry["value"], redrawn[field][j - 1])
+            entry[field] = interval.bounds
+        passes[f"pass@{j}"] = entry
+    return average, passes
 
 
 def _share(problems: Problems, holds) -> Metric:

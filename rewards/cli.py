@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import BinaryIO, NoReturn, TextIO
 
+from rewards.extract import MODES
 from rewards.types import Reason, Verdict
-from rewards.verifier import ANSWER_MODES, Verifier
+from rewards.verifier import Verifier
 
 BATCH_LINES = 512
 EPILOG = """\
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--answer-mode",
-        choices=ANSWER_MODES,
+        choices=MODES,
         default="boxed",
         help="where the answer stands (default: boxed)",
     )

@@ -1,18 +1,23 @@
-"""Compare an answer's tree with a gold's by kind; scalars are left to the function that is given."""
+"""Compare an answer's tree with a gold's by kind; the scalars are left to a given function."""
 
-from collections.abc import Callable
+from itertools import combinations
 
-from rewards.families import Family, as_family, same_family
-from rewards.sets import NotALine, to_line, same_line
-from rewards.tree import ZERO, choose_sign, features, minus, rename, symbols
-
-Node = tuple
-Same = Callable[[Node, Node], bool | None]
+from rewards.equations import (
+    compare_equations,
+    compare_inequalities,
+    is_equation,
+    is_membership,
+    is_name,
+)
+from rewards.families import as_family, same_family
+from rewards.nodes import Node
+from rewards.scalar import Same
+from rewards.sets import NotALine, bounded_symbols, same_line, to_line
+from rewards.tree import ZERO, choose_sign, features, symbols
 
 MAX_ITEMS = 64
 SCALARS = {"n", "d", "s", "c", "+", "*", "/", "^", "-", "f", "pm", "mp", "big"}
 _LINES = {"tuple", "rel", "cup", "cap", "setminus", "field", "such", "list", "set"}
-_EQUALS = {"=", "==", "approx"}
 
 
 def both(verdicts: list[bool | None]) -> bool | None:
@@ -28,110 +33,10 @@ def equal(a: Node, g: Node, same: Same) -> bool | None:
         return same(a, g) if a[0] in SCALARS else True
     family, gold_family = as_family(a, g), as_family(g, a)
     if family or gold_family:
-        if family and gold_family:
-            return same_family(family, gold_family)
-        return _list_of_families(family, gold_family)
-    if "=" in _relation_ops(a) or "=" in _relation_ops(g) or _has_name(a) or _has_name(g):
-        return _with_equations(a, g, same)
+        return same_family(family, gold_family) if family and gold_family else False
+    if any(is_equation(node) or is_membership(node) for node in (a, g)):
+        return compare_equations(a, g, same, equal)
     return _plain(a, g, same)
-
-
-def _list_of_families(a: Family | None, g: Family | None) -> bool | None:
-    return False
-
-
-def _relation_ops(node: Node) -> set[str]:
-    if node[0] != "rel":
-        return set()
-    return {"="} if set(node[1]) <= _EQUALS else set()
-
-
-def _has_name(node: Node) -> bool:
-    return node[0] == "rel" and node[1] == ("in",) and is_name(node[2][0])
-
-
-# Equations
-
-
-def is_name(node: Node) -> bool:
-    """Say whether the node names a quantity, as x, f(x), AB, (a, b) or a word does."""
-    tag = node[0]
-    if tag in ("s", "text"):
-        return True
-    if tag == "f":
-        return node[1].startswith("@") or (node[1] == "abs" and is_name(node[2][0]))
-    if tag == "tuple":
-        return all(item[0] == "s" for item in node[2])
-    if tag == "list":
-        return all(item[0] == "s" for item in node[1])
-    if tag == "*":
-        first = node[1][0]
-        plain = all(part[0] == "s" for part in node[1])
-        return plain and (first[1][0].isupper() or first[1] in ("angle", "triangle"))
-    return False
-
-
-def split_name(node: Node, same: Same) -> tuple[Node | None, Node | None]:
-    """Return (name, value) of `name = ... = value`; value is None when a link does not hold.
-
-    An equation without a name stays whole, as (None, equation).
-    """
-    if _has_name(node):
-        return node[2][0], node[2][1]
-    if not _relation_ops(node):
-        return None, node
-    operands = list(node[2])
-    name = None
-    if is_name(operands[0]):
-        name, operands = operands[0], operands[1:]
-    elif len(operands) == 2 and is_name(operands[1]) and not symbols(operands[0]):
-        name, operands = operands[1], operands[:1]
-    elif any(symbols(operand) for operand in operands):
-        return None, node
-    for left, right in zip(operands, operands[1:], strict=False):
-        if equal(left, right, same) is not True:
-            return name, None
-    return name, operands[-1]
-
-
-def _with_equations(a: Node, g: Node, same: Same) -> bool | None:
-    name, value = split_name(a, same)
-    gold_name, gold_value = split_name(g, same)
-    if value is None or gold_value is None:
-        return False
-    whole, gold_whole = bool(_relation_ops(value)), bool(_relation_ops(gold_value))
-    if not whole and not gold_whole:
-        if name and gold_name and not _same_name(name, gold_name):
-            return _same_equation(a, g, same) if symbols(value) else False
-        verdict = equal(value, gold_value, same)
-        if verdict is False and name and gold_name and symbols(value):
-            return _same_equation(a, g, same)
-        return verdict
-    if _relation_ops(a) and _relation_ops(g):
-        return _same_equation(a, g, same)
-    return False
-
-
-def _same_name(name: Node, gold_name: Node) -> bool:
-    return name == gold_name or "text" in (name[0], gold_name[0])
-
-
-def _same_equation(a: Node, g: Node, same: Same) -> bool | None:
-    if len(a[2]) != 2 or len(g[2]) != 2 or features(a) & {"tuple", "set", "text", "list"}:
-        return None if a[1:] == g[1:] else False
-    return proportional(minus(*a[2]), minus(*g[2]), same)
-
-
-def proportional(a: Node, g: Node, same: Same) -> bool | None:
-    """Say whether a = c g for a constant c that is not 0: a(p) g(q) = a(q) g(p) for free p and q."""
-    if same(a, ZERO) is not False or same(g, ZERO) is not False:
-        return None
-    if symbols(a) != symbols(g):
-        return False
-    return same(("*", (a, rename(g))), ("*", (rename(a), g)))
-
-
-# Everything else
 
 
 def peel(node: Node) -> tuple[Node, str | None]:
@@ -141,6 +46,9 @@ def peel(node: Node) -> tuple[Node, str | None]:
 
 def _plain(a: Node, g: Node, same: Same) -> bool | None:
     (a, unit), (g, gold_unit) = peel(a), peel(g)
+    if unit != gold_unit:
+        a, unit = _letter_back(a, unit, g)
+        g, gold_unit = _letter_back(g, gold_unit, a)
     if "%" in (unit, gold_unit):
         return _percent(a, unit, g, gold_unit, same)
     if unit and gold_unit and unit != gold_unit:
@@ -159,6 +67,13 @@ def _plain(a: Node, g: Node, same: Same) -> bool | None:
     if kind in _LINES and gold_kind in _LINES:
         return _as_lines(a, g, same)
     return _single(a, g, same)
+
+
+def _letter_back(node: Node, unit: str | None, other: Node) -> tuple[Node, str | None]:
+    """Read a unit of one letter as a factor when the other side has it as a symbol."""
+    if unit and len(unit) == 1 and unit in symbols(other):
+        return ("*", (node, ("s", unit))), None
+    return node, unit
 
 
 def _percent(a: Node, unit: str | None, g: Node, gold_unit: str | None, same: Same) -> bool | None:
@@ -235,14 +150,14 @@ def _unordered(a: Node, g: Node, same: Same) -> bool | None:
     left, right = _items(a), _items(g)
     if ("...",) in left or ("...",) in right:
         return _in_order(left, right, same)
+    if max(len(left), len(right)) > MAX_ITEMS:
+        return _in_order(left, right, same)
     if "or" in a[2:] and len(left) > len(right):
         left = _distinct(left, same)
     if len(left) != len(right) and "set" in (a[0], g[0]):
         left, right = _distinct(left, same), _distinct(right, same)
     if len(left) != len(right):
         return False
-    if len(left) > MAX_ITEMS:
-        return _in_order(left, right, same)
     if _named(right) and not _named(left):
         return _in_order(left, right, same)
     open_items, unknown = list(left), False
@@ -265,7 +180,7 @@ def _named(items: tuple[Node, ...]) -> bool:
 
 def _distinct(items: tuple[Node, ...], same: Same) -> tuple[Node, ...]:
     kept: list[Node] = []
-    for item in items[:MAX_ITEMS]:
+    for item in items:
         if not any(equal(item, other, same) for other in kept):
             kept.append(item)
     return tuple(kept)
@@ -282,51 +197,14 @@ def _parts_or_tuple(a: Node, g: Node, same: Same) -> bool | None:
 
 
 def _as_lines(a: Node, g: Node, same: Same) -> bool | None:
+    bounded, gold_bounded = bounded_symbols(a), bounded_symbols(g)
+    if bounded and gold_bounded and bounded != gold_bounded:
+        return False
     try:
         left, right = to_line(a, same), to_line(g, same)
     except NotALine:
-        return _relations(a, g, same)
+        return compare_inequalities(a, g, same, equal)
     return same_line(left, right, same)
-
-
-_FLIP = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!="}
-
-
-def _relations(a: Node, g: Node, same: Same) -> bool | None:
-    """Compare inequalities that bound no single symbol, either way round."""
-    if a[0] != "rel" or g[0] != "rel" or len(a[1]) != len(g[1]):
-        return False
-    if a[1] == g[1]:
-        verdict = both([equal(x, y, same) for x, y in zip(a[2], g[2], strict=True)])
-        if verdict is not False:
-            return verdict
-    flipped = tuple(_FLIP.get(op, op) for op in reversed(a[1]))
-    if flipped == g[1]:
-        verdict = both([equal(x, y, same) for x, y in zip(a[2][::-1], g[2], strict=True)])
-        if verdict is not False:
-            return verdict
-    if len(a[1]) != 1 or len(a[2]) != 2 or a[1][0] not in _FLIP or g[1][0] not in _FLIP:
-        return False
-    left, right = minus(*a[2]), minus(*g[2])
-    if a[1] != g[1]:
-        left = ("-", left)
-        if flipped != g[1]:
-            return False
-    return _positive_multiple(left, right, a[1][0] == "!=", same)
-
-
-def _positive_multiple(a: Node, g: Node, any_sign: bool, same: Same) -> bool | None:
-    verdict = proportional(a, g, same)
-    if verdict is not True or any_sign:
-        return verdict
-    from rewards.approx import Point, approx
-    from rewards.exact import NotExact
-
-    try:
-        ratio, _ = approx(("/", a, g), Point(0))
-    except (NotExact, OverflowError, ValueError):
-        return None
-    return not isinstance(ratio, complex) and ratio > 0
 
 
 def _matrices(a: Node, g: Node, same: Same) -> bool | None:
@@ -341,20 +219,44 @@ def _vector(a: Node, g: Node, same: Same) -> bool | None:
     matrix, point = (a, g) if a[0] == "matrix" else (g, a)
     rows = matrix[1]
     flat = tuple(row[0] for row in rows) if len(rows[0]) == 1 else rows[0]
-    if (len(rows) > 1 and len(rows[0]) > 1) or len(flat) < 2:
+    if len(rows) > 1 and len(rows[0]) > 1:
+        return _rows_of_rows(a, g, same)
+    if len(flat) < 2:
         return False
     return _in_order(flat, point[2], same) if a[0] == "matrix" else _in_order(point[2], flat, same)
+
+
+def _rows_of_rows(a: Node, g: Node, same: Same) -> bool | None:
+    """Compare a matrix with brackets of brackets, one for each row."""
+    left, right = _rows(a), _rows(g)
+    if len(left) != len(right):
+        return False
+    return both([_in_order(x, y, same) for x, y in zip(left, right, strict=True)])
+
+
+def _rows(node: Node) -> tuple[tuple[Node, ...], ...]:
+    if node[0] == "matrix":
+        return node[1]
+    return tuple(_items(row) for row in node[2] if row[0] == "tuple")
 
 
 def _ratios(a: Node, g: Node, same: Same) -> bool | None:
     left, right = a[1], g[1]
     if len(left) != len(right):
         return False
+    if len(left) > 8:
+        return _in_order(left, right, same)
+    pairs = list(zip(left, right, strict=True))
     verdicts = [
-        same(("*", (left[0], y)), ("*", (x, right[0])))
-        for x, y in zip(left[1:], right[1:], strict=True)
+        same(("*", (x, y_gold)), ("*", (y, x_gold)))
+        for (x, x_gold), (y, y_gold) in combinations(pairs, 2)
     ]
-    return both(verdicts)
+    nonzero = [same(x, ZERO) is False for x in left]
+    return both(verdicts) if any(nonzero) else False
+
+
+def _as_ratio(time: Node) -> Node:
+    return ("ratio", (("n", time[1], 1), ("n", time[2], 1)))
 
 
 def _ratio_value(a: Node, g: Node, same: Same) -> bool | None:
@@ -366,20 +268,20 @@ def _ratio_value(a: Node, g: Node, same: Same) -> bool | None:
 
 def _based(a: Node, g: Node, same: Same) -> bool | None:
     if a[2] == g[2]:
-        return a[1].lstrip("0") == g[1].lstrip("0")
+        return a[1] == g[1]
     left, right = in_base(a), in_base(g)
     return left is not None and left == right
 
 
 def _implied_base(a: Node, g: Node, same: Same) -> bool | None:
     if g[0] == "based":
-        return a[2] == 1 and str(a[1]) == g[1].lstrip("0")
+        return a[2] == 1 and str(a[1]) == g[1]
     return in_base(a) == g[1] and g[2] == 1
 
 
 def in_base(node: Node) -> int | None:
     """Return the value of a based number, None when a digit does not belong to its base."""
-    digits, base = node[1], node[2]
+    sign, digits, base = -1 if node[1][0] == "-" else 1, node[1].lstrip("-"), node[2]
     value = 0
     if abs(base) < 2 or len(digits) > 300:
         return None
@@ -388,17 +290,16 @@ def in_base(node: Node) -> int | None:
         if digit_value >= abs(base):
             return None
         value = value * base + digit_value
-    return value
+    return sign * value
 
 
 def _single(a: Node, g: Node, same: Same) -> bool | None:
-    """Compare a set of one item with that item; other pairs of kinds never match."""
+    """Compare a set of one value with that value; other pairs of kinds never match."""
     for node, other in ((a, g), (g, a)):
-        if node[0] in ("set", "list") and other[0] not in ("set", "list"):
-            items = node[1]
-            if len(items) > 1:
-                items = _distinct(items, same)
-            if len(items) == 1 and node[0] == "set" or node[0] == "list" and len(items) == 1:
+        several = node[0] == "set" or (node[0] == "list" and node[2] in ("or", ";"))
+        if several and other[0] not in ("set", "list") and len(node[1]) <= MAX_ITEMS:
+            items = _distinct(node[1], same)
+            if len(items) == 1:
                 return equal(items[0], other, same) if node is a else equal(other, items[0], same)
     return False
 
@@ -418,6 +319,9 @@ _PAIRS = {
     ("ratio", "ratio"): _ratios,
     **{("ratio", tag): _ratio_value for tag in SCALARS},
     **{(tag, "ratio"): _ratio_value for tag in SCALARS},
+    ("time", "time"): lambda a, g, same: a == g,
+    ("time", "ratio"): lambda a, g, same: _ratios(_as_ratio(a), g, same),
+    ("ratio", "time"): lambda a, g, same: _in_order(a[1], _as_ratio(g)[1], same),
     ("based", "based"): _based,
     ("based", "n"): _implied_base,
     ("n", "based"): _implied_base,

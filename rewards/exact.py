@@ -1,15 +1,15 @@
-"""Exact rational values of trees, refused before they grow: sizes are bounded in log space first."""
+"""Exact rational values of trees, refused before they grow: sizes are bounded first, in logs."""
 
 import math
 from fractions import Fraction
 
-Node = tuple
+from rewards.nodes import Node
 
 MAX_BITS = 20_000
 MAX_FACTORIAL = 2_000
 
 
-class NotExact(Exception):  # noqa: N818  (outcomes of an evaluation, not errors)
+class NotExact(Exception):
     """The value is not a rational number that these rules can find."""
 
 

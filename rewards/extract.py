@@ -58,10 +58,10 @@ def _none(stage: str) -> Extraction:
 
 
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = None
+    last = None
     for found in pattern.finditer(text):
-        pass
-    return found
+        last = found
+    return last
 
 
 def _boxed(response: str) -> Extraction:
@@ -83,6 +83,8 @@ def _content(response: str, start: int) -> tuple[str, int]:
     A box that never closes (a cut response) holds the rest of the text.
     """
     opening = start + 6
+    if response[opening : opening + 1] == " ":
+        opening += 1
     if response[opening : opening + 1] != "{":
         bare = _BARE_BOX.match(response, opening)
         return (bare.group(1), bare.end()) if bare else ("", opening)

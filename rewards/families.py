@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 from rewards.approx import Point, approx
 from rewards.exact import NotExact
+from rewards.nodes import Node
 from rewards.tree import rebuild, symbols
 
-Node = tuple
-
-NEAR, FAR = 6, 60
+NEAR, FAR = 4, 24
 _FIELDS = {"Z": range(-FAR, FAR + 1), "N": range(FAR + 1), "Z^+": range(1, FAR + 1)}
 _FIELDS |= {"Z_+": range(1, FAR + 1), "N^*": range(1, FAR + 1), "Z_{+}": range(1, FAR + 1)}
 _PARAMETERS = set("kmntlhj")

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rewards.extract import extract
+from rewards.nodes import Node
 from rewards.normalise import MAX_LEN, compact, normalise, words
-from rewards.read import NUMBER, plain_number, read
+from rewards.read import letters, plain_number, read
 from rewards.scalar import rational
-
-Node = tuple
 
 
 class Kind(StrEnum):
@@ -39,7 +38,8 @@ class Gold:
     """A gold answer ready for comparison: picklable, small, and never shrunk to a part of itself.
 
     text: as given, stripped. kind: what it is. node: its tree, None for a text that is only
-    compared as text. plain: its normalised form. number: (numerator, denominator) of a plain number.
+    compared as text. plain: its normalised form. number: (numerator, denominator) of a plain
+    number. letters: the choices that it names.
     """
 
     text: str
@@ -47,6 +47,7 @@ class Gold:
     node: Node | None
     plain: str
     number: tuple[int, int] | None
+    letters: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "Gold":
@@ -69,7 +70,11 @@ class Gold:
             return cls(text, Kind.TEXT, None, compact(plain), None)
         if rational(node) == "undefined":
             raise ValueError(f"gold {text[:60]!r} has no value; correct or drop the row")
-        return cls(text, _kind(node), node, compact(plain), None)
+        named = letters(plain) or ()
+        kind = Kind.CHOICE if named else Kind.TEXT if _WORD.fullmatch(plain) else _kind(node)
+        if kind is Kind.TEXT:
+            node = ("text", words(plain)) if node[0] == "*" else node
+        return cls(text, kind, node, compact(plain), None, named)
 
 
 def _unwrap(text: str) -> str:
@@ -83,7 +88,9 @@ def _unwrap(text: str) -> str:
     return text
 
 
-_UNDEFINED = {"nan", "null", "n/a", "undefined"}
+# A bare word of a gold: letters that would otherwise be a product of symbols.
+_WORD = re.compile(r"[A-Za-z][a-z]{3,}(?: [A-Za-z]+)*|(?i:yes|no|odd|all|true|false)")
+_UNDEFINED = {"nan", "n/a"}
 
 
 def _checked(text: str) -> str:
@@ -137,6 +144,3 @@ def _kind(node: Node) -> Kind:
     from rewards.tree import features
 
     return Kind.COMPLEX if "c:i" in features(node) else Kind.EXPRESSION
-
-
-__all__ = ["NUMBER", "Gold", "Kind"]

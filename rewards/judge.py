@@ -2,16 +2,15 @@
 
 from typing import NamedTuple
 
-from rewards.compare import SCALARS, equal, peel
+from rewards.compare import equal
 from rewards.exact import NotExact
 from rewards.gold import Gold, Kind
+from rewards.nodes import Node
 from rewards.normalise import MAX_LEN, compact, normalise, words
-from rewards.read import choice, labelled, plain_number, read
-from rewards.scalar import rational, same
-from rewards.tree import features
+from rewards.read import labelled, letters, plain_number, read
+from rewards.scalar import Same, same
+from rewards.tree import features, walk
 from rewards.types import Reason
-
-Node = tuple
 
 
 class Ruling(NamedTuple):
@@ -25,6 +24,9 @@ _EQUAL_NUMBER = Ruling(Reason.CORRECT, "number")
 _OTHER_NUMBER = Ruling(Reason.WRONG, "number")
 _IDENTICAL = Ruling(Reason.CORRECT, "identical")
 _UNREADABLE = Ruling(Reason.UNPARSED, "parse")
+_OTHER_TEXT = Ruling(Reason.WRONG, "text")
+_LEFT_TO_DO = {"big", "f:max", "f:min"}
+_OUTCOMES = (NotExact, RecursionError, ValueError, OverflowError, ZeroDivisionError)
 
 
 def judge_fast(answer: str, gold: Gold) -> Ruling | None:
@@ -44,28 +46,99 @@ def judge_fast(answer: str, gold: Gold) -> Ruling | None:
     plain = normalise(answer)
     if compact(plain) == gold.plain:
         return _IDENTICAL
-    return _by_text(plain, gold) or _by_tree(read(plain), gold)
+    if gold.letters:
+        ruling = _by_letters(plain, gold)
+        if ruling:
+            return ruling
+    node = read(plain)
+    if gold.kind is Kind.TEXT or (node is not None and node[0] == "text"):
+        ruling = _by_words(plain, node, gold)
+        if ruling:
+            return ruling
+    return _by_tree(node, plain, gold, same, "exact")
 
 
-def _by_text(plain: str, gold: Gold) -> Ruling | None:
-    """Settle texts and choices, whose letters are no symbols."""
-    if gold.node is None or gold.kind is Kind.TEXT:
-        return Ruling(Reason.CORRECT, "text") if words(plain) == words(gold.plain) else None
-    return None
+def _by_letters(plain: str, gold: Gold) -> Ruling | None:
+    """Settle the choice of one letter or of several."""
+    named = letters(plain)
+    if named is None:
+        found = labelled(plain)
+        named = (found[0],) if found else None
+    if named is None:
+        return None
+    if sorted(named) == sorted(gold.letters):
+        return Ruling(Reason.CORRECT, "choice")
+    hedged = len(gold.letters) == 1 < len(named) and " or" in plain
+    return Ruling(Reason.HEDGED if hedged else Reason.WRONG, "choice")
 
 
-def _by_tree(node: Node | None, gold: Gold) -> Ruling | None:
+def _by_words(plain: str, node: Node | None, gold: Gold) -> Ruling | None:
+    """Settle texts, whose letters are no symbols."""
+    said, wanted = words(plain), words(gold.plain)
+    if said == wanted and (len(wanted) > 1 or node == gold.node):
+        return Ruling(Reason.CORRECT, "text")
+    if gold.node is None or (node is not None and node[0] == "text" and gold.kind is not Kind.TEXT):
+        return None
+    return _OTHER_TEXT if gold.node[0] == "text" else None
+
+
+def _by_tree(node: Node | None, plain: str, gold: Gold, compare: Same, stage: str) -> Ruling | None:
     if node is None or gold.node is None:
         return None
+    left_open = _left_open(node, gold.node)
+    if left_open:
+        return Ruling(Reason.UNEVALUATED, stage)
     try:
-        verdict = equal(node, gold.node, same)
-    except (RecursionError, NotExact, ValueError, OverflowError, ZeroDivisionError):
+        verdict = equal(node, gold.node, compare)
+    except _OUTCOMES:
         return None
     if verdict is None:
         return None
-    return Ruling(Reason.CORRECT if verdict else Reason.WRONG, "exact")
+    if verdict:
+        return Ruling(Reason.CORRECT, stage)
+    found = labelled(plain)
+    if found and not gold.letters and (inner := read(found[1])):
+        return _by_tree(inner, found[1], gold, compare, stage)
+    if node[0] == "list" and node[2] == "or" and gold.node[0] not in ("list", "set"):
+        return Ruling(Reason.HEDGED, stage)
+    return Ruling(Reason.WRONG, stage)
+
+
+def _left_open(node: Node, gold: Node) -> bool:
+    """Say whether the answer leaves an operation to the reader that the gold has carried out."""
+    kinds = features(node)
+    if kinds & _LEFT_TO_DO and not features(gold) & _LEFT_TO_DO:
+        return True
+    if "..." in kinds and "+" in kinds and "..." not in features(gold):
+        return True
+    return "*" in kinds and gold[0] in ("n", "d") and _large_product(node)
+
+
+def _large_product(node: Node) -> bool:
+    for part in walk(node):
+        if part[0] == "*":
+            factors = [f for f in part[1] if f[0] == "n" and f[2] == 1]
+            if sum(len(str(abs(f[1])).rstrip("0")) > 2 for f in factors) > 1:
+                return True
+    return False
 
 
 def judge_slow(answer: str, gold: Gold) -> Ruling:
     """Return the ruling of the full comparison; to be run where it can be killed."""
-    return judge_fast(answer, gold) or _UNREADABLE
+    ruling = judge_fast(answer, gold)
+    if ruling is not None:
+        return ruling
+    from rewards.fallback import by_math_verify
+    from rewards.guard import too_large
+    from rewards.probe import same_slow
+
+    plain = normalise(answer)
+    node = read(plain)
+    if (node is None) != (gold.node is None):
+        return _UNREADABLE
+    if node is None:
+        return Ruling(by_math_verify(plain, gold), "math-verify")
+    if too_large(node):
+        return Ruling(Reason.TOO_LARGE, "guard")
+    ruling = _by_tree(node, plain, gold, same_slow, "probe")
+    return ruling or Ruling(by_math_verify(plain, gold), "math-verify")

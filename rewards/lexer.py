@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from rewards.units import is_unit
 
-MAX_TOKENS = 800
+MAX_TOKENS, MAX_WORD = 600, 40
 
 
 class Token(NamedTuple):
@@ -16,7 +16,7 @@ class Token(NamedTuple):
     spaced: bool
 
 
-class Unparsed(ValueError):  # noqa: N818  (the verdict's own word)
+class Unparsed(ValueError):
     """The text is not in the language of the parser."""
 
 
@@ -35,21 +35,19 @@ _TOKEN = re.compile(
     re.S,
 )
 _WORD = re.compile(r"[A-Za-z]+")
-_DIFFERENTIAL = re.compile(r"\s+")
 
-FUNCTIONS = {
-    *(
-        "sin cos tan cot sec csc sinh cosh tanh coth sech csch exp ln log lg arcsin arccos arctan"
-    ).split(),
-    *(
-        "arccot arcsec arccsc arsinh arcosh artanh arcsinh arccosh arctanh asin acos atan sqrt"
-    ).split(),
-    *(
-        "max min gcd lcm det sup inf dim ker deg arg Re Im Arg abs floor ceil sgn sign binomial"
-    ).split(),
-    *("binom comb tr trace rank erf gamma Gamma zeta Phi phi factorial mod").split(),
-}
-_PLAIN_FUNCTIONS = FUNCTIONS - {"inf", "gamma", "Gamma", "zeta", "Phi", "phi", "mod", "deg", "tr"}
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+FUNCTIONS = _names("""
+    sin cos tan cot sec csc sinh cosh tanh coth sech csch exp ln log lg arcsin arccos arctan arccot
+    arcsec arccsc arsinh arcosh artanh arcsinh arccosh arctanh asin acos atan sqrt max min gcd lcm
+    det sup inf dim ker deg arg Re Im Arg abs floor ceil sgn sign binomial binom comb tr trace rank
+    erf gamma Gamma zeta Phi phi factorial mod
+""")
+_PLAIN_FUNCTIONS = FUNCTIONS - _names("inf gamma Gamma zeta Phi phi mod deg tr")
 _WORD_CONSTS = {"pi": "pi", "infty": "inf", "infinity": "inf", "Infinity": "inf", "oo": "inf"}
 _GREEK_WORDS = {"alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "sigma", "omega", "phi"}
 _SPACED_OPS = {"and", "or"}
@@ -72,9 +70,12 @@ def tokenize(text: str) -> list[Token]:
             word = _WORD.match(text, at - 1)
             assert word is not None
             at = word.end()
+            if at - word.start() > MAX_WORD:
+                raise Unparsed("a word of too many letters")
             _words(word.group(), spaced, tokens)
         elif kind == "text":
-            tokens.append(Token("text", value[value.index("{") + 1 : -1].strip(), spaced))
+            inner = value[value.index("{") + 1 : -1]
+            tokens.append(Token("text", inner.strip(), spaced or inner[:1] == " "))
         elif kind == "open":
             letter = value.rstrip("} ")[-1]
             blackboard = value.startswith("\\mathbb")
@@ -118,7 +119,7 @@ def _command(name: str, spaced: bool) -> Token:
 
 
 def _words(word: str, spaced: bool, tokens: list[Token]) -> None:
-    """Add the tokens of a run of letters: a function, a constant, a unit, or a product of symbols."""
+    """Add the tokens of a run of letters: a function, constant, unit, or product of symbols."""
     if len(word) == 1:
         tokens.append(Token("const" if word in "ie" else "sym", word, spaced))
     elif word in _SPACED_OPS or (word in ("mod",) and spaced):

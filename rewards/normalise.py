@@ -5,16 +5,13 @@ import unicodedata
 
 MAX_LEN = 3000
 
+_GREEK_LETTERS = "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩϕ"
+_GREEK_NAMES = """
+    alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi
+    omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega phi
+"""
 _GREEK = {
-    letter: f"\\{name} "
-    for letter, name in zip(
-        "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩϕ",
-        (
-            "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau "
-            "phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega phi"
-        ).split(),
-        strict=True,
-    )
+    letter: f"\\{name} " for letter, name in zip(_GREEK_LETTERS, _GREEK_NAMES.split(), strict=True)
 }
 _SIGNS = {
     **dict.fromkeys("−‐‑‒–—﹣－", "-"),
@@ -43,12 +40,14 @@ _ROOT_RUN = re.compile(r"([√∛])\s*(\d+)")
 
 # One pass removes or rewrites every decoration; the order of the alternatives matters.
 _DECORATION = re.compile(
-    r"(?P<group>(?<=\d)(?:\{,\}\s?|\\,|,?\\!|,\\,|\\ |\\;|~)(?=\d{3}(?!\d)))"
+    r"(?P<group>(?<=\d)(?:\{,\}\s?|\\,|,?\\!|\\!,|,\\,|\\ |\\;|~)(?=\d{3}(?!\d)))"
     r"|(?P<double>\\\\(?=[A-Za-z]{2}))|(?P<row>\\\\(?!\s*$))"
     r"|\\(?:left|right)\s*\."
     r"|\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])"
     r"|\\(?:displaystyle|textstyle|limits|nolimits|strut|hfill|rm|bf|it|normalsize|large|Large)"
     r"(?![A-Za-z])"
+    r"|\{(?P<mark>[:;])\}"
+    r"|\\text\s*\{(?P<bare>[^a-zA-Z{}\\]*)\}"
     r"|\\(?:text)?color\s*\{[a-zA-Z0-9]*\}"
     r"|\\(?:v|h)?phantom\{[^{}]*\}|\\label\{[^{}]*\}|\\tag\{[^{}]*\}"
     r"|\\(?:boxed|fbox|mathop|mathopen|mathclose|mathrel|mathbin|mathord|ensuremath)(?![A-Za-z])"
@@ -56,8 +55,13 @@ _DECORATION = re.compile(
     r"|(?P<dollar>\\\$|\\%)"
     r"|\\[()\[\]](?![^\\]*pt\])|\$|\\\\(?=\s*$)"
 )
+# How plain text writes what LaTeX has signs for: numpy's names, +/-, 3 x 10^8, 0.1(6).
+_PLAIN_HABITS = re.compile(
+    r"\b(?:np|numpy)\.(?=[a-z])|(?P<pm>\+/-)|(?<=\d)\s?(?P<times>x)\s?(?=10\s?\^)"
+    r"|(?<=\.)(?P<fixed>\d{0,12})\((?P<recurring>\d{1,12})\)"
+)
 _SPACES = re.compile(r"\s+")
-_SPACE_ROUND = re.compile(r"\s*([-+*/=<>(),;:{}\[\]|^])\s*")
+_SPACE_ROUND = re.compile(r"\s*([-+*/=<>();:{}\[\]|^]|,(?!\s+\d{3}(?!\d)))\s*")
 
 
 def _undecorate(found: re.Match[str]) -> str:
@@ -66,8 +70,20 @@ def _undecorate(found: re.Match[str]) -> str:
         return " "
     if kind in ("dollar", "row"):
         return found.group()
+    if kind in ("bare", "mark"):
+        return found[kind]
     if kind == "double":
         return "\\\\" if "\\begin" in found.string else "\\"
+    return ""
+
+
+def _plain_habit(found: re.Match[str]) -> str:
+    if found["pm"]:
+        return "\\pm "
+    if found["times"]:
+        return "\\cdot "
+    if found["recurring"]:
+        return f"{found['fixed']}\\overline{{{found['recurring']}}}"
     return ""
 
 
@@ -96,7 +112,8 @@ def normalise(text: str) -> str:
         text = _plain_unicode(text)
     if "\\\\begin" in text:
         text = text.replace("\\\\", "\\")
-    if "\\" in text or "$" in text or "~" in text or "{," in text:
+    text = _PLAIN_HABITS.sub(_plain_habit, text)
+    if "\\" in text or "$" in text or "~" in text or "{" in text:
         text = _DECORATION.sub(_undecorate, text)
     text = _SPACES.sub(" ", text).strip(" ")
     while text and text[-1] in ".,;:" and not text.endswith(("...", "\\;", "\\,", "\\:")):
@@ -113,9 +130,11 @@ _WRAPPER = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|sc|tt|normal|up)?|math(?:bf|it|rm|sf|tt|normal)|mbox|hbox|bm"
     r"|boldsymbol|operatorname\*?|underline|emph)\s*(?=\{)"
 )
+_ARTICLE = re.compile(r"^(?:an?|the) (?=\w)")
 _NOT_WORDS = re.compile(r"[\s{}$.,;:!?'\"*_`-]+|\\[ ,;]")
 
 
 def words(text: str) -> str:
     """Return the lower-case words of a text answer, without wrappers and punctuation."""
-    return _NOT_WORDS.sub(" ", _WRAPPER.sub("", text)).strip().lower()
+    said = _NOT_WORDS.sub(" ", _WRAPPER.sub("", text)).strip().lower()
+    return _ARTICLE.sub("", said)

@@ -1,10 +1,16 @@
 """Number literals: decimals, recurring decimals, digit groups, mixed numbers."""
 
 import re
+from typing import TYPE_CHECKING
+
+from rewards.lexer import Unparsed
+from rewards.nodes import Node
+
+if TYPE_CHECKING:
+    from rewards.parse import Parser
 
 MAX_DIGITS = 4000
-
-Node = tuple
+_RECURRING = {"overline", "bar", "dot", "overbar"}
 
 
 def number_node(value: str, recurring: str = "") -> Node:
@@ -59,5 +65,42 @@ def mixed_number(factors: list[Node], factor: Node) -> Node | None:
     if any(n[0] != "n" or n[2] != 1 or n[1] < 0 for n in (whole, top, bottom)):
         return None
     if not 0 < top[1] < bottom[1]:
-        return None
+        raise ValueError("a whole number beside an improper fraction")
     return ("n", whole[1] * bottom[1] + top[1], bottom[1])
+
+
+def number(parser: "Parser", value: str) -> Node:
+    """Parse what belongs to a number: its base, or the recurring digits that follow."""
+    if parser.peek.value == "_" and parser.peek.kind == "op":
+        parser.next()
+        base = parser.argument()
+        if base[0] == "-" and base[1][0] == "n":
+            base = ("n", -base[1][1], 1)
+        if base[0] != "n" or not value.isdigit():
+            raise Unparsed("a number with an index that is no base")
+        return ("based", value, base[1])
+    if parser.peek.value in _RECURRING and parser.peek.kind == "cmd":
+        return _recurring_number(parser, value)
+    if parser.peek.value == "...":
+        whole = fold_recurring(value)
+        if whole:
+            parser.next()
+            return whole
+    return number_node(value)
+
+
+def _recurring_number(parser: "Parser", value: str) -> Node:
+    """Parse what follows the fixed digits of a recurring decimal."""
+    digits = ""
+    while True:
+        if digits and parser.peek.kind == "num" and parser.look(1).value == "dot":
+            digits += parser.next().value
+        if parser.peek.kind != "cmd" or parser.peek.value not in _RECURRING:
+            break
+        parser.next()
+        parser.accept("{")
+        if parser.peek.kind != "num":
+            raise Unparsed("a recurring decimal without digits")
+        digits += parser.next().value
+        parser.accept("}")
+    return number_node(value, digits)

@@ -14,29 +14,33 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from rewards.process import Job, Outcome, Task, Template, Worker
-from rewards.worker import WorkerSettings
+from rewards.process import Job, Outcome, Task, Template, Worker, WorkerSettings
 
 TEMPLATE_START_S = 120.0
 FORK_S = 10.0
 MAX_FAILED_STARTS = 3
+MAX_STILLBORN = 200
 MAX_BATCH_CALLS = 16
 MAX_BATCH_CHARS = 20_000
 CLOSE_S = 10.0
+STALL_S = 0.25
 
 
 @dataclass(frozen=True)
 class PoolSettings:
     """What is called, by how many processes, within which bounds.
 
-    target, warm_up: see WorkerSettings. timeout_s: wall time per call, counted from the moment a
-    worker starts on it. memory_mib: what a worker may add to its memory. max_calls, max_age_s: a
-    worker is replaced by a fresh one after that many calls or seconds.
+    target, warm_up: see WorkerSettings. num_workers: calls that run at the same time. num_spares:
+    further workers that wait, so that a killed one is replaced at once. timeout_s: wall time per
+    call, counted from the moment a worker starts on it. memory_mib: what a worker may add to its
+    memory. max_calls, max_age_s: a worker is replaced by a fresh one after that many calls or
+    seconds.
     """
 
     target: str
     warm_up: str | None = None
     num_workers: int = 2
+    num_spares: int = 1
     timeout_s: float = 1.0
     memory_mib: int = 512
     max_calls: int = 20_000
@@ -62,6 +66,7 @@ class Pool:
         self._jobs: deque[Job] = deque()
         self._workers: set[Worker] = set()
         self._failed_starts = 0
+        self._num_stillborn = 0
         self._error: str | None = None
         self._closing = False
         self._wake, self._woken = socket.socketpair()
@@ -99,13 +104,17 @@ class Pool:
 
     def close(self) -> None:
         """End every process; calls still running raise RuntimeError. Closing twice is harmless."""
-        with self._lock:
-            self._closing = True
-            self._error = self._error or "the pool is closed"
+        self._fail("the pool is closed")
         with suppress(OSError):
             self._wake.send(b"c")
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_S)
+
+    def _fail(self, error: str) -> None:
+        """Let the pool's thread end; the first error is the one that callers see."""
+        with self._lock:
+            self._closing = True
+            self._error = self._error or error
 
     def _check(self) -> None:
         if self._error is not None:
@@ -123,10 +132,12 @@ class Pool:
 
     def _step(self) -> None:
         self._take_jobs()
+        num_busy = sum(bool(worker.tasks) for worker in self._workers)
         for worker in list(self._workers):
-            if worker.pid is not None and not worker.tasks:
+            if self._jobs and num_busy < self.settings.num_workers and worker.is_idle:
+                num_busy += 1
                 self._feed(worker)
-        for key, _ in self._selector.select(self._seconds_left()):
+        for key, _ in self._wait():
             if key.data == "wake":
                 self._woken.recv(4096)
             elif key.data == "template":
@@ -135,6 +146,21 @@ class Pool:
                 self._read(key.data)
         self._kill_overdue()
 
+    def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """Events until the next deadline.
+
+        When this thread itself wakes up far too late, the whole machine has stalled: no call is to
+        blame, and the clocks of the running ones start again.
+        """
+        seconds = self._seconds_left()
+        start_s = time.monotonic()
+        events = self._selector.select(seconds)
+        if seconds is not None and time.monotonic() - start_s > seconds + STALL_S:
+            for worker in self._workers:
+                if worker.tasks:
+                    worker.tasks[0].begin()
+        return events
+
     def _take_jobs(self) -> None:
         with self._lock:
             while self._inbox:
@@ -142,8 +168,6 @@ class Pool:
 
     def _feed(self, worker: Worker) -> None:
         """Send an idle worker its next calls; jobs take turns, so a small one need not wait."""
-        if not self._jobs:
-            return
         job = self._jobs[0]
         share = -(-len(job.todo) // (2 * self.settings.num_workers))
         batch: list[Task] = []
@@ -159,8 +183,9 @@ class Pool:
         batch[0].begin()
         try:
             worker.send(batch)
-        except OSError:
-            self._lost(worker)
+        except OSError:  # it died idle: no call of this batch is to blame
+            self.events["deaths"] += 1
+            self._replace(worker)
 
     def _read(self, worker: Worker) -> None:
         try:
@@ -188,7 +213,7 @@ class Pool:
     def _hello(self, worker: Worker, pid: int) -> None:
         worker.pid = pid
         self._template.warm = True
-        self._failed_starts = 0
+        self._failed_starts = self._num_stillborn = 0
 
     def _is_worn(self, worker: Worker) -> bool:
         if worker.tasks or not worker.num_calls:
@@ -202,7 +227,11 @@ class Pool:
 
     def _lost(self, worker: Worker) -> None:
         """A worker is gone. Its current call is tried once more, since the cause may be outside."""
-        if worker.pid is not None:
+        if worker.pid is None:
+            self._num_stillborn += 1
+            if self._num_stillborn > MAX_STILLBORN:
+                self._fail("the verifier's workers die before their first call; is memory_mib low?")
+        else:
             self.events["deaths"] += 1
         self._charge_death(worker)
         self._replace(worker)
@@ -267,7 +296,7 @@ class Pool:
     def _fork_workers(self) -> None:
         self.events["template_starts"] += 1
         self._selector.register(self._template.control, selectors.EVENT_READ, "template")
-        for _ in range(self.settings.num_workers):
+        for _ in range(self.settings.num_workers + self.settings.num_spares):
             self._fork()
 
     def _restart_template(self) -> None:
@@ -276,12 +305,10 @@ class Pool:
         status = self._template.end()
         self._failed_starts += not self._template.warm
         if self._failed_starts >= MAX_FAILED_STARTS:
-            with self._lock:
-                self._closing = True
-                self._error = (
-                    f"the verifier's template process ended with status {status} before its first "
-                    f"worker, {MAX_FAILED_STARTS} times in a row; its own message is on stderr"
-                )
+            self._fail(
+                f"the verifier's template process ended with status {status} before its first "
+                f"worker, {MAX_FAILED_STARTS} times in a row; its own message is on stderr"
+            )
             return
         for worker in list(self._workers):
             self._charge_death(worker)
@@ -292,10 +319,8 @@ class Pool:
 
     def _end(self) -> None:
         """Kill everything and let every waiting caller go."""
-        with self._lock:
-            self._closing = True
-            self._error = self._error or "the verifier's pool thread has failed"
-            jobs = {*self._inbox, *self._jobs}
+        self._fail("the verifier's pool thread has failed")
+        jobs = {*self._inbox, *self._jobs}
         for worker in self._workers:
             jobs.update(task.job for task in worker.tasks)
             worker.kill()

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -11,18 +12,39 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
-
-from rewards.worker import SPAWN, WorkerSettings
 
 BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from rewards.worker import template_main; template_main(sys.argv[2], int(sys.argv[3]))"
 )
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+SPAWN = struct.Struct("!q")
+"""A request to fork: the process id of the worker that the new one replaces, or 0."""
+
 SEND_BUFFER = 1 << 20
 RECEIVE_SIZE = 1 << 16
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What the template and its workers need to know.
+
+    target: "module:function", called with strings and returning a sequence of strings.
+    warm_up: "module:function", called in the template, and again in each worker before its first
+        call, so that the pages it touches are its own by then.
+    timeout_s: wall time of a call; here it only bounds the processor time, the trainer kills.
+    memory_mib: memory that a worker may add to what it starts with.
+    """
+
+    target: str
+    warm_up: str | None
+    timeout_s: float
+    memory_mib: int
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
 
 
 class Outcome(NamedTuple):
@@ -128,6 +150,10 @@ class Worker:
     born_s: float = field(default_factory=time.monotonic)
     num_calls: int = 0
     unread: bytes = b""
+
+    @property
+    def is_idle(self) -> bool:
+        return self.pid is not None and not self.tasks
 
     def send(self, tasks: list[Task]) -> None:
         """Send calls; raises OSError when the worker has died."""

@@ -3,10 +3,9 @@
 import re
 
 from rewards.lexer import Unparsed
+from rewards.nodes import Node
 from rewards.normalise import words
 from rewards.parse import parse
-
-Node = tuple
 
 NUMBER = re.compile(
     r"(?:(-?\d{1,18})|(-?\d{0,15}\.\d{1,15})|(-?\d{1,18})/(\d{1,18})"
@@ -15,7 +14,7 @@ NUMBER = re.compile(
 
 
 def plain_number(text: str) -> tuple[int, int] | None:
-    """Return (numerator, denominator) of a short plain number, unreduced; None for anything else."""
+    """Return (numerator, denominator) of a short plain number, unreduced; else None."""
     found = NUMBER.fullmatch(text)
     if found is None:
         return None
@@ -39,19 +38,22 @@ _BASED = re.compile(
     r"\(?(?:\\text\w*\{|\\mathrm\{)?\s*([0-9A-Z]+)\s*\}?\)?_(?:\{?\s*(-?\d+)\s*\}?"
     r"|\{?\\?(?:text|mathrm)?\{?\s*([a-z]+)\s*\}?\}?)"
 )
-_BASES = dict(
-    zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True)
+_COUNTED = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve"),
 )
-_BASES |= {"eleven": 11, "twelve": 12, "sixteen": 16, "hex": 16, "bin": 2, "oct": 8}
+_BASES = {word: k for k, word in enumerate(_COUNTED) if k > 1} | {"sixteen": 16}
 _CHOICE = re.compile(
     r"(?:(?:answer|option|choice)\s*:?\s*)?(?:\\(?:text|math)\w*\{)?\s*(?:(?:answer|option|choice)\s*:?\s*)?"
     r"(\()?\s*(?:\\(?:text|math)\w*\{)?([A-J])\}?\s*(\))?(?(1)(?<=\))|)[.:]?\s*\}?",
     re.I,
 )
 _LABELLED = re.compile(
-    r"(?:\\(?:text|math)\w*\{)?\s*\(\s*([A-J])\s*\)\s*\}?[.:]?\s*(?:\\[ ,;]|\\q?quad)*\s*(\S.*)",
+    r"(?:\\(?:text|math)\w*\{)?\s*(?:\(\s*([A-J])\s*\)|([A-J])[).:])\s*\}?[.:]?\s*"
+    r"(?:\\[ ,;]|\\q?quad)*\s*(\S.*)",
     re.S,
 )
+_JOINED = re.compile(r"[,;]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\text\{|&")
 _SAID = {
     **dict.fromkeys(
         ("all real numbers", "all reals", "real numbers", "the set of all real numbers", "reals"),
@@ -64,7 +66,6 @@ _SAID = {
     "no real solutions": ("set", ()),
     "all real numbers except 0": ("setminus", ("field", "R"), ("set", (("n", 0, 1),))),
 }
-_COUNTED = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _SAID |= {word: ("n", k, 1) for k, word in enumerate(_COUNTED)}
 
 
@@ -100,14 +101,26 @@ def _based(plain: str) -> Node | None:
     found = _BASED.fullmatch(plain)
     if not found or not (found[1][0].isdigit() or len(found[1]) > 1):
         return None
-    base = int(found[2]) if found[2] and len(found[2]) < 5 else _BASES.get(found[3] or "")
+    name = str(found[3] or "")
+    base = int(found[2]) if found[2] and len(found[2]) < 5 else _BASES.get(name)
     return ("based", found[1], base) if base else None
 
 
-def choice(plain: str) -> str | None:
-    """Return the letter of an answer that names one choice, None for anything else."""
-    found = _CHOICE.fullmatch(plain)
-    if found and (found[2].isupper() or found[1] or "\\text" in plain):
+def letters(plain: str) -> tuple[str, ...] | None:
+    """Return the letters of an answer that names one choice or several, None for anything else."""
+    one = _letter(plain)
+    if one:
+        return (one,)
+    parts = [part for part in _JOINED.split(plain) if part.strip()]
+    if not 1 < len(parts) <= 10:
+        return None
+    named = [_letter(part.strip(" {}")) for part in parts]
+    return tuple(letter for letter in named if letter) if all(named) else None
+
+
+def _letter(text: str) -> str | None:
+    found = _CHOICE.fullmatch(text)
+    if found and (found[2].isupper() or found[1] or "\\text" in text):
         return found[2].upper()
     return None
 
@@ -115,4 +128,4 @@ def choice(plain: str) -> str | None:
 def labelled(plain: str) -> tuple[str, str] | None:
     """Return the letter and the rest of an answer that gives a choice with its content."""
     found = _LABELLED.fullmatch(plain)
-    return (found[1], found[2]) if found else None
+    return (found[1] or found[2], found[3]) if found else None

@@ -2,7 +2,7 @@
 
 Every modulus P = 2Q + 1 is a safe prime, so the squares of the field form a group of prime order Q
 in which every rational power exists: bases are reduced mod P, exponents mod Q, and roots obey the
-laws of roots of positive numbers. A symbol, pi, e and a function of an argument get a fixed
+laws of roots of positive numbers. A symbol, pi, e, i and a function of an argument get a fixed
 pseudo-random square. Agreement therefore proves equality up to the branch of a root, which a float
 value settles; disagreement proves nothing when functions or roots occur.
 """
@@ -12,8 +12,7 @@ from functools import lru_cache
 from zlib import crc32
 
 from rewards.exact import NotExact, TooLarge, Undefined, exact
-
-Node = tuple
+from rewards.nodes import Node
 
 MODULI = (
     1983459126452385599,
@@ -25,7 +24,7 @@ MODULI = (
     2113567225428347639,
     1543807237425137999,
 )
-MAX_FACTORIAL = 2_000
+MAX_FACTORIAL = 3_000
 
 
 class NoRoot(NotExact):
@@ -89,7 +88,7 @@ def residue(node: Node, modulus: int, key: int) -> int:
     if tag == "d":
         return node[1] * _inverse(10 ** node[2], modulus) % modulus
     if tag == "c":
-        if node[1] in ("inf", "i"):
+        if node[1] == "inf":
             raise NotExact
         return _random(node[1], modulus, 1, key)
     if tag == "unit":

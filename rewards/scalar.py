@@ -1,15 +1,18 @@
 """Decide whether two scalar trees are equal, in microseconds and without doubt, or say None."""
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
 from rewards import residue
-from rewards.approx import Point, approx, log_size
+from rewards.approx import Point, approx
 from rewards.exact import NotExact, TooLarge, Undefined, exact
+from rewards.guard import log_size
+from rewards.nodes import Node
 from rewards.tree import features, read_log, symbols
 
-Node = tuple
+Same = Callable[[Node, Node], bool | None]
 
 MIN_RIGHT_DIGITS = 10
 POINTS = 6
@@ -111,19 +114,47 @@ def _rounded(a: Node, b: Node) -> bool | None:
 
 
 def _by_value(a: Node, b: Node, imaginary: bool) -> bool | None:
+    """Refute by floats, confirm by residues; residues alone settle quotients of polynomials."""
     free = symbols(a) | symbols(b)
-    agreed = 0
+    close = 0
     for index in range(POINTS if free else 1):
         verdict = compare_at(a, b, index, imaginary)
         if verdict is False:
             return False
-        agreed += verdict is True
-    if agreed < (2 if free else 1):
+        close += verdict is True
+    polynomial = rational_form(a) and rational_form(b)
+    if close < (2 if free else 1) and not polynomial:
         return None
     try:
-        return residue.agree(a, b) or None
+        agreed = residue.agree(a, b)
     except (NotExact, ValueError):
         return None
+    return agreed if agreed or polynomial else None
+
+
+@lru_cache(maxsize=8192)
+def rational_form(node: Node) -> bool:
+    """Say whether the tree is a quotient of polynomials over the rationals."""
+    tag = node[0]
+    if tag in ("n", "d", "s"):
+        return True
+    if tag in ("+", "*"):
+        return all(rational_form(part) for part in node[1])
+    if tag == "/":
+        return rational_form(node[1]) and rational_form(node[2])
+    if tag == "-":
+        return rational_form(node[1])
+    if tag == "^":
+        power = rational(node[2])
+        return not isinstance(power, str) and power.denominator == 1 and rational_form(node[1])
+    return tag == "f" and _counts_exactly(node[1], node[2])
+
+
+def _counts_exactly(name: str, args: tuple[Node, ...]) -> bool:
+    """Say whether a factorial is of a number, or a binomial coefficient a polynomial."""
+    if name == "!":
+        return not isinstance(rational(args[0]), str)
+    return name == "binom" and rational_form(args[0]) and not isinstance(rational(args[1]), str)
 
 
 def compare_at(a: Node, b: Node, index: int, imaginary: bool) -> bool | None:
@@ -157,6 +188,4 @@ def _compare_sizes(a: Node, b: Node) -> bool | None:
         return False
     if math.isinf(size) and math.isinf(other_size):
         return None if size == other_size else False
-    if abs(size - other_size) > 1e-9 * (1 + abs(size)):
-        return False
-    return True
+    return abs(size - other_size) <= 1e-9 * (1 + abs(size))

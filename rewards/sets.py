@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 from rewards.approx import Point, approx
 from rewards.exact import NotExact
-from rewards.scalar import infinite
-from rewards.tree import symbols
+from rewards.nodes import Node
+from rewards.scalar import Same, infinite
+from rewards.tree import symbols, walk
 
-Node = tuple
-Same = Callable[[Node, Node], bool | None]
-
+MAX_PARTS = 200
 INF: Node = ("c", "inf")
 MINUS_INF: Node = ("-", INF)
 
@@ -28,13 +27,15 @@ Line = tuple[Interval, ...]
 WHOLE: Line = (Interval(MINUS_INF, False, INF, False),)
 
 
-class NotALine(Exception):  # noqa: N818
+class NotALine(Exception):
     """The tree is not a subset of the real line, or its ends cannot be ordered."""
 
 
 def to_line(node: Node, same: Same) -> Line:
     """Return the tree as ordered disjoint intervals; raises NotALine."""
     tag = node[0]
+    if tag == "cup" and len(list(walk(node))) > MAX_PARTS:
+        raise NotALine
     if tag == "tuple" and len(node[2]) == 2:
         low, high = node[2]
         return _tidy((Interval(low, node[1][0] == "[", high, node[1][1] == "]"),), same)
@@ -60,6 +61,8 @@ def to_line(node: Node, same: Same) -> Line:
 def _list(node: Node, same: Same) -> Line:
     if any(item[0] not in ("rel", "tuple") for item in node[1]):
         raise NotALine
+    if len(bounded_symbols(node)) > 1:
+        raise NotALine
     lines = [to_line(item, same) for item in node[1]]
     if node[2] == "or" or any(item[0] == "tuple" for item in node[1]):
         return _tidy(tuple(part for line in lines for part in line), same)
@@ -70,6 +73,23 @@ def _list(node: Node, same: Same) -> Line:
 
 
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+
+
+def bounded_symbols(node: Node) -> frozenset[str]:
+    """Return the symbols that inequalities of the tree bound alone."""
+    tag = node[0]
+    if tag == "rel":
+        place = 0 if node[1] == ("in",) else variable(node[1], node[2])
+        if place is None or node[2][place][0] != "s":
+            return frozenset()
+        return frozenset({node[2][place][1]})
+    if tag == "list":
+        return frozenset().union(*(bounded_symbols(item) for item in node[1]))
+    if tag == "such":
+        return bounded_symbols(node[2])
+    if tag in ("cup", "cap", "setminus"):
+        return bounded_symbols(node[1]) | bounded_symbols(node[2])
+    return frozenset()
 
 
 def variable(ops: tuple[str, ...], operands: tuple[Node, ...]) -> int | None:

@@ -1,6 +1,7 @@
 """The judge's slow part as the worker processes call it: strings in, strings out."""
 
 from functools import lru_cache
+from importlib import import_module
 
 from rewards.gold import Gold
 from rewards.judge import judge_slow
@@ -25,6 +26,6 @@ def judge_texts(answer: str, gold_text: str) -> tuple[str, str]:
 def warm_up() -> None:
     """Import what the slow judge imports on demand, and fill caches that every fork then shares."""
     for name in ("sympy", "mpmath", "math_verify"):
-        __import__(name)
+        import_module(name)
     for answer, gold_text in WARM_UP_PAIRS:
         judge_texts(answer, gold_text)

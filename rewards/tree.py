@@ -1,9 +1,9 @@
-"""Small facts about trees: which symbols occur, which operations, what they become when rewritten."""
+"""Facts about trees: which symbols and operations occur, what they become when rewritten."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-Node = tuple
+from rewards.nodes import Node
 
 ZERO: Node = ("n", 0, 1)
 
@@ -24,12 +24,14 @@ def walk(node: Node) -> Iterator[Node]:
                 stack.extend(c if isinstance(c[0], str) else ("tuple", "", c) for c in child if c)
 
 
-TAGS = {
-    *(
-        "n d s c + * / ^ - pm mp f unit tuple set list rel cup cap setminus matrix field text"
-    ).split(),
-    *("ratio such ... big based mod").split(),
-}
+def _tags(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+TAGS = _tags(
+    "n d s c + * / ^ - pm mp f unit tuple set list rel cup cap setminus matrix field text ratio "
+    "time such ... big based mod"
+)
 
 
 def rebuild(node: Node, change: Callable[[Node], Node]) -> Node:

@@ -8,8 +8,9 @@ in inch inches|ft foot feet|yd yard|mi mile|g gram gm|kg kilogram|mg milligram|l
 s sec second|min minute mins|h hr hour hrs|day|week|month|year yr|ml mL milliliter millilitre
 L liter litre|gal gallon|mph miles/hour|km/h kph kmh kilometers/hour kilometres/hour|m/s ft/s
 dollar usd buck|cent ¢|euro eur|pound-sterling gbp|deg degree|rad radian|% percent
-cm^2 squarecentimeter squarecm sqcm|m^2 squaremeter squaremetre sqm squarem|in^2 squareinch squareinches
-sqin squarein|ft^2 squarefoot squarefeet sqft squareft|km^2 squarekilometer squarekm|mi^2 squaremile
+cm^2 squarecentimeter squarecm sqcm|m^2 squaremeter squaremetre sqm squarem
+in^2 squareinch squareinches sqin squarein|ft^2 squarefoot squarefeet sqft squareft
+km^2 squarekilometer squarekm|mi^2 squaremile
 cm^3 cubiccentimeter cubiccm cc|m^3 cubicmeter cubicmetre cubicm|in^3 cubicinch cubicinches cubicin
 ft^3 cubicfoot cubicfeet cubicft|yd^2 squareyard|yd^3 cubicyard|unit|unit^2 squareunit squnit
 unit^3 cubicunit|J joule|kJ kilojoule|N newton|W watt|kW kilowatt|V volt|A ampere amp|Hz hertz
@@ -22,13 +23,13 @@ for _row in _ALIASES.replace("\n", "|").split("|"):
         _CANONICAL.setdefault(_name, _names[0])
 
 # A word like these after a number is a remark or a second answer, never a unit.
-_REMARKS = set(
-    "not isnt isn wrong incorrect or maybe unless but and either neither nor else instead approx no "
-    "is are was the answer than if when except false true question unknown undefined if since "
-    "because about roughly to plus minus times over mod remainder r more less greater least most "
-    "factorial squared cubed percent thousand million billion hundred dozen half third quarter "
-    "ways way".split()
-) - {"ways", "way", "percent", "more", "less"}
+_REMARK_WORDS = """
+    not isnt isn wrong incorrect or maybe unless but and either neither nor else instead approx no
+    is are was the answer than if when except false true question unknown undefined since because
+    about roughly to plus minus times over mod remainder r greater least most factorial squared
+    cubed thousand million billion trillion hundred dozen half third quarter
+"""
+_REMARKS = set(_REMARK_WORDS.split())
 _CUT = re.compile(r"[\s{}$~]+|\\[ ,;]")
 _PER = re.compile(r"\bper\b|\\cdot|\*")
 _POWER = re.compile(r"\^\(?\{?(-?\d+)\}?\)?")

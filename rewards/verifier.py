@@ -7,17 +7,18 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from rewards.counters import Counters, VerifierStats
-from rewards.extract import extract
+from rewards.extract import MODES, extract
 from rewards.gold import Gold
 from rewards.judge import Ruling, judge_fast
-from rewards.pool import Pool, PoolSettings
-from rewards.process import Outcome
 from rewards.types import Reason, Verdict
 
-ANSWER_MODES = ("boxed", "answer_line", "hash", "last_number")
-MAX_ANSWER_CHARS = 10_000
+if TYPE_CHECKING:
+    from rewards.pool import Pool
+    from rewards.process import Outcome
+
 GOLD_CACHE = 16_384
 
 _live: "weakref.WeakSet[Verifier]" = weakref.WeakSet()
@@ -48,22 +49,22 @@ class Verifier:
         max_calls: int = 20_000,
         max_age_s: float = 1800.0,
     ):
-        if answer_mode not in ANSWER_MODES:
-            raise ValueError(
-                f"answer_mode = {answer_mode!r}: choose one of {', '.join(ANSWER_MODES)}"
-            )
+        if answer_mode not in MODES:
+            raise ValueError(f"answer_mode = {answer_mode!r}: choose one of {', '.join(MODES)}")
         if timeout_s <= 0:
             raise ValueError(f"timeout_s = {timeout_s}: a pair needs some time; set it to 1.0")
+        if num_workers is not None and num_workers < 1:
+            raise ValueError(f"num_workers = {num_workers}: at least 1 is needed; leave it out")
         self.answer_mode = answer_mode
-        self._pool_settings = PoolSettings(
-            target="rewards.slow:judge_texts",
-            warm_up="rewards.slow:warm_up",
-            num_workers=num_workers or default_num_workers(),
-            timeout_s=timeout_s,
-            memory_mib=memory_mib,
-            max_calls=max_calls,
-            max_age_s=max_age_s,
-        )
+        self._pool_settings: dict[str, Any] = {
+            "target": "rewards.slow:judge_texts",
+            "warm_up": "rewards.slow:warm_up",
+            "num_workers": num_workers or default_num_workers(),
+            "timeout_s": timeout_s,
+            "memory_mib": memory_mib,
+            "max_calls": max_calls,
+            "max_age_s": max_age_s,
+        }
         self._counters = Counters()
         self._events_before: Counter[str] = Counter()
         self._closed = False
@@ -71,8 +72,11 @@ class Verifier:
         self._start_pool()
         _live.add(self)
 
-    def _start_pool(self) -> Pool:
-        self._pool = Pool(self._pool_settings)
+    def _start_pool(self) -> "Pool":
+        # Sockets and subprocesses are half of the import time, and importing is not yet verifying.
+        from rewards.pool import Pool, PoolSettings
+
+        self._pool = Pool(PoolSettings(**self._pool_settings))
         self._finalizer = weakref.finalize(self, self._pool.close)
         return self._pool
 
@@ -112,8 +116,6 @@ class Verifier:
             answer, reason, stage = extract(response, self.answer_mode)
             if answer is None:
                 return None, Ruling(reason or Reason.NO_ANSWER, stage), parsed.text
-            if len(answer) > MAX_ANSWER_CHARS:
-                return answer, Ruling(Reason.TOO_LARGE, "answer_len"), parsed.text
             return answer, judge_fast(answer, parsed), parsed.text
         except Exception as error:  # a fault of ours on foreign text: counted, never `wrong`
             return None, Ruling(Reason.WORKER_DIED, f"error:{type(error).__name__}"), ""
@@ -158,7 +160,7 @@ OUTCOME_RULINGS = {
 }
 
 
-def ruling_of(outcome: Outcome) -> Ruling:
+def ruling_of(outcome: "Outcome") -> Ruling:
     """What the end of a worker's call means for the pair."""
     if outcome.status == "done":
         reason, stage = outcome.values

@@ -15,40 +15,18 @@ import resource
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from importlib import import_module
 
-SPAWN = struct.Struct("!q")
-"""A request to fork: the process id of the worker that the new one replaces, or 0."""
+from rewards.process import SPAWN, WorkerSettings
 
 PARENT_CHECK_S = 1.0
 """How often the template looks whether the trainer still lives, in case no end of file tells it."""
 
 PR_SET_PDEATHSIG = 1
 CPU_GRACE_S = 2
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """What the template and its workers need to know.
-
-    target: "module:function", called with strings and returning a sequence of strings.
-    warm_up: "module:function", called once in the template, before any fork.
-    timeout_s: wall time of a call; here it only bounds the processor time, the trainer kills.
-    memory_mib: memory that a worker may add to what it starts with.
-    """
-
-    target: str
-    warm_up: str | None
-    timeout_s: float
-    memory_mib: int
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
 
 def resolve(name: str) -> Callable:
@@ -70,7 +48,9 @@ def template_main(settings_json: str, trainer_pid: int) -> None:
     gc.collect()
     gc.freeze()  # forked workers then leave the template's pages shared
     template_pid = os.getpid()
+    replaced: set[int] = set()
     while os.getppid() == trainer_pid:
+        replaced = {pid for pid in replaced if not is_reaped(pid)}
         if not select.select([control], [], [], PARENT_CHECK_S)[0]:
             continue
         message, fds, _, _ = socket.recv_fds(control, SPAWN.size, 1)
@@ -79,17 +59,15 @@ def template_main(settings_json: str, trainer_pid: int) -> None:
         if os.fork() == 0:
             run_worker(fds[0], target, settings, template_pid)
         os.close(fds[0])
-        (replaced,) = SPAWN.unpack(message)
-        if replaced:
-            reap(replaced)
+        replaced |= {pid for pid in SPAWN.unpack(message) if pid}
 
 
-def reap(pid: int) -> None:
-    """Wait for a killed worker; a worker of an earlier template is not ours to wait for."""
+def is_reaped(pid: int) -> bool:
+    """Whether a killed worker is gone; one of an earlier template is not ours to wait for."""
     try:
-        os.waitpid(pid, 0)
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
-        return
+        return True
 
 
 def run_worker(fd: int, target: Callable, settings: WorkerSettings, template_pid: int) -> None:
@@ -102,6 +80,8 @@ def run_worker(fd: int, target: Callable, settings: WorkerSettings, template_pid
         if null > 2:
             os.close(null)
         limit_resources(settings.memory_mib)
+        if settings.warm_up is not None:
+            resolve(settings.warm_up)()
         serve(socket.socket(fileno=fd), target, settings)
     finally:
         os._exit(0)

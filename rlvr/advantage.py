@@ -1,4 +1,9 @@
-"""Rewards to advantages, group by group. P groups of G responses; N = P G rows."""
+"""Rewards to advantages. An estimator sees the whole step: each group's rewards and lengths.
+
+Shapes: a list of P groups, each a [G] tensor; groups may differ in G. One advantage per response.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -6,29 +11,106 @@ from torch import Tensor
 STD_EPS = 1e-4
 """Added to the standard deviation, as in trl's GRPOTrainer."""
 
-
-def group_std(rewards_PG: Tensor) -> Tensor:
-    """[P, G] advantages (R - mean) / (std + eps), std with G - 1.
-
-    Source: GRPO, 2402.03300, sec. 4.1. Deviation: eps in the denominator, for near-equal rewards.
-    """
-    centred_PG = rewards_PG - rewards_PG.mean(dim=1, keepdim=True)
-    return centred_PG / (rewards_PG.std(dim=1, keepdim=True) + STD_EPS)
+Groups = Sequence[Tensor]
+Estimator = Callable[[Groups, Groups], list[Tensor]]
 
 
-def group_mean(rewards_PG: Tensor) -> Tensor:
-    """[P, G] advantages R - mean. Source: Dr. GRPO, 2503.20783, sec. 3.2."""
-    return rewards_PG - rewards_PG.mean(dim=1, keepdim=True)
-
-
-ESTIMATORS = {"group_std": group_std, "group_mean": group_mean}
-
-
-def is_informative(rewards: list[float]) -> bool:
+def is_informative(rewards: Sequence[float]) -> bool:
     """Whether a group's rewards differ, so that its advantages are not all zero."""
     return max(rewards) > min(rewards)
 
 
-def advantages(rewards: list[list[float]], estimator: str) -> list[list[float]]:
-    """Advantages of each group, in the order given. Groups may differ in size."""
-    return [ESTIMATORS[estimator](torch.tensor([group]))[0].tolist() for group in rewards]
+def centred(rewards_G: Tensor) -> Tensor:
+    """[G] rewards minus their mean; exactly 0 where all are equal."""
+    if rewards_G.max() == rewards_G.min():
+        return torch.zeros_like(rewards_G)
+    return rewards_G - rewards_G.mean()
+
+
+def group_std(rewards: Groups, lengths: Groups) -> list[Tensor]:
+    """(R - mean) / (std + eps) within each group, std with G - 1.
+
+    Source: GRPO, 2402.03300. Deviation: eps in the denominator, for near-equal rewards.
+    """
+    return [centred(r_G) / (r_G.std() + STD_EPS) for r_G in rewards]
+
+
+def group_mean(rewards: Groups, lengths: Groups) -> list[Tensor]:
+    """R - mean within each group. Source: Dr. GRPO, 2503.20783."""
+    return [centred(r_G) for r_G in rewards]
+
+
+def leave_one_out(rewards: Groups, lengths: Groups) -> list[Tensor]:
+    """R minus the mean of the group's other rewards: G / (G - 1) times R - mean.
+
+    Source: RLOO, 2402.14740.
+    """
+    return [centred(r_G) * len(r_G) / (len(r_G) - 1) for r_G in rewards]
+
+
+def length_weighted(rewards: Groups, lengths: Groups) -> list[Tensor]:
+    """R minus the group's mean weighted by response length, the variance-optimal baseline.
+
+    Source: OPO, 2505.23585; it takes the squared norm of the gradient of a response's
+    log-probability as proportional to its length.
+    """
+    return [
+        torch.zeros_like(r_G) if r_G.max() == r_G.min() else r_G - (r_G * n_G).sum() / n_G.sum()
+        for r_G, n_G in zip(rewards, lengths, strict=True)
+    ]
+
+
+def batch_std(rewards: Groups, lengths: Groups) -> list[Tensor]:
+    """(R - the group's mean) / (std of all rewards of the step + eps).
+
+    Source: "Tricks or Traps?" (Lite PPO), 2508.08221.
+    """
+    scale = torch.cat(list(rewards)).std() + STD_EPS
+    return [centred(r_G) / scale for r_G in rewards]
+
+
+def batch(rewards: Groups, lengths: Groups) -> list[Tensor]:
+    """(R - mean of all rewards of the step) / (their std + eps): no baseline per group.
+
+    Source: REINFORCE++, 2501.03262. Deviation: the KL penalty in the reward is summed over
+    the response, where the paper sums it from each token on.
+    """
+    everything = torch.cat(list(rewards))
+    if everything.max() == everything.min():
+        return [torch.zeros_like(r_G) for r_G in rewards]
+    return [(r_G - everything.mean()) / (everything.std() + STD_EPS) for r_G in rewards]
+
+
+def informative_scaled(rewards: Groups, lengths: Groups) -> list[Tensor]:
+    """(R - mean) times all groups / groups whose rewards differ: zero gradients dilute nothing.
+
+    Source: GPG, 2504.02546, with F_norm = 1.
+    """
+    num_informative = sum(bool(r_G.max() > r_G.min()) for r_G in rewards)
+    return [centred(r_G) * len(rewards) / max(num_informative, 1) for r_G in rewards]
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "group_std": group_std,
+    "group_mean": group_mean,
+    "leave_one_out": leave_one_out,
+    "length_weighted": length_weighted,
+    "batch_std": batch_std,
+    "batch": batch,
+    "informative_scaled": informative_scaled,
+}
+"""What algorithm.advantage names."""
+
+
+def advantages(
+    rewards: Sequence[Sequence[float]], lengths: Sequence[Sequence[int]], estimator: str
+) -> list[list[float]]:
+    """Advantages of all responses of a step, group by group in the order given.
+
+    lengths: of each response, in tokens.
+    """
+    values = ESTIMATORS[estimator](
+        [torch.tensor(group, dtype=torch.float64) for group in rewards],
+        [torch.tensor(group, dtype=torch.float64) for group in lengths],
+    )
+    return [group.tolist() for group in values]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,17 @@ STATE_FOLDER = "trainer_state"
 
 
 def save_checkpoint(
-    run_dir: Path, step: int, policy: Policy, optimizer: Optimizer, state: dict[str, Any]
+    run_dir: Path,
+    step: int,
+    policy: Policy,
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    save_more: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Writes checkpoints/step_N after N finished steps. state: JSON-ready, with the sampler's."""
+    """Writes checkpoints/step_N after N finished steps. state: JSON-ready, with the sampler's.
+
+    save_more: writes further files into the folder of the trainer's state.
+    """
     final = run_dir / "checkpoints" / f"step_{step}"
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -40,6 +49,8 @@ def save_checkpoint(
         inner / "optimizer.pt",
     )
     (inner / "state.json").write_text(json.dumps({"step": step, **state}))
+    if save_more is not None:
+        save_more(inner)
     _flush(partial)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from rlvr.adapter_config import AdapterConfig
+from rlvr.presets import PRESETS
 from rlvr.section import Section
 
 
@@ -106,6 +107,15 @@ class RolloutConfig(Section):
 class SamplingConfig(Section):
     """Which prompts come next."""
 
+    strategy: Literal["uniform", "predictive", "curriculum"] = "uniform"
+    """Random order, epoch by epoch; the problems most likely to give an informative group; or those
+    with a pass rate near a target that falls from 0.8 to 0.2 over the run."""
+    discount: float = Field(default=0.995, gt=0, le=1)
+    """Share of a verdict's weight in its problem's estimated pass rate left one step later."""
+    explore_frac: float = Field(default=0.05, ge=0, le=1)
+    """Fraction of problems that predictive and curriculum take at random."""
+    max_reuse: float = Field(default=2.5, gt=1)
+    """How often predictive and curriculum may take one problem, relative to the mean."""
     dynamic: bool = True
     """Refill until prompts_per_step groups with non-zero reward variance are there (DAPO)."""
     max_refills: int = Field(default=8, ge=0)
@@ -131,6 +141,20 @@ class RewardConfig(Section):
     loss."""
     overlong_cache_len: int = Field(default=0, ge=0)
     """Tokens before max_response_len over which the penalty grows from 0 to -1."""
+    format_weight: float = Field(default=0.0, ge=0)
+    """Weight of the format reward: 1 for `<think>reasoning</think>answer`, else 0."""
+    format_opened_in_prompt: bool = False
+    """The prompt already ends in `<think>`, as some chat templates write it."""
+    length_weight: float = Field(default=0.0, ge=0)
+    """Weight of the length reward: +0.5 for a group's shortest response to -0.5 for its longest, at
+    most 0 for a wrong one."""
+    repetition_weight: float = Field(default=0.0, ge=0)
+    """Weight of the repetition penalty: minus the share of n-grams that repeat an earlier one."""
+    repetition_ngram_len: int = Field(default=20, ge=2)
+    """Tokens of an n-gram in the repetition penalty."""
+    normalise: bool = False
+    """Bring every part of the reward to mean 0 and standard deviation 1 within its group before
+    adding them up, so that none drowns the others."""
 
     @model_validator(mode="after")
     def _order(self) -> Self:
@@ -142,77 +166,161 @@ class RewardConfig(Section):
         return self
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "grpo": {
-        "advantage": "group_std",
-        "clip_low": 0.2,
-        "clip_high": 0.2,
-        "aggregation": "response_mean",
-        "kl_beta": 0.04,
-    },
-    "dapo": {
-        "advantage": "group_std",
-        "clip_low": 0.2,
-        "clip_high": 0.28,
-        "aggregation": "token_mean",
-        "kl_beta": 0.0,
-    },
-    "dr_grpo": {
-        "advantage": "group_mean",
-        "clip_low": 0.2,
-        "clip_high": 0.2,
-        "aggregation": "constant",
-        "kl_beta": 0.0,
-    },
-}
-"""What each algorithm.preset stands for: grpo 2402.03300, dapo 2503.14476, dr_grpo 2503.20783."""
-
-
 class AlgorithmConfig(Section):
-    """The policy gradient. A preset fills what is not given."""
+    """The policy gradient: advantage x ratio x clip x aggregation x KL. A preset fills what is not
+    given; docs/algorithms.md lists presets, parts, papers and equations."""
 
-    preset: Literal["grpo", "dapo", "dr_grpo"] = "dapo"
+    preset: Literal[
+        "grpo",
+        "dapo",
+        "dr_grpo",
+        "bnpo",
+        "rloo",
+        "reinforce_pp",
+        "gspo",
+        "gspo_token",
+        "cispo",
+        "gmpo",
+        "sapo",
+        "gpg",
+        "opo",
+    ] = "dapo"
     """Named combination of the parts below."""
-    advantage: Literal["group_std", "group_mean"] = "group_std"
-    """Reward minus the group's mean, divided by the group's standard deviation or not."""
-    clip_low: float = Field(default=0.2, ge=0, lt=1)
-    """The ratio is clipped at 1 - clip_low."""
+    advantage: Literal[
+        "group_std",
+        "group_mean",
+        "leave_one_out",
+        "length_weighted",
+        "batch_std",
+        "batch",
+        "informative_scaled",
+    ] = "group_std"
+    """Baseline and scale: reward minus the group's mean over the group's std; without the std;
+    minus the mean of the others; minus the length-weighted mean; over the step's std; minus the
+    step's mean over its std; times groups / informative groups."""
+    ratio: Literal["token", "sequence", "sequence_token", "trajectory"] = "token"
+    """Level of pi / pi_old: token; geometric mean over the response; that value with the token's
+    gradient; product over the response."""
+    clip: Literal["ppo", "cispo", "soft", "geometric", "none"] = "ppo"
+    """How the ratio is kept near 1: min of clipped and not; bounded weight on log pi; sigmoid gate;
+    geometric mean of clipped token ratios; not at all (REINFORCE)."""
+    clip_low: float = Field(default=0.2, ge=0, le=1)
+    """The ratio is clipped at 1 - clip_low (geometric: the log ratio at -clip_low)."""
     clip_high: float = Field(default=0.28, ge=0)
-    """The ratio is clipped at 1 + clip_high."""
-    aggregation: Literal["token_mean", "response_mean", "constant"] = "token_mean"
-    """Denominator: tokens of the step; each response's tokens; max_response_len per response."""
+    """The ratio is clipped at 1 + clip_high (geometric: the log ratio at clip_high)."""
+    clip_delta: float | None = Field(default=None, gt=1)
+    """Dual clip: the ratio's bound where the advantage is negative, above 1 + clip_high; None: no
+    bound."""
+    soft_tau_pos: float = Field(default=1.0, gt=0)
+    """clip = "soft": temperature of the gate for positive advantages."""
+    soft_tau_neg: float = Field(default=1.05, gt=0)
+    """clip = "soft": temperature of the gate for other advantages; larger fades faster."""
+    aggregation: Literal["token_mean", "response_mean", "response_sum", "constant"] = "token_mean"
+    """Denominator: tokens of the step; each response's tokens; responses; max_response_len per
+    response."""
     kl_beta: float = Field(default=0.0, ge=0)
-    """Weight of the KL penalty to the reference policy in the loss; 0 computes no reference."""
+    """Weight of the KL penalty to the reference policy; 0 computes no reference."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """Per-token estimator of KL(policy || reference)."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Penalty per token in the loss, or its sum over the response taken off the reward."""
+    kl_unbiased: bool | None = None
+    """Multiply the estimate in the loss by the ratio, so that its gradient is that of the KL; None:
+    only for k1, whose own gradient is 0 on average."""
+    reference: Literal["initial", "anchor", "ema"] = "initial"
+    """The KL's reference under full fine-tuning: the policy at step 0, the policy of the last
+    multiple of reference_every steps, or an exponential average of the policy."""
+    reference_every: int = Field(default=100, ge=1)
+    """reference = "anchor": steps between two copies of the policy."""
+    reference_decay: float = Field(default=0.99, gt=0, lt=1)
+    """reference = "ema": share of the old average that a step keeps."""
+    entropy_coef: float = Field(default=0.0, ge=0)
+    """Weight of the mean token entropy (nats) in the objective; with entropy_target its start."""
+    entropy_target: float | None = Field(default=None, gt=0)
+    """Entropy (nats per token) to hold: below it the coefficient grows by entropy_coef_step per
+    optimizer step and applies, above it shrinks and does not. None: the coefficient is constant."""
+    entropy_coef_step: float = Field(default=0.005, gt=0)
+    """Change of the coefficient per optimizer step under entropy_target."""
+    entropy_coef_max: float = Field(default=1.0, gt=0)
+    """Largest coefficient under entropy_target."""
     mismatch: Literal["none", "tis", "mask"] = "tis"
-    """Correction for engine and trainer probabilities that differ: none, truncated weight, or
-    mask."""
+    """Correction for engine and trainer probabilities that differ, with q = pi_train / pi_engine:
+    none, weight min(q, C), or weight q inside [1/C, C] and 0 outside."""
+    mismatch_level: Literal["token", "sequence"] = "token"
+    """q of each token, or of the whole response."""
     mismatch_cap: float = Field(default=2.0, gt=1)
-    """tis: largest weight C in min(pi_train / pi_engine, C); mask: kept inside [1/C, C]."""
+    """C in algorithm.mismatch."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_preset(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            return PRESETS.get(values.get("preset", "dapo"), {}) | values
-        return values
+        if not isinstance(values, dict):
+            return values
+        filled = PRESETS.get(values.get("preset", "dapo"), {}) | values
+        in_loss = filled.get("kl_in", "loss") == "loss"
+        if filled.get("kl_unbiased") is None:
+            filled["kl_unbiased"] = filled.get("kl_estimator") == "k1" and in_loss
+        return filled
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.clip == "geometric" and self.ratio != "token":
+            raise ValueError(
+                f'algorithm.ratio = "{self.ratio}": clip = "geometric" takes the mean over the'
+                ' response itself; set algorithm.ratio = "token"'
+            )
+        if self.clip_delta is not None and self.clip != "ppo":
+            raise ValueError(
+                f'algorithm.clip_delta = {self.clip_delta}: clip = "{self.clip}" has no second'
+                ' bound; remove it or set algorithm.clip = "ppo"'
+            )
+        if self.clip_delta is not None and self.clip_delta <= 1 + self.clip_high:
+            raise ValueError(
+                f"algorithm.clip_delta = {self.clip_delta}: must lie above 1 + clip_high ="
+                f" {1 + self.clip_high:g}; 3 is usual"
+            )
+        if self.kl_in == "loss" and self.kl_estimator == "k1" and not self.kl_unbiased:
+            raise ValueError(
+                "algorithm.kl_unbiased = false: k1 in the loss has a gradient of 0 on average; set"
+                ' it to true, kl_estimator to "k2" or "k3", or kl_in to "reward"'
+            )
+        if self.kl_in == "reward" and self.kl_unbiased:
+            raise ValueError(
+                "algorithm.kl_unbiased = true: a penalty in the reward needs no correction; remove"
+                ' it or set kl_in = "loss"'
+            )
+        if self.reference != "initial" and self.kl_beta == 0:
+            raise ValueError(
+                f'algorithm.reference = "{self.reference}": no KL penalty looks at it; set'
+                " algorithm.kl_beta above 0 or remove it"
+            )
+        if self.entropy_coef > self.entropy_coef_max and self.entropy_target is not None:
+            raise ValueError(
+                f"algorithm.entropy_coef = {self.entropy_coef}: above entropy_coef_max ="
+                f" {self.entropy_coef_max}; lower it or raise that"
+            )
+        return self
 
 
 class OptimConfig(Section):
     """The optimizer and its schedule."""
 
+    name: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"
+    """AdamW with float32 state, 8-bit state, or state that moves to CPU memory when the GPU's is
+    short; all but the first through bitsandbytes."""
     lr: float = Field(gt=0, le=1)
-    """Peak learning rate. A recipe may give a table by method, such as { lora = 1e-5, full = 1e-6 }:
-    no method is trained at another's."""
+    """Peak learning rate. A recipe may give a table by method, { lora = 1e-5, full = 1e-6 }: no
+    method is trained at another's."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates."""
     eps: float = Field(default=1e-8, gt=0)
     """AdamW's epsilon."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape after the warm-up; linear and cosine end at 0."""
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
+    """Shape after the warm-up; linear and cosine end at 0; wsd is constant, then linear to 0."""
+    decay_frac: float = Field(default=0.2, gt=0, le=1)
+    """schedule = "wsd": fraction of all steps, at the end, over which the rate falls."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up from 0."""
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -358,6 +466,11 @@ class TrainRecipe(Section):
                 f" 1..rollout.max_response_len = {self.rollout.max_response_len} for the soft"
                 " penalty; DAPO takes a fifth of it"
             )
+        if self.algorithm.reference != "initial" and self.adapter.method != "full":
+            raise ValueError(
+                f'algorithm.reference = "{self.algorithm.reference}": with an adapter the reference'
+                ' is the pristine base; set it to "initial" or adapter.method to "full"'
+            )
         if self.eval.every and self.eval.path is None:
             raise ValueError(
                 f"eval.every = {self.eval.every}: there is nothing to score; set eval.path"
@@ -368,19 +481,19 @@ class TrainRecipe(Section):
 class SftModelConfig(Section):
     """The Qwen2-architecture model that is made from nothing, with its own tokenizer."""
 
-    hidden_size: int = Field(128, ge=32)
+    hidden_size: int = Field(default=128, ge=32)
     """Width of the residual stream."""
-    num_layers: int = Field(3, ge=1)
+    num_layers: int = Field(default=3, ge=1)
     """Decoder blocks."""
-    num_heads: int = Field(4, ge=1)
+    num_heads: int = Field(default=4, ge=1)
     """Attention heads; vLLM wants hidden_size / num_heads to be 32, 64, 80, 96, 112 or 128."""
-    num_kv_heads: int = Field(2, ge=1)
+    num_kv_heads: int = Field(default=2, ge=1)
     """Key-value heads; divides num_heads."""
-    intermediate_size: int = Field(384, ge=32)
+    intermediate_size: int = Field(default=384, ge=32)
     """Width of the MLP."""
-    vocab_size: int = Field(512, ge=320)
+    vocab_size: int = Field(default=512, ge=320)
     """Most tokens that the tokenizer may have; it takes fewer when every word has one."""
-    context_len: int = Field(512, ge=128)
+    context_len: int = Field(default=512, ge=128)
     """Context in tokens: prompt plus response."""
 
     @model_validator(mode="after")
@@ -401,11 +514,11 @@ class SftDataConfig(Section):
     """Distinct problems, each with one solution, seen once."""
     levels: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Difficulty levels: steps per problem."""
-    stop_early: float = Field(0.0, ge=0, le=1)
+    stop_early: float = Field(default=0.0, ge=0, le=1)
     """Probability that a solution of two or more steps answers before its last step."""
-    wrong_operation: float = Field(0.0, ge=0, le=1)
+    wrong_operation: float = Field(default=0.0, ge=0, le=1)
     """Probability per step of another operation than the right one."""
-    slip: float = Field(0.0, ge=0, le=1)
+    slip: float = Field(default=0.0, ge=0, le=1)
     """Probability per equation of a result off by 1, 2 or 10."""
 
 
@@ -414,24 +527,24 @@ class SftTrainConfig(Section):
 
     lr: float = Field(gt=0, le=1)
     """Peak learning rate."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Solutions per optimizer step."""
-    warmup_steps: int = Field(50, ge=0)
+    warmup_steps: int = Field(default=50, ge=0)
     """Steps of linear warm-up from 0."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Global gradient norm at which gradients are clipped."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of problems, mistakes, weights and order."""
-    num_threads: int | None = Field(None, ge=1)
+    num_threads: int | None = Field(default=None, ge=1)
     """CPU threads; None takes the cores at hand."""
 
 
 class SftRunConfig(Section):
     """The cached result."""
 
-    name: str = Field("sft", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="sft", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """First part of the folder's name."""
 
 

@@ -12,6 +12,7 @@ METRICS: dict[str, str] = {
     "sampler/rollouts_per_informative_group": "responses sampled per informative group",
     "policy/loss": "loss of the step; near 0 on-policy, since advantages sum to 0 in a group",
     "policy/entropy": "mean entropy of trained tokens (nats)",
+    "policy/entropy_coef": "coefficient of the entropy bonus in the next step",
     "policy/kl_ref": "mean KL to the reference policy, k3 (nats per token)",
     "policy/kl_engine": "mean KL from engine to trainer on the sampled tokens, k3 (nats per token)",
     "policy/ratio_max": "largest trainer / engine probability of a sampled token",

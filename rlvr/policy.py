@@ -61,10 +61,22 @@ class Policy:
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def logprobs(self, rows: Sequence[TokenRow], temperature: float) -> tuple[Tensor, Tensor]:
+    def logprobs(
+        self, rows: Sequence[TokenRow], temperature: float, entropy_grad: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """([T] log-probabilities, [T] entropies) of the rows' response tokens, one row after
-        another."""
-        return self._logprobs(self.causal_lm, rows, temperature, self.prefix(len(rows)))
+        another. entropy_grad: entropies carry a gradient too."""
+        prefix = self.prefix(len(rows))
+        return self._logprobs(self.causal_lm, rows, temperature, entropy_grad, prefix)
+
+    @contextlib.contextmanager
+    def reference_at_hand(self) -> Iterator[None]:
+        """Keeps the frozen copy, if there is one, on the device; outside it waits in CPU memory."""
+        if self.reference is not None:
+            nn.Module.to(self.reference, self.device)
+        yield
+        if self.reference is not None:
+            nn.Module.to(self.reference, "cpu")
 
     def prefix(self, num_rows: int) -> Any | None:
         """A key-value cache of trained positions before every row; None for most methods."""
@@ -85,6 +97,7 @@ class Policy:
         causal_lm: Any,
         rows: Sequence[TokenRow],
         temperature: float,
+        entropy_grad: bool = False,
         prefix: Any | None = None,
     ) -> tuple[Tensor, Tensor]:
         longest = max(len(row) for row in rows)
@@ -112,6 +125,7 @@ class Policy:
                 targets_T.to(self.device),
                 temperature,
                 causal_lm.config.vocab_size,
+                entropy_grad,
             )
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:

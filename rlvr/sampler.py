@@ -8,7 +8,6 @@ there. Informative groups beyond P wait for the next step; they are never thrown
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from rlvr.advantage import is_informative
 from rlvr.recipe import RunError
 from rlvr.rewarding import shaped_rewards
 from rlvr.rollout.engine import Engine, Request, Response, Sampling, sample_seed
+from rlvr.selection import Selector
 
 if TYPE_CHECKING:
     from rewards import Verifier
@@ -73,7 +73,14 @@ class Sampler:
         """prompts: token ids of each problem's prompt. decode: response tokens to text."""
         self._recipe, self._problems, self._prompts = recipe, problems, prompts
         self._decode = decode
-        self._num_drawn = 0
+        self._selector = Selector(
+            recipe.sampling,
+            len(problems),
+            recipe.rollout.group_size,
+            recipe.train.steps,
+            recipe.train.seed,
+            shuffle=recipe.data.shuffle,
+        )
         self._informative_frac = 0.5
         self._surplus: list[Group] = []
 
@@ -118,7 +125,7 @@ class Sampler:
     ) -> list[Group]:
         """Generates and verifies one group for each of the next `num_prompts` problems."""
         rollout, size = self._recipe.rollout, self._recipe.rollout.group_size
-        drawn = [self._draw() for _ in range(num_prompts)]
+        drawn = self._selector.pick(num_prompts, step)
         requests = [
             Request(
                 self._prompts[index],
@@ -140,7 +147,7 @@ class Sampler:
         golds = [self._problems[index].gold for index, _ in drawn for _ in range(size)]
         texts = [self._decode(response.token_ids) for response in responses]
         verdicts = verifier.verify_many(list(zip(texts, golds, strict=True)))
-        rewards = shaped_rewards(self._recipe, responses, verdicts)
+        rewards = shaped_rewards(self._recipe, responses, verdicts, texts)
         result.rollout_s += generated - start
         result.verify_s += time.perf_counter() - generated
         fresh = []
@@ -156,34 +163,23 @@ class Sampler:
                     step,
                 )
             )
+        for (index, _), group in zip(drawn, fresh, strict=True):
+            num_right = group.reasons.count("correct")
+            self._selector.observe(index, num_right, len(group.reasons) - num_right, step)
         result.fresh += fresh
         return fresh
-
-    def _draw(self) -> tuple[int, int]:
-        """(index of the next problem, how many were drawn before it)."""
-        epoch, place = divmod(self._num_drawn, len(self._problems))
-        self._num_drawn += 1
-        return self._order(epoch)[place], self._num_drawn - 1
-
-    def _order(self, epoch: int) -> list[int]:
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch, self._indices = epoch, list(range(len(self._problems)))
-            if self._recipe.data.shuffle:
-                seed = sample_seed(self._recipe.train.seed, "epoch", epoch)
-                random.Random(seed).shuffle(self._indices)
-        return self._indices
 
     def state(self) -> dict[str, Any]:
         """Everything that the next `collect` depends on, JSON-ready."""
         return {
-            "num_drawn": self._num_drawn,
+            "selector": self._selector.state(),
             "informative_frac": self._informative_frac,
             "surplus": [asdict(group) for group in self._surplus],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues from `state`."""
-        self._num_drawn = state["num_drawn"]
+        self._selector.load_state(state["selector"])
         self._informative_frac = state["informative_frac"]
         self._surplus = [
             Group(**group | {"responses": [Response(**r) for r in group["responses"]]})

@@ -16,8 +16,10 @@ from rlvr.adapters import get_method
 from rlvr.adapters.export import max_lora_rank
 from rlvr.config import DataConfig, TrainRecipe
 from rlvr.data import Dataset, encode_prompts, load_problems
+from rlvr.entropy import EntropyControl
 from rlvr.policy import Policy, load_policy
 from rlvr.recipe import ConfigError
+from rlvr.reference import prepare_reference
 from rlvr.rollout import vllm_local
 from rlvr.rollout.engine import Engine
 from rlvr.rollout.sync import Syncer, check_mode, choose_mode
@@ -34,6 +36,7 @@ class Session:
     recipe: TrainRecipe
     policy: Policy
     optimizer: Optimizer
+    entropy: EntropyControl
     engine: Engine
     syncer: Syncer
     verifier: Verifier
@@ -104,6 +107,7 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
         num_updates=recipe.train.steps * recipe.optim.updates_per_step,
         encode_rows=encode_rows,
     )
+    prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
     data, prompts = encode_prompts(data, policy.tokenizer, recipe.data, max_prompt_len)
     test = None
@@ -117,6 +121,7 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
         recipe,
         policy,
         policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
+        EntropyControl(recipe.algorithm),
         engine,
         Syncer(recipe, policy, engine, mode, prompts),
         verifier,

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +18,22 @@ import torch
 from rich.console import Console
 
 from rewards import Reason
-from rlvr.advantage import advantages
-from rlvr.checkpoint import list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
+from rlvr.batch import StepBatch, make_batch
+from rlvr.checkpoint import (
+    STATE_FOLDER,
+    list_checkpoints,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from rlvr.config import TrainRecipe
 from rlvr.display import Display
 from rlvr.evaluate import Evaluation, evaluate
 from rlvr.manifest import finish_manifest, manifest
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
+from rlvr.reference import follow, load_reference, save_reference
 from rlvr.rollout.sync import SyncStats
-from rlvr.sampler import Collected, Group
+from rlvr.sampler import Collected
 from rlvr.schedule import lr_at
 from rlvr.session import Session, build, check
 from rlvr.stop import Stopped, StopRequest
@@ -80,7 +87,9 @@ def resume(folder: Path, console: Console) -> Path:
     facts = json.loads((folder / "manifest.json").read_text())
     session = build(recipe, facts["model"])
     state = load_checkpoint(checkpoints[-1], session.policy, session.optimizer)
+    load_reference(session.policy, recipe.algorithm, checkpoints[-1] / STATE_FOLDER)
     session.sampler.load_state(state["sampler"])
+    session.entropy.load_state(state["entropy"])
     run = Run(folder, state["run_id"], state["step"], state["seconds"])
     return _drive(session, run, console)
 
@@ -137,12 +146,14 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
     with _timed() as step_s:
         collected = session.sampler.collect(step, session.engine, session.verifier, safe_point)
         with _timed() as train_s:
+            batch = make_batch(collected.groups, session.policy, recipe)
             stats = update(
-                session.policy, session.optimizer, collected.groups, recipe, step, safe_point
+                session.policy, session.optimizer, batch, recipe, step, session.entropy, safe_point
             )
+            follow(session.policy, recipe.algorithm, step + 1)
         with _timed() as sync_s:
             synced = session.syncer.sync()
-    write_rollouts(run.folder, step + 1, _sample_rollouts(session, collected.groups))
+    write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
     times = {"time/train_s": train_s[0], "time/sync_s": sync_s[0], "time/step_s": step_s[0]}
     times["train/tokens_per_s"] = stats.pop("train/tokens", 0.0) / train_s[0]
     return {"optim/lr": lr} | stats | times | _step_metrics(collected, synced)
@@ -191,11 +202,10 @@ def _peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _sample_rollouts(session: Session, groups: Sequence[Group]) -> list[dict[str, Any]]:
+def _sample_rollouts(session: Session, batch: StepBatch) -> list[dict[str, Any]]:
     """The step's first groups, up to track.rollouts_per_step responses, with their advantages."""
     size = session.recipe.rollout.group_size
-    groups = groups[: -(-session.recipe.track.rollouts_per_step // size)]
-    values = advantages([g.rewards for g in groups], session.recipe.algorithm.advantage)
+    count = -(-session.recipe.track.rollouts_per_step // size)
     return [
         {
             "problem_id": group.problem_id,
@@ -207,7 +217,7 @@ def _sample_rollouts(session: Session, groups: Sequence[Group]) -> list[dict[str
             "response_len": len(response.token_ids),
             "truncated": response.truncated,
         }
-        for group, row in zip(groups, values, strict=True)
+        for group, row in zip(batch.groups[:count], batch.advantages[:count], strict=True)
         for response, reward, reason, advantage in zip(
             group.responses, group.rewards, group.reasons, row, strict=True
         )
@@ -233,10 +243,18 @@ def _evaluate(session: Session, run: Run, display: Display) -> Evaluation | None
 def _save(session: Session, run: Run, sampler_state: dict[str, Any]) -> Path:
     state = {
         "sampler": sampler_state,
+        "entropy": session.entropy.state(),
         "run_id": run.run_id,
         "seconds": run.seconds,
     }
-    path = save_checkpoint(run.folder, run.next_step, session.policy, session.optimizer, state)
+    path = save_checkpoint(
+        run.folder,
+        run.next_step,
+        session.policy,
+        session.optimizer,
+        state,
+        save_more=lambda inner: save_reference(session.policy, session.recipe.algorithm, inner),
+    )
     prune_checkpoints(run.folder, session.recipe.train.keep_checkpoints)
     return path
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from rlvr.advantage import advantages
+from rlvr.batch import StepBatch, fill
+from rlvr.entropy import EntropyControl
 from rlvr.loss import TokenBatch, policy_loss, row_weights
 from rlvr.policy import Policy, TokenRow
 from rlvr.recipe import RunError
-from rlvr.sampler import Group
+from rlvr.surrogate import Rows
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from rlvr.config import TrainRecipe
+
+SUMS = ("loss", "entropy", "tokens", "ratio_max", "real", "padded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +30,15 @@ class Row:
 
     tokens: TokenRow
     engine_logprobs: list[float]
+    reference_logprobs: list[float] | None
     advantage: float
     weight: float
     on_policy: bool
 
 
-def make_rows(groups: Sequence[Group], recipe: TrainRecipe, step: int) -> list[Row]:
+def make_rows(
+    batch: StepBatch, recipe: TrainRecipe, step: int, entropy_on: bool = False
+) -> list[Row]:
     """The rows of one optimizer step; rows that cannot move the policy are left out.
 
     Truncated responses are masked when reward.overlong is "mask": they count in their group's
@@ -40,63 +46,64 @@ def make_rows(groups: Sequence[Group], recipe: TrainRecipe, step: int) -> list[R
     """
     algorithm = recipe.algorithm
     masked = recipe.reward.overlong == "mask"
+    groups = batch.groups
     responses = [response for group in groups for response in group.responses]
     lengths = [0 if masked and r.truncated else len(r.token_ids) for r in responses]
     weights = row_weights(lengths, algorithm.aggregation, recipe.rollout.max_response_len)
-    values = advantages([group.rewards for group in groups], algorithm.advantage)
     on_policy = [
         group.step == step and recipe.optim.updates_per_step == 1
         for group in groups
         for _ in group.responses
     ]
-    flat = [value for group in values for value in group]
+    values = [value for group in batch.advantages for value in group]
     prompts = [group.prompt_ids for group in groups for _ in group.responses]
+    references: list[list[float] | None] = [None] * len(responses)
+    if batch.references is not None:
+        references = [scores for group in batch.references for scores in group]
+    keep_all = entropy_on or (algorithm.kl_beta > 0 and algorithm.kl_in == "loss")
     return [
-        Row(TokenRow(prompt, r.token_ids), r.logprobs, value, weight, fresh)
-        for prompt, r, n, value, weight, fresh in zip(
-            prompts, responses, lengths, flat, weights, on_policy, strict=True
+        Row(TokenRow(prompt, r.token_ids), r.logprobs, reference, value, weight, fresh)
+        for prompt, r, n, reference, value, weight, fresh in zip(
+            prompts, responses, lengths, references, values, weights, on_policy, strict=True
         )
-        if n and (value != 0 or algorithm.kl_beta > 0)
+        if n and (value != 0 or keep_all)
     ]
 
 
 def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
     """Rows of similar length together: `max_tokens` tokens with padding at most, or one row."""
-    batches: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: -len(row.tokens)):
-        if batches and (len(batches[-1]) + 1) * len(batches[-1][0].tokens) <= max_tokens:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
+    return [[rows[i] for i in part] for part in fill([len(r.tokens) for r in rows], max_tokens)]
 
 
 def update(
     policy: Policy,
     optimizer: Optimizer,
-    groups: Sequence[Group],
+    batch: StepBatch,
     recipe: TrainRecipe,
     step: int,
+    entropy: EntropyControl,
     safe_point: Callable[[], None],
 ) -> dict[str, float]:
-    """Trains on the groups, `updates_per_step` optimizer steps; the step's metrics by name.
+    """Trains on the batch, `updates_per_step` optimizer steps; the step's metrics by name.
 
     safe_point is called as long as no parameter has moved and may raise to stop the run. Raises:
     RunError for a non-finite loss or gradient.
     """
     schedule = policy.method.schedule
-    num_updates = min(recipe.optim.updates_per_step, len(groups))
-    sums: dict[str, float] = {"loss": 0.0, "padded": 0.0, "real": 0.0, "ratio_max": 0.0}
+    num_updates = min(recipe.optim.updates_per_step, len(batch.groups))
+    sums: dict[str, float] = dict.fromkeys(SUMS, 0.0)
     grad_norms = []
     for part in range(num_updates):
-        rows = make_rows(groups[part::num_updates], recipe, step)
+        rows = make_rows(batch.part(part, num_updates), recipe, step, entropy.enabled)
         if not rows:
             continue
+        num_tokens = sum(len(row.tokens.response_ids) for row in rows)
+        entropy_before = sums["entropy"]
         optimizer.zero_grad(set_to_none=True)
-        for batch in micro_batches(rows, recipe.train.tokens_per_microbatch):
+        for micro_batch in micro_batches(rows, recipe.train.tokens_per_microbatch):
             if part == 0:
                 safe_point()
-            _accumulate(policy, batch, recipe, sums)
+            accumulate(policy, micro_batch, recipe, entropy.coef / num_tokens, sums)
         if schedule:
             schedule.penalty(policy.model).backward()
         grad_norm = float(
@@ -110,12 +117,18 @@ def update(
         if schedule:
             schedule.after_update(policy.model, step * num_updates + part)
         grad_norms.append(grad_norm)
+        entropy.observe((sums["entropy"] - entropy_before) / num_tokens)
     optimizer.zero_grad(set_to_none=True)
-    return _metrics(sums, grad_norms)
+    metrics = _metrics(sums, grad_norms)
+    return metrics | {"policy/entropy_coef": entropy.coef} if entropy.enabled else metrics
 
 
-def _accumulate(
-    policy: Policy, batch: Sequence[Row], recipe: TrainRecipe, sums: dict[str, float]
+def accumulate(
+    policy: Policy,
+    batch: Sequence[Row],
+    recipe: TrainRecipe,
+    entropy_weight: float,
+    sums: dict[str, float],
 ) -> None:
     """Backward through one micro-batch; adds its sums to `sums`."""
     rows = [row.tokens for row in batch]
@@ -124,21 +137,25 @@ def _accumulate(
     def per_token(values: list[float] | list[bool]) -> torch.Tensor:
         return torch.tensor(values).repeat_interleave(lengths).to(policy.device)
 
-    temperature = recipe.rollout.temperature
-    logp_T, entropy_T = policy.logprobs(rows, temperature)
-    ref_T = policy.reference_logprobs(rows, temperature) if recipe.algorithm.kl_beta else None
+    def joined(values: Iterable[list[float]]) -> torch.Tensor:
+        return torch.tensor([x for row in values for x in row]).to(policy.device)
+
+    logp_T, entropy_T = policy.logprobs(rows, recipe.rollout.temperature, entropy_weight != 0)
+    references = [row.reference_logprobs for row in batch if row.reference_logprobs is not None]
     tokens = TokenBatch(
-        engine_T=torch.tensor([p for row in batch for p in row.engine_logprobs]).to(policy.device),
-        ref_T=ref_T,
+        engine_T=joined(row.engine_logprobs for row in batch),
+        ref_T=joined(references) if references else None,
         advantage_T=per_token([row.advantage for row in batch]),
         weight_T=per_token([row.weight for row in batch]),
         on_policy_T=per_token([row.on_policy for row in batch]),
+        rows=Rows.of(lengths.to(policy.device)),
+        entropy_weight=entropy_weight,
     )
-    loss, parts = policy_loss(logp_T, tokens, recipe.algorithm)
+    loss, parts = policy_loss(logp_T, entropy_T, tokens, recipe.algorithm)
     loss.backward()
     sums["loss"] += float(loss.detach())
-    sums["entropy"] = sums.get("entropy", 0.0) + float(entropy_T.sum())
-    sums["tokens"] = sums.get("tokens", 0.0) + float(lengths.sum())
+    sums["entropy"] += float(entropy_T.detach().sum())
+    sums["tokens"] += float(lengths.sum())
     sums["ratio_max"] = max(sums["ratio_max"], float(parts.pop("ratio_max")))
     for name, value in parts.items():
         sums[name] = sums.get(name, 0.0) + float(value)

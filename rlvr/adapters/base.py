@@ -44,22 +44,25 @@ class Setup:
 
 
 def adamw(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
-    """AdamW on everything that requires a gradient."""
+    """The optimizer that optim.name names, on everything that requires a gradient."""
     return adamw_groups([{"params": [p for p in model.parameters() if p.requires_grad]}], optim)
 
 
 def adamw_groups(groups: list[dict[str, Any]], optim: OptimConfig) -> Optimizer:
-    """AdamW; a group's `lr_ratio` multiplies the schedule's learning rate at every step."""
-    import torch
+    """The optimizer that optim.name names; a group's `lr_ratio` multiplies the schedule's rate."""
+    from rlvr.optim import build_optimizer
 
-    return torch.optim.AdamW(
-        [{**group, "lr": optim.lr * group.get("lr_ratio", 1.0)} for group in groups],
-        lr=optim.lr,
-        betas=optim.betas,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        fused=True,
+    return build_optimizer(
+        [{**group, "lr": optim.lr * group.get("lr_ratio", 1.0)} for group in groups], optim
     )
+
+
+def refuse_named_optimizer(config: AdapterConfig, optim: OptimConfig) -> None:
+    """For methods with an update rule of their own. Raises: ConfigError when a recipe names one."""
+    if optim.name != "adamw":
+        raise ConfigError(
+            f'optim.name = "{optim.name}": {config.method} brings its own optimizer; remove it'
+        )
 
 
 @dataclass(frozen=True, slots=True)

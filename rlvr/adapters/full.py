@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import Method, Setup
+from rlvr.adapters.base import Method, Setup, refuse_named_optimizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +28,7 @@ def _train_all_but_embeddings(model: Any, setup: Setup) -> Any:
 
 def _projected(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
     """Low-rank optimizer state on the target modules' weights, AdamW on the rest."""
+    refuse_named_optimizer(config, optim)
     from rlvr.adapters.projected import ProjectedAdamW
 
     low_rank, rest = [], []

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, adamw_groups, wrap
+from rlvr.adapters.base import (
+    LORA_OPTIONS,
+    Method,
+    Setup,
+    adamw_groups,
+    refuse_named_optimizer,
+    wrap,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,6 +80,7 @@ def _lora_fa_optimizer(model: nn.Module, config: AdapterConfig, optim: OptimConf
 
     peft forms that product in bfloat16 where the machine has it.
     """
+    refuse_named_optimizer(config, optim)
     from peft.optimizers.lorafa import LoraFAOptimizer
     from peft.tuners.lora import LoraLayer
 

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, adamw, wrap
+from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, adamw, refuse_named_optimizer, wrap
 from rlvr.adapters.lora import lora_config
 from rlvr.adapters.start import lora_layers
 from rlvr.recipe import ConfigError
@@ -136,6 +136,7 @@ def _save(model: Any, folder: Path, config: AdapterConfig) -> None:
 
 def _paged_adamw(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
     """bitsandbytes' paged AdamW on a GPU; plain AdamW elsewhere, where there is nothing to page."""
+    refuse_named_optimizer(config, optim)
     trained = [p for p in model.parameters() if p.requires_grad]
     if trained[0].device.type != "cuda":
         return adamw(model, config, optim)

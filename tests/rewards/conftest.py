@@ -14,8 +14,8 @@ def make_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Pool]]:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     pools: list[Pool] = []
 
-    def make(target: str = "pool_tasks:misbehave", **settings) -> Pool:
-        pools.append(Pool(PoolSettings(target, **settings)))
+    def make(target: str = "pool_tasks:misbehave", num_spares: int = 0, **settings) -> Pool:
+        pools.append(Pool(PoolSettings(target, num_spares=num_spares, **settings)))
         return pools[-1]
 
     yield make

@@ -37,7 +37,7 @@ def test_a_solution_without_mistakes_is_true_line_by_line_and_ends_in_the_answer
     for row in generate("sft", 200, seed=5, levels=[level]):
         *lines, last = worked_solution(row, random.Random(0)).split("\n")
         for line in lines:
-            left, right = line.split("=")
+            left, right = line.split(") ")[1].split("=")
             assert eval(left, {"__builtins__": {}}) == int(right)  # noqa: S307
         assert last == f"\\boxed{{{row['answer']}}}"
         assert lines[-1].endswith(f"={row['answer']}")
@@ -83,7 +83,7 @@ def test_a_wrong_operation_or_a_slip_is_carried_on_to_the_answer():
 def test_a_slip_is_a_false_equation_and_a_wrong_operation_a_true_one(mistakes, true):
     for row in generate("sft", 50, seed=2, levels=[3]):
         for line in worked_solution(row, random.Random(2), mistakes).split("\n")[:-1]:
-            left, right = line.split("=")
+            left, right = line.split(") ")[1].split("=")
             value = eval(left.replace("/", "//"), {"__builtins__": {}})  # noqa: S307
             assert (value == int(right)) == true, line
 

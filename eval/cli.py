@@ -1,0 +1,199 @@
+"""`rlvr eval` on stored generations, `rlvr eval compare`, `rlvr eval export`, `rlvr data check`."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from eval.tables import FORMATS, render
+
+EVAL_HELP = """\
+rlvr eval --generations FILE     score stored generations, {"benchmark","id","response"} per line
+rlvr eval compare DIR DIR ...    paired comparison of scored folders, the first being the baseline
+rlvr eval export DIR --out DIR   samples files as lm-evaluation-harness writes them
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong option in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def eval_main(argv: Sequence[str]) -> int:
+    """`rlvr eval ...` without a model; the exit code: 0 done, 2 a user's error in one line."""
+    commands = {"compare": _compare_main, "export": _export_main}
+    if argv and argv[0] in commands:
+        return _guarded(f"rlvr eval {argv[0]}", commands[argv[0]], argv[1:])
+    return _guarded("rlvr eval", _score_main, argv)
+
+
+def data_main(argv: Sequence[str]) -> int:
+    """`rlvr data check TRAIN --against BENCH ...`; the exit code: 0 done, 2 a user's error."""
+    if argv and argv[0] == "check":
+        return _guarded("rlvr data check", _check_main, argv[1:])
+    parser = _Parser(prog="rlvr data", description="check: find evaluation problems in a dataset")
+    parser.add_argument("command", choices=["check"])
+    parser.parse_args(argv)
+    return 0
+
+
+def _guarded(prog: str, command: Callable[[str, Sequence[str]], int], argv: Sequence[str]) -> int:
+    try:
+        return command(prog, argv)
+    except (ValueError, OSError) as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def _score_main(prog: str, argv: Sequence[str]) -> int:
+    parser = _Parser(
+        prog=prog, epilog=EVAL_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--generations", metavar="FILE", required=True, help="JSONL, or JSONL.gz")
+    parser.add_argument(
+        "--from-harness",
+        metavar="BENCHMARK",
+        help="FILE is a samples file of lm-evaluation-harness on this benchmark",
+    )
+    parser.add_argument(
+        "--benchmarks",
+        metavar="NAMES",
+        help="score only these, separated by commas; your own problems as NAME=FILE.jsonl",
+    )
+    parser.add_argument("--samples", type=int, metavar="K", help="the first K samples per problem")
+    parser.add_argument("--out", metavar="DIR", help="folder for results.json and samples.jsonl.gz")
+    _add_format(parser)
+    _add_verifier(parser)
+    args = parser.parse_args(argv)
+    if args.samples is not None and args.samples < 1:
+        raise ValueError(f"--samples {args.samples}: score at least 1")
+
+    from eval.generations import read_generations
+    from eval.harness import read_harness_samples
+    from eval.report import results_tables
+    from eval.score import score
+
+    if args.from_harness:
+        generations = read_harness_samples(args.generations, args.from_harness)
+    else:
+        generations = read_generations(args.generations)
+    named = args.benchmarks or args.from_harness or ""
+    chosen = [name.strip() for name in named.split(",") if name.strip()]
+    start = time.perf_counter()
+    with _verifier(args) as verifier:
+        results = score(
+            generations,
+            verifier,
+            benchmarks=chosen,
+            samples=args.samples,
+            out=args.out,
+            progress=_progress(start),
+        )
+    count = sum(r["samples"] for r in results["benchmarks"].values())
+    seconds = time.perf_counter() - start
+    print(render(results_tables(results), args.format, results))
+    print(f"{count} responses in {seconds:.1f} s ({count / seconds:.0f}/s)", file=sys.stderr)
+    for name, r in results["benchmarks"].items():
+        print(f"{name}: {r['source']['found']}", file=sys.stderr)
+    if args.out:
+        print(f"written to {args.out}", file=sys.stderr)
+    return 0
+
+
+def _compare_main(prog: str, argv: Sequence[str]) -> int:
+    parser = _Parser(prog=prog, description="Paired comparison of scored folders.")
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders written with --out")
+    parser.add_argument("--all-pairs", action="store_true", help="not only against the first")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    _add_format(parser)
+    args = parser.parse_args(argv)
+
+    from eval.compare import compare, read_result
+    from eval.report import comparison_tables
+
+    results = [read_result(folder) for folder in args.folders]
+    report = compare(results, all_pairs=args.all_pairs, seed=args.seed)
+    print(render(comparison_tables(report), args.format, report.to_json()))
+    return 0
+
+
+def _export_main(prog: str, argv: Sequence[str]) -> int:
+    parser = _Parser(prog=prog, description="Samples files as lm-evaluation-harness writes them.")
+    parser.add_argument("folder", metavar="DIR", help="folder written with --out")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the files go")
+    args = parser.parse_args(argv)
+
+    from eval.harness import export_samples
+
+    for path in export_samples(args.folder, args.out):
+        print(path)
+    return 0
+
+
+def _check_main(prog: str, argv: Sequence[str]) -> int:
+    parser = _Parser(prog=prog, description="Find evaluation problems in a training set.")
+    parser.add_argument("train", metavar="TRAIN", help="JSONL, JSONL.gz or Parquet file")
+    parser.add_argument("--against", nargs="+", required=True, metavar="BENCH", help="benchmarks")
+    parser.add_argument("--problem-field", default="problem", help="(default: problem)")
+    parser.add_argument("--answer-field", default="answer", help="(default: answer)")
+    parser.add_argument("--pairs", metavar="FILE", help="write every overlap to this JSONL file")
+    parser.add_argument("--filtered", metavar="FILE", help="write the rows that are clean")
+    parser.add_argument(
+        "--every-pair", action="store_true", help="also drop near rows with another answer"
+    )
+    _add_format(parser)
+    _add_verifier(parser)
+    args = parser.parse_args(argv)
+
+    from eval.benchmarks import load_benchmark
+    from eval.contamination import check_contamination
+    from eval.report import contamination_table
+    from eval.training_rows import questions, read_rows, write_filtered, write_pairs
+
+    rows = read_rows(args.train)
+    train = questions(rows, args.problem_field, args.answer_field)
+    names = [name for item in args.against for name in item.split(",") if name]
+    with _verifier(args) as verifier:
+        report = check_contamination(train, [load_benchmark(n) for n in names], verifier)
+    print(render([contamination_table(report)], args.format, report.summary()))
+    if args.pairs:
+        write_pairs(args.pairs, report)
+    if args.filtered:
+        kept = write_filtered(
+            args.filtered, rows, report.contaminated_rows(every_pair=args.every_pair)
+        )
+        print(f"{kept} of {len(rows)} rows written to {args.filtered}", file=sys.stderr)
+    return 0
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=FORMATS, default="text", help="(default: text)")
+
+
+def _add_verifier(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--answer-mode", default="boxed", help="where answers stand (boxed)")
+    parser.add_argument("--timeout", type=float, default=1.0, metavar="S", help="per pair (1.0)")
+    parser.add_argument("--workers", type=int, metavar="N", help="verifier processes")
+
+
+def _verifier(args: argparse.Namespace):
+    from rewards import Verifier
+
+    return Verifier(answer_mode=args.answer_mode, timeout_s=args.timeout, num_workers=args.workers)
+
+
+def _progress(start: float) -> Callable[[int], None] | None:
+    """Shows a running count where someone watches."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(count: int) -> None:
+        rate = count / max(time.perf_counter() - start, 1e-9)
+        print(f"\r{count} responses scored, {rate:.0f}/s ", end="", file=sys.stderr, flush=True)
+
+    return show

@@ -1,0 +1,109 @@
+"""Scores generations: verifies every response and writes what came out.
+
+The same function serves stored files, sampling runs and evaluation during training: equal
+generations give equal numbers.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from eval.aggregate import Scored, aggregate
+from eval.benchmarks import LoadedBenchmark, load_benchmark
+from eval.generations import Generation
+from eval.samples_file import SamplesFile
+from eval.votes import Judge
+from rewards import Gold, Verdict
+
+CHUNK = 8_192
+"""Responses verified together: enough that equal answers meet, few enough to hold in memory."""
+
+Golds = dict[tuple[str, str], Gold | str]
+
+
+def score(
+    generations: Iterable[Generation],
+    judge: Judge,
+    *,
+    benchmarks: Sequence[str | LoadedBenchmark] = (),
+    samples: int | None = None,
+    out: str | Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict:
+    """The content of results.json: all metrics of every benchmark, and their overall averages.
+
+    benchmarks: names or files to score, in this order, others being skipped; without any, all that
+    occur. samples: the first so many samples of every problem count, and a problem with fewer is a
+    ValueError. Without it every sample counts, and problems without any are counted as `missing`.
+    out: a folder for results.json, problems.jsonl and samples.jsonl.gz. progress: called with the
+    number of responses verified so far.
+    """
+    loaded: dict[str, LoadedBenchmark] = {}
+    golds: Golds = {}
+    for benchmark in benchmarks:
+        _add(benchmark, loaded, golds)
+    wanted = set(loaded)
+    stream = (
+        g
+        for g in generations
+        if (not wanted or g.benchmark in wanted) and (samples is None or g.sample < samples)
+    )
+    folder = None if out is None else Path(out)
+    rows: list[Scored] = []
+    with SamplesFile(folder) as file:
+        for chunk in _chunks(stream):
+            verdicts = _verify(chunk, loaded, golds, judge)
+            rows += [Scored.of(g, v) for g, v in zip(chunk, verdicts, strict=True)]
+            file.write(chunk, verdicts)
+            if progress is not None:
+                progress(len(rows))
+        if not rows:
+            named = ", ".join(wanted) or "any benchmark"
+            raise ValueError(f"no generations for {named}; a row needs benchmark, id and response")
+        results, problems = aggregate(rows, loaded, judge, samples)
+    if folder is not None:
+        lines = (json.dumps(row, ensure_ascii=False) for row in problems)
+        _write(folder / "problems.jsonl", "".join(line + "\n" for line in lines))
+        _write(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    return results
+
+
+def _add(benchmark: str | LoadedBenchmark, loaded: dict[str, LoadedBenchmark], golds: Golds):
+    found = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+    loaded[found.name] = found
+    for question in found.questions:
+        try:
+            golds[found.name, question.id] = Gold.parse(question.answer)
+        except ValueError:
+            golds[found.name, question.id] = question.answer  # its verdicts say gold_invalid
+
+
+def _chunks(stream: Iterable[Generation]) -> Iterator[list[Generation]]:
+    iterator = iter(stream)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk
+
+
+def _verify(
+    chunk: list[Generation], loaded: dict[str, LoadedBenchmark], golds: Golds, judge: Judge
+) -> list[Verdict]:
+    for name in dict.fromkeys(g.benchmark for g in chunk):
+        if name not in loaded:
+            _add(name, loaded, golds)
+    for g in chunk:
+        if (g.benchmark, g.id) not in golds:
+            found = loaded[g.benchmark]
+            raise ValueError(
+                f"{g.benchmark} has no problem {g.id!r} (an id looks like "
+                f"{found.questions[0].id!r}); problems were read from {found.found}"
+            )
+    return judge.verify_many([(g.response, golds[g.benchmark, g.id]) for g in chunk])
+
+
+def _write(path: Path, text: str) -> None:
+    """Replaces the file as a whole: readers never see half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,117 @@
+"""Parse what stands in brackets: groups, tuples, intervals, sets, absolute values, matrices."""
+
+from typing import TYPE_CHECKING
+
+from rewards.lexer import Token, Unparsed
+from rewards.nodes import Node
+from rewards.numbers import number_node
+
+if TYPE_CHECKING:
+    from rewards.parse import Parser
+
+OPENING = {"(", "[", "\\{", "{"}
+_CLOSERS = {"(": (")", "]"), "[": ("]", ")")}
+_MATRICES = {"pmatrix", "bmatrix", "matrix", "array", "smallmatrix", "Bmatrix", "vmatrix", "cases"}
+
+
+def bracketed(parser: "Parser", opener: str) -> Node:
+    if opener in ("|", "||"):
+        parser.bars += 1
+        node = parser.items()
+        parser.bars -= 1
+        parser.expect(opener)
+        return ("f", "abs", (node,))
+    if opener in ("\\$", "$"):
+        amount = parser.sum()
+        return ("unit", amount[1] if amount[0] == "unit" else amount, "dollar")
+    if opener == "...":
+        return ("...",)
+    if opener not in OPENING:
+        raise Unparsed(f"unexpected {opener!r}")
+    bars, parser.bars = parser.bars, 1 if opener == "\\{" else 0
+    try:
+        return _group(parser, opener)
+    finally:
+        parser.bars = bars
+
+
+def _group(parser: "Parser", opener: str) -> Node:
+    start = parser.at
+    if parser.peek.value in (")", "\\}", "]"):
+        closer = parser.next().value
+        if (opener, closer) == ("\\{", "\\}"):
+            return ("set", ())
+        raise Unparsed("empty brackets")
+    inner = parser.items()
+    if opener == "\\{":
+        return _set_of(parser, inner)
+    closer = parser.next().value
+    if opener == "{":
+        if closer != "}":
+            raise Unparsed("braces that do not match")
+        return inner
+    if closer not in _CLOSERS[opener]:
+        raise Unparsed("brackets that do not match")
+    if inner[0] != "list" and parser.at - start == 2:
+        inner = _ungrouped(parser.tokens[start], inner)
+    if inner[0] == "list" and inner[2] != "or":
+        if len(inner[1]) > 2 and opener + closer not in ("()", "[]"):
+            raise Unparsed("brackets that do not match")
+        return ("tuple", opener + closer, inner[1])
+    if opener + closer == "()" or (opener + closer == "[]" and inner[0] != "list"):
+        return inner
+    raise Unparsed("brackets round one item")
+
+
+def _set_of(parser: "Parser", inner: Node) -> Node:
+    if parser.peek.value in ("|", ":") and parser.peek.kind == "op":
+        parser.next()
+        condition = parser.items()
+        parser.expect("\\}")
+        return ("such", inner, condition)
+    parser.expect("\\}")
+    return ("set", inner[1] if inner[0] == "list" else (inner,))
+
+
+def environment(parser: "Parser") -> Node:
+    name = _word_in_braces(parser)
+    if name not in _MATRICES:
+        raise Unparsed(f"environment {name}")
+    if name == "array" and parser.accept("{"):
+        while parser.peek.kind != "end" and not parser.accept("}"):
+            parser.next()
+    rows, row = [], []
+    while True:
+        if parser.accept("\\\\"):
+            rows, row = [*rows, tuple(row)] if row else rows, []
+        elif parser.accept("end"):
+            _word_in_braces(parser)
+            break
+        elif not parser.accept("&") and not parser.accept("hline"):
+            row.append(parser.relation())
+            while name == "cases" and parser.separator():
+                pass
+        if parser.peek.kind == "end":
+            break
+    rows = [*rows, tuple(row)] if row else rows
+    if len({len(r) for r in rows}) != 1 and name != "cases":
+        raise Unparsed("a matrix with rows of different lengths")
+    node = ("matrix", tuple(rows))
+    if name == "vmatrix":
+        return ("big", "det", (node,))
+    return ("f", "cases", (node,)) if name == "cases" else node
+
+
+def _word_in_braces(parser: "Parser") -> str:
+    parser.expect("{")
+    name = ""
+    while parser.peek.kind not in ("end",) and not parser.accept("}"):
+        name += parser.next().value
+    return name
+
+
+def _ungrouped(token: Token, node: Node) -> Node:
+    """Read `(1,234)` as a pair: inside brackets a lone comma separates."""
+    if token.kind == "num" and "," in token.value and node[0] == "n":
+        return ("list", tuple(number_node(part) for part in token.value.split(",")), ",")
+    return node

@@ -1,0 +1,148 @@
+"""Parse LaTeX commands and named functions."""
+
+from typing import TYPE_CHECKING
+
+from rewards.brackets import environment
+from rewards.lexer import FUNCTIONS, Unparsed
+from rewards.names import arguments, symbol
+from rewards.nodes import Node, product, spell
+from rewards.normalise import words
+from rewards.numbers import number
+
+if TYPE_CHECKING:
+    from rewards.parse import Parser
+
+STOPS = {"rangle", "rfloor", "rceil", "end", "choose", "pmod", "bmod", "forall"}
+_BIG = {"sum", "prod", "int", "iint", "oint", "lim", "limsup", "liminf", "bigcup", "bigcap"}
+_UNFINISHED = {"gcd", "lcm", "det", "trace", "rank", "dim", "ker", "tr", "deg", "sup"}
+_WRAPPERS = {"text", "textbf", "mathrm", "mathbf", "mbox", "bm", "boldsymbol", "mathit", "textit"}
+_MARKS = {"overline", "bar", "hat", "vec", "tilde", "widehat", "overrightarrow", "dot"}
+
+
+def text(parser: "Parser", value: str) -> Node:
+    inner = value.strip()
+    if len(inner) == 1 and inner.isalpha():
+        return ("c", "e") if inner == "e" else ("c", "i") if inner == "i" else symbol(parser, inner)
+    if inner[:1].isdigit() or (inner[:1] in "-.(\\" and any(c.isdigit() for c in inner)):
+        return parser.nested(inner)
+    if inner in FUNCTIONS:
+        return function(parser, inner)
+    return ("text", words(inner))
+
+
+def command(parser: "Parser", name: str) -> Node:
+    if name in ("frac", "dfrac", "tfrac", "cfrac"):
+        top = parser.argument()
+        bottom = parser.argument()
+        if top == ("s", "d") and bottom[0] == "*" and bottom[1][0] == ("s", "d"):
+            return ("big", "derivative", (bottom,))
+        return ("/", top, bottom)
+    if name == "sqrt":
+        return _root(parser)
+    if name in ("binom", "dbinom", "tbinom"):
+        top = parser.argument()
+        return ("f", "binom", (top, parser.argument()))
+    if name in ("lfloor", "lceil"):
+        node = parser.sum()
+        parser.expect("rfloor" if name == "lfloor" else "rceil")
+        return ("f", "floor" if name == "lfloor" else "ceil", (node,))
+    if name == "langle":
+        items = arguments(parser, "rangle")
+        return ("tuple", "()", items)
+    if name in ("emptyset", "varnothing"):
+        return ("set", ())
+    if name == "begin":
+        return environment(parser)
+    if name in _BIG:
+        return _big(parser, name)
+    if name in ("R", "Z", "N", "Q", "C", "reals"):
+        return ("field", "R" if name == "reals" else name)
+    if name in ("euro", "pounds"):
+        return ("unit", parser.sum(), "eur" if name == "euro" else "pound-sterling")
+    if name in _MARKS:
+        return ("s", f"{name}({spell(parser.argument())})")
+    if name in ("angle", "triangle", "measuredangle"):
+        return ("s", name)
+    if name in _WRAPPERS:
+        return parser.argument()
+    if name in STOPS:
+        raise Unparsed(f"unexpected \\{name}")
+    return symbol(parser, "\\" + name)
+
+
+def _root(parser: "Parser") -> Node:
+    degree = ("n", 2, 1)
+    if parser.accept("["):
+        degree = parser.sum()
+        parser.expect("]")
+    if parser.peek.kind == "num":
+        radicand = number(parser, parser.next().value)
+    elif parser.peek.value == "(" and parser.peek.kind == "op":
+        radicand = parser.atom()
+    else:
+        radicand = parser.argument()
+    return ("f", "root", (radicand, degree))
+
+
+def function(parser: "Parser", name: str) -> Node:
+    power = base = None
+    while parser.peek.value in ("^", "_") and parser.peek.kind == "op":
+        if parser.next().value == "^":
+            power = parser.argument()
+        else:
+            base = parser.argument()
+    if name in _UNFINISHED or (name in ("max", "min") and base):
+        return ("big", name, (_function_argument(parser),))
+    if name == "sqrt":
+        return ("f", "root", (_function_argument(parser), ("n", 2, 1)))
+    inner = _function_argument(parser)
+    args = inner[1] if inner[0] == "list" else (inner,)
+    if name in ("binomial", "comb"):
+        name = "binom"
+    if name == "factorial":
+        name = "!"
+    if base is not None:
+        args = (*args, base)
+    if power == ("-", ("n", 1, 1)) or power == ("n", -1, 1):
+        return ("f", "arc" + name, args)
+    node = ("f", name, args)
+    return ("^", node, power) if power is not None else node
+
+
+def _function_argument(parser: "Parser") -> Node:
+    """Parse the argument of a named function: brackets, or factors up to the next function."""
+    parser.in_function += 1
+    try:
+        if parser.peek.value in ("(", "[") and parser.peek.kind == "op":
+            node = parser.atom()
+            if node[0] == "tuple":
+                return ("list", node[2], ",")
+            return parser.postfix(node)
+        if parser.peek.kind == "cmd" and parser.peek.value == "begin":
+            return parser.atom()
+        factors = [parser.signed_factor()]
+        while parser.starts_factor() and parser.peek.kind != "fn":
+            if parser.peek.value in ("(", "|"):
+                break
+            factors.append(parser.factor())
+        node = product(factors)
+        while parser.peek.value == "/" and parser.peek.kind == "op":
+            parser.next()
+            node = ("/", node, parser.factor())
+        return node
+    finally:
+        parser.in_function -= 1
+
+
+def _big(parser: "Parser", name: str) -> Node:
+    parts = []
+    while parser.peek.value in ("^", "_") and parser.peek.kind == "op":
+        mark = parser.next().value
+        parser.expect("{") if parser.peek.value == "{" else None
+        braced = parser.tokens[parser.at - 1].value == "{"
+        parts.append(("text", mark))
+        parts.append(parser.items() if braced else parser.atom())
+        if braced:
+            parser.expect("}")
+    parts.append(parser.sum())
+    return ("big", name, tuple(parts))

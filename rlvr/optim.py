@@ -1,0 +1,64 @@
+"""Optimizers by name, over the trainable parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlvr.recipe import ConfigError
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from rlvr.config import OptimConfig
+
+Parameters = Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]]
+
+
+def build_optimizer(parameters: Parameters, config: OptimConfig) -> Optimizer:
+    """The optimizer that optim.name names, over parameters or parameter groups.
+
+    Raises: ConfigError when its package is missing or cannot run here.
+    """
+    options = {
+        "lr": config.lr,
+        "betas": config.betas,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }
+    return OPTIMIZERS[config.name](parameters, options)
+
+
+def _adamw(parameters: Parameters, options: Mapping[str, Any]) -> Optimizer:
+    return torch.optim.AdamW(parameters, fused=True, **options)
+
+
+def _bitsandbytes(kind: str) -> Callable[[Parameters, Mapping[str, Any]], Optimizer]:
+    def build(parameters: Parameters, options: Mapping[str, Any]) -> Optimizer:
+        try:
+            from bitsandbytes import optim
+        except ImportError as error:
+            raise ConfigError(
+                f"optim.name: {kind} comes with bitsandbytes, which cannot be imported ({error});"
+                " pip install 'rlvr[bnb]' or set optim.name = 'adamw'"
+            ) from error
+        if "Paged" in kind and not torch.cuda.is_available():
+            raise ConfigError(
+                f"optim.name: {kind} pages its state between GPU and CPU memory and needs a GPU;"
+                " set optim.name = 'adamw' or 'adamw_8bit'"
+            )
+        return getattr(optim, kind)(parameters, **options)
+
+    return build
+
+
+OPTIMIZERS: dict[str, Callable[[Parameters, Mapping[str, Any]], Optimizer]] = {
+    "adamw": _adamw,
+    "adamw_8bit": _bitsandbytes("AdamW8bit"),
+    "paged_adamw": _bitsandbytes("PagedAdamW"),
+    "paged_adamw_8bit": _bitsandbytes("PagedAdamW8bit"),
+}
+"""What optim.name names. Source: AdamW, 1711.05101; 8-bit state, 2110.02861; paging, QLoRA,
+2305.14314."""

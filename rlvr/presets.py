@@ -1,0 +1,48 @@
+"""What each algorithm.preset stands for: the parts that a recipe may override one by one.
+
+docs/algorithms.md has the same table with papers and equations. Imports no torch.
+"""
+
+from typing import Any
+
+_GRPO: dict[str, Any] = {
+    "advantage": "group_std",
+    "ratio": "token",
+    "clip": "ppo",
+    "clip_low": 0.2,
+    "clip_high": 0.2,
+    "aggregation": "response_mean",
+    "kl_beta": 0.0,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "grpo": _GRPO | {"kl_beta": 0.04},
+    "dapo": _GRPO | {"clip_high": 0.28, "aggregation": "token_mean"},
+    "dr_grpo": _GRPO | {"advantage": "group_mean", "aggregation": "constant"},
+    "bnpo": _GRPO | {"aggregation": "token_mean"},
+    "rloo": _GRPO
+    | {
+        "advantage": "leave_one_out",
+        "ratio": "trajectory",
+        "kl_beta": 0.05,
+        "kl_in": "reward",
+        "kl_estimator": "k1",
+    },
+    "reinforce_pp": _GRPO
+    | {
+        "advantage": "batch",
+        "aggregation": "token_mean",
+        "kl_beta": 0.01,
+        "kl_in": "reward",
+        "kl_estimator": "k1",
+    },
+    "gspo": _GRPO | {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
+    "gspo_token": _GRPO | {"ratio": "sequence_token", "clip_low": 3e-4, "clip_high": 4e-4},
+    "cispo": _GRPO
+    | {"clip": "cispo", "clip_low": 1.0, "clip_high": 4.0, "aggregation": "token_mean"},
+    "gmpo": _GRPO | {"clip": "geometric", "clip_low": 0.4, "clip_high": 0.4},
+    "sapo": _GRPO | {"clip": "soft"},
+    "gpg": _GRPO | {"advantage": "informative_scaled", "clip": "none", "aggregation": "token_mean"},
+    "opo": _GRPO | {"advantage": "length_weighted", "clip": "none", "aggregation": "response_sum"},
+}
+"""Preset to fields of AlgorithmConfig."""

@@ -1,0 +1,93 @@
+"""A step's batch and its update: reference scores, the KL in the reward, every preset trains."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rlvr.batch import fill, make_batch
+from rlvr.entropy import EntropyControl
+from rlvr.optim import build_optimizer
+from rlvr.policy import TokenRow, load_policy
+from rlvr.presets import PRESETS
+from rlvr.update import make_rows, update
+from tests.rlvr.cases import make_groups, make_recipe
+
+
+def load(recipe):
+    policy = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=True)
+    return policy, build_optimizer(policy.trainable, recipe.optim)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_updates_the_policy_on_and_off_policy(preset):
+    recipe = make_recipe(algorithm={"preset": preset}, optim={"updates_per_step": 2})
+    policy, optimizer = load(recipe)
+    before = [p.detach().clone() for p in policy.trainable]
+    batch = make_batch(make_groups(), policy, recipe)
+    entropy = EntropyControl(recipe.algorithm)
+    stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+    assert all(math.isfinite(value) for value in stats.values())
+    assert all(not torch.equal(p, old) for p, old in zip(policy.trainable, before, strict=True))
+
+
+def test_reference_scores_are_those_of_one_row_at_a_time():
+    recipe = make_recipe(algorithm={"preset": "grpo"}, train={"tokens_per_microbatch": 30})
+    policy, _ = load(recipe)
+    groups = make_groups()
+    batch = make_batch(groups, policy, recipe)
+    for group, scores in zip(groups, batch.references, strict=True):
+        for response, row in zip(group.responses, scores, strict=True):
+            alone = policy.reference_logprobs([TokenRow(group.prompt_ids, response.token_ids)], 1.0)
+            assert row == pytest.approx(alone.tolist(), abs=1e-5)
+
+
+def test_the_kl_in_the_reward_takes_beta_times_its_sum_off():
+    section = {"preset": "dr_grpo", "kl_beta": 0.5, "kl_in": "reward", "kl_estimator": "k1"}
+    recipe = make_recipe(algorithm=section)
+    policy, _ = load(recipe)
+    groups = make_groups()
+    batch = make_batch(groups, policy, recipe)
+    for group, scores, got in zip(groups, batch.references, batch.advantages, strict=True):
+        penalised = [
+            reward - 0.5 * (sum(response.logprobs) - sum(row))
+            for reward, response, row in zip(group.rewards, group.responses, scores, strict=True)
+        ]
+        mean = sum(penalised) / len(penalised)
+        assert got == pytest.approx([value - mean for value in penalised], abs=1e-4)
+
+
+def test_rows_without_an_advantage_train_only_when_something_else_moves_them():
+    groups = [replace(group, rewards=[1.0] * 4) for group in make_groups()]
+
+    def num_rows(entropy_on=False, **section):
+        recipe = make_recipe(algorithm=section)
+        batch = make_batch(groups, load(recipe)[0], recipe)
+        return len(make_rows(batch, recipe, 0, entropy_on))
+
+    assert num_rows(preset="dapo") == 0
+    assert num_rows(preset="grpo") == 12
+    assert num_rows(entropy_on=True, preset="dapo") == 12
+
+
+def test_the_entropy_bonus_raises_the_entropy():
+    groups = [replace(group, rewards=[1.0] * 4) for group in make_groups()]
+    recipe = make_recipe(algorithm={"preset": "dapo", "entropy_coef": 1.0}, optim={"lr": 1e-2})
+    policy, optimizer = load(recipe)
+    entropy = EntropyControl(recipe.algorithm)
+    batch = make_batch(groups, policy, recipe)
+    seen = [
+        update(policy, optimizer, batch, recipe, step, entropy, lambda: None)["policy/entropy"]
+        for step in range(5)
+    ]
+    assert seen == sorted(seen)
+    assert seen[-1] > seen[0] + 0.05
+
+
+def test_micro_batches_hold_every_row_once_and_stay_within_the_budget():
+    lengths = [3, 50, 7, 7, 30, 1, 29]
+    parts = fill(lengths, 60)
+    assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
+    assert all(len(part) * max(lengths[i] for i in part) <= 60 for part in parts)
+    assert fill([100], 60) == [[0]]
