@@ -126,6 +126,12 @@ def _sft(args: argparse.Namespace, settings: list[str]) -> int:
     return 0
 
 
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
 def _adapters(args: argparse.Namespace, _rest: list[str]) -> int:
     from rlvr.adapters import describe
 
@@ -138,9 +144,9 @@ def _adapters(args: argparse.Namespace, _rest: list[str]) -> int:
 
     table = Table()
     for column in methods[0]:
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "name")
     for method in methods:
-        table.add_row(*(", ".join(v) if isinstance(v, tuple) else str(v) for v in method.values()))
+        table.add_row(*map(_cell, method.values()))
     Console().print(table)
     return 0
 

@@ -25,6 +25,7 @@ from rewards import Verifier
 from rlvr.adapters import METHODS
 from rlvr.config import AdapterConfig, TrainRecipe
 from rlvr.data import encode_prompts, load_problems
+from rlvr.entropy import EntropyControl
 from rlvr.policy import load_policy
 from rlvr.recipe import load_recipe
 from rlvr.rollout.sync import Syncer
@@ -152,6 +153,7 @@ def _session(recipe: TrainRecipe, path: str, shared: dict[str, Any]) -> Session:
         recipe,
         policy,
         policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
+        EntropyControl(recipe.algorithm),
         engine,
         Syncer(recipe, policy, engine, "merged" if policy.method.merges else "none", prompts),
         shared["verifier"],

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from rlvr.adapters import METHODS
+from rlvr.batch import make_batch
 from rlvr.config import AdapterConfig, TrainRecipe
+from rlvr.entropy import EntropyControl
 from rlvr.policy import Policy, TokenRow, load_policy
 from rlvr.rollout.engine import Response
 from rlvr.sampler import Group
@@ -36,7 +38,10 @@ class Trained:
         """Real updates of the framework on two groups of drawn responses per step."""
         for _ in range(steps):
             groups = [drawn_group(self.policy, self.step, i) for i in range(2)]
-            update(self.policy, self.optimizer, groups, self.recipe, self.step, lambda: None)
+            batch = make_batch(groups, self.policy, self.recipe)
+            entropy = EntropyControl(self.recipe.algorithm)
+            parts = (self.policy, self.optimizer, batch, self.recipe, self.step, entropy)
+            update(*parts, lambda: None)
             self.step += 1
 
     @torch.no_grad()
