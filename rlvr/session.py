@@ -179,9 +179,9 @@ def _refuse_tied_head(policy: Policy) -> None:
     trained = model.get_input_embeddings().weight.requires_grad
     if tied and trained and policy.device.type == "cpu":
         raise ConfigError(
-            f'adapter.method = "{policy.method.name}": {policy.path} ties its head to the embeddings,'
-            ' and vLLM on CPU would go on with the old head; set rollout.engine = "transformers" or'
-            " train an adapter"
+            f'adapter.method = "{policy.method.name}": {policy.path} ties its head to the'
+            " embeddings, and vLLM on CPU would go on with the old head; train an adapter, or set"
+            ' rollout.engine = "transformers"'
         )
 
 
