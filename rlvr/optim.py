@@ -42,7 +42,7 @@ def _bitsandbytes(kind: str) -> Callable[[Parameters, Mapping[str, Any]], Optimi
         except ImportError as error:
             raise ConfigError(
                 f"optim.name: {kind} comes with bitsandbytes, which cannot be imported ({error});"
-                " pip install 'rlvr[bnb]' or set optim.name = 'adamw'"
+                " pip install 'rlvr[quantized]' or set optim.name = 'adamw'"
             ) from error
         if "Paged" in kind and not torch.cuda.is_available():
             raise ConfigError(
