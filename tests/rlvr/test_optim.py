@@ -36,7 +36,7 @@ def test_parameter_groups_keep_their_own_learning_rate():
 
 def test_a_missing_package_is_one_clear_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rlvr\[bnb\]'") as error:
+    with pytest.raises(ConfigError, match=r"pip install 'rlvr\[quantized\]'") as error:
         build_optimizer([parameter()], OptimConfig(lr=0.1, name="adamw_8bit"))
     assert "\n" not in str(error.value)
 
