@@ -199,7 +199,8 @@ def load_policy(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, model_config.dtype)
     base, tokenizer = load_base(model_config, path, dtype)
-    check_modules(base, adapter.target_modules)
+    if "target_modules" in method.options:
+        check_modules(base, adapter.target_modules)
     base.to(device)
     reference = None
     if keep_reference and not method.keeps_base:
