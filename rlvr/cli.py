@@ -115,8 +115,8 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
 
 
 def _sft(args: argparse.Namespace, settings: list[str]) -> int:
-    from rlvr.config import SftConfig
     from rlvr.recipe import load_recipe
+    from rlvr.sft_config import SftConfig
 
     recipe = load_recipe(args.recipe, settings, SftConfig)
     _set_environment()

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.config import SftConfig
 from rlvr.recipe import ConfigError
+from rlvr.sft_config import SftConfig
 from rlvr.word_problems import Mistakes, generate, worked_solution
 
 if TYPE_CHECKING:

@@ -311,8 +311,8 @@ def model_path(recipe: TrainRecipe, recipe_path: Path, console: Console) -> str:
     """The policy's folder or hub id; runs the warm start first when the recipe names one."""
     if recipe.model.path is not None:
         return recipe.model.path
-    from rlvr.config import SftConfig
     from rlvr.sft import run_sft
+    from rlvr.sft_config import SftConfig
 
     assert recipe.model.sft_recipe is not None
     path = Path(recipe.model.sft_recipe)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from rlvr.config import SftConfig
 from rlvr.recipe import ConfigError, load_recipe, validate
 from rlvr.sft import batch_order, run_sft, sft_path, solved_problems
+from rlvr.sft_config import SftConfig
 
 RECIPE = {
     "data": {"num_problems": 200, "levels": [1, 2], "stop_early": 0.5},
@@ -66,7 +66,7 @@ def test_training_lowers_the_loss_on_solutions_it_did_not_see(result):
 
 def test_a_second_call_finds_the_result_without_loading_torch(result):
     program = (
-        "import sys; from rlvr.config import SftConfig; from rlvr.sft import run_sft\n"
+        "import sys; from rlvr.sft_config import SftConfig; from rlvr.sft import run_sft\n"
         "print(run_sft(SftConfig.model_validate_json(sys.argv[1])), 'torch' in sys.modules)"
     )
     done = subprocess.run(
