@@ -20,6 +20,12 @@ SHOWN = {
 """Column to metric."""
 
 
+def _short(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 class Display:
     """Step, reward, tokens per second and the time left."""
 
@@ -41,7 +47,7 @@ class Display:
         """Shows the numbers of finished step `step` (counted from 1)."""
         spent = time.perf_counter() - self._start
         left = spent / (step - self._first) * (self._num_steps - step)
-        values = {name: f"{metrics.get(key, float('nan')):.3g}" for name, key in SHOWN.items()}
+        values = {name: _short(metrics.get(key)) for name, key in SHOWN.items()}
         values["left"] = f"{left / 60:.1f} min"
         if self._live:
             table = Table(title=f"step {step} of {self._num_steps}")

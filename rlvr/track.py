@@ -36,22 +36,29 @@ class Tracker:
             self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
     def _start_wandb(self, recipe: TrainRecipe, run_dir: Path, run_id: str, mode: str) -> None:
+        """In `mode`, else offline, else not at all: a person is told, the run goes on."""
         os.environ.setdefault("WANDB_SILENT", "true")
-        try:
-            import wandb
+        for attempt in dict.fromkeys((mode, "offline")):
+            try:
+                import wandb
 
-            self._wandb = wandb.init(
-                project=recipe.track.project,
-                name=run_dir.name,
-                id=run_id,
-                resume="allow",
-                mode=mode,  # pyright: ignore[reportArgumentType]
-                dir=run_dir,
-                config=recipe.model_dump(mode="json"),
-                settings=wandb.Settings(init_timeout=30, console="off"),
-            )
-        except Exception as error:  # whatever W&B does, the run goes on
-            print(f"W&B is off: {error}; metrics.jsonl has every number", file=sys.stderr)
+                self._wandb = wandb.init(
+                    project=recipe.track.project,
+                    name=run_dir.name,
+                    id=run_id if attempt == mode else f"{run_id}-offline",  # W&B holds a failed id
+                    resume="allow",
+                    mode=attempt,  # pyright: ignore[reportArgumentType]
+                    dir=run_dir,
+                    config=recipe.model_dump(mode="json"),
+                    settings=wandb.Settings(init_timeout=30, console="off"),
+                )
+                return
+            except Exception as error:  # whatever W&B does, the run goes on
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                print(
+                    f"W&B {attempt} failed: {reason}; metrics.jsonl has every number",
+                    file=sys.stderr,
+                )
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one step. Names are those of METRICS."""

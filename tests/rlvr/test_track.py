@@ -1,0 +1,59 @@
+"""The real W&B, offline and unreachable; metrics.jsonl whatever happens."""
+
+import json
+import time
+
+import pytest
+
+from rlvr.metrics import METRICS
+from rlvr.track import Tracker
+
+
+def lines(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_offline_wandb_gets_its_files_inside_the_run_folder(make_recipe, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    tracker = Tracker(make_recipe(track={"wandb": "offline"}), tmp_path, "abcd1234", 0)
+    tracker.log(1, {"reward/mean": 0.5})
+    tracker.close()
+    assert list((tmp_path / "wandb").glob("offline-run-*-abcd1234/run-abcd1234.wandb"))
+    assert lines(tmp_path) == [{"step": 1, "reward/mean": 0.5}]
+
+
+def test_an_unreachable_wandb_is_said_and_logged_offline(make_recipe, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    start = time.monotonic()
+    tracker = Tracker(make_recipe(track={"wandb": "auto"}), tmp_path, "abcd1235", 0)
+    tracker.log(1, {"reward/mean": 0.5})
+    tracker.close()
+    assert time.monotonic() - start < 60
+    assert "W&B online failed" in capfd.readouterr().err
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert lines(tmp_path) == [{"step": 1, "reward/mean": 0.5}]
+
+
+def test_a_resumed_run_forgets_the_steps_it_does_again(make_recipe, tmp_path):
+    recipe = make_recipe()
+    tracker = Tracker(recipe, tmp_path, "x", 0)
+    for step in (1, 2, 3):
+        tracker.log(step, {"reward/mean": step / 10})
+    tracker.close()
+    tracker = Tracker(recipe, tmp_path, "x", 2)
+    tracker.log(3, {"reward/mean": 0.9})
+    tracker.close()
+    assert [(row["step"], row["reward/mean"]) for row in lines(tmp_path)] == [
+        (1, 0.1),
+        (2, 0.2),
+        (3, 0.9),
+    ]
+
+
+def test_a_name_outside_the_table_is_a_bug(make_recipe, tmp_path):
+    assert "reward/mean" in METRICS
+    with pytest.raises(AssertionError, match="not in METRICS"):
+        Tracker(make_recipe(), tmp_path, "x", 0).log(1, {"rewards/mean": 1.0})
