@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from inspect import signature
 
 from rewards.nodes import Node
 
@@ -111,7 +112,11 @@ def _call(node: Node) -> Fraction:
     if name not in _FUNCTIONS:
         raise NotExact
     values = [exact(arg) for arg in args]
-    return Fraction(_FUNCTIONS[name](*values))
+    try:
+        bound = _SIGNATURES[name].bind(*values)
+    except TypeError:  # a function with a number of arguments that it does not have
+        raise NotExact from None
+    return Fraction(_FUNCTIONS[name](*bound.args))
 
 
 def _natural(value: Fraction) -> int:
@@ -166,6 +171,7 @@ _FUNCTIONS = {
     "max": lambda *values: max(values),
     "min": lambda *values: min(values),
 }
+_SIGNATURES = {name: signature(rule) for name, rule in _FUNCTIONS.items()}
 _RULES = {
     "d": lambda node: Fraction(node[1], 10 ** node[2]),
     "+": _sum,
