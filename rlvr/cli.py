@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -157,6 +158,7 @@ def _set_environment() -> None:
     OpenMP threads that spin while they wait take whole cores from the engine, the verifier and
     everything else: with one busy neighbour, generation on 2 cores was 10 times slower.
     """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -64,12 +64,15 @@ def _with_interval(interval: Interval, sign: str = "") -> str:
 def _print_samples(
     session: Session, before: Evaluation, after: Evaluation, console: Console
 ) -> None:
-    """Two problems whose outcome changed the most, with a solution from before and after."""
+    """Two problems that gained the most, with a solution from before and after."""
     assert session.held_out is not None
     problems = session.held_out[0].problems
     gain = [b - a for a, b in zip(before.fractions, after.fractions, strict=True)]
     for i in sorted(range(len(gain)), key=lambda i: -gain[i])[:2]:
-        console.rule(f"problem {problems[i].id}, answer {problems[i].answer}", style="dim")
+        change = (
+            f"{before.fractions[i]:g} of its responses right before, {after.fractions[i]:g} after"
+        )
+        console.rule(f"answer {problems[i].answer}: {change}", style="dim")
         for title, text in (
             ("problem", problems[i].prompt[-1]["content"]),
             ("before", before.texts[i]),
