@@ -84,6 +84,10 @@ def _root(parser: "Parser") -> Node:
     return ("f", "root", (radicand, degree))
 
 
+_NUM_ARGS = {"binom": (2,), "log": (1, 2), "!": (1,), "abs": (1,), "floor": (1,), "ceil": (1,)}
+"""How many arguments the functions take that later stages compute exactly."""
+
+
 def function(parser: "Parser", name: str) -> Node:
     power = base = None
     while parser.peek.value in ("^", "_") and parser.peek.kind == "op":
@@ -103,6 +107,8 @@ def function(parser: "Parser", name: str) -> Node:
         name = "!"
     if base is not None:
         args = (*args, base)
+    if len(args) not in _NUM_ARGS.get(name, (len(args),)):
+        raise Unparsed(f"{name} of {len(args)} arguments")
     if power == ("-", ("n", 1, 1)) or power == ("n", -1, 1):
         return ("f", "arc" + name, args)
     node = ("f", name, args)

@@ -2,7 +2,6 @@
 
 import math
 from fractions import Fraction
-from inspect import signature
 
 from rewards.nodes import Node
 
@@ -112,11 +111,7 @@ def _call(node: Node) -> Fraction:
     if name not in _FUNCTIONS:
         raise NotExact
     values = [exact(arg) for arg in args]
-    try:
-        bound = _SIGNATURES[name].bind(*values)
-    except TypeError:  # a function with a number of arguments that it does not have
-        raise NotExact from None
-    return Fraction(_FUNCTIONS[name](*bound.args))
+    return Fraction(_FUNCTIONS[name](*values))
 
 
 def _natural(value: Fraction) -> int:
@@ -149,13 +144,21 @@ def _binomial(top: Fraction, bottom: Fraction) -> int:
     return math.comb(n, k)
 
 
+def _ln(value: Fraction) -> float:
+    """The natural logarithm of a value > 0, of any size: floats end at 1e308, integers do not."""
+    return math.log(value.numerator) - math.log(value.denominator)
+
+
 def _logarithm(value: Fraction, base: Fraction | None = None) -> Fraction:
     if value == 1 and (base is None or base not in (0, 1)):
         return Fraction(0)
     if base is None or base <= 1 or value <= 0 or value.numerator.bit_length() > 2000:
         raise NotExact
-    guess = Fraction(math.log(value) / math.log(base)).limit_denominator(12)
-    if abs(guess) > 2000 or base**guess.numerator != value**guess.denominator:
+    if _ln(base) == 0:  # within a rounding of 1
+        raise NotExact
+    guess = Fraction(_ln(value) / _ln(base)).limit_denominator(12)
+    numerator, denominator = Fraction(guess.numerator), Fraction(guess.denominator)
+    if abs(guess) > 2000 or power(base, numerator) != power(value, denominator):
         raise NotExact
     return guess
 
@@ -171,7 +174,6 @@ _FUNCTIONS = {
     "max": lambda *values: max(values),
     "min": lambda *values: min(values),
 }
-_SIGNATURES = {name: signature(rule) for name, rule in _FUNCTIONS.items()}
 _RULES = {
     "d": lambda node: Fraction(node[1], 10 ** node[2]),
     "+": _sum,

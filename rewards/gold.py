@@ -7,8 +7,6 @@ from enum import StrEnum
 from rewards.extract import extract
 from rewards.nodes import Node
 from rewards.normalise import MAX_LEN, compact, normalise, words
-from rewards.read import letters, plain_number, read
-from rewards.scalar import rational
 
 
 class Kind(StrEnum):
@@ -55,6 +53,9 @@ class Gold:
 
         Raises ValueError with the reason and the remedy for a gold that nothing could equal.
         """
+        from rewards.read import letters, plain_number, read
+        from rewards.scalar import rational
+
         if not isinstance(text, str):
             raise ValueError(f"gold is a {type(text).__name__}; give it as a string")
         text = _unwrap(text.strip())
@@ -138,9 +139,10 @@ def _kind(node: Node) -> Kind:
         return Kind.TUPLE if node[1] == "()" or len(node[2]) != 2 else Kind.INTERVAL
     if tag in _KINDS:
         return _KINDS[tag]
+    from rewards.scalar import rational
+    from rewards.tree import features
+
     value = rational(node)
     if not isinstance(value, str):
         return Kind.INTEGER if value.denominator == 1 else Kind.RATIONAL
-    from rewards.tree import features
-
     return Kind.COMPLEX if "c:i" in features(node) else Kind.EXPRESSION

@@ -1,7 +1,5 @@
 """Decide whether an answer is the gold: in process when that is cheap, else in a worker."""
 
-from typing import NamedTuple
-
 from rewards.compare import equal
 from rewards.exact import NotExact
 from rewards.gold import Gold, Kind
@@ -10,15 +8,7 @@ from rewards.normalise import MAX_LEN, compact, normalise, words
 from rewards.read import labelled, letters, plain_number, read
 from rewards.scalar import Same, same
 from rewards.tree import features, walk
-from rewards.types import Reason
-
-
-class Ruling(NamedTuple):
-    """reason: the verdict's reason; stage: the part that decided."""
-
-    reason: Reason
-    stage: str
-
+from rewards.types import Reason, Ruling
 
 _EQUAL_NUMBER = Ruling(Reason.CORRECT, "number")
 _OTHER_NUMBER = Ruling(Reason.WRONG, "number")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Reason(StrEnum):
@@ -17,6 +18,13 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     WORKER_DIED = "worker_died"
     GOLD_INVALID = "gold_invalid"
+
+
+class Ruling(NamedTuple):
+    """What a judge says of an answer. reason: the verdict's; stage: the part that decided."""
+
+    reason: Reason
+    stage: str
 
 
 @dataclass(frozen=True, slots=True)

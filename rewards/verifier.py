@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rewards.counters import Counters, VerifierStats
 from rewards.extract import MODES, extract
 from rewards.gold import Gold
-from rewards.judge import Ruling, judge_fast
-from rewards.types import Reason, Verdict
+from rewards.types import Reason, Ruling, Verdict
 
 if TYPE_CHECKING:
     from rewards.pool import Pool
@@ -65,6 +64,10 @@ class Verifier:
             "max_calls": max_calls,
             "max_age_s": max_age_s,
         }
+        # Parser and judge are half of the import time, and importing is not yet verifying.
+        from rewards.judge import judge_fast
+
+        self._judge_fast = judge_fast
         self._counters = Counters()
         self._events_before: Counter[str] = Counter()
         self._closed = False
@@ -116,7 +119,7 @@ class Verifier:
             answer, reason, stage = extract(response, self.answer_mode)
             if answer is None:
                 return None, Ruling(reason or Reason.NO_ANSWER, stage), parsed.text
-            return answer, judge_fast(answer, parsed), parsed.text
+            return answer, self._judge_fast(answer, parsed), parsed.text
         except Exception as error:  # a fault of ours on foreign text: counted, never `wrong`
             return None, Ruling(Reason.WORKER_DIED, f"error:{type(error).__name__}"), ""
 
