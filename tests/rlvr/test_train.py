@@ -229,7 +229,7 @@ def short_quickstart_policy(rlvr_command, pytestconfig) -> str:
     recipe = pytestconfig.rootpath / "recipes" / "quickstart_sft.toml"
     done = rlvr_command("sft", recipe, "--data.num_problems", 3200, "--run.name", "short")
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return done.stdout.splitlines()[-1]
 
 
 @pytest.mark.engine
