@@ -32,7 +32,8 @@ class Verdict:
     """The outcome of one verification.
 
     correct: whether the answer equals the gold. reason: why. answer: the extracted answer text, or
-    None. stage: the part that decided. ms: wall time in milliseconds, waiting included.
+    None. stage: the part that decided. ms: milliseconds spent on this pair, without waiting behind
+    others.
     """
 
     correct: bool
