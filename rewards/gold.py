@@ -84,8 +84,8 @@ def _unwrap(text: str) -> str:
         if inner is None:
             raise ValueError(f"gold {text[:60]!r} holds an empty box; put the answer into it")
         return inner
-    if text.startswith("####"):
-        return text[4:].strip()
+    while text.startswith("####"):
+        text = text[4:].strip()
     return text
 
 
