@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+PASSED_ON = {
+    "verify": ("rewards.cli:main", "judge lines of {response, gold} from standard input"),
+    "eval": ("eval.cli:eval_main", "score stored generations, compare scored folders"),
+    "data": ("eval.cli:data_main", "look for evaluation problems in a training set"),
+}
+"""Commands that parse their own arguments: function and help."""
 
 EPILOG = "Any setting of a recipe can be given as --section.key value, e.g. --optim.lr 1e-5."
 
@@ -17,15 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code: 0 done, 1 the run could not go on, 2 a user's error, 128 + n
     stopped by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in PASSED_ON:
-        return PASSED_ON[words[0]](words[1:])
-    parser = _parser()
-    args, rest = parser.parse_known_args(words)
-    if rest and not getattr(args, "takes_settings", False):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     from rlvr.recipe import ConfigError, RunError
 
     try:
+        if words and words[0] in PASSED_ON:
+            module, function = PASSED_ON[words[0]][0].split(":")
+            return getattr(importlib.import_module(module), function)(words[1:])
+        parser = _parser()
+        args, rest = parser.parse_known_args(words)
+        if rest and not getattr(args, "takes_settings", False):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
         return args.run(args, rest)
     except ConfigError as error:
         print(f"rlvr: error: {error}", file=sys.stderr)
@@ -55,35 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     adapters = commands.add_parser("adapters", help="list the adapter methods")
     adapters.add_argument("--json", action="store_true", help="as a JSON list of objects")
     adapters.set_defaults(run=_adapters)
-    for name, text in (
-        ("verify", "judge lines of {response, gold} from standard input"),
-        ("eval", "score stored generations, compare scored folders"),
-        ("data", "look for evaluation problems in a training set"),
-    ):
+    for name, (_, text) in PASSED_ON.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
-
-
-def _verify(words: list[str]) -> int:
-    from rewards.cli import main
-
-    return main(words)
-
-
-def _eval(words: list[str]) -> int:
-    from eval.cli import eval_main
-
-    return eval_main(words)
-
-
-def _data(words: list[str]) -> int:
-    from eval.cli import data_main
-
-    return data_main(words)
-
-
-PASSED_ON = {"verify": _verify, "eval": _eval, "data": _data}
-"""Commands of the other two packages, which parse their own arguments."""
 
 
 def _train(args: argparse.Namespace, settings: list[str]) -> int:
