@@ -1,0 +1,74 @@
+"""Statistics of one metric over steps: windows, running means, trends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+
+Points = Sequence[tuple[int, float]]
+
+MAX_POINTS = 1200
+"""Points that one line of a chart draws; longer series keep the extremes of every bucket."""
+
+
+def window_len(num_steps: int) -> int:
+    """Steps that a running mean averages: a twentieth of the run, at least 5."""
+    return max(5, round(num_steps / 20))
+
+
+def running_mean(points: Points, window: int) -> list[tuple[int, float, float]]:
+    """(step, mean, half width) over the last `window` points; half width: 2 standard errors."""
+    result = []
+    for i, (step, _) in enumerate(points):
+        part = [value for _, value in points[max(0, i - window + 1) : i + 1]]
+        half = 2 * stdev(part) / math.sqrt(len(part)) if len(part) > 1 else 0.0
+        result.append((step, fmean(part), half))
+    return result
+
+
+def thin(points: Points, limit: int = MAX_POINTS) -> list[tuple[int, float]]:
+    """At most `limit` points: first, last, and the lowest and highest of equal buckets."""
+    if len(points) <= limit:
+        return list(points)
+    size = math.ceil(2 * len(points) / (limit - 2))
+    kept = {0, len(points) - 1}
+    for start in range(0, len(points), size):
+        bucket = range(start, min(start + size, len(points)))
+        kept.add(min(bucket, key=lambda i: points[i][1]))
+        kept.add(max(bucket, key=lambda i: points[i][1]))
+    return [points[i] for i in sorted(kept)]
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Mean of the first and of the last fifth of a series, and how sure their difference is.
+
+    z: difference over its standard error, from the spread within each fifth; 0 when nothing moves.
+    """
+
+    start: float
+    end: float
+    z: float
+
+
+def trend(values: Sequence[float]) -> Trend:
+    """The trend of at least 4 values."""
+    n = max(2, len(values) // 5)
+    first, last = values[:n], values[-n:]
+    difference = fmean(last) - fmean(first)
+    error = math.sqrt((stdev(first) ** 2 + stdev(last) ** 2) / n)
+    z = difference / error if error > 0 else math.copysign(math.inf, difference or 1.0)
+    return Trend(fmean(first), fmean(last), 0.0 if difference == 0 else z)
+
+
+def start_and_end(values: Sequence[float]) -> tuple[float, float]:
+    """Medians of the first and of the last tenth (at least 3 values): outliers do not count."""
+    n = max(3, len(values) // 10)
+    return median(values[:n]), median(values[-n:])
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The value below which a share q of the values lies."""
+    return sorted(values)[round(q * (len(values) - 1))]
