@@ -55,9 +55,7 @@ class Source:
 def is_number(row: dict[str, Any], key: str) -> bool:
     """Whether row[key] is a finite number."""
     value = row.get(key)
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_source(folder: Path, analysis_folders: list[Path] | None = None) -> Source:

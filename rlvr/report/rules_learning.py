@@ -25,8 +25,8 @@ def loss_near_zero(run: RunData) -> Finding | None:
     evidence = [
         f"median |policy/loss| is {size:.2g} over {len(losses)} steps, up to"
         f" {max(map(abs, losses)):.2g}",
-        "the advantages of a group sum to 0 and the ratio of fresh samples is 1, so the loss's value"
-        " cancels (what is left comes from unequal lengths); its gradient does not",
+        "the advantages of a group sum to 0 and the ratio of fresh samples is 1, so the loss's"
+        " value cancels (what is left comes from unequal lengths); its gradient does not",
     ]
     if norms:
         evidence.append(f"optim/grad_norm has a median of {median(norms):.2g}: the policy is moved")
@@ -49,9 +49,7 @@ def no_gradient(run: RunData) -> Finding | None:
         "no_gradient",
         "problem" if len(dead) > 0.5 * len(norms) else "warning",
         "Steps without a gradient: nothing was trained in them",
-        (
-            f"optim/grad_norm is 0 in {len(dead)} of {len(norms)} steps, first at step {dead[0]}",
-        ),
+        (f"optim/grad_norm is 0 in {len(dead)} of {len(norms)} steps, first at step {dead[0]}",),
         (
             "set sampling.dynamic = true, so that every step has groups whose rewards differ",
             "if the rewards do differ: check adapter.target_modules in the manifest",
@@ -76,8 +74,9 @@ def _signs_of_large_steps(run: RunData) -> list[str]:
         values = run.values(name)
         if len(values) >= 10 and start_and_end(values)[1] > limit:
             signs.append(f"{name} ended at {start_and_end(values)[1]:.2g}")
-    lengths, longest = run.values("rollout/response_len_mean"), run.setting(
-        "rollout.max_response_len"
+    lengths, longest = (
+        run.values("rollout/response_len_mean"),
+        run.setting("rollout.max_response_len"),
     )
     if len(lengths) >= 10 and longest:
         start, end = start_and_end(lengths)
@@ -220,7 +219,7 @@ def held_out_gap(run: RunData) -> Finding | None:
         return None
     change = trend(values)
     evidence = [
-        f"reward/mean rose from {change.start:.3f} to {change.end:.3f}; held-out accuracy changed by"
+        f"reward/mean rose from {change.start:.3f} to {change.end:.3f}; held-out accuracy by"
         f" {(run.summary or {})['difference']:+.3f} [{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
     ]
     used = run.values("sampler/problem_used_max")

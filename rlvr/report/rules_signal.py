@@ -60,7 +60,9 @@ def truncation(run: RunData) -> Finding | None:
     if end < 0.1:
         return None
     longest = run.setting("rollout.max_response_len", "?")
-    evidence = [f"rollout/truncated_frac went from {start:.0%} to {end:.0%}; limit {longest} tokens"]
+    evidence = [
+        f"rollout/truncated_frac went from {start:.0%} to {end:.0%}; limit {longest} tokens"
+    ]
     lengths = run.values("rollout/response_len_mean")
     if lengths:
         a, b = start_and_end(lengths)

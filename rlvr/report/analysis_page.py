@@ -1,0 +1,208 @@
+"""Sections about checkpoints: spectra of the updates, entanglement, forgetting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from rlvr.report.blocks import (
+    Block,
+    chart,
+    facts,
+    flatten,
+    forest,
+    line,
+    section,
+    table,
+)
+
+Curve = list[tuple[float, float]]
+
+
+def analysis_sections(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
+    """Spectra, entanglement and forgetting of every analysed checkpoint."""
+    return [
+        section("spectra", "Spectra of the updates", _spectra(analyses), SPECTRA_INTRO),
+        section("entanglement", "Entanglement profiles", _entanglement(analyses), CUT_INTRO),
+        section("forgetting", "Forgetting and diversity", _forgetting(analyses)),
+    ]
+
+
+SPECTRA_INTRO = (
+    "dW is the trained weight minus the base's. Energy: share of ||dW||\u00b2 along the base's"
+    " singular directions, largest first. Without a preference the curve would be the diagonal."
+)
+CUT_INTRO = (
+    "dW reshaped by the prime factors of its rows and columns, as a matrix product state; entropy"
+    " in nats at every cut."
+)
+
+
+def _spectra(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
+    blocks: list[Block | None] = []
+    if len(analyses) > 1:
+        everything = {label: a["modules"] for label, a in analyses.items()}
+        blocks += _charts_of("all modules", everything)
+        norms = [
+            line(label, _norms(a), style=i, kind="marks")
+            for i, (label, a) in enumerate(analyses.items())
+        ]
+        blocks.append(chart("Norm of the update by layer", "layer", "norm", norms))
+    for label, a in analyses.items():
+        prefix = f"{label}: " if len(analyses) > 1 else ""
+        by_kind: dict[str, list[dict[str, Any]]] = {}
+        for module in a["modules"]:
+            by_kind.setdefault(str(module.get("kind")), []).append(module)
+        if len(analyses) == 1:
+            blocks += _charts_of("by kind of module", by_kind)
+            blocks.append(
+                chart(
+                    "Norm of the update by layer",
+                    "layer",
+                    "norm",
+                    [line("all modules", _norms(a), style=0, kind="marks")],
+                    from_zero=True,
+                )
+            )
+        blocks += [_kind_table(prefix, by_kind), _curvature(prefix, a.get("curvature"))]
+    return blocks
+
+
+def _norms(analysis: dict[str, Any]) -> Curve:
+    return [(row["layer"], row["norm"]) for row in analysis.get("by_layer") or []]
+
+
+def _charts_of(what: str, groups: dict[str, list[dict[str, Any]]]) -> list[Block | None]:
+    """Median curves over the modules of each group: energy, singular values, angles."""
+
+    def series(curve_of: Callable[[dict[str, Any]], Curve]) -> list[Block | None]:
+        return [
+            _median_line(name, [curve_of(m) for m in modules], i)
+            for i, (name, modules) in enumerate(groups.items())
+        ]
+
+    note = f"Median over modules ({what}); shaded: lowest to highest module."
+    return [
+        chart(
+            "Energy of the update along the base's singular directions",
+            "fraction of the base's directions",
+            "cumulative share",
+            series(lambda m: [(x, y) for x, y in m.get("energy") or []]),
+            percent=True,
+            note=note,
+        ),
+        chart(
+            "Singular values of the update",
+            "index",
+            "relative to the largest",
+            series(_relative_values),
+            log_y=True,
+            note=note,
+        ),
+        chart(
+            "Principal angles between the top subspaces of update and base",
+            "index",
+            "degrees",
+            series(lambda m: list(enumerate(m.get("principal_angles_deg") or [], start=1))),
+            from_zero=True,
+            note=note,
+        ),
+    ]
+
+
+def _relative_values(module: dict[str, Any]) -> Curve:
+    values = module.get("singular_values") or []
+    if not values or values[0] <= 0:
+        return []
+    return [(i, v / values[0]) for i, v in enumerate(values, start=1) if v > 1e-7 * values[0]]
+
+
+def _median_line(name: str, curves: list[Curve], style: int) -> Block | None:
+    """The median curve over the x that occur, with lowest and highest."""
+    by_x: dict[float, list[float]] = {}
+    for curve in curves:
+        for x, y in curve:
+            by_x.setdefault(round(x, 4), []).append(y)
+    common = sorted(x for x, ys in by_x.items() if len(ys) >= max(1, len(curves) // 2))
+    if not common:
+        return None
+    band = [(x, min(by_x[x]), max(by_x[x])) for x in common] if len(curves) > 1 else []
+    return line(name, [(x, median(by_x[x])) for x in common], style=style, band=band)
+
+
+FACTS = (
+    ("rank90", "rank for 90% energy"),
+    ("stable_rank", "stable rank"),
+    ("relative_norm", "norm / base norm"),
+    ("energy_top10", "energy in top 10%"),
+    ("changed_bf16_frac", "entries changed in bf16"),
+    ("sparsity", "sparsity"),
+)
+
+
+def _kind_table(prefix: str, by_kind: dict[str, list[dict[str, Any]]]) -> Block | None:
+    rows = []
+    for kind, modules in by_kind.items():
+        cells: list[object] = [kind, len(modules)]
+        for key, _ in FACTS:
+            values = [m[key] for m in modules if isinstance(m.get(key), (int, float))]
+            cells.append(median(values) if values else None)
+        rows.append(cells)
+    columns = ("kind", "modules", *(title for _, title in FACTS))
+    return table(f"{prefix}medians over the modules of a kind", columns, rows)
+
+
+def _curvature(prefix: str, curvature: dict[str, Any] | None) -> Block | None:
+    if not curvature:
+        return None
+    modules = sorted((curvature.get("modules") or {}).items(), key=lambda pair: -pair[1])[:12]
+    rows = [("all trained parameters", curvature.get("whole")), *modules]
+    return table(f"{prefix}largest Hessian eigenvalue", ("parameters", "eigenvalue"), rows)
+
+
+def _entanglement(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
+    blocks: list[Block | None] = []
+    for label, a in analyses.items():
+        prefix = f"{label}: " if len(analyses) > 1 else ""
+        entries = a.get("entanglement") or []
+        for what in dict.fromkeys(entry["what"] for entry in entries):
+            chosen = _spread([entry for entry in entries if entry["what"] == what], 5)
+            series = [
+                line(
+                    f"layer {entry['layer']}" if entry.get("layer") is not None else entry["name"],
+                    list(zip(entry["cuts"], entry["entropy"], strict=False)),
+                    style=i,
+                    kind="marks",
+                )
+                for i, entry in enumerate(chosen)
+            ]
+            blocks.append(chart(f"{prefix}{what}", "cut", "entropy (nats)", series, from_zero=True))
+    return blocks
+
+
+def _spread(entries: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """At most `limit` entries, first and last included, evenly between."""
+    if len(entries) <= limit:
+        return entries
+    return [entries[round(i * (len(entries) - 1) / (limit - 1))] for i in range(limit)]
+
+
+def _forgetting(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
+    rows = []
+    blocks: list[Block | None] = []
+    for label, a in analyses.items():
+        tasks = a.get("forgetting") or {}
+        before = tasks.get("before") or {}
+        for task, value in tasks.items():
+            if task != "before":
+                start = before.get(task)
+                if isinstance(start, dict):
+                    rows.append((f"{task}, before", start, ""))
+                rows.append((f"{task}, {label}", value, ""))
+    blocks.append(forest("Accuracy on tasks that were not trained", "percent", rows, scale=100))
+    for label, a in analyses.items():
+        if a.get("diversity"):
+            named = [(f"{label}: {key}", v) for key, v in flatten(a["diversity"]).items()]
+            blocks.append(facts(named))
+    return blocks

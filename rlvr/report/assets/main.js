@@ -1,0 +1,75 @@
+// Builds the page from its data; the live page asks for new data and changes only what differs.
+
+const REFRESH_MS = 2000;
+const shown = new Map(); // section id -> { node, flow, blocks: [{ text, type, node }] }
+let tag = null;
+
+const title = el("h1"), subtitle = el("p", { class: "subtitle" }), state = el("p", { class: "status", role: "status" });
+const links = el("ul"), content = el("main", { id: "content", tabindex: -1 });
+
+function build(data) {
+  document.title = data.title;
+  title.textContent = data.title;
+  subtitle.textContent = data.subtitle;
+  state.textContent = LIVE ? `live; changed ${data.written}` : `written ${data.written} by rlvr report`;
+  if (data.sections.length !== shown.size || data.sections.some((s) => !shown.has(s.id))) {
+    links.replaceChildren(...data.sections.map((s) => el("li", {}, el("a", { href: `#${s.id}` }, s.title))));
+  }
+  for (const id of shown.keys()) if (!data.sections.some((s) => s.id === id)) (shown.get(id).node.remove(), shown.delete(id));
+  data.sections.forEach((s, i) => {
+    if (!shown.has(s.id)) shown.set(s.id, newSection(s));
+    const kept = shown.get(s.id);
+    if (content.children[i] !== kept.node) content.insertBefore(kept.node, content.children[i] ?? null);
+    fillSection(kept, s.blocks);
+  });
+}
+
+function newSection(s) {
+  const flow = el("div", { class: "flow" });
+  const node = el("section", { id: s.id, "aria-labelledby": `${s.id}-title` }, el("h2", { id: `${s.id}-title` }, s.title), s.intro ? el("p", { class: "intro" }, s.intro) : null, flow);
+  return { node, flow, blocks: [] };
+}
+
+function fillSection(kept, blocks) {
+  blocks.forEach((data, i) => {
+    const text = JSON.stringify(data), old = kept.blocks[i];
+    if (old?.text === text) return;
+    if (old?.type === "rollouts" && data.type === "rollouts") {
+      old.node.update(data);
+      old.text = text;
+      return;
+    }
+    const node = block(data);
+    if (!old) kept.flow.append(node);
+    else {
+      const open = old.node.tagName === "DETAILS" && old.node.open, focused = old.node.contains(document.activeElement);
+      old.node.replaceWith(node);
+      if (open) node.open = true;
+      if (focused) node.querySelector("[tabindex]")?.focus({ preventScroll: true });
+    }
+    kept.blocks[i] = { text, type: data.type, node };
+  });
+  for (const { node } of kept.blocks.splice(blocks.length)) node.remove();
+}
+
+async function refresh() {
+  try {
+    const answer = await fetch("/data.json", { headers: tag ? { "If-None-Match": tag } : {} });
+    if (answer.status === 200) {
+      tag = answer.headers.get("ETag");
+      build(await answer.json());
+    }
+  } catch {
+    state.textContent = "live: the server does not answer; is rlvr report --live still running?";
+  }
+  setTimeout(refresh, REFRESH_MS);
+}
+
+document.body.append(
+  el("a", { class: "skip", href: "#content" }, "Skip to content"),
+  el("header", { class: "top" }, title, subtitle, state),
+  el("nav", { "aria-label": "Sections" }, links),
+  content,
+);
+build(JSON.parse(document.getElementById("data").textContent));
+if (LIVE) setTimeout(refresh, REFRESH_MS);

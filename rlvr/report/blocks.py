@@ -1,0 +1,197 @@
+"""The building blocks of the page as plain data; assets/blocks.js and chart.js draw them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rlvr.report.series import Points, running_mean, thin, window_len
+
+Block = dict[str, Any]
+
+
+def section(name: str, title: str, blocks: Iterable[Block | None], intro: str = "") -> Block | None:
+    """A titled section, or None where no block has data."""
+    there = [block for block in blocks if block is not None]
+    return {"id": name, "title": title, "intro": intro, "blocks": there} if there else None
+
+
+def text(words: str) -> Block:
+    return {"type": "text", "text": words}
+
+
+def facts(rows: Iterable[tuple[str, object]]) -> Block | None:
+    """Names and values, one line each."""
+    there = [[name, show(value)] for name, value in rows if value is not None]
+    return {"type": "facts", "rows": there} if there else None
+
+
+def tiles(rows: Iterable[tuple[str, object, str]]) -> Block | None:
+    """A few large numbers: name, value, small print."""
+    there = [[name, show(value), note] for name, value, note in rows if value is not None]
+    return {"type": "tiles", "rows": there} if there else None
+
+
+def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Block | None:
+    """A table whose first column names the row."""
+    there = [[show(cell) for cell in row] for row in rows]
+    return (
+        {"type": "table", "caption": caption, "columns": list(columns), "rows": there}
+        if (there)
+        else None
+    )
+
+
+def details(summary: str, blocks: Iterable[Block | None]) -> Block | None:
+    """Blocks behind a line that opens them."""
+    there = [block for block in blocks if block is not None]
+    return {"type": "details", "summary": summary, "blocks": there} if there else None
+
+
+def preformatted(words: str) -> Block:
+    return {"type": "pre", "text": words}
+
+
+def line(
+    name: str,
+    points: Sequence[tuple[float, float]],
+    *,
+    style: int,
+    band: Sequence[tuple[float, float, float]] = (),
+    kind: str = "line",
+) -> Block:
+    """One series. band: (x, low, high). kind: "line", "dots" (faint), "marks" (with a line),
+    "points" (markers alone), "bars" (markers with band as error bars). style: colour, dash and
+    marker together."""
+    return {
+        "name": name,
+        "style": style,
+        "kind": kind,
+        "points": [[_short(x), _short(y)] for x, y in points],
+        "band": [[_short(x), _short(lo), _short(hi)] for x, lo, hi in band],
+    }
+
+
+def chart(
+    title: str,
+    x: str,
+    y: str,
+    series: Iterable[Block | None],
+    *,
+    note: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+    from_zero: bool = False,
+    percent: bool = False,
+    marks: Sequence[Block] = (),
+) -> Block | None:
+    """A line chart, or None without a point. marks: vertical lines from `mark`."""
+    there = [s for s in series if s is not None and s["points"]]
+    if not there:
+        return None
+    return {
+        "type": "chart",
+        "title": title,
+        "note": note,
+        "x": {"label": x, "log": log_x},
+        "y": {"label": y, "log": log_y, "zero": from_zero, "percent": percent},
+        "series": there,
+        "marks": list(marks),
+    }
+
+
+def mark(
+    name: str, x: float, style: int, lo: float | None = None, hi: float | None = None
+) -> Block:
+    """A vertical line at x with an interval, finite or absent."""
+    known = lo is not None and hi is not None and math.isfinite(lo) and math.isfinite(hi)
+    span = [_short(lo), _short(hi)] if known and lo is not None and hi is not None else None
+    return {"name": name, "x": _short(x), "style": style, "span": span}
+
+
+def forest(
+    title: str,
+    x: str,
+    rows: Iterable[tuple[str, dict[str, Any] | None, str]],
+    *,
+    zero: bool = False,
+    scale: float = 1.0,
+    note: str = "",
+) -> Block | None:
+    """Intervals {"value", "ci95"} under each other: label, interval, remark. zero: draw a line
+    there, and set apart the rows whose interval lies on one side of it."""
+    there = [
+        [label, *(_short(scale * v) for v in (i["value"], *i["ci95"])), remark]
+        for label, i, remark in rows
+        if i is not None and i.get("value") is not None
+    ]
+    if not there:
+        return None
+    return {
+        "type": "forest", "title": title, "x": x, "rows": there, "zero": zero, "note": note
+    }  # fmt: skip
+
+
+def over_steps(name: str, points: Points, style: int, *, smooth: bool = False) -> list[Block]:
+    """The series of one metric; smooth: its points faint, behind the running mean and its band."""
+    if not points:
+        return []
+    if not smooth or len(points) < 8:
+        kind = "marks" if len(points) < 8 else "line"
+        return [line(name, thin(points), style=style, kind=kind)]
+    window = window_len(len(points))
+    mean = running_mean(points, window)
+    chosen = {x for x, _ in thin([(x, y) for x, y, _ in mean])}
+    return [
+        line("each step", thin(points), style=style, kind="dots"),
+        line(
+            f"{name}, mean of {window} steps",
+            [(x, y) for x, y, _ in mean if x in chosen],
+            style=style,
+            band=[(x, y - half, y + half) for x, y, half in mean if x in chosen],
+        ),
+    ]
+
+
+def show(value: object) -> str:
+    """A value as the page writes it."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float() if not math.isfinite(value):
+            return str(value)
+        case float():
+            return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+        case list() | tuple():
+            return ", ".join(map(show, value))
+        case _:
+            return str(value)
+
+
+def interval(value: dict[str, Any] | None, scale: float = 1.0, sign: str = "") -> str:
+    """`43.3 [37.1, 49.8]`, or a dash."""
+    if not value or value.get("value") is None:
+        return "-"
+    lo, hi = value["ci95"]
+    return f"{scale * value['value']:{sign}.1f} [{scale * lo:{sign}.1f}, {scale * hi:{sign}.1f}]"
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _short(value: float) -> float | None:
+    """Six digits are more than a screen shows; what is not finite has no place on it."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,0 +1,125 @@
+"""The section about learning rates: parabola, vertex and interval of every find."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rlvr.report.blocks import Block, chart, line, mark, section, show, table
+from rlvr.report.findings import Finding
+
+NUM_CURVE_POINTS = 80
+
+
+def lr_section(finds: list[dict[str, Any]]) -> Block | None:
+    """One chart per find, what was found as a table, and what to doubt about it."""
+    findings = [
+        {
+            "id": f.id,
+            "level": f.level,
+            "title": f.title,
+            "evidence": list(f.evidence),
+            "remedy": list(f.remedy),
+        }
+        for find in finds
+        for f in lr_findings(find)
+    ]
+    doubts = {"type": "findings", "label": "", "items": findings} if findings else None
+    return section(
+        "learning-rates",
+        "Learning rates",
+        [*map(_parabola, finds), _table(finds), doubts],
+        "Short runs on a grid of rates; value = c0 + c1 u + c2 u\u00b2 with u = ln LR. The vertical"
+        " band is the 95% interval of the vertex.",
+    )
+
+
+def lr_findings(find: dict[str, Any]) -> list[Finding]:
+    """Warnings of the find itself, and a chosen rate outside the interval of the vertex."""
+    name, fit, chosen = _name(find), find.get("fit"), find.get("chosen_lr")
+    found = []
+    if find.get("warnings"):
+        found.append(
+            Finding("lr_find", "warning", f"{name}: the find has warnings", tuple(find["warnings"]))
+        )
+    if fit and chosen and not fit["ci95"][0] <= chosen <= fit["ci95"][1]:
+        side = "low" if chosen < fit["ci95"][0] else "high"
+        lo, hi = (f"{x:.3g}" for x in fit["ci95"])
+        found.append(
+            Finding(
+                "lr_outside_interval",
+                "warning",
+                f"{name}: the chosen learning rate may be too {side}",
+                (f"chosen {chosen:.3g} ({find.get('chosen_by')}), vertex {fit['vertex_lr']:.3g}"
+                 f" [{lo}, {hi}], R\u00b2 {show(fit.get('r2'))}",),
+                (f"--optim.lr {fit['vertex_lr']:.3g}",),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _name(find: dict[str, Any]) -> str:
+    rank = find.get("rank")
+    return f"{find.get('method', '?')}, rank {rank}" if rank else str(find.get("method", "?"))
+
+
+def _parabola(find: dict[str, Any]) -> Block | None:
+    points = [p for p in find.get("points", []) if p.get("value") is not None and p["lr"] > 0]
+    done = sorted((p["lr"], p["value"]) for p in points if not p.get("stopped"))
+    stopped = sorted((p["lr"], p["value"]) for p in points if p.get("stopped"))
+    fit, marks, curve = find.get("fit"), [], None
+    if fit and points:
+        curve = _curve(fit, [p["lr"] for p in points])
+        marks.append(mark("vertex", fit["vertex_lr"], 1, *fit["ci95"]))
+    if find.get("chosen_lr"):
+        marks.append(mark(f"chosen ({find.get('chosen_by', '?')})", find["chosen_lr"], 3))
+    return chart(
+        f"{_name(find)}: value against learning rate",
+        "learning rate",
+        "value",
+        [
+            line("measured, one run each", done, style=0, kind="points"),
+            line("stopped early", stopped, style=4, kind="points"),
+            line("quadratic fit", curve, style=1) if curve else None,
+        ],
+        log_x=True,
+        marks=marks,
+    )
+
+
+def _curve(fit: dict[str, Any], lrs: list[float]) -> list[tuple[float, float]]:
+    c0, c1, c2 = fit["coefficients"]
+    lo, hi = math.log(min(lrs)), math.log(max(lrs))
+    steps = range(NUM_CURVE_POINTS + 1)
+    us = [lo + (hi - lo) * i / NUM_CURVE_POINTS for i in steps]
+    return [(math.exp(u), c0 + c1 * u + c2 * u * u) for u in us]
+
+
+def _table(finds: list[dict[str, Any]]) -> Block | None:
+    rows = []
+    for find in finds:
+        fit, prior = find.get("fit") or {}, find.get("prior") or {}
+        ci95 = [show(x) for x in fit.get("ci95", [])]
+        rows.append(
+            (
+                _name(find),
+                prior.get("lr"),
+                prior.get("ratio_to_lora"),
+                f"{show(fit['vertex_lr'])} [{', '.join(ci95)}]" if fit else None,
+                fit.get("r2"),
+                find.get("best_measured_lr"),
+                find.get("chosen_lr"),
+                find.get("chosen_by"),
+            )
+        )
+    columns = (
+        "method",
+        "prior",
+        "prior / LoRA",
+        "vertex",
+        "R\u00b2",
+        "best measured",
+        "chosen",
+        "by",
+    )
+    return table("Learning rates found", columns, rows)

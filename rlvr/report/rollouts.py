@@ -1,0 +1,134 @@
+"""Rollout files for the browser: an index of every step, and its groups as one small chunk."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAX_TEXT_LEN = 20_000
+"""Characters of one prompt or response on the page; the middle of a longer one is left out."""
+
+MAX_PAGE_BYTES = 15 * 2**20
+"""Rollouts that one file may hold, as embedded; steps beyond it are left out, evenly."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepIndex:
+    """What one step's file holds. reasons: responses by verdict."""
+
+    step: int
+    num_responses: int
+    reasons: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"step": self.step, "responses": self.num_responses, "reasons": self.reasons}
+
+
+def step_files(folder: Path | None) -> dict[int, Path]:
+    """rollouts/step_N.jsonl.gz by N, in order."""
+    if folder is None:
+        return {}
+    files = {}
+    for path in (folder / "rollouts").glob("step_*.jsonl.gz"):
+        number = path.name.removeprefix("step_").removesuffix(".jsonl.gz")
+        if number.isdigit():
+            files[int(number)] = path
+    return dict(sorted(files.items()))
+
+
+def read_rollouts(path: Path) -> list[dict[str, Any]]:
+    """The file's rollouts; of a damaged or half-written file, the whole ones."""
+    data = b""
+    try:
+        with gzip.open(path) as file:
+            while part := file.read1():
+                data += part
+    except (OSError, EOFError, zlib.error):
+        pass
+    rows = []
+    for line in data.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def index_of(step: int, rows: list[dict[str, Any]]) -> StepIndex:
+    """The index entry of a step's rollouts."""
+    reasons = Counter(str(row.get("reason")) for row in rows)
+    return StepIndex(step, len(rows), dict(reasons.most_common()))
+
+
+def groups_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rollouts of one prompt together, the prompt once; long texts shortened in the middle."""
+    groups: list[dict[str, Any]] = []
+    for row in rows:
+        problem, prompt = str(row.get("problem_id")), shorten(str(row.get("prompt")))
+        if not groups or (groups[-1]["problem"], groups[-1]["prompt"]) != (problem, prompt):
+            groups.append({"problem": problem, "prompt": prompt, "responses": []})
+        groups[-1]["responses"].append(
+            {
+                "text": shorten(str(row.get("response"))),
+                "reward": row.get("reward"),
+                "advantage": row.get("advantage"),
+                "reason": str(row.get("reason")),
+                "len": row.get("response_len"),
+                "truncated": bool(row.get("truncated")),
+            }
+        )
+    return groups
+
+
+def shorten(text: str) -> str:
+    """The text, or its beginning and its longer end with a note of what is missing between."""
+    left_out = len(text) - MAX_TEXT_LEN
+    if left_out <= 0:
+        return text
+    head = MAX_TEXT_LEN // 4
+    note = f"\n[... {left_out:,} of {len(text):,} characters left out of this page ...]\n"
+    return text[:head] + note + text[head + left_out :]
+
+
+def pack(groups: list[dict[str, Any]]) -> str:
+    """The groups as JSON, gzip and base64: text without any character that HTML could read."""
+    data = json.dumps(groups, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(data.encode("utf-8", "replace"), 6, mtime=0)).decode()
+
+
+def embed(
+    files: list[dict[int, Path]], budget: int = MAX_PAGE_BYTES
+) -> tuple[list[dict[int, str]], list[list[StepIndex]], int]:
+    """Packed steps and index of every run, and how many steps were left out for the budget.
+
+    Where all together exceed `budget` bytes, every k-th step of each run stays, and the last.
+    """
+    packed: list[dict[int, str]] = [{} for _ in files]
+    index: list[list[StepIndex]] = [[] for _ in files]
+    for run, steps in enumerate(files):
+        for step, path in steps.items():
+            rows = read_rollouts(path)
+            packed[run][step] = pack(groups_of(rows))
+            index[run].append(index_of(step, rows))
+    stride, total = 1, sum(map(len, files))
+
+    def kept(run: int) -> list[int]:
+        steps = list(files[run])
+        return [s for i, s in enumerate(steps) if i % stride == 0 or i == len(steps) - 1]
+
+    def size() -> int:
+        return sum(len(packed[run][step]) for run in range(len(files)) for step in kept(run))
+
+    while size() > budget and stride < total:
+        stride += 1
+    packed = [{step: packed[run][step] for step in kept(run)} for run in range(len(files))]
+    index = [[e for e in entries if e.step in packed[r]] for r, entries in enumerate(index)]
+    return packed, index, total - sum(map(len, packed))
