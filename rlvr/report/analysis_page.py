@@ -9,6 +9,7 @@ from typing import Any
 from rlvr.report.blocks import (
     Block,
     chart,
+    details,
     facts,
     flatten,
     forest,
@@ -66,6 +67,7 @@ def _spectra(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
                 )
             )
         blocks += [_kind_table(prefix, by_kind), _curvature(prefix, a.get("curvature"))]
+        blocks.append(_shared_angles(a.get("difference") or {}))
     return blocks
 
 
@@ -109,6 +111,22 @@ def _charts_of(what: str, groups: dict[str, list[dict[str, Any]]]) -> list[Block
             note=note,
         ),
     ]
+
+
+def _shared_angles(difference: dict[str, Any]) -> Block | None:
+    """Where the updates of two checkpoints point, against each other."""
+    by_kind: dict[str, list[Curve]] = {}
+    for module in difference.get("modules") or []:
+        angles = list(enumerate(module.get("shared_angles_deg") or [], start=1))
+        by_kind.setdefault(str(module.get("kind")), []).append(angles)
+    return chart(
+        "Principal angles between the two updates' top subspaces",
+        "index",
+        "degrees",
+        [_median_line(kind, curves, i) for i, (kind, curves) in enumerate(by_kind.items())],
+        from_zero=True,
+        note="0 degrees: they write into the same directions.",
+    )
 
 
 def _relative_values(module: dict[str, Any]) -> Curve:
@@ -158,7 +176,8 @@ def _curvature(prefix: str, curvature: dict[str, Any] | None) -> Block | None:
         return None
     modules = sorted((curvature.get("modules") or {}).items(), key=lambda pair: -pair[1])[:12]
     rows = [("all trained parameters", curvature.get("whole")), *modules]
-    return table(f"{prefix}largest Hessian eigenvalue", ("parameters", "eigenvalue"), rows)
+    title = f"{prefix}largest Hessian eigenvalue"
+    return details(title, [table(title, ("parameters", "eigenvalue"), rows)])
 
 
 def _entanglement(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
@@ -198,8 +217,8 @@ def _forgetting(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
             if task != "before":
                 start = before.get(task)
                 if isinstance(start, dict):
-                    rows.append((f"{task}, before", start, ""))
-                rows.append((f"{task}, {label}", value, ""))
+                    rows.append((f"{task}, before", start, "", False))
+                rows.append((f"{task}, {label}", value, "", True))
     blocks.append(forest("Accuracy on tasks that were not trained", "percent", rows, scale=100))
     for label, a in analyses.items():
         if a.get("diversity"):

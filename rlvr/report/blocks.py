@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from rlvr.report.findings import Finding
 from rlvr.report.series import Points, running_mean, thin, window_len
 
 Block = dict[str, Any]
@@ -47,6 +49,12 @@ def details(summary: str, blocks: Iterable[Block | None]) -> Block | None:
     """Blocks behind a line that opens them."""
     there = [block for block in blocks if block is not None]
     return {"type": "details", "summary": summary, "blocks": there} if there else None
+
+
+def findings_block(findings: Iterable[Finding]) -> Block | None:
+    """Findings as cards, in the order given."""
+    items = [asdict(finding) for finding in findings]
+    return {"type": "findings", "items": items} if items else None
 
 
 def preformatted(words: str) -> Block:
@@ -113,17 +121,17 @@ def mark(
 def forest(
     title: str,
     x: str,
-    rows: Iterable[tuple[str, dict[str, Any] | None, str]],
+    rows: Iterable[tuple[str, dict[str, Any] | None, str, bool]],
     *,
     zero: bool = False,
     scale: float = 1.0,
     note: str = "",
 ) -> Block | None:
-    """Intervals {"value", "ci95"} under each other: label, interval, remark. zero: draw a line
-    there, and set apart the rows whose interval lies on one side of it."""
+    """Intervals {"value", "ci95"} under each other: label, interval, remark, whether it is drawn
+    filled. zero: draw a line there."""
     there = [
-        [label, *(_short(scale * v) for v in (i["value"], *i["ci95"])), remark]
-        for label, i, remark in rows
+        [label, *(_short(scale * v) for v in (i["value"], *i["ci95"])), remark, filled]
+        for label, i, remark, filled in rows
         if i is not None and i.get("value") is not None
     ]
     if not there:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -12,6 +13,7 @@ from rlvr.report.blocks import (
     chart,
     details,
     facts,
+    findings_block,
     flatten,
     forest,
     interval,
@@ -21,8 +23,10 @@ from rlvr.report.blocks import (
     table,
     text,
 )
+from rlvr.report.diagnosis import diagnose
+from rlvr.report.findings import LEVELS, Finding
 from rlvr.report.folder import RunData, Source
-from rlvr.report.run_page import accuracy_points, findings_block
+from rlvr.report.run_page import accuracy_points
 from rlvr.report.series import running_mean, thin, window_len
 
 SEED_BAND = "Line: mean over seeds of the running mean; shaded: lowest to highest seed."
@@ -43,9 +47,13 @@ def compare_sections(source: Source) -> list[Block | None]:
                 forest(
                     "Gain: accuracy after minus before",
                     "points",
-                    [(m["label"], m.get("gain"), "") for m in c.get("methods", [])],
+                    [
+                        (m["label"], m.get("gain"), "", _excludes_zero(m.get("gain")))
+                        for m in c.get("methods", [])
+                    ],
                     zero=True,
                     scale=100,
+                    note="Filled: the interval excludes 0.",
                 ),
                 method_table(c),
             ],
@@ -105,6 +113,7 @@ def _budget(c: dict[str, Any]) -> Block | None:
             ("budget, equal for all", _named(c.get("budget"))),
             ("matched", c.get("matched") or None),
             ("not matched", c.get("unmatched") or None),
+            ("unfair", c.get("unfair") or None),
         ]
     )
 
@@ -122,9 +131,13 @@ def _unfair(c: dict[str, Any]) -> Block | None:
     )
 
 
+def _excludes_zero(value: dict[str, Any] | None) -> bool:
+    return bool(value) and (value["ci95"][0] > 0 or value["ci95"][1] < 0)
+
+
 def _accuracy_forest(c: dict[str, Any]) -> Block | None:
     rows = [
-        (m["label"], m.get("accuracy"), f"LR {m['lr']:.3g}" if m.get("lr") else "")
+        (m["label"], m.get("accuracy"), f"LR {m['lr']:.3g}" if m.get("lr") else "", True)
         for m in c.get("methods", [])
     ]
     return forest("Accuracy after training", "percent", rows, scale=100)
@@ -174,10 +187,18 @@ def _p(value: float | None) -> str:
 
 def _pair_forest(c: dict[str, Any]) -> Block | None:
     rows = [
-        (f"{pair['a']} - {pair['b']}", pair.get("difference"), f"p {_p(pair.get('p_holm'))}")
+        (
+            f"{pair['a']} - {pair['b']}",
+            pair.get("difference"),
+            f"p {_p(pair.get('p_holm'))}",
+            (pair.get("p_holm") or 1.0) < 0.05,
+        )
         for pair in c.get("pairs", [])
     ]
-    note = "p: corrected by Holm over all pairs. Filled: the interval excludes 0."
+    note = (
+        "p: corrected by Holm over all pairs; filled: below 0.05. The intervals are of each pair"
+        " alone, not corrected."
+    )
     title = "Difference in accuracy, paired by problem and seed"
     return forest(title, "points", rows, zero=True, scale=100, note=note)
 
@@ -198,23 +219,26 @@ def _pair_table(c: dict[str, Any]) -> Block | None:
 
 
 def _findings(source: Source) -> Block | None:
-    """Findings of all runs, equal ones merged: their title once, the evidence by run."""
-    merged: dict[str, Block] = {}
+    """Findings of all runs, equal ones merged: what is grave with every run's evidence, what is
+    not with one run's."""
+    merged: dict[str, list[tuple[str, Finding]]] = {}
     for label, run in source.runs.items():
-        block = findings_block(run)
-        for item in block["items"] if block else []:
-            known = merged.setdefault(item["id"] + item["title"], item | {"evidence": [], "n": 0})
-            known["n"] += 1
-            known["evidence"] += [f"{label}: {evidence}" for evidence in item["evidence"][:2]]
+        for finding in diagnose(run):
+            merged.setdefault(finding.id + finding.title, []).append((label, finding))
     items = []
-    for item in merged.values():
-        more = len(item["evidence"]) - 8
-        evidence = item["evidence"][:8] + ([f"and {more} more lines"] if more > 0 else [])
-        title = f"{item['title']} ({item.pop('n')} of {len(source.runs)} runs)"
-        items.append(item | {"title": title, "evidence": evidence})
-    order = ("problem", "warning", "note", "good")
-    items.sort(key=lambda item: order.index(item["level"]))
-    return {"type": "findings", "label": "", "items": items} if items else None
+    for seen in merged.values():
+        (label, first), count = seen[0], len(seen)
+        evidence = [f"{label}: {line}" for line in first.evidence[:1]] + list(first.evidence[1:])
+        if first.level in ("problem", "warning"):
+            evidence = [f"{label}: {'; '.join(f.evidence)}" for label, f in seen[:MAX_LINES]]
+            evidence += [f"and {count - MAX_LINES} more runs"] if count > MAX_LINES else []
+        title = f"{first.title} ({count} of {len(source.runs)} runs)"
+        items.append(replace(first, title=title, evidence=tuple(evidence)))
+    return findings_block(sorted(items, key=lambda finding: LEVELS.index(finding.level)))
+
+
+MAX_LINES = 8
+"""Runs whose evidence stands under one finding."""
 
 
 def seed_series(label: str, runs: Sequence[RunData], metric: str, style: int) -> Block | None:
@@ -231,8 +255,7 @@ def seed_series(label: str, runs: Sequence[RunData], metric: str, style: int) ->
     values = {step: [curve[step] for curve in curves] for step in steps}
     chosen = thin([(step, fmean(values[step])) for step in steps], 400)
     band = [(x, min(values[int(x)]), max(values[int(x)])) for x, _ in chosen]
-    name = label if len(curves) == 1 else f"{label} ({len(curves)} seeds)"
-    return line(name, chosen, style=style, band=band if len(curves) > 1 else ())
+    return line(label, chosen, style=style, band=band if len(curves) > 1 else ())
 
 
 def _curves(by_method: dict[str, list[RunData]]) -> list[Block | None]:
@@ -299,6 +322,7 @@ def _run_table(c: dict[str, Any]) -> Block | None:
         (
             f"{m['label']}, seed {r.get('seed')}",
             r.get("status"),
+            r.get("reason") or None,
             r.get("steps"),
             r.get("accuracy_before"),
             r.get("accuracy"),
@@ -309,7 +333,17 @@ def _run_table(c: dict[str, Any]) -> Block | None:
         for m in c.get("methods", [])
         for r in m.get("runs", [])
     ]
-    columns = ("run", "status", "steps", "before", "after", "last reward", "tokens", "seconds")
+    columns = (
+        "run",
+        "status",
+        "reason",
+        "steps",
+        "before",
+        "after",
+        "last reward",
+        "tokens",
+        "seconds",
+    )
     return table("Every run", columns, rows)
 
 

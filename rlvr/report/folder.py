@@ -153,11 +153,11 @@ def _runs_of(folder: Path, comparison: dict[str, Any]) -> dict[str, RunData]:
 
 
 def _lr_finds(folder: Path, comparison: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The comparison's own finds, else those of lr_find*.json in the folder and one level down."""
+    """The comparison's own finds, else those of lr_find*.json in the folder."""
     if comparison and comparison.get("lr_finds"):
         return comparison["lr_finds"]
-    paths = sorted([*folder.glob("lr_find*.json"), *folder.glob("*/lr_find*.json")])
-    return [tree for path in paths if (tree := read_json(path)) and "points" in tree]
+    trees = [read_json(path) for path in sorted(folder.glob("lr_find*.json"))]
+    return [tree for tree in trees if tree is not None and "points" in tree]
 
 
 def _analyses(folder: Path, label: str | None) -> dict[str, dict[str, Any]]:
@@ -169,4 +169,6 @@ def _analyses(folder: Path, label: str | None) -> dict[str, dict[str, Any]]:
             inner = path.parent.resolve().name
             name = label if label and path.parent == folder else f"{label}, {inner}"
             found[name if label else inner] = tree
+            if isinstance(tree.get("other"), dict):
+                found[f"{name if label else inner}, second"] = tree["other"]
     return found

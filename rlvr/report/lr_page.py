@@ -5,26 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rlvr.report.blocks import Block, chart, line, mark, section, show, table
+from rlvr.report.blocks import Block, chart, findings_block, line, mark, section, show, table
 from rlvr.report.findings import Finding
 
 NUM_CURVE_POINTS = 80
+SEED_STYLES = (0, 2, 5, 6)
 
 
 def lr_section(finds: list[dict[str, Any]]) -> Block | None:
     """One chart per find, what was found as a table, and what to doubt about it."""
-    findings = [
-        {
-            "id": f.id,
-            "level": f.level,
-            "title": f.title,
-            "evidence": list(f.evidence),
-            "remedy": list(f.remedy),
-        }
-        for find in finds
-        for f in lr_findings(find)
-    ]
-    doubts = {"type": "findings", "label": "", "items": findings} if findings else None
+    doubts = findings_block(finding for find in finds for finding in lr_findings(find))
     return section(
         "learning-rates",
         "Learning rates",
@@ -59,17 +49,21 @@ def lr_findings(find: dict[str, Any]) -> list[Finding]:
 
 
 def _name(find: dict[str, Any]) -> str:
-    rank = find.get("rank")
-    return f"{find.get('method', '?')}, rank {rank}" if rank else str(find.get("method", "?"))
+    rank, name = find.get("rank"), str(find.get("label") or find.get("method") or "?")
+    return f"{name}, rank {rank}" if rank else name
 
 
 def _parabola(find: dict[str, Any]) -> Block | None:
     points = [p for p in find.get("points", []) if p.get("value") is not None and p["lr"] > 0]
-    done = sorted((p["lr"], p["value"]) for p in points if not p.get("stopped"))
+    done: dict[object, list[tuple[float, float]]] = {}
+    for p in points:
+        if not p.get("stopped"):
+            done.setdefault(p.get("seed"), []).append((p["lr"], p["value"]))
     stopped = sorted((p["lr"], p["value"]) for p in points if p.get("stopped"))
     fit, marks, curve = find.get("fit"), [], None
     if fit and points:
-        curve = _curve(fit, [p["lr"] for p in points])
+        lowest = min(p["value"] for p in points)
+        curve = [(x, y) for x, y in _curve(fit, [p["lr"] for p in points]) if y >= lowest]
         marks.append(mark("vertex", fit["vertex_lr"], 1, *fit["ci95"]))
     if find.get("chosen_lr"):
         marks.append(mark(f"chosen ({find.get('chosen_by', '?')})", find["chosen_lr"], 3))
@@ -78,7 +72,10 @@ def _parabola(find: dict[str, Any]) -> Block | None:
         "learning rate",
         "value",
         [
-            line("measured, one run each", done, style=0, kind="points"),
+            *(
+                line(f"seed {seed}", sorted(values), style=SEED_STYLES[i % 4], kind="points")
+                for i, (seed, values) in enumerate(done.items())
+            ),
             line("stopped early", stopped, style=4, kind="points"),
             line("quadratic fit", curve, style=1) if curve else None,
         ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlvr.report.findings import Finding
-from rlvr.report.folder import RunData
+from rlvr.report.folder import RunData, is_number
 from rlvr.report.series import quantile, start_and_end, window_len
 
 MIN_STEPS = 10
@@ -72,12 +72,13 @@ def engine_mismatch(run: RunData) -> Finding | None:
     """Engine and trainer give the same tokens different probabilities under the same weights.
 
     policy/kl_engine also grows when groups left over from the step before are trained on, or after
-    the first of several updates. So the low quarter of its last values counts, and nothing where
+    the first of several updates. Fresh tokens have a ratio of exactly 1 and are never clipped, so
+    the low quarter of the steps without any clipped token counts, and nothing where
     updates_per_step > 1.
     """
     dtype = str(run.setting("model.dtype", "bfloat16"))
     tolerance = run.setting("rollout.sync_tolerance") or SYNC_TOLERANCE.get(dtype, 0.5)
-    errors, kl = run.points("sync/logprob_error"), run.values("policy/kl_engine")
+    errors, kl = run.points("sync/logprob_error"), _kl_of_fresh_steps(run)
     evidence, grave = [], False
     high = [(step, error) for step, error in errors if error > 0.3 * tolerance]
     if high:
@@ -88,12 +89,12 @@ def engine_mismatch(run: RunData) -> Finding | None:
             f" above 30% of that in {len(high)} of {len(errors)} steps"
         )
     limit = MISMATCH_KL.get(dtype, 1e-2)
-    low = quantile(kl[-2 * window_len(len(kl)) :], 0.25) if kl else 0.0
+    low = quantile(kl[-2 * window_len(len(kl)) :], 0.25) if len(kl) >= 5 else 0.0
     if low > limit and run.setting("optim.updates_per_step", 1) == 1:
         grave = grave or low > 10 * limit
         evidence.append(
             f"policy/kl_engine stays at {low:.3g} nats per token or more in three of four late"
-            f" steps; rounding in {dtype} gives less than {limit:g}"
+            f" steps without a clipped token; rounding in {dtype} gives less than {limit:g}"
         )
     if not evidence:
         return None
@@ -108,6 +109,12 @@ def engine_mismatch(run: RunData) -> Finding | None:
             'try rollout.sync = "merged"; keep rollout.top_p = 1, top_k = 0, min_p = 0',
         ),
     )
+
+
+def _kl_of_fresh_steps(run: RunData) -> list[float]:
+    """policy/kl_engine of the steps in which no token is clipped."""
+    rows = [row for row in run.rows if not row.get("policy/clip_frac")]
+    return [row["policy/kl_engine"] for row in rows if is_number(row, "policy/kl_engine")]
 
 
 def leftover_groups(run: RunData) -> Finding | None:

@@ -9,17 +9,17 @@ from rlvr.report.blocks import (
     chart,
     details,
     facts,
+    findings_block,
     flatten,
     line,
     over_steps,
     section,
     table,
-    text,
     tiles,
 )
 from rlvr.report.diagnosis import diagnose
 from rlvr.report.folder import RunData
-from rlvr.report.series import thin
+from rlvr.report.series import smoothed, thin, window_len
 
 BAND = "Shaded: two standard errors of the mean of the steps averaged."
 
@@ -28,8 +28,8 @@ def run_sections(run: RunData) -> list[Block | None]:
     """What is known about the run, best first; None where there is no data."""
     return [
         section("summary", "In short", [summary_tiles(run)]),
-        section("diagnosis", "Diagnosis", [findings_block(run)], DIAGNOSIS_INTRO),
-        section("learning", "Learning", [_reward(run), _accuracy(run), _pass_change(run)]),
+        section("diagnosis", "Diagnosis", [findings_block(diagnose(run))], DIAGNOSIS_INTRO),
+        section("learning", "Learning", [_reward(run), _accuracy(run)]),
         section("signal", "Signal and verdicts", [_informative(run), _cost(run), *_verdicts(run)]),
         section("length", "Length and truncation", [_length(run), _truncated(run)]),
         section("policy", "Policy and optimizer", policy_charts(run)),
@@ -41,21 +41,6 @@ DIAGNOSIS_INTRO = (
     "Rules over the metrics of this run, each with its evidence. They point to causes worth"
     " checking first; they prove none."
 )
-
-
-def findings_block(run: RunData, label: str = "") -> Block | None:
-    """The diagnosis of one run."""
-    items = [
-        {
-            "id": f.id,
-            "level": f.level,
-            "title": f.title,
-            "evidence": list(f.evidence),
-            "remedy": list(f.remedy),
-        }
-        for f in diagnose(run)
-    ]
-    return {"type": "findings", "label": label, "items": items} if items else None
 
 
 def summary_tiles(run: RunData) -> Block | None:
@@ -142,19 +127,18 @@ def _accuracy(run: RunData) -> Block | None:
         style=1,
         kind="bars",
     )
-    return chart("Held-out accuracy", "step", "accuracy", [series], percent=True)
+    note = _pass_change(run)
+    return chart("Held-out accuracy", "step", "accuracy", [series], percent=True, note=note)
 
 
-def _pass_change(run: RunData) -> Block | None:
+def _pass_change(run: RunData) -> str:
     """How many problems went from wrong to right between the first and the last evaluation."""
     if len(run.evals) < 2:
-        return None
+        return ""
     (first, before), *_, (last, after) = run.evals.items()
     pairs = list(zip(before.get("fractions", []), after.get("fractions", []), strict=False))
-    if not pairs:
-        return None
     better, worse = sum(b > a for a, b in pairs), sum(b < a for a, b in pairs)
-    return text(
+    return (
         f"Between steps {first} and {last}, {better} of {len(pairs)} held-out problems were solved"
         f" more often, {worse} less often, {len(pairs) - better - worse} as often as before."
     )
@@ -162,13 +146,13 @@ def _pass_change(run: RunData) -> Block | None:
 
 def _informative(run: RunData) -> Block | None:
     points = run.points("sampler/informative_frac")
-    series = over_steps("informative groups", points, 2, smooth=True)
+    series = over_steps("informative groups", points, 0, smooth=True)
     return chart("Groups whose rewards differ", "step", "fraction", series, note=BAND, percent=True)
 
 
 def _cost(run: RunData) -> Block | None:
     points = run.points("sampler/rollouts_per_informative_group")
-    series = over_steps("responses", points, 3, smooth=True)
+    series = over_steps("responses", points, 0, smooth=True)
     return chart("Responses sampled per informative group", "step", "responses", series)
 
 
@@ -178,14 +162,15 @@ def _verdicts(run: RunData) -> list[Block | None]:
     )
     shown = [name for name in names if any(run.values(name))]
     series = [
-        line(name.removeprefix("reward/").removesuffix("_frac"), thin(points), style=i)
+        line(name.removeprefix("reward/").removesuffix("_frac"), smoothed(points), style=i)
         for i, name in enumerate(shown)
         if (points := run.points(name))
     ]
-    failures = over_steps("failures", run.points("verify/failure_frac"), 1)
+    note = f"Means of {window_len(len(run.rows))} steps."
+    failures = over_steps("failures", run.points("verify/failure_frac"), 0)
     alarm = any(run.values("verify/failure_frac"))
     return [
-        chart("Verdicts", "step", "fraction of responses", series, percent=True),
+        chart("Verdicts", "step", "fraction of responses", series, percent=True, note=note),
         chart("Failures of the verifier", "step", "fraction of verdicts", failures, percent=True)
         if alarm
         else None,
@@ -198,7 +183,7 @@ def _length(run: RunData) -> Block | None:
 
 
 def _truncated(run: RunData) -> Block | None:
-    series = over_steps("truncated", run.points("rollout/truncated_frac"), 1)
+    series = over_steps("truncated", run.points("rollout/truncated_frac"), 0)
     limit = run.setting("rollout.max_response_len")
     title = f"Responses cut off at {limit} tokens" if limit else "Responses cut off"
     return chart(title, "step", "fraction", series, percent=True, from_zero=True)
@@ -206,28 +191,37 @@ def _truncated(run: RunData) -> Block | None:
 
 POLICY = (
     ("policy/entropy", "Entropy", "nats per token", False),
-    ("policy/loss", "Loss (near 0 on-policy, says nothing about progress)", "loss", False),
+    ("policy/loss", "Loss (no measure of progress)", "loss", False),
     ("optim/grad_norm", "Gradient norm before clipping", "norm", False),
     ("policy/kl_ref", "KL to the reference policy", "nats per token", False),
     ("policy/kl_engine", "KL from engine to trainer", "nats per token", True),
     ("policy/clip_frac", "Tokens whose ratio is clipped", "fraction", False),
     ("policy/ratio_max", "Largest trainer / engine probability", "ratio", True),
-    ("sync/logprob_error", "Engine and trainer on fixed tokens after the sync", "nats", True),
+    ("sync/logprob_error", "Engine against trainer after the sync", "nats", True),
     ("optim/lr", "Learning rate", "rate", False),
 )
 """Metric, title, unit, and whether the axis is logarithmic."""
 
 
+FLOOR = 1e-8
+"""Lowest value on a logarithmic axis."""
+
+
 def policy_charts(run: RunData) -> list[Block | None]:
     """One chart for each metric of the policy."""
     charts = []
-    for i, (metric, title, unit, log) in enumerate(POLICY):
+    for metric, title, unit, log in POLICY:
         points = run.points(metric)
-        if log:  # rounding leaves k3 of equal policies a hair below 0
-            points = [(step, max(value, 1e-12)) for step, value in points]
+        if log:  # rounding leaves the KL of equal policies at or a hair below 0
+            points = [(step, max(value, FLOOR)) for step, value in points]
         if points and (metric != "policy/clip_frac" or any(run.values(metric))):
-            series = over_steps(unit, points, i % 7)
-            charts.append(chart(title, "step", unit, series, log_y=log))
+            series = over_steps(unit, points, 0)
+            note = (
+                f"Below {FLOOR:g}: drawn there."
+                if log and any(y == FLOOR for _, y in points)
+                else ""
+            )
+            charts.append(chart(title, "step", unit, series, log_y=log, note=note))
     return charts
 
 
@@ -242,7 +236,7 @@ def _times(run: RunData) -> Block | None:
 def _throughput(run: RunData) -> list[Block | None]:
     generated = line("generated", thin(run.points("rollout/tokens_per_s")), style=0)
     trained = line("trained (with prompts)", thin(run.points("train/tokens_per_s")), style=1)
-    memory = line("peak", thin(run.points("memory/peak_gib")), style=2)
+    memory = line("peak", thin(run.points("memory/peak_gib")), style=0)
     return [
         chart("Tokens per second", "step", "tokens/s", [generated, trained], from_zero=True),
         chart("Peak memory so far", "step", "GiB", [memory], from_zero=True),

@@ -41,6 +41,12 @@ def thin(points: Points, limit: int = MAX_POINTS) -> list[tuple[int, float]]:
     return [points[i] for i in sorted(kept)]
 
 
+def smoothed(points: Points) -> list[tuple[int, float]]:
+    """The running mean alone, thinned for a chart."""
+    window = window_len(len(points))
+    return thin([(step, mean) for step, mean, _ in running_mean(points, window)])
+
+
 @dataclass(frozen=True, slots=True)
 class Trend:
     """Mean of the first and of the last fifth of a series, and how sure their difference is.

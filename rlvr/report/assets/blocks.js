@@ -42,7 +42,7 @@ const BLOCKS = {
   tiles: (b) => el("div", { class: "tiles" }, b.rows.map(([name, value, note]) => el("dl", { class: "tile flat" }, el("dt", {}, name), el("dd", {}, value), el("dd", { class: "small" }, note)))),
   findings: (b) => el("div", { class: "findings" }, b.items.map(finding)),
   details: (b) => {
-    const node = lazyDetails(b.summary, () => el("div", { class: "flow" }, b.blocks.map(block)));
+    const node = lazyDetails(b.summary, () => el("div", { class: "flow" }, laidOut(b.blocks.map(block))));
     node.classList.add("panel");
     return node;
   },

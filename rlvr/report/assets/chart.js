@@ -17,14 +17,14 @@ function ticks(lo, hi, count, log, whole) {
   if (log) {
     const low = Math.floor(Math.log10(lo) + 1e-9), high = Math.ceil(Math.log10(hi) - 1e-9);
     const every = Math.max(1, Math.ceil((high - low) / count));
-    const parts = high - low <= 2 ? [1, 2, 5] : [1];
+    const decades = Math.log10(hi / lo), parts = decades < 1 ? [1, 2, 3, 5, 7] : decades < 2 ? [1, 2, 5] : [1];
     for (let e = low; e <= high; e += every)
       for (const part of parts) found.push(part * 10 ** e);
     const inside = found.filter((t) => t >= lo * 0.999 && t <= hi * 1.001);
     return inside.length ? inside : [lo, hi];
   }
   const rough = (hi - lo) / count, unit = 10 ** Math.floor(Math.log10(rough));
-  let step = unit * [1, 2, 5, 10].find((m) => m * unit >= rough * 0.999);
+  let step = unit * [1, 2, 5, 10].find((m) => m * unit >= rough * 0.75);
   if (whole) step = Math.max(1, Math.round(step));
   for (let i = Math.ceil(lo / step - 1e-9); i * step <= hi + 1e-9 * step; i++)
     found.push(Number((i * step).toPrecision(12)));
@@ -65,7 +65,7 @@ const path = (points, x, y) => {
   return text;
 };
 
-function seriesShapes(s, x, y, ticksOf) {
+function seriesShapes(s, x, y) {
   const style = s.style % NUM_STYLES, key = `k${style}`, shapes = [];
   const drawn = s.points.filter(([a, b]) => a !== null && b !== null && Number.isFinite(y(b)));
   if (s.band.length && s.kind === "bars")
@@ -84,7 +84,7 @@ function seriesShapes(s, x, y, ticksOf) {
   return shapes;
 }
 
-function markShapes(mark, x, top, bottom, row) {
+function markShapes(mark, x, top, bottom) {
   const key = `k${mark.style % NUM_STYLES}`, shapes = [];
   if (mark.span)
     shapes.push(svg("rect", { class: `span ${key}`, x: x(mark.span[0]), y: top, width: Math.max(1, x(mark.span[1]) - x(mark.span[0])), height: bottom - top }));
@@ -117,10 +117,10 @@ function drawLines(spec, width) {
   let [y0, y1] = extent([...points.map((p) => p[1]), ...bands.flatMap((b) => [b[1], b[2]])], yAxis);
   if (spec.y.percent) y0 = Math.max(y0, Math.min(0, ...points.map((p) => p[1] ?? 0))), (y1 = Math.min(y1, Math.max(1, ...points.map((p) => p[1] ?? 0))));
   const yTicks = ticks(y0, y1, 5, spec.y.log), labels = yTicks.map((t) => number(t, spec.y.percent));
-  const left = 14 + 6.6 * Math.max(3, ...labels.map((l) => l.length)), top = 20, bottom = height - 34, right = width - 14;
+  const left = 14 + 6.6 * Math.max(3, ...labels.map((l) => l.length)), top = 20, bottom = height - 34, right = width - 22;
   const x = scale(x0, x1, left, right, spec.x.log), y = scale(y0, y1, bottom, top, spec.y.log);
   const whole = xs.every((v) => v === null || Number.isInteger(v));
-  const xTicks = ticks(x0, x1, Math.max(2, Math.floor((right - left) / 75)), spec.x.log, whole);
+  const xTicks = ticks(x0, x1, Math.max(3, Math.floor((right - left) / 75)), spec.x.log, whole);
   const drawing = svg("svg", { width, height, "aria-hidden": "true" });
   drawing.append(svg("text", { x: 4, y: 11 }, spec.y.label), svg("text", { x: right, y: height - 3, "text-anchor": "end" }, spec.x.label));
   yTicks.forEach((t, i) => drawing.append(svg("path", { class: "grid-line", d: `M${left} ${y(t)}H${right}` }), svg("text", { x: left - 6, y: y(t) + 4, "text-anchor": "end" }, labels[i])));
@@ -155,10 +155,11 @@ function lineChart(spec) {
     state?.cursor.setAttribute("d", `M${state.x(positions[at])} ${state.top}V${state.bottom}`);
   };
   const hide = () => {
-    readout.textContent = "";
+    readout.textContent = spec.x.label === "step" ? describe(positions.length - 1) : "";
     state?.cursor.setAttribute("d", "");
   };
   plot.setAttribute("aria-valuetext", describe(at));
+  hide();
   const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: 10, PageDown: -10, Home: -Infinity, End: Infinity };
   plot.addEventListener("keydown", (event) => {
     if (!(event.key in moves)) return;
@@ -180,7 +181,7 @@ function lineChart(spec) {
     plot.replaceChildren(state.drawing);
   });
   return el(
-    "figure", { class: "panel half" }, el("figcaption", {}, el("h3", {}, spec.title)), legend(spec), plot, readout,
+    "figure", { class: `panel half${spec.series.filter((s) => s.kind !== "dots").length + spec.marks.length === 1 ? " alone" : ""}` }, el("figcaption", {}, el("h3", {}, spec.title)), legend(spec), plot, readout,
     spec.note ? el("p", { class: "small" }, spec.note) : null,
     lazyDetails("Numbers", () => numbersTable(spec, positions, values)),
   );
@@ -194,7 +195,7 @@ function numbersTable(spec, positions, values) {
 
 function drawForest(spec, width) {
   const narrow = width < 560, rowHeight = narrow ? 44 : 28, top = 6;
-  const texts = spec.rows.map(([, v, lo, hi, remark]) => `${number(v)} [${number(lo)}, ${number(hi)}]${remark ? `  ${remark}` : ""}`);
+  const texts = spec.rows.map(([, v, lo, hi, remark]) => `${number(v)} [${number(lo)}, ${number(hi)}]${remark ? ` · ${remark}` : ""}`);
   const labelWidth = Math.min(0.35 * width, 12 + 7.2 * Math.max(...spec.rows.map((r) => r[0].length)));
   const textWidth = 12 + 6.5 * Math.max(...texts.map((t) => t.length));
   const left = narrow ? 12 : labelWidth, right = narrow ? width - 12 : width - textWidth;
@@ -205,14 +206,14 @@ function drawForest(spec, width) {
   for (const t of ticks(lo, hi, Math.max(2, Math.floor((right - left) / 70))))
     drawing.append(svg("path", { class: spec.zero && t === 0 ? "axis" : "grid-line", d: `M${x(t)} ${top}V${bottom}` }), svg("text", { x: x(t), y: bottom + 14, "text-anchor": "middle" }, number(t)));
   drawing.append(svg("text", { x: right, y: height - 3, "text-anchor": "end" }, spec.x));
-  spec.rows.forEach(([label, value, a, b], i) => {
+  spec.rows.forEach(([label, value, a, b, , filled], i) => {
     const y = top + i * rowHeight + (narrow ? 32 : rowHeight / 2);
-    const apart = spec.zero && (a > 0 || b < 0), key = apart || !spec.zero ? "k0" : "k6";
+    const key = filled ? "k0" : "k6";
     drawing.append(
       svg("text", { class: "strong", x: narrow ? 2 : left - 12, y: narrow ? y - 14 : y + 4, "text-anchor": narrow ? "start" : "end" }, label),
       svg("text", { x: width - 2, y: narrow ? y - 14 : y + 4, "text-anchor": "end" }, texts[i]),
       svg("path", { class: `bar ${key}`, d: `M${x(a)} ${y - 4}v8m0 -4H${x(b)}m0 -4v8` }),
-      svg("path", { class: `marker ${key}${apart || !spec.zero ? "" : " hollow"}`, d: MARKERS[1](x(value), y, 4.2) }),
+      svg("path", { class: `marker ${key}${filled ? "" : " hollow"}`, d: MARKERS[1](x(value), y, 4.2) }),
     );
   });
   return drawing;

@@ -30,26 +30,40 @@ function newSection(s) {
   return { node, flow, blocks: [] };
 }
 
+// Replaces the blocks that differ; lays them all out anew where their kinds have changed.
 function fillSection(kept, blocks) {
-  blocks.forEach((data, i) => {
-    const text = JSON.stringify(data), old = kept.blocks[i];
-    if (old?.text === text) return;
-    if (old?.type === "rollouts" && data.type === "rollouts") {
-      old.node.update(data);
-      old.text = text;
-      return;
+  const same = kept.blocks.length === blocks.length && blocks.every((b, i) => b.type === kept.blocks[i].type);
+  const old = kept.blocks;
+  kept.blocks = blocks.map((data, i) => {
+    const text = JSON.stringify(data), before = old[i]?.type === data.type ? old[i] : null;
+    if (before?.text === text) return before;
+    if (before && data.type === "rollouts") {
+      before.node.update(data);
+      return { ...before, text };
     }
     const node = block(data);
-    if (!old) kept.flow.append(node);
-    else {
-      const open = old.node.tagName === "DETAILS" && old.node.open, focused = old.node.contains(document.activeElement);
-      old.node.replaceWith(node);
-      if (open) node.open = true;
-      if (focused) node.querySelector("[tabindex]")?.focus({ preventScroll: true });
-    }
-    kept.blocks[i] = { text, type: data.type, node };
+    if (before) replace(before.node, node);
+    return { text, type: data.type, node };
   });
-  for (const { node } of kept.blocks.splice(blocks.length)) node.remove();
+  if (!same) kept.flow.replaceChildren(...laidOut(kept.blocks.map((b) => b.node)));
+}
+
+function replace(before, node) {
+  const focused = before.contains(document.activeElement);
+  before.replaceWith(node);
+  if (before.tagName === "DETAILS" && before.open) node.open = true;
+  if (focused) node.querySelector("[tabindex]")?.focus({ preventScroll: true });
+}
+
+// Charts next to each other share a grid.
+function laidOut(nodes) {
+  const rows = [];
+  for (const node of nodes) {
+    const half = node.classList.contains("half");
+    if (half && rows.at(-1)?.className === "charts") rows.at(-1).append(node);
+    else rows.push(half ? el("div", { class: "charts" }, node) : node);
+  }
+  return rows;
 }
 
 async function refresh() {

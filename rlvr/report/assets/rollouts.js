@@ -52,7 +52,7 @@ function groupNode(step, group, responses, needle) {
     el("div", { class: "prompt" },
       el("div", { class: "meta" }, el("span", {}, `step ${step}`), el("span", {}, `problem ${group.problem}`), el("span", {}, `${responses.length} of ${group.responses.length} responses`)),
       el("pre", { dir: "auto" }, marked(group.prompt, needle))),
-    responses.map((r) => responseNode(r, needle)),
+    el("div", { class: "responses" }, responses.map((r) => responseNode(r, needle))),
   );
 }
 
