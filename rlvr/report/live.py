@@ -14,7 +14,7 @@ from rlvr.report.page import content_policy, page_data, render, safe_json
 from rlvr.report.rollouts import StepIndex, groups_of, index_of, read_rollouts, step_files
 
 HOST = "127.0.0.1"
-ROLLOUTS = re.compile(r"/rollouts/(\d{1,6})/(\d{1,9})\.json")
+ROLLOUTS = re.compile(r"/rollouts/([0-9]{1,6})/([0-9]{1,9})\.json")
 
 
 class LivePage:

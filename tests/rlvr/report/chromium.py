@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ class Chromium:
         address = self._address(profile / "DevToolsActivePort")
         with urllib.request.urlopen(f"http://{address}/json/list") as answer:
             target = next(t for t in json.load(answer) if t["type"] == "page")
-        self._socket = connect(
-            target["webSocketDebuggerUrl"], max_size=None, proxy=None, compression=None
+        self._open = ExitStack()
+        self._socket = self._open.enter_context(
+            connect(target["webSocketDebuggerUrl"], max_size=None, proxy=None, compression=None)
         )
         self._last_id = 0
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -118,6 +120,6 @@ class Chromium:
         path.write_bytes(base64.b64decode(data))
 
     def close(self) -> None:
-        self._socket.close()
+        self._open.close()
         self._process.terminate()
         self._process.wait(timeout=20)
