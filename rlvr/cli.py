@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(f"rlvr: stopped: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of our output, head or less, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         return 130
 
