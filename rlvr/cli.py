@@ -29,14 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rlvr.recipe import ConfigError, RunError
 
     try:
-        if words and words[0] in PASSED_ON:
-            module, function = PASSED_ON[words[0]][0].split(":")
-            return getattr(importlib.import_module(module), function)(words[1:])
-        parser = _parser()
-        args, rest = parser.parse_known_args(words)
-        if rest and not getattr(args, "takes_settings", False):
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        return args.run(args, rest)
+        code = _run(words)
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         print(f"rlvr: error: {error}", file=sys.stderr)
         return 2
@@ -48,6 +43,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except KeyboardInterrupt:
         return 130
+
+
+def _run(words: list[str]) -> int:
+    if words and words[0] in PASSED_ON:
+        module, function = PASSED_ON[words[0]][0].split(":")
+        return getattr(importlib.import_module(module), function)(words[1:])
+    parser = _parser()
+    args, rest = parser.parse_known_args(words)
+    if rest and not getattr(args, "takes_settings", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args.run(args, rest)
 
 
 def _parser() -> argparse.ArgumentParser:
