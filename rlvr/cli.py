@@ -15,6 +15,7 @@ PASSED_ON = {
     "verify": ("rewards.cli:main", "judge lines of {response, gold} from standard input"),
     "eval": ("eval.cli:eval_main", "score stored generations, compare scored folders"),
     "data": ("eval.cli:data_main", "look for evaluation problems in a training set"),
+    "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
     "doctor": ("rlvr.doctor:main", "check this machine: versions, GPUs, disk, ports, data"),
 }
 """Commands that parse their own arguments: function and help."""
