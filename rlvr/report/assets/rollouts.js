@@ -150,7 +150,7 @@ function rolloutBrowser(data) {
   const node = el(
     "div", { class: "panel browser" },
     el("div", { class: "filters", role: "search", "aria-label": "Filter rollouts" },
-      runs.length > 1 ? label("Run", run) : null, label("Step", step), earlier, later, label("Verdict", verdict), label("Text", search, true)),
+      runs.length > 1 ? label("Run", run) : null, el("div", { class: "step" }, label("Step", step), earlier, later), label("Verdict", verdict), label("Text", search, true)),
     status, results, more,
   );
   // The live page hands over a new index: the filters stay, and what is on the screen does too.
