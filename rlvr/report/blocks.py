@@ -132,7 +132,7 @@ def forest(
     there = [
         [label, *(_short(scale * v) for v in (i["value"], *i["ci95"])), remark, filled]
         for label, i, remark, filled in rows
-        if i is not None and i.get("value") is not None
+        if i is not None and i.get("value") is not None and all(map(math.isfinite, i["ci95"]))
     ]
     if not there:
         return None

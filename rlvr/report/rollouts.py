@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -78,14 +79,18 @@ def groups_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         groups[-1]["responses"].append(
             {
                 "text": shorten(str(row.get("response"))),
-                "reward": row.get("reward"),
-                "advantage": row.get("advantage"),
+                "reward": _number(row.get("reward")),
+                "advantage": _number(row.get("advantage")),
                 "reason": str(row.get("reason")),
-                "len": row.get("response_len"),
+                "len": _number(row.get("response_len")),
                 "truncated": bool(row.get("truncated")),
             }
         )
     return groups
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def shorten(text: str) -> str:

@@ -193,9 +193,12 @@ function numbersTable(spec, positions, values) {
   return tableOf("", head, rows);
 }
 
+// Percent and points: one decimal, so that rows compare at a glance.
+const fixed = (v) => (v === null ? "-" : v.toFixed(1));
+
 function drawForest(spec, width) {
   const narrow = width < 560, rowHeight = narrow ? 44 : 28, top = 6;
-  const texts = spec.rows.map(([, v, lo, hi, remark]) => `${number(v)} [${number(lo)}, ${number(hi)}]${remark ? ` · ${remark}` : ""}`);
+  const texts = spec.rows.map(([, v, lo, hi, remark]) => `${fixed(v)} [${fixed(lo)}, ${fixed(hi)}]${remark ? ` · ${remark}` : ""}`);
   const labelWidth = Math.min(0.35 * width, 12 + 7.2 * Math.max(...spec.rows.map((r) => r[0].length)));
   const textWidth = 12 + 6.5 * Math.max(...texts.map((t) => t.length));
   const left = narrow ? 12 : labelWidth, right = narrow ? width - 12 : width - textWidth;
@@ -220,7 +223,7 @@ function drawForest(spec, width) {
 }
 
 function forestPlot(spec) {
-  const rows = spec.rows.map(([label, v, lo, hi, remark]) => [label, number(v), `[${number(lo)}, ${number(hi)}]`, remark]);
+  const rows = spec.rows.map(([label, v, lo, hi, remark]) => [label, fixed(v), `[${fixed(lo)}, ${fixed(hi)}]`, remark]);
   const said = rows.map((r) => r.join(" ")).join("; ");
   const plot = el("div", { class: "plot", role: "img", "aria-label": `${spec.title}, in ${spec.x}: ${said}` });
   fit(plot, (width) => plot.replaceChildren(drawForest(spec, width)));

@@ -72,6 +72,15 @@ def test_rollouts_of_one_prompt_stand_together_and_long_ones_are_shortened():
     assert "80,000 of 100,000 characters left out" in text
     assert len(text) < MAX_TEXT_LEN + 200
     assert shorten("abc") == "abc"
+    odd = groups_of([{"reward": float("nan"), "advantage": "<b>", "response_len": None}])
+    assert odd[0]["responses"][0] | {"text": ""} == {
+        "text": "",
+        "reward": None,
+        "advantage": None,
+        "reason": "None",
+        "len": None,
+        "truncated": False,
+    }
 
 
 def test_steps_beyond_the_budget_are_left_out_evenly_and_counted(tmp_path):

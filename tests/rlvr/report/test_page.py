@@ -60,7 +60,7 @@ def test_a_comparison_shows_result_table_forest_curves_rates_and_differences(tmp
     result = json.dumps(sections["result"])
     assert "not distinguishable" in result
     assert "allow_unmatched" in result
-    assert "Methods at their own learning rate" in titles(sections["methods"])
+    assert "Methods" in titles(sections["methods"])
     forest = sections["pairs"]["blocks"][0]
     row = next(row for row in forest["rows"] if row[0] == "full - lora")
     assert row[1:4] == [9.0, 5.0, 13.0]
