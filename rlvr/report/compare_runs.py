@@ -46,6 +46,8 @@ def merged_findings(source: Source) -> Block | None:
         if first.level in ("problem", "warning"):
             evidence = [f"{label}: {'; '.join(f.evidence)}" for label, f in seen[:MAX_LINES]]
             evidence += [f"and {count - MAX_LINES} more runs"] if count > MAX_LINES else []
+        elif count < len(source.runs):
+            evidence.append("runs: " + "; ".join(label for label, _ in seen))
         title = f"{first.title} ({count} of {len(source.runs)} runs)"
         items.append(replace(first, title=title, evidence=tuple(evidence)))
     return findings_block(sorted(items, key=lambda finding: LEVELS.index(finding.level)))

@@ -237,6 +237,26 @@ def held_out_gap(run: RunData) -> Finding | None:
     )
 
 
+def accuracy_fell(run: RunData) -> Finding | None:
+    """Held-out accuracy whose whole interval of change lies below 0."""
+    summary = run.summary or {}
+    bounds = summary.get("difference_ci95")
+    if not bounds or bounds[1] >= 0:
+        return None
+    return Finding(
+        "accuracy_fell",
+        "problem",
+        "Held-out accuracy fell",
+        (
+            f"from {summary['accuracy_before']:.3f} to {summary['accuracy_after']:.3f}:"
+            f" {summary['difference']:+.3f} [{bounds[0]:+.3f}, {bounds[1]:+.3f}] over"
+            f" {summary.get('num_problems', 0)} problems; optim.lr ="
+            f" {run.setting('optim.lr', 0.0):g}",
+        ),
+        ("lower optim.lr by 3", LR_REMEDY),
+    )
+
+
 def length_of_run(run: RunData) -> Finding | None:
     """Runs too short to judge, and runs that did not reach their end."""
     done, wanted = (run.rows[-1]["step"] if run.rows else 0), run.setting("train.steps")
@@ -270,5 +290,6 @@ RULES = (
     not_learning,
     learning,
     held_out_gap,
+    accuracy_fell,
     length_of_run,
 )

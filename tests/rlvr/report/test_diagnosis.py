@@ -166,6 +166,8 @@ def test_held_out_accuracy_decides_between_learning_and_a_gap():
     bad = run_with(summary=after | {"difference": 0.0, "difference_ci95": [-0.05, 0.05]})
     assert alarms(bad) == {"held_out_gap"}
     assert "learning" not in findings(bad)
+    worse = run_with(summary=after | {"difference": -0.1, "difference_ci95": [-0.15, -0.05]})
+    assert findings(worse)["accuracy_fell"].level == "problem"
 
 
 def test_a_sampler_that_picks_by_pass_rate_makes_no_verdict_on_reward():
