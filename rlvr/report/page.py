@@ -17,7 +17,16 @@ from rlvr.report.lr_page import lr_section
 from rlvr.report.rollouts import StepIndex, embed, step_files
 from rlvr.report.run_page import headline, run_sections, settings_section
 
-SCRIPTS = ("dom.js", "chart.js", "blocks.js", "rollouts.js", "main.js")
+SCRIPTS = (
+    "dom.js",
+    "axes.js",
+    "chart.js",
+    "forest.js",
+    "blocks.js",
+    "rollouts.js",
+    "main.js",
+)
+"""In the order in which they stand in the page: the later use the earlier."""
 
 
 def page_data(source: Source, index: list[list[StepIndex]], left_out: int = 0) -> dict[str, Any]:

@@ -1,93 +1,55 @@
-// One function draws every line chart, one every forest plot; both fit the width they are given.
-
-const NUM_STYLES = 7;
-const MARKERS = [
-  (x, y, r) => `M${x - r} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`,
-  (x, y, r) => `M${x - r} ${y - r}h${2 * r}v${2 * r}h${-2 * r}Z`,
-  (x, y, r) => `M${x} ${y - r * 1.2}l${r * 1.2} ${r * 2.1}h${-r * 2.4}Z`,
-  (x, y, r) => `M${x} ${y - r * 1.35}l${r * 1.35} ${r * 1.35}l${-r * 1.35} ${r * 1.35}l${-r * 1.35} ${-r * 1.35}Z`,
-  (x, y, r) => `M${x - r} ${y - r}l${2 * r} ${2 * r}M${x + r} ${y - r}l${-2 * r} ${2 * r}`,
-  (x, y, r) => `M${x} ${y + r * 1.2}l${r * 1.2} ${-r * 2.1}h${-r * 2.4}Z`,
-  (x, y, r) => `M${x - r * 1.2} ${y}h${2.4 * r}M${x} ${y - r * 1.2}v${2.4 * r}`,
-];
-
-// At most `count` round numbers between lo and hi; on a logarithmic axis powers of ten, or 1, 2, 5.
-function ticks(lo, hi, count, log, whole) {
-  const found = [];
-  if (log) {
-    const low = Math.floor(Math.log10(lo) + 1e-9), high = Math.ceil(Math.log10(hi) - 1e-9);
-    const every = Math.max(1, Math.ceil((high - low) / count));
-    const decades = Math.log10(hi / lo), parts = decades < 1 ? [1, 2, 3, 5, 7] : decades < 2 ? [1, 2, 5] : [1];
-    for (let e = low; e <= high; e += every)
-      for (const part of parts) found.push(part * 10 ** e);
-    const inside = found.filter((t) => t >= lo * 0.999 && t <= hi * 1.001);
-    return inside.length ? inside : [lo, hi];
-  }
-  const rough = (hi - lo) / count, unit = 10 ** Math.floor(Math.log10(rough));
-  let step = unit * [1, 2, 5, 10].find((m) => m * unit >= rough * 0.75);
-  if (whole) step = Math.max(1, Math.round(step));
-  for (let i = Math.ceil(lo / step - 1e-9); i * step <= hi + 1e-9 * step; i++)
-    found.push(Number((i * step).toPrecision(12)));
-  return found;
-}
-
-// Maps a value to a position between the ends; undefined where a logarithm does not exist.
-function scale(lo, hi, from, to, log) {
-  const f = log ? Math.log : (v) => v;
-  const a = f(lo), width = f(hi) - a || 1;
-  return (v) => from + ((f(v) - a) / width) * (to - from);
-}
-
-function extent(values, axis) {
-  let lo = Infinity, hi = -Infinity;
-  for (const v of values)
-    if (v !== null && (!axis.log || v > 0)) {
-      if (v < lo) lo = v;
-      if (v > hi) hi = v;
-    }
-  if (lo > hi) return axis.log ? [0.1, 1] : [0, 1];
-  if (axis.zero) lo = Math.min(lo, 0);
-  if (axis.log) return lo === hi ? [lo / 2, hi * 2] : [lo, hi];
-  if (lo === hi) return [lo - Math.abs(lo || 1) * 0.1, hi + Math.abs(hi || 1) * 0.1];
-  const room = axis.pad ? (hi - lo) * 0.06 : 0;
-  return [axis.zero && lo === 0 ? 0 : lo - room, hi + room];
-}
-
-const path = (points, x, y) => {
-  let text = "", pen = "M";
-  for (const [a, b] of points) {
-    if (a === null || b === null || !Number.isFinite(y(b)) || !Number.isFinite(x(a))) pen = "M";
-    else {
-      text += `${pen}${x(a).toFixed(1)} ${y(b).toFixed(1)}`;
-      pen = "L";
-    }
-  }
-  return text;
-};
+// One function draws every line chart from its data.
 
 function seriesShapes(s, x, y) {
-  const style = s.style % NUM_STYLES, key = `k${style}`, shapes = [];
+  const style = s.style % NUM_STYLES,
+    key = `k${style}`,
+    shapes = [];
   const drawn = s.points.filter(([a, b]) => a !== null && b !== null && Number.isFinite(y(b)));
   if (s.band.length && s.kind === "bars")
     for (const [a, lo, hi] of s.band)
-      shapes.push(svg("path", { class: `bar ${key}`, d: `M${x(a) - 4} ${y(lo)}h8m-4 0V${y(hi)}m-4 0h8` }));
+      shapes.push(
+        svg("path", { class: `bar ${key}`, d: `M${x(a) - 4} ${y(lo)}h8m-4 0V${y(hi)}m-4 0h8` }),
+      );
   else if (s.band.length) {
     const whole = s.band.filter(([, lo, hi]) => lo !== null && hi !== null);
-    const edge = [...whole.map(([a, , hi]) => [a, hi]), ...whole.reverse().map(([a, lo]) => [a, lo])];
+    const edge = [
+      ...whole.map(([a, , hi]) => [a, hi]),
+      ...whole.reverse().map(([a, lo]) => [a, lo]),
+    ];
     shapes.push(svg("path", { class: `band ${key}`, d: path(edge, x, y) + "Z" }));
   }
   if (s.kind === "dots")
-    return [svg("path", { class: `faint ${key}`, d: drawn.map(([a, b]) => `M${x(a).toFixed(1)} ${y(b).toFixed(1)}h0`).join("") })];
-  if (s.kind !== "points") shapes.push(svg("path", { class: `line ${key}`, d: path(s.points, x, y) }));
+    return [
+      svg("path", {
+        class: `faint ${key}`,
+        d: drawn.map(([a, b]) => `M${x(a).toFixed(1)} ${y(b).toFixed(1)}h0`).join(""),
+      }),
+    ];
+  if (s.kind !== "points")
+    shapes.push(svg("path", { class: `line ${key}`, d: path(s.points, x, y) }));
   if (s.kind !== "line" || drawn.length === 1)
-    shapes.push(svg("path", { class: `marker ${key}`, d: drawn.map(([a, b]) => MARKERS[style](x(a), y(b), 3.6)).join("") }));
+    shapes.push(
+      svg("path", {
+        class: `marker ${key}`,
+        d: drawn.map(([a, b]) => MARKERS[style](x(a), y(b), 3.6)).join(""),
+      }),
+    );
   return shapes;
 }
 
 function markShapes(mark, x, top, bottom) {
-  const key = `k${mark.style % NUM_STYLES}`, shapes = [];
+  const key = `k${mark.style % NUM_STYLES}`,
+    shapes = [];
   if (mark.span)
-    shapes.push(svg("rect", { class: `span ${key}`, x: x(mark.span[0]), y: top, width: Math.max(1, x(mark.span[1]) - x(mark.span[0])), height: bottom - top }));
+    shapes.push(
+      svg("rect", {
+        class: `span ${key}`,
+        x: x(mark.span[0]),
+        y: top,
+        width: Math.max(1, x(mark.span[1]) - x(mark.span[0])),
+        height: bottom - top,
+      }),
+    );
   shapes.push(svg("path", { class: `line ${key}`, d: `M${x(mark.x)} ${top}V${bottom}` }));
   return shapes;
 }
@@ -96,38 +58,69 @@ function legend(spec) {
   const entry = (name, style, kind) => {
     const key = `k${style % NUM_STYLES}`;
     const sample = svg("svg", { width: 30, height: 12, "aria-hidden": "true" });
-    if (kind === "dots") sample.append(svg("path", { class: `faint ${key}`, d: "M6 6h0M15 6h0M24 6h0" }));
+    if (kind === "dots")
+      sample.append(svg("path", { class: `faint ${key}`, d: "M6 6h0M15 6h0M24 6h0" }));
     else if (kind !== "points") sample.append(svg("path", { class: `line ${key}`, d: "M0 6H30" }));
     if (["points", "marks", "bars"].includes(kind))
-      sample.append(svg("path", { class: `marker ${key}`, d: MARKERS[style % NUM_STYLES](15, 6, 3.6) }));
+      sample.append(
+        svg("path", { class: `marker ${key}`, d: MARKERS[style % NUM_STYLES](15, 6, 3.6) }),
+      );
     return el("li", {}, sample, name);
   };
   const series = spec.series.map((s) => entry(s.name, s.style, s.kind));
-  const marks = spec.marks.map((m) => entry(`${m.name} ${number(m.x)}${m.span ? ` [${number(m.span[0])}, ${number(m.span[1])}]` : ""}`, m.style, "line"));
+  const marks = spec.marks.map((m) =>
+    entry(
+      `${m.name} ${number(m.x)}${m.span ? ` [${number(m.span[0])}, ${number(m.span[1])}]` : ""}`,
+      m.style,
+      "line",
+    ),
+  );
   return series.length + marks.length > 1 ? el("ul", { class: "legend" }, series, marks) : null;
 }
 
 // The drawing for one width; returns the svg and what the cursor needs.
 function drawLines(spec, width) {
   const height = Math.max(200, Math.min(280, width * 0.5));
-  const points = spec.series.flatMap((s) => s.points), bands = spec.series.flatMap((s) => s.band);
+  const points = spec.series.flatMap((s) => s.points),
+    bands = spec.series.flatMap((s) => s.band);
   const xs = [...points.map((p) => p[0]), ...spec.marks.map((m) => m.x)];
   const [x0, x1] = extent(xs, spec.x);
   const yAxis = { ...spec.y, pad: true };
   let [y0, y1] = extent([...points.map((p) => p[1]), ...bands.flatMap((b) => [b[1], b[2]])], yAxis);
-  if (spec.y.percent) y0 = Math.max(y0, Math.min(0, ...points.map((p) => p[1] ?? 0))), (y1 = Math.min(y1, Math.max(1, ...points.map((p) => p[1] ?? 0))));
-  const yTicks = ticks(y0, y1, 5, spec.y.log), labels = yTicks.map((t) => number(t, spec.y.percent));
-  const left = 14 + 6.6 * Math.max(3, ...labels.map((l) => l.length)), top = 20, bottom = height - 34, right = width - 22;
-  const x = scale(x0, x1, left, right, spec.x.log), y = scale(y0, y1, bottom, top, spec.y.log);
+  if (spec.y.percent)
+    ((y0 = Math.max(y0, Math.min(0, ...points.map((p) => p[1] ?? 0)))),
+      (y1 = Math.min(y1, Math.max(1, ...points.map((p) => p[1] ?? 0)))));
+  const yTicks = ticks(y0, y1, 5, spec.y.log),
+    labels = yTicks.map((t) => number(t, spec.y.percent));
+  const left = 14 + 6.6 * Math.max(3, ...labels.map((l) => l.length)),
+    top = 20,
+    bottom = height - 34,
+    right = width - 22;
+  const x = scale(x0, x1, left, right, spec.x.log),
+    y = scale(y0, y1, bottom, top, spec.y.log);
   const whole = xs.every((v) => v === null || Number.isInteger(v));
   const xTicks = ticks(x0, x1, Math.max(3, Math.floor((right - left) / 75)), spec.x.log, whole);
   const drawing = svg("svg", { width, height, "aria-hidden": "true" });
-  drawing.append(svg("text", { x: 4, y: 11 }, spec.y.label), svg("text", { x: right, y: height - 3, "text-anchor": "end" }, spec.x.label));
-  yTicks.forEach((t, i) => drawing.append(svg("path", { class: "grid-line", d: `M${left} ${y(t)}H${right}` }), svg("text", { x: left - 6, y: y(t) + 4, "text-anchor": "end" }, labels[i])));
-  xTicks.forEach((t) => drawing.append(svg("path", { class: "axis", d: `M${x(t)} ${bottom}v4` }), svg("text", { x: x(t), y: bottom + 16, "text-anchor": "middle" }, number(t))));
+  drawing.append(
+    svg("text", { x: 4, y: 11 }, spec.y.label),
+    svg("text", { x: right, y: height - 3, "text-anchor": "end" }, spec.x.label),
+  );
+  yTicks.forEach((t, i) =>
+    drawing.append(
+      svg("path", { class: "grid-line", d: `M${left} ${y(t)}H${right}` }),
+      svg("text", { x: left - 6, y: y(t) + 4, "text-anchor": "end" }, labels[i]),
+    ),
+  );
+  xTicks.forEach((t) =>
+    drawing.append(
+      svg("path", { class: "axis", d: `M${x(t)} ${bottom}v4` }),
+      svg("text", { x: x(t), y: bottom + 16, "text-anchor": "middle" }, number(t)),
+    ),
+  );
   drawing.append(svg("path", { class: "axis", d: `M${left} ${bottom}H${right}` }));
   const clip = (v) => Math.min(right, Math.max(left, v));
-  for (const mark of spec.marks) drawing.append(...markShapes(mark, (v) => clip(x(v)), top, bottom));
+  for (const mark of spec.marks)
+    drawing.append(...markShapes(mark, (v) => clip(x(v)), top, bottom));
   for (const s of spec.series) drawing.append(...seriesShapes(s, x, y));
   const cursor = svg("path", { class: "cursor", d: "" });
   drawing.append(cursor);
@@ -135,16 +128,30 @@ function drawLines(spec, width) {
 }
 
 function lineChart(spec) {
-  const positions = [...new Set(spec.series.flatMap((s) => s.points.map((p) => p[0])))].filter((v) => v !== null).sort((a, b) => a - b);
+  const solid = spec.series.filter((s) => s.kind !== "dots");
+  const alone = solid.length + spec.marks.length === 1; // nothing to tell apart: no dashes
+  const positions = [...new Set(spec.series.flatMap((s) => s.points.map((p) => p[0])))]
+    .filter((v) => v !== null)
+    .sort((a, b) => a - b);
   const values = spec.series.map((s) => new Map(s.points.map((p) => [p[0], p[1]])));
   const readout = el("p", { class: "readout" });
   const plot = el("div", {
-    class: "plot", tabindex: 0, role: "slider", "aria-label": `${spec.title}: read values with the arrow keys`,
-    "aria-valuemin": 0, "aria-valuemax": positions.length - 1, "aria-valuenow": positions.length - 1,
+    class: "plot",
+    tabindex: 0,
+    role: "slider",
+    "aria-label": `${spec.title}: read values with the arrow keys`,
+    "aria-valuemin": 0,
+    "aria-valuemax": positions.length - 1,
+    "aria-valuenow": positions.length - 1,
   });
-  let state = null, at = positions.length - 1;
+  let state = null,
+    at = positions.length - 1;
   const describe = (i) => {
-    const here = spec.series.map((s, k) => (values[k].has(positions[i]) ? `${s.name} ${number(values[k].get(positions[i]), spec.y.percent)}` : null));
+    const here = spec.series.map((s, k) =>
+      values[k].has(positions[i])
+        ? `${s.name} ${number(values[k].get(positions[i]), spec.y.percent)}`
+        : null,
+    );
     return `${spec.x.label} ${number(positions[i])}: ${here.filter(Boolean).join(" · ")}`;
   };
   const show = (i) => {
@@ -160,7 +167,16 @@ function lineChart(spec) {
   };
   plot.setAttribute("aria-valuetext", describe(at));
   hide();
-  const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: 10, PageDown: -10, Home: -Infinity, End: Infinity };
+  const moves = {
+    ArrowLeft: -1,
+    ArrowDown: -1,
+    ArrowRight: 1,
+    ArrowUp: 1,
+    PageUp: 10,
+    PageDown: -10,
+    Home: -Infinity,
+    End: Infinity,
+  };
   plot.addEventListener("keydown", (event) => {
     if (!(event.key in moves)) return;
     event.preventDefault();
@@ -181,7 +197,14 @@ function lineChart(spec) {
     plot.replaceChildren(state.drawing);
   });
   return el(
-    "figure", { class: `panel half${spec.series.filter((s) => s.kind !== "dots").length + spec.marks.length === 1 ? " alone" : ""}` }, el("figcaption", {}, el("h3", {}, spec.title)), legend(spec), plot, readout,
+    "figure",
+    {
+      class: alone ? "panel half alone" : "panel half",
+    },
+    el("figcaption", {}, el("h3", {}, spec.title)),
+    legend(spec),
+    plot,
+    readout,
     spec.note ? el("p", { class: "small" }, spec.note) : null,
     lazyDetails("Numbers", () => numbersTable(spec, positions, values)),
   );
@@ -189,55 +212,9 @@ function lineChart(spec) {
 
 function numbersTable(spec, positions, values) {
   const head = [spec.x.label, ...spec.series.map((s) => s.name)];
-  const rows = positions.map((p) => [number(p), ...values.map((v) => (v.has(p) ? number(v.get(p)) : ""))]);
+  const rows = positions.map((p) => [
+    number(p),
+    ...values.map((v) => (v.has(p) ? number(v.get(p)) : "")),
+  ]);
   return tableOf("", head, rows);
-}
-
-// Percent and points: one decimal, so that rows compare at a glance.
-const fixed = (v) => (v === null ? "-" : v.toFixed(1));
-
-function drawForest(spec, width) {
-  const narrow = width < 560, rowHeight = narrow ? 44 : 28, top = 6;
-  const texts = spec.rows.map(([, v, lo, hi, remark]) => `${fixed(v)} [${fixed(lo)}, ${fixed(hi)}]${remark ? ` · ${remark}` : ""}`);
-  const labelWidth = Math.min(0.35 * width, 12 + 7.2 * Math.max(...spec.rows.map((r) => r[0].length)));
-  const textWidth = 12 + 6.5 * Math.max(...texts.map((t) => t.length));
-  const left = narrow ? 12 : labelWidth, right = narrow ? width - 12 : width - textWidth;
-  const ends = spec.rows.flatMap((r) => [r[1], r[2], r[3]]);
-  const [lo, hi] = extent(spec.zero ? [...ends, 0] : ends, { pad: true });
-  const x = scale(lo, hi, left, right), bottom = top + spec.rows.length * rowHeight, height = bottom + 34;
-  const drawing = svg("svg", { width, height, "aria-hidden": "true" });
-  for (const t of ticks(lo, hi, Math.max(2, Math.floor((right - left) / 70))))
-    drawing.append(svg("path", { class: spec.zero && t === 0 ? "axis" : "grid-line", d: `M${x(t)} ${top}V${bottom}` }), svg("text", { x: x(t), y: bottom + 14, "text-anchor": "middle" }, number(t)));
-  drawing.append(svg("text", { x: right, y: height - 3, "text-anchor": "end" }, spec.x));
-  spec.rows.forEach(([label, value, a, b, , filled], i) => {
-    const y = top + i * rowHeight + (narrow ? 32 : rowHeight / 2);
-    const key = filled ? "k0" : "k6";
-    drawing.append(
-      svg("text", { class: "strong", x: narrow ? 2 : left - 12, y: narrow ? y - 14 : y + 4, "text-anchor": narrow ? "start" : "end" }, label),
-      svg("text", { x: width - 2, y: narrow ? y - 14 : y + 4, "text-anchor": "end" }, texts[i]),
-      svg("path", { class: `bar ${key}`, d: `M${x(a)} ${y - 4}v8m0 -4H${x(b)}m0 -4v8` }),
-      svg("path", { class: `marker ${key}${filled ? "" : " hollow"}`, d: MARKERS[1](x(value), y, 4.2) }),
-    );
-  });
-  return drawing;
-}
-
-function forestPlot(spec) {
-  const rows = spec.rows.map(([label, v, lo, hi, remark]) => [label, fixed(v), `[${fixed(lo)}, ${fixed(hi)}]`, remark]);
-  const said = rows.map((r) => r.join(" ")).join("; ");
-  const plot = el("div", { class: "plot", role: "img", "aria-label": `${spec.title}, in ${spec.x}: ${said}` });
-  fit(plot, (width) => plot.replaceChildren(drawForest(spec, width)));
-  return el(
-    "figure", { class: "panel" }, el("figcaption", {}, el("h3", {}, spec.title)), plot,
-    spec.note ? el("p", { class: "small" }, spec.note) : null,
-  );
-}
-
-// Calls draw(width) now that the node has a width, and again whenever that changes.
-function fit(node, draw) {
-  let last = 0;
-  new ResizeObserver(([entry]) => {
-    const width = Math.floor(entry.contentRect.width);
-    if (width > 0 && width !== last) draw((last = width));
-  }).observe(node);
 }

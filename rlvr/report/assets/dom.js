@@ -22,7 +22,10 @@ function number(value, percent = false) {
   if (percent) return `${Number((100 * value).toPrecision(3))}%`;
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e7))
-    return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
+    return value
+      .toExponential(2)
+      .replace(/\.?0+e/, "e")
+      .replace("e+", "e");
   return Number(value.toPrecision(size >= 1e4 ? 6 : 4)).toLocaleString("en-US", {
     maximumFractionDigits: 6,
   });

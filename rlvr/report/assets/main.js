@@ -4,38 +4,55 @@ const REFRESH_MS = 2000;
 const shown = new Map(); // section id -> { node, flow, blocks: [{ text, type, node }] }
 let tag = null;
 
-const title = el("h1"), subtitle = el("p", { class: "subtitle" }), state = el("p", { class: "status", role: "status" });
-const links = el("ul"), content = el("main", { id: "content", tabindex: -1 });
+const title = el("h1"),
+  subtitle = el("p", { class: "subtitle" }),
+  state = el("p", { class: "status", role: "status" });
+const links = el("ul"),
+  content = el("main", { id: "content", tabindex: -1 });
 
 function build(data) {
   document.title = data.title;
   title.textContent = data.title;
   subtitle.textContent = data.subtitle;
-  state.textContent = LIVE ? `live; changed ${data.written}` : `written ${data.written} by rlvr report`;
+  state.textContent = LIVE
+    ? `live; changed ${data.written}`
+    : `written ${data.written} by rlvr report`;
   if (data.sections.length !== shown.size || data.sections.some((s) => !shown.has(s.id))) {
-    links.replaceChildren(...data.sections.map((s) => el("li", {}, el("a", { href: `#${s.id}` }, s.title))));
+    links.replaceChildren(
+      ...data.sections.map((s) => el("li", {}, el("a", { href: `#${s.id}` }, s.title))),
+    );
   }
-  for (const id of shown.keys()) if (!data.sections.some((s) => s.id === id)) (shown.get(id).node.remove(), shown.delete(id));
+  for (const id of shown.keys())
+    if (!data.sections.some((s) => s.id === id)) (shown.get(id).node.remove(), shown.delete(id));
   data.sections.forEach((s, i) => {
     if (!shown.has(s.id)) shown.set(s.id, newSection(s));
     const kept = shown.get(s.id);
-    if (content.children[i] !== kept.node) content.insertBefore(kept.node, content.children[i] ?? null);
+    if (content.children[i] !== kept.node)
+      content.insertBefore(kept.node, content.children[i] ?? null);
     fillSection(kept, s.blocks);
   });
 }
 
 function newSection(s) {
   const flow = el("div", { class: "flow" });
-  const node = el("section", { id: s.id, "aria-labelledby": `${s.id}-title` }, el("h2", { id: `${s.id}-title` }, s.title), s.intro ? el("p", { class: "intro" }, s.intro) : null, flow);
+  const node = el(
+    "section",
+    { id: s.id, "aria-labelledby": `${s.id}-title` },
+    el("h2", { id: `${s.id}-title` }, s.title),
+    s.intro ? el("p", { class: "intro" }, s.intro) : null,
+    flow,
+  );
   return { node, flow, blocks: [] };
 }
 
 // Replaces the blocks that differ; lays them all out anew where their kinds have changed.
 function fillSection(kept, blocks) {
-  const same = kept.blocks.length === blocks.length && blocks.every((b, i) => b.type === kept.blocks[i].type);
+  const same =
+    kept.blocks.length === blocks.length && blocks.every((b, i) => b.type === kept.blocks[i].type);
   const old = kept.blocks;
   kept.blocks = blocks.map((data, i) => {
-    const text = JSON.stringify(data), before = old[i]?.type === data.type ? old[i] : null;
+    const text = JSON.stringify(data),
+      before = old[i]?.type === data.type ? old[i] : null;
     if (before?.text === text) return before;
     if (before && data.type === "rollouts") {
       before.node.update(data);
