@@ -126,17 +126,17 @@ function rolloutBrowser(data) {
     );
   }
   function fillVerdicts() {
-    const counts = {};
+    const counts = new Map();
     for (const s of steps().filter((s) => step.value === "all" || String(s.step) === step.value))
       for (const [reason, n] of Object.entries(s.reasons))
-        counts[reason] = (counts[reason] ?? 0) + n;
-    const names = Object.keys(counts).sort((a, b) => counts[b] - counts[a]);
-    const total = names.reduce((sum, name) => sum + counts[name], 0);
+        counts.set(reason, (counts.get(reason) ?? 0) + n);
+    const ordered = [...counts].sort((a, b) => b[1] - a[1]);
+    const total = ordered.reduce((sum, [, n]) => sum + n, 0);
     fill(
       verdict,
       [
         ["all", `all verdicts (${number(total)})`],
-        ...names.map((n) => [n, `${n} (${number(counts[n])})`]),
+        ...ordered.map(([name, n]) => [name, `${name} (${number(n)})`]),
       ],
       verdict.value,
     );
@@ -162,9 +162,15 @@ function rolloutBrowser(data) {
   }
   let source = null;
   async function showMore() {
-    const mine = token,
-      here = source;
+    const mine = token;
     status.textContent = "reading ...";
+    try {
+      await addPage(mine, source);
+    } catch (error) {
+      if (mine === token) status.textContent = `The rollouts could not be read (${error.message}).`;
+    }
+  }
+  async function addPage(mine, here) {
     let added = 0,
       end = false;
     while (added < PER_PAGE) {
@@ -231,6 +237,7 @@ function rolloutBrowser(data) {
   // The live page hands over a new index: the filters stay, and what is on the screen does too.
   node.update = (next) => {
     runs = next.runs;
+    chunks.clear(); // a step may have been read while it was being written
     const [oldStep, oldVerdict] = [step.value, verdict.value];
     fillRuns();
     fillSteps(oldStep);

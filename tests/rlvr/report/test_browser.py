@@ -99,6 +99,8 @@ HOSTILE = [
     "x" * 100_000,
     "\n" * 3000,
     "<b>" * 5000,
+    "__proto__",
+    "constructor",
 ]
 
 
@@ -126,6 +128,8 @@ def test_hostile_text_runs_nothing_and_holds_the_layout(tmp_path, page_of, chrom
         assert chromium.run("document.querySelectorAll('body script:not([type])').length") == 1
         assert chromium.run(SIDEWAYS) <= 0
         assert chromium.log == []
+    options = "[...document.querySelectorAll('.browser select')[1].options].map(o => o.label)"
+    assert {"__proto__ (1)", "constructor (1)"} <= set(chromium.run(options))
     shown = chromium.run("[...document.querySelectorAll('.prompt pre')].map(p => p.textContent)")
     assert shown[:7] == HOSTILE[:7]
     assert "80,000 of 100,000 characters left out" in shown[8]
