@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -18,7 +18,7 @@ from rlvr.report.blocks import (
     table,
 )
 
-Curve = list[tuple[float, float]]
+Curve = Sequence[tuple[float, float]]
 
 
 def analysis_sections(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:

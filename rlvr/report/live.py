@@ -121,7 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _host_is_ours(self) -> bool:
         """False for a name that somebody else's DNS points at this machine."""
-        port = self.server.server_address[1]
+        assert isinstance(self.server, _Server)
+        port = self.server.server_port
         return self.headers.get("Host") in (f"{HOST}:{port}", f"localhost:{port}")
 
     def _send(self, status: int, kind: str | None, body: bytes, tag: str | None = None) -> None:

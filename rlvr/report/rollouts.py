@@ -15,7 +15,7 @@ from typing import Any
 MAX_TEXT_LEN = 20_000
 """Characters of one prompt or response on the page; the middle of a longer one is left out."""
 
-MAX_PAGE_BYTES = 15 * 2**20
+MAX_PAGE_BYTES = 17 * 2**20
 """Rollouts that one file may hold, as embedded; steps beyond it are left out, evenly."""
 
 
@@ -114,7 +114,8 @@ def embed(
 ) -> tuple[list[dict[int, str]], list[list[StepIndex]], int]:
     """Packed steps and index of every run, and how many steps were left out for the budget.
 
-    Where all together exceed `budget` bytes, every k-th step of each run stays, and the last.
+    Where all together exceed `budget` bytes, evenly spaced steps of each run stay, the first and
+    the last among them.
     """
     packed: list[dict[int, str]] = [{} for _ in files]
     index: list[list[StepIndex]] = [[] for _ in files]
@@ -123,17 +124,17 @@ def embed(
             rows = read_rollouts(path)
             packed[run][step] = pack(groups_of(rows))
             index[run].append(index_of(step, rows))
-    stride, total = 1, sum(map(len, files))
+    share, total, kept = 1.0, sum(map(len, files)), packed
+    while sum(len(text) for steps in kept for text in steps.values()) > budget and share > 0.001:
+        share *= 0.95
+        kept = [{step: steps[step] for step in _spaced(list(steps), share)} for steps in packed]
+    index = [[e for e in entries if e.step in kept[r]] for r, entries in enumerate(index)]
+    return kept, index, total - sum(map(len, kept))
 
-    def kept(run: int) -> list[int]:
-        steps = list(files[run])
-        return [s for i, s in enumerate(steps) if i % stride == 0 or i == len(steps) - 1]
 
-    def size() -> int:
-        return sum(len(packed[run][step]) for run in range(len(files)) for step in kept(run))
-
-    while size() > budget and stride < total:
-        stride += 1
-    packed = [{step: packed[run][step] for step in kept(run)} for run in range(len(files))]
-    index = [[e for e in entries if e.step in packed[r]] for r, entries in enumerate(index)]
-    return packed, index, total - sum(map(len, packed))
+def _spaced(steps: list[int], share: float) -> list[int]:
+    """That share of the steps, evenly spaced, with the first and the last; at least the last."""
+    count = max(1, math.floor(share * len(steps)))
+    if count == 1:
+        return steps[-1:]
+    return [steps[round(i * (len(steps) - 1) / (count - 1))] for i in range(count)]
