@@ -22,7 +22,7 @@ from rewards import Reason, Verifier
 from rlvr.batch import StepBatch, make_batch
 from rlvr.checkpoint import (
     STATE_FOLDER,
-    list_checkpoints,
+    intact_checkpoints,
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
@@ -85,9 +85,9 @@ def resume(folder: Path, console: Console) -> Path:
     if not (folder / "config.toml").is_file():
         raise ConfigError(f"{folder}: not a run folder (no config.toml); give the folder of a run")
     recipe = load_recipe(folder / "config.toml", [], TrainRecipe)
-    checkpoints = list_checkpoints(folder)
+    checkpoints = intact_checkpoints(folder)
     if not checkpoints:
-        raise ConfigError(f"{folder}: has no checkpoint yet; delete the folder and start again")
+        raise ConfigError(f"{folder}: has no usable checkpoint; delete the folder and start again")
     check(recipe)
     facts = json.loads((folder / "manifest.json").read_text())
     session = build(recipe, facts["model"])
