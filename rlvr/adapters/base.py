@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Sync = Literal["adapter", "merged", "none"]
 DEFAULT_RANK = 32
-LORA_OPTIONS = frozenset({"rank", "alpha", "scaling", "target_modules", "seed", "match"})
+LORA_OPTIONS = frozenset({"rank", "alpha", "scaling", "target_modules", "dropout", "seed", "match"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,6 @@ def adamw_groups(groups: list[dict[str, Any]], optim: OptimConfig) -> Optimizer:
     )
 
 
-def refuse_named_optimizer(config: AdapterConfig, optim: OptimConfig) -> None:
-    """For methods with an update rule of their own. Raises: ConfigError when a recipe names one."""
-    if optim.name != "adamw":
-        raise ConfigError(
-            f'optim.name = "{optim.name}": {config.method} brings its own optimizer; remove it'
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """What a method does besides the gradient step; only AdaLoRA has one.
@@ -93,8 +85,11 @@ class Method:
     keeps_base: whether switching the adapter off gives the base back; else the reference is a copy.
     start: why step 0 is not the base policy; empty where it is.
     needs_rows: whether `apply` looks at training problems.
-    check(config): refuses, before anything loads, settings that cannot work.
+    check(config, num_updates): refuses, before anything loads, settings that cannot work; optimizer
+    steps of the run are None where they are not known yet.
     checkpointing: whether activations can be recomputed in the backward pass.
+    packing: whether several examples may share one sequence.
+    own_optimizer: whether it has an update rule of its own, so that optim.name cannot choose one.
     rank_multiple(config): the rank has to be a multiple of this.
     save(model, folder, config): writes a folder that peft loads, where the live layers do not save
     as one.
@@ -113,7 +108,9 @@ class Method:
     start: str = ""
     needs_rows: bool = False
     checkpointing: bool = True
-    check: Callable[[AdapterConfig], None] | None = None
+    packing: bool = True
+    own_optimizer: bool = False
+    check: Callable[[AdapterConfig, int | None], None] | None = None
     rank_multiple: Callable[[AdapterConfig], int] = lambda _config: 1
     save: Callable[[Any, Path, AdapterConfig], None] | None = None
 

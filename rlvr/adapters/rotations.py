@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, wrap
 from rlvr.adapters.export import save_as_lora
 from rlvr.adapters.lora import lora_config
+from rlvr.adapters.start import target_weights
+from rlvr.recipe import ConfigError
+
+if TYPE_CHECKING:
+    from rlvr.adapter_config import AdapterConfig
 
 _OPTIONS = frozenset({"target_modules", "seed"})
 
@@ -29,6 +34,16 @@ def _oft(model: Any, setup: Setup) -> Any:
         **_common(setup),
     )
     return wrap(model, config, setup.seed)
+
+
+def _check_boft(config: AdapterConfig, _num_updates: int | None) -> None:
+    """Raises: ConfigError for butterflies of blocks that cannot be halved."""
+    block = config.boft
+    if block.num_factors > 1 and block.block_size % 2:
+        raise ConfigError(
+            f"adapter.boft.block_size = {block.block_size}: butterflies (num_factors ="
+            f" {block.num_factors}) halve the blocks; take an even size"
+        )
 
 
 def _boft(model: Any, setup: Setup) -> Any:
@@ -61,6 +76,7 @@ def _orthogeolora(model: Any, setup: Setup) -> Any:
     """
     from torch.nn.utils import parametrize
 
+    target_weights(model, setup, setup.rank)
     adapted = wrap(model, lora_config(setup), setup.seed)
     _draw_factors(adapted, setup.seed)
     columns, sigma, rows = _parametrizations()
@@ -141,6 +157,7 @@ METHODS = (
         syncs=("merged",),
         options=_OPTIONS | {"boft"},
         apply=_boft,
+        check=_check_boft,
     ),
     Method(
         name="hra",
