@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,17 @@ PROBE_LEN = 32
 """Tokens of each of the two examples that show whether packing keeps them apart."""
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A run's objects. rows: the trainer's, packed or not; num_updates: optimizer steps."""
+
+    policy: Policy
+    optimizer: Optimizer
+    examples: Examples
+    rows: Dataset
+    num_updates: int
+
+
 def check(recipe: FinetuneRecipe) -> None:
     """Refuses, before anything is loaded, what cannot work. Raises: ConfigError."""
     method = get_method(recipe.adapter)
@@ -63,6 +74,11 @@ def check(recipe: FinetuneRecipe) -> None:
         raise ConfigError(
             f"train.packing = true: the trained positions of {method.name} stand before a whole"
             " sequence, not before every example in it; set it to false"
+        )
+    if torch.cuda.device_count() > 1:
+        raise ConfigError(
+            f"rlvr sft: {torch.cuda.device_count()} GPUs are visible and it trains on one; set"
+            " CUDA_VISIBLE_DEVICES=0"
         )
     if "lm_head" in recipe.adapter.target_modules:
         raise ConfigError(
@@ -83,30 +99,16 @@ def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Pat
     """
     check(recipe)
     folder = new_run_folder(recipe, recipe_path)
-    path = model_path(recipe, recipe_path, console)
-    tokenizer = load_tokenizer(recipe.model, path)
-    examples = load_examples(recipe.data, tokenizer, recipe.model.max_len, recipe.train.seed)
-    rows = make_rows(recipe, examples)
-    num_updates = recipe.train.epochs * math.ceil(len(rows) / recipe.train.batch_size)
-    policy = load_policy(
-        recipe.model,
-        recipe.adapter,
-        path,
-        recipe.train.seed,
-        keep_reference=False,
-        num_updates=num_updates,
-        encode_rows=lambda _tokenizer: calibration_rows(recipe, examples),
-    )
-    if recipe.train.packing:
-        refuse_mixing(policy, examples)
-    optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
+    parts = build(recipe, model_path(recipe, recipe_path, console))
+    policy, steps = parts.policy, parts.num_updates
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(dump_toml(recipe))
-    facts = manifest(recipe, policy, optimizer, examples, engine="none", sync="none")
+    facts = manifest(recipe, policy, parts.optimizer, parts.examples, engine="none", sync="none")
     (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
     started = time.monotonic()
-    losses = _train(recipe, policy, optimizer, rows, num_updates, folder)
-    checkpoint = folder / "checkpoints" / f"step_{num_updates}"
+    losses = _train(recipe, parts, folder / "metrics.jsonl")
+    seconds = time.monotonic() - started
+    checkpoint = folder / "checkpoints" / f"step_{steps}"
     policy.save(checkpoint)
     if recipe.run.merge:
         merge_and_export(policy.model, folder / "merged")
@@ -115,13 +117,38 @@ def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Pat
     summary = {
         "loss_first": losses[0],
         "loss_last": losses[-1],
-        "steps": num_updates,
-        "seconds": round(time.monotonic() - started, 1),
+        "steps": steps,
+        "seconds": round(seconds, 1),
         "checkpoint": str(checkpoint.relative_to(folder)),
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
-    console.print(f"loss {losses[0]:.4f} to {losses[-1]:.4f} in {num_updates} steps: {checkpoint}")
+    console.print(f"loss {losses[0]:.4f} to {losses[-1]:.4f} in {steps} steps: {checkpoint}")
     return folder
+
+
+def build(recipe: FinetuneRecipe, path: str) -> Parts:
+    """What a run works with, for the model at `path` (folder or hub id); the data is read first.
+
+    Raises: ConfigError for anything in the recipe that cannot work with this model and data.
+    """
+    tokenizer = load_tokenizer(recipe.model, path)
+    examples = load_examples(recipe.data, tokenizer, recipe.model.max_len, recipe.train.seed)
+    rows = make_rows(recipe, examples)
+    num_updates = recipe.train.epochs * math.ceil(len(rows) / recipe.train.batch_size)
+    calibration = examples.rows[: recipe.adapter.calibration_rows]
+    policy = load_policy(
+        recipe.model,
+        recipe.adapter,
+        path,
+        recipe.train.seed,
+        keep_reference=False,
+        num_updates=num_updates,
+        encode_rows=lambda _tokenizer: [row["input_ids"] for row in calibration],
+    )
+    if recipe.train.packing:
+        refuse_mixing(policy, examples)
+    optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
+    return Parts(policy, optimizer, examples, rows, num_updates)
 
 
 def new_run_folder(recipe: FinetuneRecipe, recipe_path: Path) -> Path:
@@ -140,11 +167,6 @@ def make_rows(recipe: FinetuneRecipe, examples: Examples) -> Dataset:
     if not recipe.train.packing:
         return rows
     return pack_dataset(rows.shuffle(seed=recipe.train.seed), recipe.model.max_len, "bfd")
-
-
-def calibration_rows(recipe: FinetuneRecipe, examples: Examples) -> list[list[int]]:
-    """Token ids of the first examples, for initialisations that look at data."""
-    return [row["input_ids"] for row in examples.rows[: recipe.adapter.calibration_rows]]
 
 
 @torch.no_grad()
@@ -217,39 +239,30 @@ class _Callback(TrainerCallback):
             file.write(json.dumps({"step": state.global_step} | metrics) + "\n")
 
 
-def _train(
-    recipe: FinetuneRecipe,
-    policy: Policy,
-    optimizer: Optimizer,
-    rows: Dataset,
-    num_updates: int,
-    folder: Path,
-) -> list[float]:
+def _train(recipe: FinetuneRecipe, parts: Parts, metrics: Path) -> list[float]:
     """Runs the trainer; the logged losses."""
+    policy, peak = parts.policy, recipe.optim.lr
     if policy.device.type == "cpu":
         torch.set_num_threads(recipe.train.num_threads or len(os.sched_getaffinity(0)))
     schedule = LambdaLR(
-        optimizer, lambda step: lr_at(step, recipe.optim, num_updates) / recipe.optim.lr
+        parts.optimizer, lambda step: lr_at(step, recipe.optim, parts.num_updates) / peak
     )
-    callback = _Callback(policy, folder / "metrics.jsonl")
-    scratch = tempfile.mkdtemp(prefix="rlvr-sft-")
+    callback = _Callback(policy, metrics)
     adapter = {parameter: parameter.data for parameter in policy.trainable}
-    trainer = _Trainer(
-        policy.model,  # pyright: ignore[reportArgumentType]
-        args=SFTConfig(output_dir=scratch, max_steps=num_updates, **_settings(recipe)),
-        train_dataset=rows,
-        processing_class=policy.tokenizer,
-        optimizers=(optimizer, schedule),
-        callbacks=[callback],
-    )
-    for parameter, value in adapter.items():
-        parameter.data = value  # trl rounds the adapters of a quantised base to bfloat16
-    trainer.policy = policy
-    make_quiet(trainer, "fine-tuning", time.monotonic())
-    try:
+    with tempfile.TemporaryDirectory(prefix="rlvr-sft-") as scratch:
+        trainer = _Trainer(
+            policy.model,  # pyright: ignore[reportArgumentType]
+            args=SFTConfig(output_dir=scratch, max_steps=parts.num_updates, **_settings(recipe)),
+            train_dataset=parts.rows,
+            processing_class=policy.tokenizer,
+            optimizers=(parts.optimizer, schedule),
+            callbacks=[callback],
+        )
+        for parameter, value in adapter.items():
+            parameter.data = value  # trl rounds the adapters of a quantised base to bfloat16
+        trainer.policy = policy
+        make_quiet(trainer, "fine-tuning", time.monotonic())
         trainer.train()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     policy.model.eval()
     return callback.losses
 

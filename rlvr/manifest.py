@@ -91,9 +91,9 @@ def finish_manifest(
         if policy.method.merges:
             facts["update_norms"] = update_norms(policy.model, base.state_dict())
         else:
+            base.to(policy.device)  # draws depend on the device
             start = policy.method.apply(base, Setup(policy.adapter, policy.adapter.seed or 0))
-            live = {name: value.cpu() for name, value in adapter_state(policy.model).items()}
-            facts["update_norms"] = tensor_norms(live, adapter_state(start))
+            facts["update_norms"] = tensor_norms(adapter_state(policy.model), adapter_state(start))
     if num_bytes is not None:
         facts["sync_bytes"] = num_bytes
     path.write_text(json.dumps(facts, indent=1))
