@@ -62,7 +62,7 @@ METHODS = (
         trains="one r x out matrix per target module, shared by the shards of the input",
         merges=True,
         syncs=("merged",),
-        options=_OPTIONS | {"dropout"},
+        options=(_OPTIONS - {"seed"}) | {"dropout"},
         apply=_miss,
     ),
     Method(

@@ -146,7 +146,7 @@ METHODS = (
         trains="a block-diagonal rotation of each target module's input",
         merges=True,
         syncs=("merged",),
-        options=_OPTIONS | {"oft"},
+        options=(_OPTIONS - {"seed"}) | {"oft"},
         apply=_oft,
     ),
     Method(
@@ -155,7 +155,7 @@ METHODS = (
         trains="a butterfly rotation of each target module's input, a scale per output",
         merges=True,
         syncs=("merged",),
-        options=_OPTIONS | {"boft"},
+        options=(_OPTIONS - {"seed"}) | {"boft"},
         apply=_boft,
         check=_check_boft,
     ),

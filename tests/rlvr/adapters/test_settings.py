@@ -248,7 +248,9 @@ def test_dropout_reaches_the_layers_of_every_method_that_takes_it(make_trained, 
     assert 0.25 in drops
 
 
-@pytest.mark.parametrize("method", [n for n in having("seed") if METHODS[n].keeps_base])
+@pytest.mark.parametrize(
+    "method", [n for n in having("seed") if METHODS[n].keeps_base and n != "fourierft"]
+)
 def test_the_seed_decides_the_start_of_every_method_that_takes_one(make_trained, method):
     more = {
         "pissa": {"pissa": {"niter": 2}},
@@ -261,12 +263,25 @@ def test_the_seed_decides_the_start_of_every_method_that_takes_one(make_trained,
     assert not all(torch.equal(value, other[name]) for name, value in first.items())
 
 
+def test_the_seed_places_the_frequencies_of_fourierft(make_trained):
+    places = [
+        make_trained("fourierft", seed=seed)
+        .policy.model.get_submodule(f"base_model.model.{DOWN}")
+        .indices["default"]
+        for seed in (5, 5, 6)
+    ]
+    assert torch.equal(places[0], places[1])
+    assert not torch.equal(places[0], places[2])
+
+
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - set(having("seed"))))
 def test_nothing_is_drawn_where_a_seed_is_refused(make_trained, method):
     def start(seed: int) -> dict:
         trained = make_trained(method)
         base, _ = load_base(trained.recipe.model, trained.policy.path, torch.float32)
-        setup = Setup(trained.policy.adapter, seed, rows=[PROMPT[i:] for i in range(6)])
+        setup = Setup(
+            trained.policy.adapter, seed, rows=[PROMPT[i:] + PROMPT[:i] for i in range(8)]
+        )
         return METHODS[method].apply(base, setup).state_dict()
 
     one, two = start(5), start(6)
@@ -277,7 +292,8 @@ def test_nothing_is_drawn_where_a_seed_is_refused(make_trained, method):
 def test_the_calibration_rows_decide_the_start(make_trained, method):
     trained = make_trained(method)
     states = []
-    for rows in ([PROMPT] * 4, [PROMPT[::-1]] * 4):
+    rotated = [PROMPT[i:] + PROMPT[:i] for i in range(8)]
+    for rows in (rotated, [[token + 1 for token in row] for row in rotated]):
         base, _ = load_base(trained.recipe.model, trained.policy.path, torch.float32)
         adapted = METHODS[method].apply(base, Setup(trained.policy.adapter, 0, rows=rows))
         states.append(adapter_state(adapted))
@@ -371,7 +387,6 @@ def test_methods_that_vllm_cannot_serve_are_refused_before_anything_loads(make_r
             for name, method in METHODS.items()
             if method.own_optimizer
         ),
-        ("adalora", {"train": {"steps": 1}}, "leave none of the 1 updates"),
     ],
 )
 def test_what_a_method_cannot_do_is_refused_before_anything_loads(
@@ -379,6 +394,15 @@ def test_what_a_method_cannot_do_is_refused_before_anything_loads(
 ):
     recipe = make_recipe(**sections).model_copy(update={"adapter": AdapterConfig(method=method)})
     with pytest.raises(ConfigError, match=message):
+        check(recipe)
+
+
+def test_an_allocation_without_room_is_refused_before_anything_loads(make_recipe):
+    block = {"warmup_updates": 2, "final_updates": 1}
+    recipe = make_recipe(train={"steps": 3}).model_copy(
+        update={"adapter": AdapterConfig.model_validate({"method": "adalora", "adalora": block})}
+    )
+    with pytest.raises(ConfigError, match="leave none of the 3 updates"):
         check(recipe)
 
 
@@ -435,7 +459,9 @@ def test_the_manifest_ends_with_the_norm_of_every_update(make_trained, tmp_path,
     assert facts["sync_bytes"] == 5
     if "target_modules" in METHODS[method].options and METHODS[method].keeps_base:
         assert {name for name in norms if name.endswith("weight")} == {
-            f"{name}.weight" for name in module_facts(trained.policy.model)
+            f"{name}.weight"
+            for name, f in module_facts(trained.policy.model).items()
+            if "trained" in f
         }
 
 
