@@ -64,7 +64,7 @@ def _check(config: AdapterConfig, num_updates: int | None) -> None:
     if num_updates is None:
         return
     warmup, final = _phases(config, num_updates)
-    if warmup + final >= num_updates:
+    if max(warmup, 1) + final >= num_updates:  # the first update only measures
         raise ConfigError(
             f"adapter.adalora: warmup_updates = {warmup} plus final_updates = {final} leave none of"
             f" the {num_updates} updates to move ranks; lower them"

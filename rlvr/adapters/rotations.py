@@ -37,25 +37,43 @@ def _oft(model: Any, setup: Setup) -> Any:
 
 
 def _check_boft(config: AdapterConfig, _num_updates: int | None) -> None:
-    """Raises: ConfigError for butterflies of blocks that cannot be halved."""
+    """Raises: ConfigError for butterflies that peft would leave out, or blocks it cannot halve."""
     block = config.boft
-    if block.num_factors > 1 and block.block_size % 2:
+    if block.num_factors == 1:
+        return
+    if block.block_size % 2:
         raise ConfigError(
             f"adapter.boft.block_size = {block.block_size}: butterflies (num_factors ="
             f" {block.num_factors}) halve the blocks; take an even size"
         )
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if CUDA_HOME is None:
+        raise _no_butterflies(block.num_factors)
+
+
+def _no_butterflies(num_factors: int) -> ConfigError:
+    return ConfigError(
+        f"adapter.boft.num_factors = {num_factors}: peft compiles a CUDA extension for it, and goes"
+        " on with 1 where it cannot; set it to 1, or install the CUDA toolkit and ninja"
+    )
 
 
 def _boft(model: Any, setup: Setup) -> Any:
     """A rotation of each module's input as a product of sparse butterflies. Source: 2311.06243."""
     import peft
 
+    block = setup.config.boft
     config = peft.BOFTConfig(
-        boft_block_size=setup.config.boft.block_size,
-        boft_n_butterfly_factor=setup.config.boft.num_factors,
+        boft_block_size=block.block_size,
+        boft_n_butterfly_factor=block.num_factors,
         **_common(setup),
     )
-    return wrap(model, config, setup.seed)
+    adapted = wrap(model, config, setup.seed)
+    made = {len(p) for name, p in adapted.named_parameters() if ".boft_R." in name}
+    if made != {block.num_factors}:
+        raise _no_butterflies(block.num_factors)
+    return adapted
 
 
 def _hra(model: Any, setup: Setup) -> Any:

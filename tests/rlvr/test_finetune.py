@@ -189,7 +189,7 @@ def test_every_method_starts_at_its_own_policy_learns_and_loads(make, method):
     recipe = make(adapter={"method": method} | rank, train={"epochs": 3}, optim={"lr": lr})
     folder, lines, facts = run(recipe)
     if method not in ("eva", "corda", "lora_ga"):  # their start looks at data
-        whole = make(adapter={"method": method} | rank, train={"batch_size": 24},
+        whole = make(adapter={"method": method} | rank, train={"batch_size": 24, "epochs": 2},
                      optim={"lr": lr}, run={"name": "whole"})  # fmt: skip
         assert run(whole)[1][0]["policy/loss"] == pytest.approx(start_loss(whole), abs=1e-3)
     assert lines[-1]["policy/loss"] < lines[0]["policy/loss"]

@@ -76,9 +76,9 @@ def test_counts_at_equal_rank_follow_the_formulas(method):
 
 def test_boft_counts_its_rotations_and_output_scales(make_trained):
     """On a small model: on the meta device its layers cannot be made."""
-    trained = make_trained("boft", boft={"block_size": 8, "num_factors": 2})
+    trained = make_trained("boft", boft={"block_size": 8})
     small = [(128, 128), (128, 64), (128, 64), (128, 128), (128, 384), (128, 384), (384, 128)]
-    expected = 3 * sum(2 * 8 * inputs + outputs for inputs, outputs in small)
+    expected = 3 * sum(8 * inputs + outputs for inputs, outputs in small)
     assert sum(p.numel() for p in trained.policy.trainable) == expected
 
 

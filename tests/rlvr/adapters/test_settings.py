@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils.cpp_extension import CUDA_HOME
 
 from rlvr.adapters import METHODS, get_method
 from rlvr.adapters.base import Setup
@@ -126,11 +127,7 @@ UNUSUAL = [
         {"down.num_frequencies": 50, "down.scaling": 20.0},
     ),
     ("oft", {"oft": {"block_size": 16}}, {"down.block_size": 16}),
-    (
-        "boft",
-        {"boft": {"block_size": 8, "num_factors": 2}},
-        {"down.block_size": 8, "peft.boft_n_butterfly_factor": 2},
-    ),
+    ("boft", {"boft": {"block_size": 8}}, {"down.block_size": 8}),
     ("hra", {"rank": 6}, {"down.rank": 6}),
     ("orthogeolora", {"rank": 6}, {"down.rank": 6}),
     ("houlsby", {"rank": 11}, {"peft.width": 11}),
@@ -169,7 +166,7 @@ UNUSUAL = [
 ]
 ELSEWHERE = {
     "target_modules", "alpha", "scaling", "dropout", "seed", "match", "calibration_rows",
-    "init_ab.magnitude", "loftq.iterations",
+    "init_ab.magnitude", "loftq.iterations", "boft.num_factors",
 }  # fmt: skip
 """Options with tests of their own below, for every method that has them."""
 
@@ -313,6 +310,13 @@ def test_the_facts_tell_how_the_factors_were_initialised(make_trained):
     assert trained["lora_A.default.weight"]["norm"] > 0
 
 
+@pytest.mark.skipif(CUDA_HOME is not None, reason="the CUDA toolkit is there")
+def test_butterflies_that_peft_would_silently_leave_out_are_refused():
+    config = AdapterConfig.model_validate({"method": "boft", "boft": {"num_factors": 2}})
+    with pytest.raises(ConfigError, match=r"num_factors = 2: .* goes on with 1"):
+        get_method(config)
+
+
 def test_init_ab_draws_within_its_magnitude(make_trained):
     facts = live(make_trained("init_ab", init_ab={"magnitude": 0.25}))["down"]["start"]
     assert 0.9 < facts["A_max"] / (0.25 / 384**0.5) <= 1  # 384 inputs
@@ -398,12 +402,11 @@ def test_what_a_method_cannot_do_is_refused_before_anything_loads(
 
 
 def test_an_allocation_without_room_is_refused_before_anything_loads(make_recipe):
-    block = {"warmup_updates": 2, "final_updates": 1}
-    recipe = make_recipe(train={"steps": 3}).model_copy(
-        update={"adapter": AdapterConfig.model_validate({"method": "adalora", "adalora": block})}
-    )
-    with pytest.raises(ConfigError, match="leave none of the 3 updates"):
-        check(recipe)
+    for steps, block in ((3, {"warmup_updates": 2, "final_updates": 1}), (1, {})):
+        adapter = AdapterConfig.model_validate({"method": "adalora", "adalora": block})
+        recipe = make_recipe(train={"steps": steps}).model_copy(update={"adapter": adapter})
+        with pytest.raises(ConfigError, match=f"leave none of the {steps} updates"):
+            check(recipe)
 
 
 @pytest.mark.parametrize(
