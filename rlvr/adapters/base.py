@@ -132,3 +132,18 @@ def wrap(model: Any, peft_config: Any, seed: int) -> Any:
             raise ConfigError(
                 f"adapter: {reason}; change adapter.target_modules or the sizes"
             ) from error
+
+
+def check_divides(model: Any, setup: Setup, setting: str, size: int, outputs: bool = False) -> None:
+    """For sizes that peft would silently change where they do not divide a module's inputs.
+
+    outputs: its outputs have to be divided too. Raises: ConfigError.
+    """
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in setup.config.target_modules:
+            sizes = module.weight.shape if outputs else module.weight.shape[1:]
+            if any(length % size for length in sizes):
+                shown = " and ".join(map(str, sizes))
+                raise ConfigError(
+                    f"adapter.{setting} = {size}: does not divide {shown} of {name}; take a divisor"
+                )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, wrap
+from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, check_divides, wrap
 from rlvr.adapters.export import save_as_lora
 from rlvr.adapters.lora import lora_config
 from rlvr.adapters.start import target_weights
@@ -27,6 +27,7 @@ def _oft(model: Any, setup: Setup) -> Any:
     """
     import peft
 
+    check_divides(model, setup, "oft.block_size", setup.config.oft.block_size)
     config = peft.OFTConfig(
         r=0,
         oft_block_size=setup.config.oft.block_size,
@@ -64,6 +65,7 @@ def _boft(model: Any, setup: Setup) -> Any:
     import peft
 
     block = setup.config.boft
+    check_divides(model, setup, "boft.block_size", block.block_size)
     config = peft.BOFTConfig(
         boft_block_size=block.block_size,
         boft_n_butterfly_factor=block.num_factors,

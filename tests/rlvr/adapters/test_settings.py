@@ -417,6 +417,19 @@ def test_a_rank_above_the_smallest_module_is_refused(make_trained, method, rank)
         make_trained(method, rank=rank)
 
 
+@pytest.mark.parametrize(
+    ("method", "block", "message"),
+    [
+        ("oft", {"block_size": 48}, r"oft\.block_size = 48: does not divide 128 of model"),
+        ("boft", {"block_size": 48}, r"boft\.block_size = 48: does not divide 128"),
+        ("lokr", {"factor": 5}, r"lokr\.factor = 5: does not divide 128 and 128"),
+    ],
+)
+def test_a_size_that_peft_would_silently_change_is_refused(make_trained, method, block, message):
+    with pytest.raises(ConfigError, match=message):
+        make_trained(method, **{method: block})
+
+
 def test_adalora_ends_at_its_budget_and_keeps_factors_near_orthonormal(make_trained):
     trained = make_trained("adalora", adalora={"warmup_updates": 1, "final_updates": 2})
     trained.train(10)
