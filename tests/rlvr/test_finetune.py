@@ -156,12 +156,24 @@ def test_full_is_the_default_and_keeps_float32_weights_under_bfloat16(make):
 
 def test_adalora_allocates_and_pays_its_penalty(make):
     block = {"init_rank": 6, "warmup_updates": 1, "final_updates": 2}
-    recipe = make(
-        adapter={"method": "adalora", "rank": 3, "adalora": block | {"orthogonality": 5.0}},
-        train={"epochs": 4, "rows_per_microbatch": 4},
-        optim={"lr": 3e-2},
-    )
-    folder, _, facts = run(recipe)
+
+    def adalora(orthogonality: float) -> FinetuneRecipe:
+        return make(
+            adapter={
+                "method": "adalora",
+                "rank": 3,
+                "adalora": block | {"orthogonality": orthogonality},
+            },
+            train={"epochs": 4, "rows_per_microbatch": 4},
+            optim={"lr": 3e-2},
+            run={"name": f"orthogonality-{orthogonality}"},
+        )
+
+    recipe = adalora(5.0)
+    folder, lines, facts = run(recipe)
+    free = run(adalora(0.0))[1]
+    assert lines[0]["optim/grad_norm"] > free[0]["optim/grad_norm"] + 0.1
+    assert lines[0]["policy/loss"] == pytest.approx(free[0]["policy/loss"], abs=1e-5)
     assert facts["peft"]["total_step"] == 12
     model = load_adapted(
         AutoModelForCausalLM.from_pretrained(recipe.model.path), folder / "checkpoints" / "step_12"
