@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train, takes_settings=True)
 
     sft = commands.add_parser("sft", help="supervised training by a recipe", epilog=EPILOG)
-    sft.add_argument("recipe", help="a TOML recipe, see recipes/*sft*.toml")
+    sft.add_argument("recipe", help="a TOML recipe, see recipes/*_sft.toml")
     sft.set_defaults(run=_sft, takes_settings=True)
 
     adapters = commands.add_parser("adapters", help="list the adapter methods")

@@ -249,6 +249,11 @@ def test_a_wrong_setting_is_named_in_one_line(make, sections, message):
         make(**sections)
 
 
+def test_the_shipped_recipe_is_valid(pytestconfig):
+    path = pytestconfig.rootpath / "recipes" / "r1_distill_qwen_1.5b_lora_sft.toml"
+    check(load_recipe(path, [], FinetuneRecipe))
+
+
 def test_the_command_tells_both_kinds_of_recipe_apart(make, rlvr_command, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(dump_toml(make()))
