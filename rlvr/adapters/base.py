@@ -91,6 +91,7 @@ class Method:
     packing: whether several examples may share one sequence.
     own_optimizer: whether it has an update rule of its own, so that optim.name cannot choose one.
     rank_multiple(config): the rank has to be a multiple of this.
+    count(model, setup): trainable parameters, where the layers cannot be made on the meta device.
     save(model, folder, config): writes a folder that peft loads, where the live layers do not save
     as one.
     """
@@ -112,6 +113,7 @@ class Method:
     own_optimizer: bool = False
     check: Callable[[AdapterConfig, int | None], None] | None = None
     rank_multiple: Callable[[AdapterConfig], int] = lambda _config: 1
+    count: Callable[[Any, Setup], int] | None = None
     save: Callable[[Any, Path, AdapterConfig], None] | None = None
 
 

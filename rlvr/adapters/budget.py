@@ -23,6 +23,8 @@ def count_parameters(method: Method, config: AdapterConfig, model_config: Any) -
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+        if method.count:
+            return method.count(model, Setup(config, seed=0))
         adapted = method.apply(model, Setup(config, seed=0))
     return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 

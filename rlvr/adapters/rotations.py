@@ -78,6 +78,17 @@ def _boft(model: Any, setup: Setup) -> Any:
     return adapted
 
 
+def _count_boft(model: Any, setup: Setup) -> int:
+    """num_factors x block_size x inputs for the rotation and a scale per output, per module."""
+    block = setup.config.boft
+    shapes = [
+        module.weight.shape
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in setup.config.target_modules
+    ]
+    return sum(block.num_factors * block.block_size * i + o for o, i in shapes)
+
+
 def _hra(model: Any, setup: Setup) -> Any:
     """A product of r Householder reflections of each module's input. Source: 2405.17484.
 
@@ -178,6 +189,7 @@ METHODS = (
         options=(_OPTIONS - {"seed"}) | {"boft"},
         apply=_boft,
         check=_check_boft,
+        count=_count_boft,
     ),
     Method(
         name="hra",

@@ -30,8 +30,10 @@ def reference_shape() -> Any:
 
 def row(method: Method, shape: Any) -> str:
     """One line: the method, and what it trains at rank 32 on a model of this shape."""
-    rank = {"rank": DEFAULT_RANK} if "rank" in method.options else {}
-    count = count_parameters(method, AdapterConfig(method=method.name, **rank), shape)
+    config = AdapterConfig(method=method.name)
+    if "rank" in method.options:
+        config = AdapterConfig(method=method.name, rank=DEFAULT_RANK)
+    count = count_parameters(method, config, shape)
     arxiv = re.fullmatch(r"\d{4}\.\d{5}", method.paper)
     paper = f"[{method.paper}](https://arxiv.org/abs/{method.paper})" if arxiv else method.paper
     syncs = ", ".join(method.syncs) or "transformers engine only"

@@ -74,12 +74,15 @@ def test_counts_at_equal_rank_follow_the_formulas(method):
     assert count(method, **rank) == 28 * BY_HAND[method]
 
 
-def test_boft_counts_its_rotations_and_output_scales(make_trained):
-    """On a small model: on the meta device its layers cannot be made."""
-    trained = make_trained("boft", boft={"block_size": 8})
+def test_boft_is_counted_by_its_formula_as_it_is_made(make_trained, tiny_policy):
+    """On the meta device its layers cannot be made."""
+    block = {"block_size": 8}
+    made = sum(p.numel() for p in make_trained("boft", boft=block).policy.trainable)
+    config = AdapterConfig.model_validate({"method": "boft", "boft": block})
+    shape = AutoConfig.from_pretrained(tiny_policy)
+    assert count_parameters(METHODS["boft"], config, shape) == made
     small = [(128, 128), (128, 64), (128, 64), (128, 128), (128, 384), (128, 384), (384, 128)]
-    expected = 3 * sum(8 * inputs + outputs for inputs, outputs in small)
-    assert sum(p.numel() for p in trained.policy.trainable) == expected
+    assert made == 3 * sum(8 * inputs + outputs for inputs, outputs in small)
 
 
 FAST = ("lora", "orthogonal", "hra", "lokr", "randlora", "compacter", "orthogeolora")
