@@ -45,6 +45,8 @@ from rlvr.update import update
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rlvr.finetune_config import FinetuneRecipe
+
 
 MAX_VERIFIER_FAILURES = 0.01
 """Fraction of a step's verdicts above which timeouts and dead workers are an alarm."""
@@ -131,7 +133,8 @@ def _drive(session: Session, run: Run, console: Console) -> Path:
                 if last or _is_due(recipe.train.checkpoint_every, run.next_step):
                     _save(session, run, session.sampler.state())
         run.seconds = time.perf_counter() - start
-        finish_manifest(run.folder / "manifest.json", session.policy, session.syncer.num_bytes)
+        num_bytes = session.syncer.num_bytes
+        finish_manifest(run.folder / "manifest.json", session.policy, recipe.model, num_bytes)
         finish(session, run.folder, run.seconds, console)
         return run.folder
     finally:
@@ -307,7 +310,7 @@ def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.absolute().parent)
 
 
-def model_path(recipe: TrainRecipe, recipe_path: Path, console: Console) -> str:
+def model_path(recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path, console: Console) -> str:
     """The policy's folder or hub id; runs the warm start first when the recipe names one."""
     if recipe.model.path is not None:
         return recipe.model.path
