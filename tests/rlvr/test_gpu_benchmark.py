@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.benchmarks import gpu
+from tests.benchmarks.gpu_case import Case, make_groups, needed_flops
 
 
 def test_the_script_measures_both_sides_on_the_same_rows(tmp_path, capsys):
@@ -21,10 +22,10 @@ def test_the_script_measures_both_sides_on_the_same_rows(tmp_path, capsys):
 
 
 def test_the_flops_of_one_group_are_those_counted_by_hand():
-    case = gpu.Case(4, 8, 3, 2, 1, 10, num_groups=1, group_size=2, prompt_len=5, max_len=1)
-    groups = gpu.make_groups(case)  # prompt 5, two responses of one token
+    case = Case(4, 8, 3, 2, 1, 10, num_groups=1, group_size=2, prompt_len=5, max_len=1)
+    groups = make_groups(case)  # prompt 5, two responses of one token
     layer = 2 * 16 + 2 * 8 + 3 * 32
     dense = layer * 3 * 7 + 10 * 4 * 2
     attention = 6 * 3 * 4 * (25 + 11 + 11)
-    assert gpu.needed_flops(case, groups, "full") == pytest.approx(6 * dense + attention)
-    assert gpu.needed_flops(case, groups, "lora") == pytest.approx(4 * dense + attention)
+    assert needed_flops(case, groups, "full") == pytest.approx(6 * dense + attention)
+    assert needed_flops(case, groups, "lora") == pytest.approx(4 * dense + attention)
