@@ -82,7 +82,7 @@ def attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **options
         )
-    return _packed(query, key, value, scaling, packing), None
+    return _packed(query, key, value, scaling, packing), None  # pyright: ignore[reportCallIssue]
 
 
 @torch.compiler.disable
@@ -129,8 +129,9 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, packing: Pac
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     longest = max(length for _, length in packing.shapes)
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    ends = packing.ends_R
-    return varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, **options)
+    ends: Any = packing.ends_R
+    out: Any = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, **options)
+    return out
 
 
 AttentionInterface.register(NAME, attention)

@@ -112,7 +112,10 @@ class _PlainHead(torch.autograd.Function):
         to_hidden = slope_TH * grad_T.to(slope_TH.dtype) if hidden_grad else None
         to_weight = None
         if weight_grad:
-            to_weight = _weight_gradient(*rest, grad_T, ctx.temperature, ctx.chunk_len)
+            kept_TH, weight_VH, targets_T = rest
+            to_weight = _weight_gradient(
+                kept_TH, weight_VH, targets_T, grad_T, ctx.temperature, ctx.chunk_len
+            )
         return to_hidden, to_weight, None, None, None, None, None
 
 

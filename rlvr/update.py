@@ -174,8 +174,8 @@ def _token_batch(batch: Sequence[Row], device: torch.device, entropy_weight: flo
 
 def _read(sums: Sums) -> dict[str, float]:
     """The sums as numbers: the only wait of the step for the device besides the gradient norm's."""
-    on_device = {name: value for name, value in sums.items() if isinstance(value, Tensor)}
-    numbers = {name: value for name, value in sums.items() if not isinstance(value, Tensor)}
+    on_device = {k: v for k, v in sums.items() if isinstance(v, Tensor)}
+    numbers = {k: float(v) for k, v in sums.items() if not isinstance(v, Tensor)}
     if on_device:
         values = torch.stack(list(on_device.values())).tolist()
         numbers |= dict(zip(on_device, values, strict=True))
