@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rewards import Verifier
-from rlvr.adapters import get_method
+from rlvr.adapters import get_method, quantized
 from rlvr.adapters.base import Method
 from rlvr.adapters.export import max_lora_rank
 from rlvr.config import DataConfig, TrainRecipe
@@ -84,6 +84,11 @@ def _check_compile(recipe: TrainRecipe, method: Method) -> None:
     """Raises: ConfigError for what torch.compile cannot do, or not in a useful time."""
     if not recipe.train.compile:
         return
+    if method in quantized.METHODS:
+        raise ConfigError(
+            f"train.compile = true: not known to work on the 4-bit base of {method.name}; set it to"
+            " false"
+        )
     engine = recipe.rollout.engine
     if not method.syncs or engine == "transformers" or not vllm_local.is_installed():
         raise ConfigError(

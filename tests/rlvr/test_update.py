@@ -116,6 +116,13 @@ def test_the_metrics_are_those_of_all_micro_batches_together():
     )
 
 
+def test_compiling_a_quantised_policy_is_refused():
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    recipe = make_recipe(train={"compile": True}, adapter={"method": "qlora"})
+    with pytest.raises(ConfigError, match=r"train\.compile = true: .* 4-bit base of qlora"):
+        check(recipe)
+
+
 def test_compiling_a_policy_that_generates_its_own_rollouts_is_refused():
     recipe = make_recipe(train={"compile": True}, rollout={"engine": "transformers"})
     with pytest.raises(ConfigError, match=r"train\.compile = true: .* set it to false"):
