@@ -203,9 +203,13 @@ class TrainConfig(Section):
     seed: int = Field(default=0, ge=0)
     """Seed of everything: data order, every sample, initialisation."""
     tokens_per_microbatch: int = Field(default=16384, ge=1)
-    """Tokens (prompt and response, padding included) in one forward pass."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Tokens in one forward pass: responses, and the prompt of a group once; padding too where the
+    model's rows cannot be packed."""
+    activation_checkpointing: int = Field(default=0, ge=0)
+    """Recompute the activations of every n-th layer in the backward pass: less memory, with 1
+    (every layer) about a third more time; 0 keeps all of them."""
+    compile: bool = False
+    """Compile the decoder layers with torch.compile: minutes at the start, then faster on a GPU."""
     checkpoint_every: int = Field(default=50, ge=0)
     """Steps between checkpoints; 0 writes only the last."""
     keep_checkpoints: int = Field(default=2, ge=1)

@@ -31,7 +31,8 @@ METRICS: dict[str, str] = {
     "time/sync_s": "seconds in the weight sync and its check",
     "time/step_s": "seconds of the whole step",
     "train/tokens_per_s": "real tokens (prompt and response) trained per second of update",
-    "train/padding_frac": "fraction of forwarded positions that are padding",
+    "train/padding_frac": "fraction of attention's positions that are padding; packed rows have no"
+    " padding elsewhere",
     "memory/peak_gib": "peak memory so far: of the GPU, or resident on CPU (GiB)",
     "sync/bytes": "bytes handed to the engine",
     "sync/logprob_error": "largest engine / trainer difference on the probe (nats)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rewards import Verifier
-from rlvr.adapters import get_method
+from rlvr.adapters import get_method, quantized
+from rlvr.adapters.base import Method
 from rlvr.adapters.export import max_lora_rank
 from rlvr.config import DataConfig, TrainRecipe
 from rlvr.data import Dataset, encode_prompts, load_problems
@@ -67,15 +69,40 @@ def check(recipe: TrainRecipe) -> None:
             " vLLM; set it to 'transformers'"
         )
     check_mode(recipe, method)
-    if recipe.train.activation_checkpointing and not method.checkpointing:
+    every = recipe.train.activation_checkpointing
+    if every and not method.checkpointing:
         raise ConfigError(
-            f"train.activation_checkpointing = true: transformers would drop what {method.name}"
-            " trains; set it to false"
+            f"train.activation_checkpointing = {every}: transformers would drop what {method.name}"
+            " trains; set it to 0"
         )
+    _check_compile(recipe, method)
     if recipe.rollout.engine == "vllm" and not vllm_local.is_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
             " GPU: make install), or set it to 'transformers'"
+        )
+
+
+def _check_compile(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError for what torch.compile cannot do, or not in a useful time."""
+    if not recipe.train.compile:
+        return
+    if method in quantized.METHODS:
+        raise ConfigError(
+            f"train.compile = true: not known to work on the 4-bit base of {method.name}; set it to"
+            " false"
+        )
+    engine = recipe.rollout.engine
+    if not method.syncs or engine == "transformers" or not vllm_local.is_installed():
+        raise ConfigError(
+            "train.compile = true: the policy would generate its own rollouts, and every length"
+            " would be compiled; set it to false, or take a method that vLLM serves and"
+            ' rollout.engine = "vllm"'
+        )
+    if not torch.cuda.is_available() and shutil.which("c++") is None:
+        raise ConfigError(
+            "train.compile = true: on CPU torch.compile needs a C++ compiler (c++); install one, or"
+            " set it to false"
         )
 
 
@@ -112,6 +139,8 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
     )
     prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
+    if recipe.train.compile:
+        policy.compile_layers()
     data, prompts = encode_prompts(data, policy.tokenizer, recipe.data, max_prompt_len)
     test = None
     if held_out is not None and held_out_config is not None:
