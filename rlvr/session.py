@@ -69,6 +69,15 @@ def check(recipe: TrainRecipe) -> None:
             f"train.activation_checkpointing = true: transformers would drop what {method.name}"
             " trains; set it to false"
         )
+    shares_model = not (method.syncs and vllm_local.is_installed())
+    if recipe.rollout.mode == "async" and (
+        recipe.rollout.engine == "transformers"
+        or (recipe.rollout.engine == "auto" and shares_model)
+    ):
+        raise ConfigError(
+            'rollout.mode = "async": the transformers engine generates with the model that is being'
+            ' updated; generate with vLLM, or set it to "sync"'
+        )
     if recipe.rollout.engine == "vllm" and not vllm_local.is_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
