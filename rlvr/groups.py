@@ -107,6 +107,7 @@ class Tally:
                 "rollout/response_len_mean": num_tokens / len(rewards),
                 "rollout/truncated_frac": truncated / len(rewards),
                 "rollout/tokens_per_s": num_tokens / self.generate_s,
+                "rollout/responses": float(self.num_asked),
                 "rollout/aborted_frac": self.num_aborted / self.num_asked,
                 "sampler/refills": self.num_rounds - 1.0,
                 "sampler/informative_frac": informative / len(self.fresh),

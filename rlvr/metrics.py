@@ -9,6 +9,7 @@ METRICS: dict[str, str] = {
     "verify/kills": "verifier workers killed at their deadline",
     "verify/p50_ms": "median time of a verdict (ms)",
     "verify/p99_ms": "99th percentile of the time of a verdict (ms)",
+    "rollout/responses": "responses asked for",
     "rollout/response_len_mean": "mean response length (tokens)",
     "rollout/truncated_frac": "fraction of responses cut at max_response_len",
     "rollout/tokens_per_s": "tokens generated per second of generation",
