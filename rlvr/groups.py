@@ -125,8 +125,8 @@ def diagnose(groups: Sequence[Group], num_rounds: int) -> str:
     informative = sum(group.informative for group in groups)
     return (
         f"{informative or 'no'} group{'s' * (informative > 1)} carried a signal in {num_rounds}"
-        f" rounds ({len(groups)} prompts, {len(rewards)} responses): {_spread(groups)} ({shares};"
-        f" {truncated:.0%} truncated). {_remedy(reasons, truncated)}"
+        f" round{'s' * (num_rounds > 1)} ({len(groups)} prompts, {len(rewards)} responses):"
+        f" {_spread(groups)} ({shares}; {truncated:.0%} truncated). {_remedy(reasons, truncated)}"
     )
 
 
@@ -135,8 +135,9 @@ def _spread(groups: Sequence[Group]) -> str:
     low, high = min(rewards), max(rewards)
     if low == high:
         return f"all rewards were {low:g}"
-    mostly = "most groups" if any(group.informative for group in groups) else "every group"
-    return f"within {mostly} all rewards were equal, {low:g} to {high:g} overall"
+    if any(group.informative for group in groups):
+        return f"rewards were {low:g} to {high:g}"
+    return f"within every group all rewards were equal, {low:g} to {high:g} overall"
 
 
 def _remedy(reasons: Counter[str], truncated: float) -> str:

@@ -151,7 +151,11 @@ class Sampler:
         if not groups:
             raise NoSignalError(reason)
         wanted = self._recipe.rollout.prompts_per_step
-        print(f"step {step + 1} has {len(groups)} of {wanted} groups: {reason}", file=sys.stderr)
+        print(
+            f"step {step + 1} has {len(groups)} of {wanted} groups (sampling.max_refills):"
+            f" {reason}",
+            file=sys.stderr,
+        )
 
     def _num_prompts(self, missing: int) -> int:
         if not self._recipe.sampling.dynamic:

@@ -167,10 +167,9 @@ def test_no_response_is_trained_on_beyond_its_age(make_session, tmp_path):
 def test_async_is_refused_where_engine_and_trainer_share_the_model(
     write_recipe, capsys, engine_name
 ):
-    adapter = {"method": "prompt"} if engine_name == "auto" else {}
     recipe = write_recipe(rollout={"engine": engine_name, "mode": "async"})
-    if adapter:
-        text = recipe.read_text().replace('method = "lora"', 'method = "prompt"')
+    if engine_name == "auto":  # a method that vLLM cannot serve
+        text = recipe.read_text().replace('method = "lora"', 'method = "prompt_tuning"')
         recipe.write_text(text.replace("rank = 4\n", ""))
     assert main(["train", str(recipe)]) == 2
     assert 'set it to "sync"' in capsys.readouterr().err
