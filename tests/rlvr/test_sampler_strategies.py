@@ -27,7 +27,7 @@ def test_a_restored_sampler_asks_for_the_same_problems(strategy, make_recipe):
     def collect(sampler, step):
         got = sampler.collect(step, engine, verifier, lambda: None)
         responses = [(g.problem_id, g.rewards, g.responses) for g in got.groups]
-        return responses, got.used_frac, got.used_max
+        return responses, got.metrics["sampler/problems_used_frac"]
 
     engine = TransformersEngine(policy)
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
