@@ -38,7 +38,9 @@ class Group:
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> Self:
-        return cls(**tree | {"responses": [Response(**r) for r in tree["responses"]]})
+        responses = [Response(**response) for response in tree["responses"]]
+        parts: dict[str, Any] = {**tree, "responses": responses}
+        return cls(**parts)
 
 
 def _tree(row: Any) -> dict[str, Any]:
