@@ -69,8 +69,10 @@ def test_a_step_that_the_bound_on_refills_leaves_short_goes_on_and_says_why(make
 
 
 def test_left_over_groups_age_and_are_dropped_at_the_limit(make_sampler):
-    for limit, dropped, ages in ((4, 0.0, 1.0), (0, 8.0, 0.0)):
-        sampler, engine = make_sampler(rollout={"max_staleness": limit, "prompts_per_step": 1})
+    for limit, dropped, ages in ((4, 0, 1.0), (0, 32, 0.0)):
+        sampler, engine = make_sampler(
+            rollout={"max_staleness": limit, "prompts_per_step": 1, "group_size": 32}
+        )
         with Verifier(answer_mode="last_number", num_workers=1) as verifier:
             step = 0
             while not sampler.state()["surplus"]:
