@@ -78,6 +78,15 @@ class RolloutConfig(Section):
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """auto takes vLLM where it is installed, else transformers' generate (slow), and says so."""
+    mode: Literal["sync", "async"] = "sync"
+    """sync: generate, then update. async: generate and verify the next step's responses while the
+    update runs, by weights one step older; vLLM only."""
+    max_staleness: int = Field(default=4, ge=0)
+    """Steps by which the weights that sampled a response may be older than those it trains; older
+    responses are dropped and counted. 0 keeps nothing for a later step."""
+    abort_stragglers: bool = False
+    """Once enough informative groups are in, abort the responses still running and drop their
+    groups: no waiting for long tails, but a bias towards short responses."""
     prompts_per_step: int = Field(default=16, ge=1)
     """Groups P that one optimizer step trains on."""
     group_size: int = Field(default=8, ge=2)
@@ -326,6 +335,24 @@ class TrainRecipe(Section):
                 f"optim.updates_per_step = {self.optim.updates_per_step}: the engine's"
                 " probabilities are the old policy's only when sampling is not truncated; set"
                 " rollout.top_p = 1, top_k = 0, min_p = 0"
+            )
+        is_async = self.rollout.mode == "async"
+        if is_async and self.rollout.max_staleness < 1:
+            raise ValueError(
+                f"rollout.max_staleness = {self.rollout.max_staleness}: async rollouts are one step"
+                ' old when they are trained on; set it to 1 or more, or rollout.mode to "sync"'
+            )
+        if truncated and self.rollout.max_staleness and (is_async or self.sampling.dynamic):
+            raise ValueError(
+                f"rollout.max_staleness = {self.rollout.max_staleness}: responses of older weights"
+                " are weighed by the engine's probabilities, which truncated sampling (top_p,"
+                ' top_k, min_p) renormalises; set it to 0 with rollout.mode = "sync", or sample'
+                " from the full distribution"
+            )
+        if self.rollout.abort_stragglers and not self.sampling.dynamic:
+            raise ValueError(
+                "rollout.abort_stragglers = true: without sampling.dynamic every group is wanted;"
+                " turn one off or the other on"
             )
         if self.optim.updates_per_step > self.rollout.prompts_per_step:
             raise ValueError(

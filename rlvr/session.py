@@ -76,10 +76,24 @@ def check(recipe: TrainRecipe) -> None:
             " trains; set it to 0"
         )
     _check_compile(recipe, method)
+    _check_async(recipe, method)
     if recipe.rollout.engine == "vllm" and not vllm_local.is_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
             " GPU: make install), or set it to 'transformers'"
+        )
+
+
+def _check_async(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError where rollouts cannot be made while the policy is updated."""
+    shares_model = not (method.syncs and vllm_local.is_installed())
+    if recipe.rollout.mode == "async" and (
+        recipe.rollout.engine == "transformers"
+        or (recipe.rollout.engine == "auto" and shares_model)
+    ):
+        raise ConfigError(
+            'rollout.mode = "async": the transformers engine generates with the model that is being'
+            ' updated; generate with vLLM, or set it to "sync"'
         )
 
 

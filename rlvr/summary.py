@@ -27,6 +27,7 @@ def finish(
     curve = draw_reward_curve(folder)
     checkpoint = str(best_checkpoint(folder).relative_to(folder))
     summary: dict[str, object] = {"seconds": seconds, "steps": steps, "best_checkpoint": checkpoint}
+    summary["problem_uses"] = session.sampler.problem_uses()
     if session.held_out is not None:
         before, after = (_read(folder, step) for step in (0, steps))
         difference = paired_difference(before.fractions, after.fractions)

@@ -8,7 +8,6 @@ import secrets
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from rewards import Reason, Verifier
+from rewards import Verifier
 from rlvr.batch import StepBatch, make_batch
 from rlvr.checkpoint import (
     STATE_FOLDER,
@@ -33,8 +32,6 @@ from rlvr.evaluate import Evaluation, evaluate
 from rlvr.manifest import finish_manifest, manifest
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from rlvr.reference import follow, load_reference, save_reference
-from rlvr.rollout.sync import SyncStats
-from rlvr.sampler import Collected
 from rlvr.schedule import lr_at
 from rlvr.session import Session, build, check
 from rlvr.stop import Stopped, StopRequest
@@ -146,6 +143,7 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
     """One step of the algorithm and its metrics.
 
     Source: the loop of GRPO, 2402.03300 algorithm 1, with DAPO's dynamic sampling, 2503.14476.
+    `ahead` does something in async mode only.
     """
     recipe, step = session.recipe, run.next_step
     lr = lr_at(step, recipe.optim, recipe.train.steps)
@@ -153,7 +151,8 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
         group["lr"] = lr * group.get("lr_ratio", 1.0)
     with _timed() as step_s:
         collected = session.sampler.collect(step, session.engine, session.verifier, safe_point)
-        with _timed() as train_s:
+        ahead = session.sampler.ahead(step + 1, session.engine, session.verifier)
+        with ahead as wait_s, _timed() as train_s:
             batch = make_batch(collected.groups, session.policy, recipe)
             stats = update(
                 session.policy, session.optimizer, batch, recipe, step, session.entropy, safe_point
@@ -162,10 +161,18 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
         with _timed() as sync_s:
             synced = session.syncer.sync()
     write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
-    times = {"time/train_s": train_s[0], "time/sync_s": sync_s[0], "time/step_s": step_s[0]}
-    times["train/tokens_per_s"] = stats.pop("train/tokens", 0.0) / train_s[0]
-    verified = _verifier_metrics(session.verifier)
-    return {"optim/lr": lr} | stats | times | verified | _step_metrics(collected, synced)
+    own = {
+        "optim/lr": lr,
+        "time/train_s": train_s[0],
+        "time/wait_s": wait_s[0],
+        "time/sync_s": sync_s[0],
+        "time/step_s": step_s[0],
+        "train/tokens_per_s": stats.pop("train/tokens", 0.0) / train_s[0],
+        "memory/peak_gib": _peak_gib(),
+        "sync/bytes": float(synced.num_bytes),
+        "sync/logprob_error": synced.logprob_error,
+    }
+    return own | stats | _verifier_metrics(session.verifier) | collected.metrics
 
 
 @contextmanager
@@ -191,37 +198,6 @@ def _verifier_metrics(verifier: Verifier) -> dict[str, float]:
         "verify/p50_ms": stats.p50_ms,
         "verify/p99_ms": stats.p99_ms,
     }
-
-
-def _step_metrics(collected: Collected, synced: SyncStats) -> dict[str, float]:
-    rewards = [reward for group in collected.fresh for reward in group.rewards]
-    metrics = {
-        "sampler/problems_used_frac": collected.used_frac,
-        "sampler/problem_used_max": float(collected.used_max),
-        "memory/peak_gib": _peak_gib(),
-        "sync/bytes": float(synced.num_bytes),
-        "sync/logprob_error": synced.logprob_error,
-        "time/rollout_s": collected.rollout_s,
-        "time/verify_s": collected.verify_s,
-    }
-    if not rewards:  # the whole batch was left over from the step before
-        return metrics
-    responses = [r for group in collected.fresh for r in group.responses]
-    reasons = Counter(reason for group in collected.fresh for reason in group.reasons)
-    informative = sum(group.informative for group in collected.fresh)
-    fractions = {f"reward/{r}_frac": reasons[r] / len(rewards) for r in map(str, Reason)}
-    return (
-        metrics
-        | fractions
-        | {
-            "reward/mean": sum(rewards) / len(rewards),
-            "rollout/response_len_mean": collected.num_tokens / len(rewards),
-            "rollout/truncated_frac": sum(r.truncated for r in responses) / len(rewards),
-            "rollout/tokens_per_s": collected.num_tokens / collected.rollout_s,
-            "sampler/informative_frac": informative / len(collected.fresh),
-            "sampler/rollouts_per_informative_group": len(rewards) / max(informative, 1),
-        }
-    )
 
 
 def _peak_gib() -> float:

@@ -64,6 +64,9 @@ def test_a_run_folder_holds_everything_that_was_promised(finished):
     assert all(always <= set(row) for row in rows)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == 3
+    uses = {int(times): count for times, count in summary["problem_uses"].items()}
+    assert sum(uses.values()) == 60
+    assert sum(times * count for times, count in uses.items()) == 3 * 2, "three steps of two groups"
     assert summary["best_checkpoint"].startswith("checkpoints/step_")
     assert (run / summary["best_checkpoint"] / "adapter_model.safetensors").exists()
     lo, hi = summary["difference_ci95"]
