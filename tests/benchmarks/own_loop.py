@@ -6,6 +6,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from tests.benchmarks.step_worker import Job, Step
 
 if TYPE_CHECKING:
-    from rlvr.sampler import Collected
+    from rlvr.sampler import Collected, Group
 
 
 def serve(job: Job, connection: Connection) -> None:
@@ -42,26 +43,27 @@ def serve(job: Job, connection: Connection) -> None:
             for _ in range(num_steps):
                 start = time.perf_counter()
                 metrics = one_step(session, run, lambda: None)
-                steps.append(_step(time.perf_counter() - start, metrics, collected.pop()))
+                steps.append(_step(time.perf_counter() - start, metrics, collected.pop().groups))
                 run.next_step += 1
             connection.send(steps)
     session.close()
 
 
-def _step(seconds: float, metrics: dict[str, float], collected: Collected) -> Step:
-    responses = [response for group in collected.fresh for response in group.responses]
-    num_trained = metrics["train/tokens_per_s"] * metrics["time/train_s"]
+def _step(seconds: float, metrics: dict[str, float], groups: Sequence[Group]) -> Step:
     return Step(
         seconds,
         update_s=metrics["time/train_s"],
         generate_s=metrics["time/rollout_s"],
         verify_s=metrics["time/verify_s"],
         sync_s=metrics["time/sync_s"],
-        response_lens=[len(response.token_ids) for response in responses],
-        num_prompt_tokens=sum(
-            len(group.prompt_ids) * len(group.responses) for group in collected.fresh
-        ),
-        num_trained=round(num_trained),
-        num_padded=round(num_trained / (1 - metrics.get("train/padding_frac", 0.0))),
-        reward=statistics.fmean(reward for group in collected.fresh for reward in group.rewards),
+        response_lens=[len(r.token_ids) for group in groups for r in group.responses],
+        num_tokens=sum(map(_num_tokens, groups)),
+        num_trained=sum(_num_tokens(group) for group in groups if group.informative),
+        padding_frac=metrics.get("train/padding_frac", 0.0),
+        reward=statistics.fmean(reward for group in groups for reward in group.rewards),
     )
+
+
+def _num_tokens(group: Group) -> int:
+    """Prompt and response of every response."""
+    return sum(len(group.prompt_ids) + len(r.token_ids) for r in group.responses)

@@ -17,9 +17,9 @@ class Step:
     """What one optimizer step took and moved.
 
     seconds: of the whole step. update_s: forward, backward and optimizer; generate_s, verify_s and
-    sync_s: of the other parts. response_lens: tokens of each response. num_prompt_tokens: counted
-    once per response. num_trained: tokens in the update's forward passes, prompts included,
-    num_padded: the same with padding. reward: mean over all responses.
+    sync_s: of the other parts. response_lens: tokens of each response. num_tokens: real ones of all
+    rollouts, prompt and response. num_trained: those of the rollouts that the update looked at.
+    padding_frac: of the update's forward passes. reward: mean over all responses.
     """
 
     seconds: float
@@ -28,19 +28,14 @@ class Step:
     verify_s: float
     sync_s: float
     response_lens: list[int]
-    num_prompt_tokens: int
+    num_tokens: int
     num_trained: int
-    num_padded: int
+    padding_frac: float
     reward: float
 
     @property
-    def num_tokens(self) -> int:
-        """Real tokens of all rollouts, prompt and response."""
-        return self.num_prompt_tokens + sum(self.response_lens)
-
-    @property
     def update_s_per_trained_token(self) -> float:
-        """Seconds of the update for each real token in it; leaving rows out gains nothing here."""
+        """Seconds of the update per token trained on: leaving rollouts out gains nothing here."""
         return self.update_s / max(self.num_trained, 1)
 
 

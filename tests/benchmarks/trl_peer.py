@@ -20,10 +20,11 @@ from tests.benchmarks.step_worker import Job, Step
 
 @dataclass
 class Meter:
-    """What the running step has come to so far; the fields are those of Step.
+    """What the running step has come to so far; most fields are those of Step.
 
     begin: when the first forward pass could begin. prepare_s: spent on generating and scoring,
-    padding included. rescore_s: the part of it that is a pass for old log-probabilities.
+    building tensors included. rescore_s: the part of it that is a pass for old log-probabilities.
+    num_padded: positions of the forward passes.
     """
 
     begin: float = 0.0
@@ -33,7 +34,7 @@ class Meter:
     prepare_s: float = 0.0
     rescore_s: float = 0.0
     response_lens: list[int] = field(default_factory=list)
-    num_prompt_tokens: int = 0
+    num_tokens: int = 0
     num_trained: int = 0
     num_padded: int = 0
     rewards: list[float] = field(default_factory=list)
@@ -59,9 +60,9 @@ class Meter:
             verify_s=self.verify_s,
             sync_s=self.sync_s,
             response_lens=self.response_lens,
-            num_prompt_tokens=self.num_prompt_tokens,
+            num_tokens=self.num_tokens,
             num_trained=self.num_trained,
-            num_padded=self.num_padded,
+            padding_frac=1 - self.num_trained / self.num_padded,
             reward=sum(self.rewards) / len(self.rewards),
         )
 
@@ -192,7 +193,7 @@ def _metered_trainer(meter: Meter, dtype: str, **arguments: Any) -> Any:
         def _generate(self, prompts: list) -> Any:
             result = super()._generate(prompts)
             meter.response_lens += map(len, result[1])
-            meter.num_prompt_tokens += sum(map(len, result[0]))
+            meter.num_tokens += sum(map(len, result[0])) + sum(map(len, result[1]))
             return result
 
         def _calculate_rewards(self, *args: Any) -> Any:

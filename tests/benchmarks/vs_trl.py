@@ -168,7 +168,7 @@ def summary(steps: Sequence[Step]) -> dict[str, Any]:
     """One side's medians over its steps; lengths over all of its responses.
 
     tokens_per_s: real tokens, prompt and response, of all rollouts per second of the step.
-    trained_frac: share of them that went through the update. padding_frac: of the update's passes.
+    trained_frac: share of them that the update looked at. padding_frac: of the update's passes.
     """
 
     def median(value: Callable[[Step], float]) -> float:
@@ -183,7 +183,7 @@ def summary(steps: Sequence[Step]) -> dict[str, Any]:
         "sync_s": median(lambda step: step.sync_s),
         "tokens_per_s": median(lambda step: step.num_tokens / step.seconds),
         "trained_frac": median(lambda step: step.num_trained / step.num_tokens),
-        "padding_frac": median(lambda step: 1 - step.num_trained / max(step.num_padded, 1)),
+        "padding_frac": median(lambda step: step.padding_frac),
         "response_len_median": _at(lens, 0.5),
         "response_len_p95": _at(lens, 0.95),
         "reward": median(lambda step: step.reward),

@@ -12,17 +12,17 @@ from tests.benchmarks.step_worker import Step
 from tests.benchmarks.vs_trl import summary
 
 
-def step(seconds, lens, trained, padded):
-    return Step(seconds, 0.5, 0.3, 0.1, 0.05, lens, 100, trained, padded, 0.25)
+def step(seconds, lens, trained):
+    return Step(seconds, 0.5, 0.3, 0.1, 0.05, lens, 100 + sum(lens), trained, 0.75, 0.25)
 
 
 def test_a_side_is_summed_up_by_medians_over_its_steps():
-    steps = [step(1.0, [10, 90], 150, 200), step(2.0, [20, 80], 100, 100), step(9.0, [30], 65, 65)]
+    steps = [step(1.0, [10, 90], 150), step(2.0, [20, 80], 100), step(9.0, [30], 65)]
     result = summary(steps)
     assert result["step_s"] == 2.0
     assert result["tokens_per_s"] == 100.0  # of 200, 100 and 14.44
     assert result["trained_frac"] == 0.5  # of 0.75, 0.5 and 0.5
-    assert result["padding_frac"] == 0.0  # of 0.25, 0 and 0
+    assert result["padding_frac"] == 0.75
     assert (result["response_len_median"], result["response_len_p95"]) == (30, 90)
     assert result["num_steps"] == 3
 
