@@ -210,9 +210,10 @@ def _metered_trainer(meter: Meter, dtype: str, **arguments: Any) -> Any:
             meter.num_padded += ids.numel()
             return score(*args, **settings)
 
-    # trl gives vLLM no dtype, and vLLM would then sample from a float32 policy in bfloat16
-    llm = functools.partial(vllm_generation.LLM, enforce_eager=True, dtype=dtype)
-    vllm_generation.LLM = llm
+    start_engine = vllm_generation.LLM
+    # without a dtype vLLM samples from a float32 policy in bfloat16; trl's seed is 0 in every run
+    own = {"enforce_eager": True, "dtype": dtype, "seed": arguments["args"].seed}
+    vllm_generation.LLM = lambda **settings: start_engine(**settings | own)
     trainer: Any = Metered(**arguments)
     trainer.meter = meter
     generation = trainer.vllm_generation
