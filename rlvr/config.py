@@ -60,7 +60,8 @@ class DataConfig(Section):
     limit: int | None = Field(default=None, ge=1)
     """Number of rows taken from the start; for generated data, the number generated."""
     levels: tuple[int, ...] | None = None
-    """Difficulty levels of generated problems; None takes all. Other sources have none."""
+    """Difficulty levels, 1 to 52, of generated problems; None takes 1 to 5. Other sources have
+    none."""
     shuffle: bool = True
     """Draw problems in a new random order in every epoch (from train.seed)."""
 
