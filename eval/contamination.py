@@ -134,7 +134,7 @@ class _Index:
         for key, question in problems.items():
             own = grams(question.problem)
             self.num_grams[key] = len(own)
-            self.by_text[_bare(question.problem)].append(key)
+            self.by_text[bare(question.problem)].append(key)
             for gram in own:
                 self.by_gram[gram].append(key)
 
@@ -142,7 +142,7 @@ class _Index:
         self, text: str, covered: dict[EvalKey, set[Gram]]
     ) -> Iterator[tuple[EvalKey, float, bool]]:
         """(problem, score, exact) of the problems near this text; notes the grams seen."""
-        equal = self.by_text.get(_bare(text), ())
+        equal = self.by_text.get(bare(text), ())
         hits: Counter[EvalKey] = Counter()
         for gram in set(_windows(words(text))) & self.by_gram.keys():
             for key in self.by_gram[gram]:
@@ -158,7 +158,7 @@ def _windows(tokens: list[str]) -> Iterator[Gram]:
     return zip(*(tokens[i:] for i in range(GRAM_WORDS)), strict=False)
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
     """The text without what changes only its look."""
     return _LAYOUT.sub("", text.lower().replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
 

@@ -223,6 +223,8 @@ def _redrawn_votes(
         return np.zeros(num_resamples)
     right = {s.group for s in samples if s.correct}
     silent = len(samples) - votes.total()
+    if len(votes) == 1 and not silent:
+        return np.full(num_resamples, float(bool(right)))
     shares = np.array([*votes.values(), silent]) / len(samples)
     drawn = rng.multinomial(len(samples), shares, num_resamples)[:, :-1]
     most = drawn.max(axis=1)

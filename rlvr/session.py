@@ -17,6 +17,7 @@ from rlvr.adapters.export import max_lora_rank
 from rlvr.config import DataConfig, TrainRecipe
 from rlvr.data import Dataset, encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
+from rlvr.evaluate import EvalSet, eval_sets, load_benchmarks
 from rlvr.policy import Policy, load_policy
 from rlvr.recipe import ConfigError
 from rlvr.reference import prepare_reference
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Session:
-    """The parts of a run. held_out: problems and prompts of the evaluation, or None."""
+    """The parts of a run. evals: the problem sets of its evaluations, the main one first."""
 
     recipe: TrainRecipe
     policy: Policy
@@ -42,7 +43,7 @@ class Session:
     verifier: Verifier
     sampler: Sampler
     data: Dataset
-    held_out: tuple[Dataset, list[list[int]]] | None
+    evals: tuple[EvalSet, ...]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Response tokens to text, special tokens left out."""
@@ -85,6 +86,7 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
     data = load_problems(recipe.data)
     held_out_config = held_out_data(recipe)
     held_out = load_problems(held_out_config, "eval") if held_out_config else None
+    benchmarks = load_benchmarks(recipe)
     verifier = Verifier(
         answer_mode=recipe.reward.answer_mode,
         timeout_s=recipe.reward.timeout_s,
@@ -127,7 +129,7 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
         verifier,
         Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
         data,
-        test,
+        eval_sets(recipe, test, benchmarks, policy.tokenizer),
     )
     return session
 
