@@ -71,34 +71,54 @@ def responses(folder):
     return found
 
 
-@pytest.mark.engine
-def test_several_adapters_on_one_base_are_served_exactly_and_compared(
-    tiny_policy, adapters, problems, tmp_path
-):
-    short = ("--samples", 2, "--max-tokens", 12)
-    named = [
-        w for name in ("none", adapters / "lora", adapters / "dora") for w in ("--adapter", name)
-    ]
-    done = run(*words(tiny_policy, problems, tmp_path / "both", *short, *named))
+def adapter_words(*names):
+    return [word for name in names for word in ("--adapter", name)]
+
+
+SHORT = ("--samples", 2, "--max-tokens", 12)
+
+
+@pytest.fixture(scope="module")
+def three(tiny_policy, adapters, problems, tmp_path_factory):
+    """The results of the base, a LoRA and a DoRA adapter, all three on one loaded vLLM."""
+    out = tmp_path_factory.mktemp("three")
+    named = adapter_words("none", adapters / "lora", adapters / "dora")
+    done = run(*words(tiny_policy, problems, out, *SHORT, *named))
     assert done.returncode == 0, done.stderr[-3000:]
-    base, lora, dora = (responses(tmp_path / "both" / n) for n in ("base", "lora", "dora"))
+    return out
+
+
+@pytest.mark.engine
+def test_several_adapters_on_one_base_have_their_own_results_and_are_compared(three):
+    base, lora, dora = (responses(three / name) for name in ("base", "lora", "dora"))
     assert len(base) == 12
     assert base != lora
     assert lora != dora
-    compared = json.loads((tmp_path / "both" / "comparison.json").read_text())
+    compared = json.loads((three / "comparison.json").read_text())
     assert compared["names"] == ["base", "lora", "dora"]
     assert len(compared["comparisons"]) == 3
-    assert (tmp_path / "both" / "lora" / "report.html").is_file()
-    # by vLLM's own LoRA kernels the adapter says the same as merged, and a base after it too
-    as_lora = ("--adapters-as", "lora", "--adapter", adapters / "lora", "--adapter", "none")
-    done = run(*words(tiny_policy, problems, tmp_path / "lora", *short, *as_lora))
+    assert (three / "lora" / "report.html").is_file()
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_an_adapter_served_by_vllm_says_the_same_as_merged_and_leaves_the_base_alone(
+    three, tiny_policy, adapters, problems, tmp_path
+):
+    as_lora = ("--adapters-as", "lora", *adapter_words(adapters / "lora", "none"))
+    done = run(*words(tiny_policy, problems, tmp_path, *SHORT, *as_lora))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert responses(tmp_path / "lora" / "lora") == lora
-    assert responses(tmp_path / "lora" / "base") == base
+    for name in ("lora", "base"):
+        assert responses(tmp_path / name) == responses(three / name)
+    reordered = adapter_words(adapters / "dora", "none")
+    done = run(*words(tiny_policy, problems, tmp_path / "again", *SHORT, *reordered))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("dora", "base"):
+        assert responses(tmp_path / "again" / name) == responses(three / name)
 
 
 def test_a_killed_run_goes_on_in_two_processes_and_ends_like_one_that_was_not_killed(
-    tiny_policy, adapters, problems, tmp_path
+    adapters, problems, tmp_path, capfd
 ):
     more = ("--engine", "transformers", "--samples", 40, "--max-tokens", 24)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -107,7 +127,6 @@ def test_a_killed_run_goes_on_in_two_processes_and_ends_like_one_that_was_not_ki
         [*COMMAND, *map(str, words(folder, problems, cut, *more))],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
     log = cut / "generations.jsonl.gz"
     deadline = time.monotonic() + 200
@@ -117,15 +136,18 @@ def test_a_killed_run_goes_on_in_two_processes_and_ends_like_one_that_was_not_ki
     killed.wait()
     there = responses(cut)
     assert 0 < len(there) < 240, "killed too late: nothing was left to do"
-    done = run(*words(folder, problems, cut, *more, "--data-parallel", 2))
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"{len(there)} responses are there already, {240 - len(there)} to go" in done.stderr
-    assert run(*words(folder, problems, whole, *more)).returncode == 0
+
+    def go_on(out, *how):
+        assert main(["eval", *map(str, words(folder, problems, out, *more, *how))]) == 0
+        return capfd.readouterr().err
+
+    said = go_on(cut, "--data-parallel", 2)
+    assert f"{len(there)} responses are there already, {240 - len(there)} to go" in said
+    go_on(whole)
     assert responses(cut) == responses(whole)
     for name in ("results.json", "problems.jsonl"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
-    again = run(*words(folder, problems, cut, *more))
-    assert "sampled in" not in again.stderr, "everything was there"
+    assert "sampled in" not in go_on(cut), "everything was there"
 
 
 @pytest.mark.parametrize(
