@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from eval.benchmarks import LoadedBenchmark, Question
-from eval.votes import Judge
+from eval.votes import FORMS, Judge
 from rewards import Gold
 
 GRAM_WORDS = 10
@@ -164,7 +164,8 @@ def bare(text: str) -> str:
 
 
 def _same_answers(pairs: Sequence[tuple[str, str]], judge: Judge) -> list[bool]:
-    usable: list[tuple[str, Gold | str]] = [(f"\\boxed{{{a}}}", gold) for a, gold in pairs]
+    form = FORMS[judge.answer_mode]
+    usable: list[tuple[str, Gold | str]] = [(form.replace("%s", a), gold) for a, gold in pairs]
     verdicts = judge.verify_many(usable)
     return [v.correct or a.strip() == b.strip() for v, (a, b) in zip(verdicts, pairs, strict=True)]
 

@@ -166,14 +166,11 @@ def evaluate_step(
 ) -> dict[str, float]:
     """The metrics of the policy after `step` steps; empty where the recipe evaluates nothing.
 
-    Writes eval/step_N.jsonl.gz (what was sampled) and eval/step_N.json; where a resumed run finds
-    them, nothing is sampled again.
+    Writes eval/step_N.jsonl.gz (what was sampled) and eval/step_N.json.
     """
     if not session.evals:
         return {}
     path = run_dir / "eval" / f"step_{step}.json"
-    if path.exists():
-        return read_evaluation(run_dir, step).metrics()
     path.parent.mkdir(exist_ok=True)
     _write_held_out(path.parent, session.evals[0].loaded)
     found, generations = evaluate(
@@ -205,6 +202,13 @@ def _write_held_out(folder: Path, loaded: LoadedBenchmark) -> None:
 def read_evaluation(run_dir: Path, step: int) -> Evaluation:
     """What the run's evaluation after `step` steps found."""
     return Evaluation.from_json(json.loads((run_dir / "eval" / f"step_{step}.json").read_text()))
+
+
+def forget_evaluations(run_dir: Path, after: int) -> None:
+    """Removes the evaluations of steps that a resumed run does again."""
+    for path in (run_dir / "eval").glob("step_*.json*"):
+        if int(path.name.partition(".")[0].removeprefix("step_")) > after:
+            path.unlink()
 
 
 def is_best(run_dir: Path, step: int) -> bool:

@@ -30,7 +30,7 @@ from rlvr.checkpoint import (
 from rlvr.config import TrainRecipe
 from rlvr.contamination import check_training_data
 from rlvr.display import Display
-from rlvr.evaluate import evaluate_step, is_best
+from rlvr.evaluate import evaluate_step, forget_evaluations, is_best
 from rlvr.manifest import finish_manifest, manifest
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from rlvr.reference import follow, load_reference, save_reference
@@ -98,6 +98,7 @@ def resume(folder: Path, console: Console) -> Path:
     load_reference(session.policy, recipe.algorithm, checkpoints[-1] / STATE_FOLDER)
     session.sampler.load_state(state["sampler"])
     session.entropy.load_state(state["entropy"])
+    forget_evaluations(folder, state["step"])
     run = Run(folder, state["run_id"], state["step"], state["seconds"])
     return _drive(session, run, console)
 

@@ -6,7 +6,7 @@ import pytest
 
 from rlvr.checkpoint import best_checkpoint
 from rlvr.config import TrainRecipe
-from rlvr.evaluate import is_best
+from rlvr.evaluate import forget_evaluations, is_best
 from rlvr.recipe import ConfigError, dump_toml, validate
 
 
@@ -89,6 +89,16 @@ def test_only_a_higher_score_than_all_before_is_best(run_folder, tmp_path):
         path = tmp_path / "eval" / f"step_{step}.json"
         path.write_text(json.dumps(stored | {"score": score}))
     assert [is_best(tmp_path, step) for step in (1, 2, 3, 4)] == [True, True, False, False]
+
+
+def test_evaluations_of_steps_that_are_done_again_are_forgotten(tmp_path):
+    (tmp_path / "eval").mkdir()
+    names = {f"step_{n}{end}" for n in (0, 2, 10) for end in (".json", ".jsonl.gz")}
+    for name in names:
+        (tmp_path / "eval" / name).touch()
+    forget_evaluations(tmp_path, after=2)
+    left = {path.name for path in (tmp_path / "eval").iterdir()}
+    assert left == {name for name in names if not name.startswith("step_10")}
 
 
 def test_training_problems_that_are_evaluated_are_recorded_and_warned_of(run_folder):

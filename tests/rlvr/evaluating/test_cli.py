@@ -150,6 +150,36 @@ def test_a_killed_run_goes_on_in_two_processes_and_ends_like_one_that_was_not_ki
     assert "sampled in" not in go_on(cut), "everything was there"
 
 
+@pytest.mark.slow
+def test_processes_end_with_the_command_that_started_them(adapters, problems, tmp_path):
+    more = ("--engine", "transformers", "--samples", 400, "--max-tokens", 24)
+    named = words(adapters / "lora", problems, tmp_path / "out", *more, "--data-parallel", 2)
+    started = subprocess.Popen(
+        [*COMMAND, *map(str, named)], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    log = tmp_path / "out" / "generations.jsonl.gz"
+    deadline = time.monotonic() + 200
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+    deadline = time.monotonic() + 20
+
+    def left():
+        found = subprocess.run(
+            ["ps", "-o", "stat=,args=", "-s", str(started.pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = [line.strip() for line in found.stdout.splitlines()]
+        return [line for line in lines if line and not line.startswith("Z")]
+
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left() == []
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
