@@ -98,7 +98,8 @@ class Server:
             self._probe = [ids for ids in probe if len(ids) > 1]
             self._base_scores = self._vllm.score(self._probe)
         self._hand_over(self._vllm, target)
-        if target.kind != "base" and self._vllm.score(self._probe) == self._base_scores:
+        is_adapter = target.kind != "base" and bool(self._probe)
+        if is_adapter and self._vllm.score(self._probe) == self._base_scores:
             self._say(f"{target.name}: gives the base's probabilities: untrained, or not applied")
         return self._vllm, self._tokenizer
 
@@ -125,9 +126,27 @@ class Server:
             policy = load_target(self._plan, wanted, on_device=False)
             engine.load_weights(merged_weights(policy.model, everything=True))
             self._weights_changed = merged
+            self._check(engine, policy, target.name)
         if target.kind == "lora":
             assert target.folder is not None
             engine.load_adapter(Path(target.folder))
+
+    def _check(self, engine: StreamingVllm, policy: Policy, name: str) -> None:
+        """Raises: SyncError when engine and transformers score the probe differently."""
+        from rlvr.rollout.sync import TOLERANCE, SyncError
+        from rlvr.rollout.transformers import TransformersEngine
+
+        if not self._probe:
+            return
+        both = zip(
+            TransformersEngine(policy).score(self._probe), engine.score(self._probe), strict=True
+        )
+        error = max(abs(a - b) for ours, theirs in both for a, b in zip(ours, theirs, strict=True))
+        if not error <= TOLERANCE[policy.dtype]:
+            raise SyncError(
+                f"{name}: engine and transformers differ by {error:.3g} nats on fixed tokens"
+                f" (tolerance {TOLERANCE[policy.dtype]:g}): its weights did not arrive"
+            )
 
     def _with_transformers(self, target: Target) -> tuple[TransformersEngine, Any]:
         from rlvr.rollout.transformers import TransformersEngine
