@@ -1,8 +1,11 @@
 """Details files: what is written is read back, and files of lighteval's own form are understood."""
 
+import json
+
 import pytest
 from pyarrow import Table, parquet
 
+from eval.cli import eval_main
 from eval.generations import read_generations
 from eval.lighteval import export_details, read_details
 from eval.score import score
@@ -39,3 +42,18 @@ def test_problems_are_found_by_their_text_and_lengths_by_their_tokens(sums_file,
     parquet.write_table(Table.from_pylist([row | {"metric": {"a": 1.0}}]), tmp_path / "e.parquet")
     with pytest.raises(ValueError, match="holds no problem of sums"):
         list(read_details(tmp_path / "e.parquet", f"sums={sums_file}"))
+
+
+def test_the_commands_write_and_read_details(
+    sums_file, write_generations, random_kinds, verifier, tmp_path, capsys
+):
+    path, spec = write_generations(random_kinds(3)), f"sums={sums_file}"
+    scored = score(read_generations(path), verifier, benchmarks=[spec], out=tmp_path / "scored")
+    words = ("export", str(tmp_path / "scored"), "--out", str(tmp_path), "--to", "lighteval")
+    assert eval_main(words) == 0
+    details = capsys.readouterr().out.strip()
+    words = ("--generations", details, "--from-lighteval", spec, "--format", "json")
+    assert eval_main(words) == 0
+    back = json.loads(capsys.readouterr().out)["benchmarks"]["sums"]
+    assert back["avg@k"] == scored["benchmarks"]["sums"]["avg@k"]
+    assert back["maj@k"] == scored["benchmarks"]["sums"]["maj@k"]
