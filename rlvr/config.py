@@ -221,7 +221,7 @@ class TrainConfig(Section):
     compile: bool = False
     """Compile the decoder layers with torch.compile: minutes at the start, then faster on a GPU."""
     checkpoint_every: int = Field(default=50, ge=0)
-    """Steps between checkpoints; 0 writes only the last."""
+    """Steps between checkpoints; 0 writes only the last and those that evaluate best so far."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept."""
     num_threads: int | None = Field(default=None, ge=1)
@@ -229,7 +229,7 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
-    """Held-out accuracy, before and after training."""
+    """Held-out accuracy, before, during and after training."""
 
     path: str | None = None
     """As data.path; None evaluates nothing."""
@@ -242,9 +242,11 @@ class EvalConfig(Section):
     answer_field: str | None = None
     """As data.answer_field; None takes that."""
     limit: int | None = Field(default=None, ge=1)
-    """As data.limit."""
+    """As data.limit; of every benchmark too, the first so many problems are sampled."""
     levels: tuple[int, ...] | None = None
     """As data.levels."""
+    benchmarks: tuple[str, ...] = ()
+    """Benchmarks of `rlvr eval` to score besides `path`, prompted as the training problems are."""
     samples: int = Field(default=1, ge=1)
     """Responses per problem."""
     temperature: float = Field(default=1.0, ge=0, le=10)
@@ -253,6 +255,22 @@ class EvalConfig(Section):
     """Nucleus mass."""
     every: int = Field(default=0, ge=0)
     """Steps between evaluations during training; 0: only before and after."""
+    best_metric: str = "accuracy"
+    """What picks the best checkpoint: accuracy, or <set>/<metric>, such as aime24/pass@k or
+    heldout/maj@k."""
+
+    @model_validator(mode="after")
+    def _metric_exists(self) -> Self:
+        name, _, metric = self.best_metric.rpartition("/")
+        sets = [*(["heldout"] if self.path else []), *self.benchmarks]
+        known = ("avg@k", "pass@k", "maj@k", "format_rate")
+        sets = [s.partition("=")[0] for s in sets]
+        if self.best_metric != "accuracy" and (name not in sets or metric not in known):
+            raise ValueError(
+                f"eval.best_metric = {self.best_metric!r}: it is accuracy, or one of"
+                f" {', '.join(sets) or 'no set'} with /{', /'.join(known)}"
+            )
+        return self
 
 
 class TrackConfig(Section):
@@ -373,8 +391,9 @@ class TrainRecipe(Section):
                 f'algorithm.reference = "{self.algorithm.reference}": with an adapter the reference'
                 ' is the pristine base; set it to "initial" or adapter.method to "full"'
             )
-        if self.eval.every and self.eval.path is None:
+        if self.eval.every and self.eval.path is None and not self.eval.benchmarks:
             raise ValueError(
-                f"eval.every = {self.eval.every}: there is nothing to score; set eval.path"
+                f"eval.every = {self.eval.every}: there is nothing to score; set eval.path or"
+                " eval.benchmarks"
             )
         return self

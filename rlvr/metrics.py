@@ -42,6 +42,22 @@ METRICS: dict[str, str] = {
     "memory/peak_gib": "peak memory so far: of the GPU, or resident on CPU (GiB)",
     "sync/bytes": "bytes handed to the engine",
     "sync/logprob_error": "largest engine / trainer difference on the probe (nats)",
-    "eval/accuracy": "held-out accuracy",
+    "eval/accuracy": "held-out accuracy: avg@k of eval.path, or of the first of eval.benchmarks",
 }
 """Name to meaning."""
+
+EVAL_METRICS: dict[str, str] = {
+    "avg@k": "mean over problems of the fraction of right responses",
+    "pass@k": "fraction of problems with a right response among k",
+    "maj@k": "fraction of problems whose most frequent answer is right",
+    "format_rate": "fraction of responses with an answer where it is looked for",
+    "truncated_frac": "fraction of responses cut at the limit",
+    "response_len_mean": "mean response length (tokens)",
+}
+"""Metrics of a problem set; the log names them eval/<set>/<metric>."""
+
+
+def is_known(name: str) -> bool:
+    """Whether a name may stand in the log."""
+    start, _, metric = name.rpartition("/")
+    return name in METRICS or (start.startswith("eval/") and metric in EVAL_METRICS)

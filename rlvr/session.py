@@ -19,6 +19,7 @@ from rlvr.adapters.export import max_lora_rank
 from rlvr.config import DataConfig, TrainRecipe
 from rlvr.data import Dataset, encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
+from rlvr.evaluate import EvalSet, eval_sets, load_benchmarks
 from rlvr.optim import check_optimizer
 from rlvr.policy import Policy, load_policy
 from rlvr.recipe import ConfigError
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Session:
-    """The parts of a run. held_out: problems and prompts of the evaluation, or None."""
+    """The parts of a run. evals: the problem sets of its evaluations, the main one first."""
 
     recipe: TrainRecipe
     policy: Policy
@@ -45,7 +46,7 @@ class Session:
     verifier: Verifier
     sampler: Sampler
     data: Dataset
-    held_out: tuple[Dataset, list[list[int]]] | None
+    evals: tuple[EvalSet, ...]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Response tokens to text, special tokens left out."""
@@ -129,6 +130,7 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
     data = load_problems(recipe.data)
     held_out_config = held_out_data(recipe)
     held_out = load_problems(held_out_config, "eval") if held_out_config else None
+    benchmarks = load_benchmarks(recipe)
     verifier = Verifier(
         answer_mode=recipe.reward.answer_mode,
         timeout_s=recipe.reward.timeout_s,
@@ -173,7 +175,7 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
         verifier,
         Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
         data,
-        test,
+        eval_sets(recipe, test, benchmarks, policy.tokenizer),
     )
     return session
 

@@ -27,8 +27,9 @@ from rlvr.checkpoint import (
     save_checkpoint,
 )
 from rlvr.config import TrainRecipe
+from rlvr.contamination import check_training_data
 from rlvr.display import Display
-from rlvr.evaluate import Evaluation, evaluate
+from rlvr.evaluate import evaluate_step, forget_evaluations, is_best
 from rlvr.manifest import finish_manifest, manifest
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from rlvr.reference import follow, load_reference, save_reference
@@ -75,6 +76,8 @@ def train(recipe: TrainRecipe, recipe_path: Path, console: Console) -> Path:
         session.engine.name,
         session.syncer.mode,
     )
+    evaluated = [one.loaded for one in session.evals]
+    facts["contamination"] = check_training_data(recipe, session.data.problems, evaluated)
     (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
     return _drive(session, run, console)
 
@@ -94,6 +97,7 @@ def resume(folder: Path, console: Console) -> Path:
     load_reference(session.policy, recipe.algorithm, checkpoints[-1] / STATE_FOLDER)
     session.sampler.load_state(state["sampler"])
     session.entropy.load_state(state["entropy"])
+    forget_evaluations(folder, state["step"])
     run = Run(folder, state["run_id"], state["step"], state["seconds"])
     return _drive(session, run, console)
 
@@ -106,7 +110,8 @@ def _drive(session: Session, run: Run, console: Console) -> Path:
     try:
         with StopRequest() as stop, Display(console, recipe.train.steps, run.next_step) as display:
             session.syncer.sync()
-            _evaluate(session, run, display)
+            if run.next_step == 0:
+                evaluate_step(session, run.folder, 0, display.say)
             while run.next_step < recipe.train.steps:
                 before = session.sampler.state()
                 try:
@@ -122,12 +127,11 @@ def _drive(session: Session, run: Run, console: Console) -> Path:
                 run.seconds = time.perf_counter() - start
                 last = run.next_step == recipe.train.steps
                 if last or _is_due(recipe.eval.every, run.next_step):
-                    evaluation = _evaluate(session, run, display)
-                    if evaluation:
-                        metrics["eval/accuracy"] = evaluation.accuracy.value
+                    metrics |= evaluate_step(session, run.folder, run.next_step, display.say)
                 tracker.log(run.next_step, metrics)
                 display.step(run.next_step, metrics)
-                if last or _is_due(recipe.train.checkpoint_every, run.next_step):
+                is_due = _is_due(recipe.train.checkpoint_every, run.next_step)
+                if last or is_due or is_best(run.folder, run.next_step):
                     _save(session, run, session.sampler.state())
         run.seconds = time.perf_counter() - start
         num_bytes = session.syncer.num_bytes
@@ -226,22 +230,6 @@ def _sample_rollouts(session: Session, batch: StepBatch) -> list[dict[str, Any]]
             group.responses, group.rewards, group.reasons, row, strict=True
         )
     ]
-
-
-def _evaluate(session: Session, run: Run, display: Display) -> Evaluation | None:
-    """Scores the held-out problems at this step, once, into eval/step_N.json."""
-    path = run.folder / "eval" / f"step_{run.next_step}.json"
-    if session.held_out is None or path.exists():
-        return None
-    data, prompts = session.held_out
-    result = evaluate(
-        session.recipe, data.problems, prompts, session.engine, session.verifier, session.decode
-    )
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result.to_json()))
-    a = result.accuracy
-    display.say(f"held-out accuracy {a.value:.3f} [{a.lo:.3f}, {a.hi:.3f}] at step {run.next_step}")
-    return result
 
 
 def _save(session: Session, run: Run, sampler_state: dict[str, Any]) -> Path:
