@@ -13,7 +13,7 @@ from pathlib import Path
 
 PASSED_ON = {
     "verify": ("rewards.cli:main", "judge lines of {response, gold} from standard input"),
-    "eval": ("eval.cli:eval_main", "score stored generations, compare scored folders"),
+    "eval": ("rlvr.evaluating.cli:main", "sample and score benchmarks, compare scored folders"),
     "data": ("eval.cli:data_main", "look for evaluation problems in a training set"),
     "report": ("rlvr.report.cli:report_main", "one HTML page about a run or a comparison"),
     "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
     train.set_defaults(run=_train, takes_settings=True)
 
-    sft = commands.add_parser("sft", help="supervised warm start by a recipe", epilog=EPILOG)
-    sft.add_argument("recipe", help="a TOML recipe, see recipes/quickstart_sft.toml")
+    sft = commands.add_parser("sft", help="supervised training by a recipe", epilog=EPILOG)
+    sft.add_argument("recipe", help="a TOML recipe, see recipes/*_sft.toml")
     sft.set_defaults(run=_sft, takes_settings=True)
 
     adapters = commands.add_parser("adapters", help="list the adapter methods")
@@ -93,7 +93,7 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
         from rlvr.config import TrainRecipe
 
         recipe = load_recipe(args.recipe, settings, TrainRecipe)
-    _set_environment()
+    set_environment()
     from rich.console import Console
 
     from rlvr import train
@@ -111,14 +111,23 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
 
 
 def _sft(args: argparse.Namespace, settings: list[str]) -> int:
-    from rlvr.recipe import load_recipe
+    from rlvr.finetune_config import FinetuneRecipe
+    from rlvr.recipe import read_tree, validate
     from rlvr.sft_config import SftConfig
 
-    recipe = load_recipe(args.recipe, settings, SftConfig)
-    _set_environment()
-    from rlvr.sft import run_sft
+    tree = read_tree(args.recipe, settings, FinetuneRecipe)
+    set_environment()
+    if {"path", "sft_recipe"} & set(tree.get("model", {})):
+        recipe = validate(tree, FinetuneRecipe)
+        from rich.console import Console
 
-    print(run_sft(recipe))
+        from rlvr.finetune import finetune
+
+        print(finetune(recipe, Path(args.recipe), Console(stderr=True)))
+    else:
+        from rlvr.sft import run_sft
+
+        print(run_sft(validate(tree, SftConfig)))
     return 0
 
 
@@ -147,7 +156,7 @@ def _adapters(args: argparse.Namespace, _rest: list[str]) -> int:
     return 0
 
 
-def _set_environment() -> None:
+def set_environment() -> None:
     """What libraries read once, on import: less talk, and threads that do not spin.
 
     OpenMP threads that spin while they wait take whole cores from the engine, the verifier and

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlvr.cli import main
-from rlvr.metrics import METRICS
+from rlvr.metrics import is_known
 
 COMMAND = [sys.executable, "-m", "rlvr.cli", "train"]
 
@@ -52,7 +53,7 @@ def test_a_run_folder_holds_everything_that_was_promised(finished):
     run, output = finished
     rows = read_metrics(run, timed=True)
     assert [row["step"] for row in rows] == [1, 2, 3]
-    assert all(set(row) - {"step"} <= set(METRICS) for row in rows)
+    assert all(is_known(name) for row in rows for name in row if name != "step")
     always = {
         "optim/lr",
         "time/step_s",
@@ -63,6 +64,9 @@ def test_a_run_folder_holds_everything_that_was_promised(finished):
     assert all(always <= set(row) for row in rows)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == 3
+    uses = {int(times): count for times, count in summary["problem_uses"].items()}
+    assert sum(uses.values()) == 60
+    assert sum(times * count for times, count in uses.items()) == 3 * 2, "three steps of two groups"
     assert summary["best_checkpoint"].startswith("checkpoints/step_")
     assert (run / summary["best_checkpoint"] / "adapter_model.safetensors").exists()
     lo, hi = summary["difference_ci95"]
@@ -144,6 +148,30 @@ def test_a_signal_leaves_a_checkpoint_and_resuming_repeats_the_uninterrupted_run
     assert read_metrics(run) == read_metrics(finished[0])
     last = "checkpoints/step_3/adapter_model.safetensors"
     assert (run / last).read_bytes() == (finished[0] / last).read_bytes()
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_continues(
+    finished, rlvr_command, tmp_path
+):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    weights = run / "checkpoints" / "step_3" / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    done = rlvr_command("train", "--resume", run)
+    assert done.returncode == 0, done.stderr
+    assert "step_3 is damaged (adapter_model.safetensors is changed)" in done.stderr
+    assert weights.read_bytes() == whole, "the step was done again"
+    assert read_metrics(run) == read_metrics(finished[0])
+
+
+def test_a_run_without_an_intact_checkpoint_is_refused(finished, rlvr_command, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "trainer_state" / "optimizer.pt").unlink()
+    done = rlvr_command("train", "--resume", run)
+    assert done.returncode == 2
+    assert "optimizer.pt is missing" in done.stderr
+    assert "no usable checkpoint" in done.stderr
 
 
 BAD = [
