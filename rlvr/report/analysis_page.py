@@ -11,7 +11,6 @@ from rlvr.report.blocks import (
     chart,
     details,
     facts,
-    flatten,
     forest,
     line,
     section,
@@ -19,6 +18,9 @@ from rlvr.report.blocks import (
 )
 
 Curve = Sequence[tuple[float, float]]
+
+MAX_BANDS = 4
+"""Curves of one chart that can be shaded without hiding each other."""
 
 
 def analysis_sections(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
@@ -31,8 +33,9 @@ def analysis_sections(analyses: dict[str, dict[str, Any]]) -> list[Block | None]
 
 
 SPECTRA_INTRO = (
-    "dW is the trained weight minus the base's. Energy: share of ||dW||\u00b2 along the base's"
-    " singular directions, largest first. Without a preference the curve would be the diagonal."
+    "dW is the trained weight minus the base's. Energy: (u_i' dW v_i)\u00b2 / ||dW||\u00b2, summed from"
+    " the base's largest singular direction on. It is the part of dW that rescales these directions"
+    " and need not reach 1; a straight line means no preference among them."
 )
 CUT_INTRO = (
     "dW reshaped by the prime factors of its rows and columns, as a matrix product state; entropy"
@@ -80,11 +83,12 @@ def _charts_of(what: str, groups: dict[str, list[dict[str, Any]]]) -> list[Block
 
     def series(curve_of: Callable[[dict[str, Any]], Curve]) -> list[Block | None]:
         return [
-            _median_line(name, [curve_of(m) for m in modules], i)
+            _median_line(name, [curve_of(m) for m in modules], i, len(groups) <= MAX_BANDS)
             for i, (name, modules) in enumerate(groups.items())
         ]
 
-    note = f"Median over modules ({what}); shaded: lowest to highest module."
+    note = f"Median over modules ({what})"
+    note += "; shaded: lowest to highest module." if len(groups) <= MAX_BANDS else "."
     return [
         chart(
             "Energy of the update along the base's singular directions",
@@ -123,7 +127,7 @@ def _shared_angles(difference: dict[str, Any]) -> Block | None:
         "Principal angles between the two updates' top subspaces",
         "index",
         "degrees",
-        [_median_line(kind, curves, i) for i, (kind, curves) in enumerate(by_kind.items())],
+        [_median_line(kind, curves, i, False) for i, (kind, curves) in enumerate(by_kind.items())],
         from_zero=True,
         note="0 degrees: they write into the same directions.",
     )
@@ -136,8 +140,8 @@ def _relative_values(module: dict[str, Any]) -> Curve:
     return [(i, v / values[0]) for i, v in enumerate(values, start=1) if v > 1e-7 * values[0]]
 
 
-def _median_line(name: str, curves: list[Curve], style: int) -> Block | None:
-    """The median curve over the x that occur, with lowest and highest."""
+def _median_line(name: str, curves: list[Curve], style: int, banded: bool) -> Block | None:
+    """The median curve over the x that occur; banded: with lowest and highest."""
     by_x: dict[float, list[float]] = {}
     for curve in curves:
         for x, y in curve:
@@ -145,7 +149,7 @@ def _median_line(name: str, curves: list[Curve], style: int) -> Block | None:
     common = sorted(x for x, ys in by_x.items() if len(ys) >= max(1, len(curves) // 2))
     if not common:
         return None
-    band = [(x, min(by_x[x]), max(by_x[x])) for x in common] if len(curves) > 1 else []
+    band = [(x, min(by_x[x]), max(by_x[x])) for x in common] if banded and len(curves) > 1 else []
     return line(name, [(x, median(by_x[x])) for x in common], style=style, band=band)
 
 
@@ -168,7 +172,7 @@ def _kind_table(prefix: str, by_kind: dict[str, list[dict[str, Any]]]) -> Block 
             cells.append(median(values) if values else None)
         rows.append(cells)
     columns = ("kind", "modules", *(title for _, title in FACTS))
-    return table(f"{prefix}medians over the modules of a kind", columns, rows)
+    return table(f"{prefix}Medians over the modules of a kind", columns, rows)
 
 
 def _curvature(prefix: str, curvature: dict[str, Any] | None) -> Block | None:
@@ -176,7 +180,7 @@ def _curvature(prefix: str, curvature: dict[str, Any] | None) -> Block | None:
         return None
     modules = sorted((curvature.get("modules") or {}).items(), key=lambda pair: -pair[1])[:12]
     rows = [("all trained parameters", curvature.get("whole")), *modules]
-    title = f"{prefix}largest Hessian eigenvalue"
+    title = f"{prefix}Largest Hessian eigenvalue"
     return details(title, [table(title, ("parameters", "eigenvalue"), rows)])
 
 
@@ -222,6 +226,14 @@ def _forgetting(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
     blocks.append(forest("Accuracy on tasks that were not trained", "percent", rows, scale=100))
     for label, a in analyses.items():
         if a.get("diversity"):
-            named = [(f"{label}: {key}", v) for key, v in flatten(a["diversity"]).items()]
-            blocks.append(facts(named))
+            prefix = f"{label}: " if len(analyses) > 1 else "diversity: "
+            blocks.append(facts((prefix + key, _told(v)) for key, v in a["diversity"].items()))
     return blocks
+
+
+def _told(value: object) -> object:
+    """An interval as `0.440 [0.360, 0.520]`, anything else as it is."""
+    if isinstance(value, dict) and "ci95" in value:
+        lo, hi = value["ci95"]
+        return f"{value['value']:.3f} [{lo:.3f}, {hi:.3f}]"
+    return value
