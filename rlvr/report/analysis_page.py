@@ -33,9 +33,9 @@ def analysis_sections(analyses: dict[str, dict[str, Any]]) -> list[Block | None]
 
 
 SPECTRA_INTRO = (
-    "dW is the trained weight minus the base's. Energy: (u_i' dW v_i)\u00b2 / ||dW||\u00b2, summed from"
-    " the base's largest singular direction on. It is the part of dW that rescales these directions"
-    " and need not reach 1; a straight line means no preference among them."
+    "dW is the trained weight minus the base's. Energy: (u_i' dW v_i)\u00b2 / ||dW||\u00b2, summed"
+    " from the base's largest singular direction on. It is the part of dW that rescales these"
+    " directions and need not reach 1; a straight line means no preference among them."
 )
 CUT_INTRO = (
     "dW reshaped by the prime factors of its rows and columns, as a matrix product state; entropy"
