@@ -128,13 +128,15 @@ def evaluate(
     decode: Callable[[Sequence[int]], str],
 ) -> tuple[Evaluation, list[Generation]]:
     """Samples eval.samples responses per problem, with the same seeds in every evaluation."""
-    config, keys, requests = recipe.eval, [], []
+    config, requests = recipe.eval, []
+    keys: list[tuple[str, str, int]] = []
     for one in sets:
         for question, prompt in zip(one.questions, one.prompts, strict=True):
             for i in range(config.samples):
                 keys.append((one.loaded.name, question.id, i))
                 requests.append(request(prompt, recipe.train.seed, keys[-1]))
-    sampling = Sampling(recipe.rollout.max_response_len, config.temperature, config.top_p)
+    longest = recipe.rollout.max_response_len
+    sampling = Sampling(longest, config.temperature, config.top_p, logprobs=False)
     generations = [
         Generation(
             *key,

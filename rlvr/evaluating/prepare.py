@@ -50,7 +50,7 @@ def make_plan(
         engine,
         _dtype(args.dtype, config),
         max_len,
-        Sampling(max_tokens, args.temperature, args.top_p),
+        Sampling(max_tokens, args.temperature, args.top_p, logprobs=False),
         args.gpu_memory_utilization,
         args.max_num_seqs,
         tuple(Job(served(t, args.adapters_as), tuple(keys), requests) for t in targets),

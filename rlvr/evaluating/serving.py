@@ -29,53 +29,12 @@ BATCH_ROWS = 64
 PROBE_LEN = 64
 
 
-class StreamingVllm(VllmEngine):
-    """The engine of a training run, which also gives responses as soon as they end."""
-
-    def stream(
-        self, requests: Sequence[Request], sampling: Sampling
-    ) -> Iterator[tuple[int, Response]]:
-        """(position of the request, its response), the first to end first; no log-probabilities.
-
-        All requests are in the engine from the start, so that no place in its batch stays empty.
-        """
-        from vllm import SamplingParams
-
-        params = [
-            SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_len,
-                seed=request.seed,
-                detokenize=False,
-            )
-            for request in requests
-        ]
-        prompts: Any = [{"prompt_token_ids": request.prompt_ids} for request in requests]
-        ids = self._llm.enqueue(prompts, params, lora_request=self._adapter, use_tqdm=False)
-        place = {
-            name.partition("-")[0]: i for i, name in enumerate(ids)
-        }  # inside, a suffix follows
-        engine: Any = self._llm.llm_engine
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                if output.finished:
-                    last = output.outputs[0]
-                    truncated = last.finish_reason == "length"
-                    yield place[output.request_id], Response(list(last.token_ids), [], truncated)
-
-    def drop_adapter(self) -> None:
-        """The base answers from now on."""
-        self._adapter = None
-        self._llm.reset_prefix_cache()
-
-
 class Server:
     """Holds the engine of a plan; `serve` makes it answer as one target."""
 
     def __init__(self, plan: Plan, speaks: bool = True) -> None:
         self._plan, self._speaks = plan, speaks
-        self._vllm: StreamingVllm | None = None
+        self._vllm: VllmEngine | None = None
         self._tokenizer: Any = None
         self._weights_changed = False
         self._probe: list[list[int]] = []
@@ -103,7 +62,7 @@ class Server:
             self._say(f"{target.name}: gives the base's probabilities: untrained, or not applied")
         return self._vllm, self._tokenizer
 
-    def _start(self) -> StreamingVllm:
+    def _start(self) -> VllmEngine:
         plan = self._plan
         ranks = [job.target.rank for job in plan.jobs if job.target.kind == "lora"]
         from transformers import AutoTokenizer
@@ -113,9 +72,9 @@ class Server:
         options = {"revision": plan.revision, "trust_remote_code": plan.trust_remote_code}
         self._tokenizer = AutoTokenizer.from_pretrained(plan.base, **options)
         limit = min(r for r in VLLM_RANKS if r >= max(ranks)) if ranks else None
-        return StreamingVllm(_engine_recipe(plan), plan.base, limit)
+        return VllmEngine(_engine_recipe(plan), plan.base, limit)
 
-    def _hand_over(self, engine: StreamingVllm, target: Target) -> None:
+    def _hand_over(self, engine: VllmEngine, target: Target) -> None:
         """From a pristine base every time: what an earlier target changed is put back first."""
         engine.drop_adapter()
         if target.kind == "merged" or self._weights_changed:
@@ -131,7 +90,7 @@ class Server:
             assert target.folder is not None
             engine.load_adapter(Path(target.folder))
 
-    def _check(self, engine: StreamingVllm, policy: Policy, name: str) -> None:
+    def _check(self, engine: VllmEngine, policy: Policy, name: str) -> None:
         """Raises: SyncError when engine and transformers score the probe differently."""
         from rlvr.rollout.sync import TOLERANCE, SyncError
         from rlvr.rollout.transformers import TransformersEngine
@@ -170,8 +129,9 @@ def stream(
     engine: Engine, requests: Sequence[Request], sampling: Sampling
 ) -> Iterator[tuple[int, Response]]:
     """(position of the request, its response), as an engine gives them."""
-    if isinstance(engine, StreamingVllm):
-        yield from engine.stream(requests, sampling)
+    if isinstance(engine, VllmEngine):
+        for finished in engine.stream(requests, sampling):
+            yield from finished
         return
     for start in range(0, len(requests), BATCH_ROWS):
         batch = engine.generate(requests[start : start + BATCH_ROWS], sampling)

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ def _trained_tokens(step: Measured) -> float:
     return step.metrics.get("train/tokens_per_s", 0.0) * step.metrics["time/train_s"]
 
 
-def _fit(rows: list[list[float]], seconds: list[float]) -> list[float]:
+def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
     """Coefficients >= 0; every column scaled to 1, every step weighted by its own time, so that
     relative errors count."""
     matrix, wanted = np.array(rows, dtype=float), np.array(seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlvr.head import CHUNK_ELEMENTS
+from rlvr.head import CHUNK_ELEMENTS, MIN_CHUNK_LEN
 from rlvr.plan.hardware import Gpu, Shape
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def activation_bytes(recipe: TrainRecipe, shape: Shape, width: int) -> float:
     if every:
         inputs = width * shape.hidden * shape.num_layers / every
         kept = inputs + layer * every + layer * shape.num_layers * (every > 1) * (1 - 1 / every)
-    head = min(CHUNK_ELEMENTS, tokens * shape.vocab) * 4 * 3
+    chunk = max(CHUNK_ELEMENTS["cuda"], MIN_CHUNK_LEN * shape.vocab)
+    head = min(chunk, tokens * shape.vocab) * 4 * 3
     return tokens * kept + head
 
 

@@ -131,6 +131,11 @@ class VllmEngine(Engine):
         if not self._llm.reset_prefix_cache():
             raise RunError("vLLM kept prefixes of the old weights: requests are still running")
 
+    def drop_adapter(self) -> None:
+        """The base answers from now on."""
+        self._adapter = None
+        self._llm.reset_prefix_cache()
+
     def close(self) -> None:
         self._llm.llm_engine.engine_core.shutdown()
 
@@ -158,7 +163,7 @@ def _sampling_params(sampling: Sampling, seed: int) -> Any:
         min_p=sampling.min_p,
         max_tokens=sampling.max_len,
         seed=seed,
-        logprobs=0,
+        logprobs=0 if sampling.logprobs else None,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -166,7 +171,7 @@ def _sampling_params(sampling: Sampling, seed: int) -> Any:
 
 def _response(output: Any) -> Response:
     token_ids = list(output.token_ids)
-    logprobs = _chosen(output.logprobs, token_ids)
+    logprobs = [] if output.logprobs is None else _chosen(output.logprobs, token_ids)
     return Response(token_ids, logprobs, truncated=output.finish_reason == "length")
 
 
