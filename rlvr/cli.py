@@ -15,6 +15,8 @@ PASSED_ON = {
     "verify": ("rewards.cli:main", "judge lines of {response, gold} from standard input"),
     "eval": ("eval.cli:eval_main", "score stored generations, compare scored folders"),
     "data": ("eval.cli:data_main", "look for evaluation problems in a training set"),
+    "compare": ("rlvr.compare.cli:compare_main", "compare methods on equal terms"),
+    "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),
 }
 """Commands that parse their own arguments: function and help."""
 
@@ -81,7 +83,7 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
         from rlvr.config import TrainRecipe
 
         recipe = load_recipe(args.recipe, settings, TrainRecipe)
-    _set_environment()
+    set_environment()
     from rich.console import Console
 
     from rlvr import train
@@ -103,7 +105,7 @@ def _sft(args: argparse.Namespace, settings: list[str]) -> int:
     from rlvr.sft_config import SftConfig
 
     recipe = load_recipe(args.recipe, settings, SftConfig)
-    _set_environment()
+    set_environment()
     from rlvr.sft import run_sft
 
     print(run_sft(recipe))
@@ -135,7 +137,7 @@ def _adapters(args: argparse.Namespace, _rest: list[str]) -> int:
     return 0
 
 
-def _set_environment() -> None:
+def set_environment() -> None:
     """What libraries read once, on import: less talk, and threads that do not spin.
 
     OpenMP threads that spin while they wait take whole cores from the engine, the verifier and

@@ -1,0 +1,217 @@
+"""One run of a comparison: its key, where it stands, and bringing it to its end."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.compare.config import BudgetConfig, RulesConfig
+from rlvr.compare.rules import Size, diverged, used
+from rlvr.config import TrainRecipe
+from rlvr.recipe import ConfigError, RunError, validate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rlvr.session import StartEngine
+
+OUTCOME = "outcome.json"
+"""File in a run folder that says how far the run came, written after every attempt."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run and how far it should go.
+
+    recipe: resolved, with run.dir and run.name. until: pause after this many steps; None goes to
+    the end of the budget. rules: end when it diverges; None never does.
+    """
+
+    label: str
+    recipe: TrainRecipe
+    budget: BudgetConfig
+    until: int | None = None
+    rules: RulesConfig | None = None
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.recipe.run.dir) / str(self.recipe.run.name)
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.train.seed
+
+    @property
+    def lr(self) -> float:
+        return self.recipe.optim.lr
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `from_json` reads back to an equal task."""
+        return {
+            "label": self.label,
+            "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
+            "budget": self.budget.model_dump(mode="json"),
+            "until": self.until,
+            "rules": self.rules and self.rules.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Task:
+        return cls(
+            tree["label"],
+            validate(tree["recipe"], TrainRecipe),
+            validate(tree["budget"], BudgetConfig),
+            tree["until"],
+            tree["rules"] and validate(tree["rules"], RulesConfig),
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run stands. status: finished, paused, diverged or failed. reason: why, in words.
+
+    steps: finished steps. stopped: the rule that ended it, or None.
+    """
+
+    key: str
+    label: str
+    status: str
+    steps: int
+    stopped: str | None = None
+    reason: str = ""
+
+
+def run_key(recipe: TrainRecipe, budget: BudgetConfig) -> str:
+    """12 hex digits of everything that decides the run's numbers; not its folder or trackers.
+
+    A warm-started model counts by its folder's name, which holds the hash of its own recipe.
+    """
+    tree = recipe.model_dump(mode="json", exclude={"run", "track"})
+    path = Path(str(tree["model"]["path"]))
+    if (path / "sft_recipe.json").is_file():
+        tree["model"]["path"] = path.name
+    text = json.dumps([tree, budget.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of metrics.jsonl; a line that was cut off at the end is left out."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def read_outcome(task: Task) -> Outcome | None:
+    """What an earlier attempt left, or None."""
+    path = task.folder / OUTCOME
+    return Outcome(**json.loads(path.read_text())) if path.exists() else None
+
+
+def settled(task: Task, retry_failed: bool = False) -> Outcome | None:
+    """The outcome where nothing is left to do for the task, else None."""
+    outcome = read_outcome(task)
+    if outcome is None or (outcome.status == "failed" and retry_failed):
+        return None
+    if outcome.status == "paused" and (task.until is None or outcome.steps < task.until):
+        return None
+    return None if outcome.status == "diverged" and task.rules is None else outcome
+
+
+class Watch:
+    """Ends a run where its task says; remembers by which rule. rows: of the steps before."""
+
+    def __init__(self, task: Task, rows: list[dict[str, float]]) -> None:
+        self._task, self._rows = task, rows
+        self.stopped: str | None = None
+        self.budget_used = False
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> bool:
+        self._rows.append(metrics)
+        if self._task.rules is not None:
+            self.stopped = diverged(self._rows, self._task.rules)
+        budget = self._task.budget
+        self.budget_used = used(self._rows, budget, self._size) >= budget.amount
+        return bool(self.stopped) or self.budget_used or step == self._task.until
+
+    @functools.cached_property
+    def _size(self) -> Size:
+        return policy_size(self._task.folder)
+
+
+def execute(
+    task: Task, start_engine: StartEngine, console: Console, retry_failed: bool = False
+) -> Outcome:
+    """Brings the run to where its task says, resuming what is there; the outcome, also on disk.
+
+    A run that cannot go on is an outcome, not an error. Raises: Stopped when a signal came.
+    """
+    done = settled(task, retry_failed)
+    if done is not None:
+        return done
+    try:
+        outcome = _advance(task, start_engine, console)
+    except (RunError, ConfigError, RuntimeError, MemoryError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        outcome = _failure(task, reason)
+    task.folder.mkdir(parents=True, exist_ok=True)
+    (task.folder / OUTCOME).write_text(json.dumps(asdict(outcome)))
+    return outcome
+
+
+def _failure(task: Task, reason: str) -> Outcome:
+    """A run that stops itself under the rules of a short run has diverged; else it has failed."""
+    key, steps = run_key(task.recipe, task.budget), len(read_metrics(task.folder))
+    rule = next((r for words, r in _SIGNS.items() if words in reason), None)
+    if task.rules is not None and rule is not None:
+        return Outcome(key, task.label, "diverged", steps, rule, reason)
+    return Outcome(key, task.label, "failed", steps, None, reason)
+
+
+_SIGNS = {"gradient norm is": "grad_norm", "no group carried a signal": "reward"}
+"""What the trainer says when a rate was far too high, and the rule that it amounts to."""
+
+
+def _advance(task: Task, start_engine: StartEngine, console: Console) -> Outcome:
+    from rlvr import train
+    from rlvr.checkpoint import list_checkpoints
+
+    folder = task.folder
+    checkpoints = list_checkpoints(folder)
+    if checkpoints:
+        step = int(checkpoints[-1].name.removeprefix("step_"))
+        watch = Watch(task, read_metrics(folder)[:step])
+        train.resume(folder, console, start_engine, watch)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)  # it was killed before its first checkpoint
+        watch = Watch(task, [])
+        train.train(task.recipe, folder, console, start_engine, watch)
+    return _outcome(task, watch)
+
+
+def _outcome(task: Task, watch: Watch) -> Outcome:
+    steps = len(read_metrics(task.folder))
+    status, reason = "paused", f"after {steps} steps"
+    if watch.stopped:
+        status, reason = "diverged", f"rule {watch.stopped} at step {steps}"
+    elif watch.budget_used or steps >= task.recipe.train.steps:
+        status, reason = "finished", ""
+    return Outcome(
+        run_key(task.recipe, task.budget), task.label, status, steps, watch.stopped, reason
+    )
+
+
+def policy_size(folder: Path) -> Size:
+    """Parameters of the run's policy, from its manifest."""
+    facts = json.loads((folder / "manifest.json").read_text())
+    return Size(facts["total_parameters"], facts["trainable_parameters"])
