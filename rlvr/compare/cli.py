@@ -26,9 +26,14 @@ def lr_find_main(words: Sequence[str]) -> int:
     comparison = open_comparison(args.recipe, rest, console)
     labels = chosen_labels(comparison, args.methods)
     with open_executor(comparison.recipe.executor, comparison.folder, console) as run:
-        from rlvr.compare.dense import run_dense
+        if args.dense:
+            from rlvr.compare.dense import run_dense
 
-        run_dense(comparison, labels, run)
+            run_dense(comparison, labels, run)
+        else:
+            from rlvr.compare.search import search
+
+            search(comparison, labels, run, console)
     return 0
 
 
