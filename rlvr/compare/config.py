@@ -135,7 +135,9 @@ class PruneConfig(Section):
     @model_validator(mode="after")
     def _ascending(self) -> Self:
         if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] < 1:
-            raise ValueError(f"prune.rungs = {list(self.rungs)}: give ascending steps, e.g. [5, 10]")
+            raise ValueError(
+                f"prune.rungs = {list(self.rungs)}: give ascending steps, e.g. [5, 10]"
+            )
         return self
 
 

@@ -89,9 +89,7 @@ def correct_rows(recipe: TrainRecipe, count: int) -> list[TokenRow]:
 
     policy = _policy(recipe, "full")
     limit = recipe.model.max_len - recipe.rollout.max_response_len
-    data, prompts = encode_prompts(
-        load_problems(recipe.data), policy.tokenizer, recipe.data, limit
-    )
+    data, prompts = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, limit)
     engine, rows = TransformersEngine(policy), []
     sampling = Sampling(recipe.rollout.max_response_len, recipe.rollout.temperature)
     with Verifier(answer_mode=recipe.reward.answer_mode, num_workers=1) as verifier:
@@ -174,4 +172,3 @@ def priors_from(values: dict[str, float], lr_lora: float, power: float) -> dict[
     """The prior of every label, from its eigenvalue and LoRA's."""
     lora = values[REFERENCE]
     return {label: prior_of(value, lora, lr_lora, power) for label, value in values.items()}
-

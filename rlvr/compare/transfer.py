@@ -1,5 +1,4 @@
-"""A power law of the learning rate over rank, batch, steps and model size, from earlier searches.
-"""
+"""A power law of the learning rate over rank, batch, steps and model size, from earlier searches."""
 
 from __future__ import annotations
 
@@ -75,9 +74,7 @@ class PowerLaw:
             for name, (low, high) in self.ranges.items()
             if not low <= features[name] <= high
         )
-        return Prediction(
-            math.exp(value), math.exp(value - half), math.exp(value + half), outside
-        )
+        return Prediction(math.exp(value), math.exp(value - half), math.exp(value + half), outside)
 
 
 def fit_power_law(finds: Sequence[Find], names: Sequence[str] = FEATURES) -> PowerLaw:
