@@ -35,18 +35,19 @@ def compare_main(words: Sequence[str]) -> int:
     console = Console()
     comparison = open_comparison(args.recipe, rest, console, warm_start=not args.plan)
     fairness = examine(comparison)
-    executor = comparison.recipe.executor
+    executor, folder = comparison.recipe.executor, comparison.folder
     try:
-        with open_executor(executor, comparison.folder, console, args.retry_failed) as run:
-            if args.calibrate:
+        if args.calibrate:
+            with open_executor(executor, folder, console, args.retry_failed) as run:
                 run([calibration_task(comparison)])
-            for line in plan_lines(comparison, fairness):
-                console.print(line, soft_wrap=True, highlight=False, markup=False)
-            refuse_unfair(fairness, comparison)
-            if args.plan:
-                return 0
-            from rlvr.compare.comparison import run_comparison
+        for line in plan_lines(comparison, fairness):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        refuse_unfair(fairness, comparison)
+        if args.plan:
+            return 0
+        from rlvr.compare.comparison import run_comparison
 
+        with open_executor(executor, folder, console, args.retry_failed) as run:
             run_comparison(comparison, fairness, run, console)
     except Stopped as stopped:
         return _stopped(stopped, args.recipe, console)

@@ -71,7 +71,7 @@ class MethodConfig(Section):
     """adapter.rank; None takes the base recipe's where the method has one."""
     seeds: tuple[int, ...] | None = None
     """Other seeds than compare.seeds (not fair)."""
-    settings: Tree = {}
+    settings: Tree = Field(default_factory=dict)
     """Further settings of this method alone, by section of `rlvr train`."""
 
 
@@ -165,7 +165,7 @@ class CompareRecipe(Section):
     compare: CompareConfig
     methods: dict[str, MethodConfig] = Field(min_length=1)
     budget: BudgetConfig
-    settings: Tree = {}
+    settings: Tree = Field(default_factory=dict)
     """Settings of `rlvr train` that all runs share, over those of the base recipe."""
     find: FindConfig = FindConfig()
     dense: DenseConfig = DenseConfig()

@@ -23,7 +23,7 @@ SHAPE = ("model", "rollout", "data")
 
 @dataclass(frozen=True)
 class Cost:
-    """step_s: seconds of a step; extra_s: of a run besides its steps; peak_gib. origin: in words."""
+    """step_s: seconds of a step; extra_s: of a run besides its steps. origin: in words."""
 
     step_s: float
     extra_s: float

@@ -143,18 +143,15 @@ def _modules(comparison: Comparison, labels: Sequence[str], matched: list[str]) 
 
     adapters = {label: comparison.resolve(label, 0, None).adapter for label in labels}
     targets = {
-        label: adapter.target_modules
+        label: " ".join(sorted(adapter.target_modules))
         for label, adapter in adapters.items()
         if "target_modules" in get_method(adapter).options
     }
     first = next(iter(targets), None)
-    odd = [label for label in targets if first and set(targets[label]) != set(targets[first])]
+    odd = [label for label in targets if targets[label] != targets[str(first)]]
     if not odd:
         matched.append("modules")
-    return [
-        f"modules: {label} adapts {', '.join(targets[label])}, {first} {', '.join(targets[str(first)])}"
-        for label in odd
-    ]
+    return [f"modules: {label} {targets[label]}, {first} {targets[str(first)]}" for label in odd]
 
 
 def _seeds(comparison: Comparison, labels: Sequence[str], matched: list[str]) -> list[str]:

@@ -67,7 +67,7 @@ def fit_parabola(points: Sequence[Point], level: float = 0.95) -> Fit | None:
 def _solve(
     points: Sequence[Point], x: NDArray
 ) -> tuple[float, float, float, NDArray, int, float] | None:
-    """(c0, c1, c2, covariance of c1 and c2, degrees of freedom, R2), or None with too few points."""
+    """(c0, c1, c2, covariance of c1 and c2, degrees of freedom, R2); None with too few points."""
     seeds = sorted({point.seed for point in points})
     heights = np.array([[point.seed == seed for seed in seeds] for point in points], dtype=float)
     design = np.column_stack([heights, x, x**2])

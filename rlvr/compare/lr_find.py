@@ -1,4 +1,4 @@
-"""The learning rate of each method: short runs around a prior, a parabola, and when not to trust it."""
+"""The learning rate of a method: short runs around a prior, a parabola, when not to trust it."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def pair_sentence(pair: Pair) -> str:
     size = d if d.value > 0 else _turned(d)
     if pair.p_holm >= ALPHA:
         return (
-            f"{better} is ahead of {worse} by {points(size)} points taken alone (95% over {origin}),"
-            f" but not after correcting for all pairs (Holm p = {pair.p_holm:.2g})."
+            f"{better} is ahead of {worse} by {points(size)} points taken alone"
+            f" (95% over {origin}), but not after correcting for all pairs (Holm p = {pair.p_holm:.2g})."
         )
     return (
         f"{better} is ahead of {worse} by {points(size)} points (95% over {origin};"

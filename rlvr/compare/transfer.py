@@ -1,4 +1,4 @@
-"""A power law of the learning rate over rank, batch, steps and model size, from earlier searches."""
+"""A power law of the learning rate over rank, batch, steps and size, from earlier searches."""
 
 from __future__ import annotations
 

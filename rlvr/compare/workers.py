@@ -1,4 +1,4 @@
-"""Several runs at a time on this machine: worker processes, each with its share of GPUs or cores."""
+"""Several runs at a time on this machine: worker processes that share its GPUs or cores."""
 
 from __future__ import annotations
 
