@@ -40,7 +40,8 @@ def pair_sentence(pair: Pair) -> str:
     if pair.p_holm >= ALPHA:
         return (
             f"{better} is ahead of {worse} by {points(size)} points taken alone"
-            f" (95% over {origin}), but not after correcting for all pairs (Holm p = {pair.p_holm:.2g})."
+            f" (95% over {origin}), but not after correcting for all pairs"
+            f" (Holm p = {pair.p_holm:.2g})."
         )
     return (
         f"{better} is ahead of {worse} by {points(size)} points (95% over {origin};"
