@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from rlvr.compare.results import Point
 
+FAR = 30.0
+"""Ends of an interval this far from the vertex, in ln lr, are cut there: beyond any use."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -56,7 +59,7 @@ def fit_parabola(points: Sequence[Point], level: float = 0.95) -> Fit | None:
     moved = [c0 - c1 * centre + c2 * centre**2, c1 - 2 * c2 * centre, c2]
     return Fit(
         math.exp(v + centre),
-        [math.exp(end + centre) for end in ends],
+        [math.exp(min(max(end, v - FAR), v + FAR) + centre) for end in ends],
         c2,
         c0 + c1 * v / 2,
         r2,

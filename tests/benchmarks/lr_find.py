@@ -1,4 +1,4 @@
-"""Does the finder find? Its rates against the best of a dense sweep, from runs that are on the disk.
+"""Does the finder find? Its rates against the best of a dense sweep, from runs on the disk.
 
     rlvr lr-find recipes/compare/quickstart_lr.toml --dense     # hours; go on with the same command
     rlvr lr-find recipes/compare/quickstart_lr.toml
