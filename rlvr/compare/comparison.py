@@ -18,7 +18,7 @@ from rlvr.compare.plan import Comparison
 from rlvr.compare.results import RunResult, read_result
 from rlvr.compare.search import read_finds, search
 from rlvr.compare.statistics import compare_pairs, gain, mean_of, summarise
-from rlvr.compare.text import markdown, screen_table, sentences
+from rlvr.compare.text import SCREEN_WIDTH, markdown, screen_table, sentences
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -271,7 +271,7 @@ def _commit(results: Mapping[str, Sequence[RunResult]]) -> str | None:
 
 
 def _show(tree: Mapping[str, Any], comparison: Comparison, console: Console) -> None:
-    console.print(screen_table(tree))
+    console.print(screen_table(tree), width=max(console.width, SCREEN_WIDTH), crop=False)
     for sentence in tree["sentences"]:
         console.print(sentence, soft_wrap=True, highlight=False, markup=False)
     console.print(f"comparison: {comparison.folder / 'comparison.md'}", soft_wrap=True)

@@ -117,6 +117,10 @@ def _cell(interval: Mapping[str, Any] | None, sign: str = "") -> str:
     return f"{interval['value']:{sign}.3f} [{lo:{sign}.3f}, {hi:{sign}.3f}]"
 
 
+SCREEN_WIDTH = 150
+"""Columns that the table takes where the terminal has fewer: it is cut, not squeezed."""
+
+
 def screen_table(tree: Mapping[str, Any]) -> Table:
     """The table for a terminal."""
     from rich.table import Table
