@@ -58,24 +58,24 @@ def first_grid(centre: float, config: FindConfig) -> list[int]:
 
 
 def more_rates(tried: Sequence[int], points: Sequence[Point], config: FindConfig) -> list[int]:
-    """Grid indices to try next: past the end that the best rate or the vertex lies at, or none.
+    """The grid index to try next, past the end that the best rate or the vertex lies at, or none.
 
-    A rate that diverged bounds the search from above, as a worse one does.
+    A rate that diverged bounds the search from above, as a worse one does. Where all diverged, two
+    lower ones.
     """
-    room = config.max_points - len(tried)
+    room = max(0, config.max_points - len(tried))
     low, high = min(tried), max(tried)
     means = means_by_lr(points)
-    below, above = [low - 1, low - 2], [k for k in (high + 1, high + 2) if rate(k) <= 1]
     if not means:
-        return below[: max(0, room)]
+        return [low - 1, low - 2][:room]
     best = nearest(max(means, key=lambda lr: means[lr]))
     top_diverged = rate(high) in diverged_lrs(points)
     fit = fit_parabola(near_best(points, FIT_WINDOW))
     vertex = nearest(fit.vertex_lr) if fit else best
     if best == low or vertex < low:
-        return below[: max(0, room)]
-    if (best == high or vertex > high) and not top_diverged:
-        return above[: max(0, room)]
+        return [low - 1][:room]
+    if (best == high or vertex > high) and not top_diverged and rate(high + 1) <= 1:
+        return [high + 1][:room]
     return []
 
 

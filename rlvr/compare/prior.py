@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rlvr.batch import fill
 from rlvr.compare.plan import Comparison
 from rlvr.policy import Policy, TokenRow, load_policy
 from rlvr.recipe import RunError
@@ -117,13 +119,19 @@ def largest_eigenvalue(recipe: TrainRecipe, rows: Sequence[TokenRow]) -> float:
     """The largest Hessian eigenvalue of the mean token loss on `rows` at the method's start.
 
     On the policy's own correct responses the supervised loss is the on-policy objective with
-    reward 1 and no baseline. In float32.
+    reward 1 and no baseline. In float32, by half of train.tokens_per_microbatch at a time, since
+    second derivatives take several times the memory of an update.
     """
-    from rlvr.analysis.curvature import top_eigenvalue
+    from rlvr.analysis.curvature import hessian_product, lanczos
 
     policy = _policy(recipe, None)
-    batch = _padded(rows, policy)
-    found = top_eigenvalue(lambda: token_loss(policy, batch), policy.trainable)
+    num_tokens = sum(len(row.response_ids) for row in rows)
+    limit = recipe.train.tokens_per_microbatch // 2
+    losses = [
+        functools.partial(token_loss, policy, _padded([rows[i] for i in part], policy), num_tokens)
+        for part in fill([len(row) for row in rows], limit)
+    ]
+    found = lanczos(hessian_product(losses, policy.trainable), policy.trainable)
     if not found.value > 0:
         raise RunError(f"{recipe.adapter.method}: no positive curvature at the start")
     return found.value
@@ -159,13 +167,14 @@ def _padded(rows: Sequence[TokenRow], policy: Policy) -> tuple[Tensor, Tensor, T
     return ids.to(policy.device), mask.to(policy.device), labels.to(policy.device)
 
 
-def token_loss(policy: Policy, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Mean negative log-probability of the response tokens."""
+def token_loss(policy: Policy, batch: tuple[Tensor, Tensor, Tensor], num_tokens: int) -> Tensor:
+    """Negative log-probability of the batch's response tokens, over `num_tokens` of all batches."""
     ids, mask, labels = batch
     logits = policy.causal_lm(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return torch.nn.functional.cross_entropy(
-        logits[:, :-1].reshape(-1, logits.shape[-1]).float(), labels[:, 1:].reshape(-1)
+    total = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), reduction="sum"
     )
+    return total / num_tokens
 
 
 def priors_from(values: dict[str, float], lr_lora: float, power: float) -> dict[str, Prior]:
