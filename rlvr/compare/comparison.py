@@ -117,7 +117,8 @@ def rung_value(results: Sequence[RunResult]) -> float | None:
 
 def survivors(values: Mapping[str, float | None], keep: float) -> list[str]:
     """The best fraction of labels, rounded up, in their order; those without a value go first."""
-    best = sorted(values, key=lambda label: -(values[label] if values[label] is not None else -1.0))
+    known = {label: -1.0 if value is None else value for label, value in values.items()}
+    best = sorted(known, key=lambda label: -known[label])
     chosen = set(best[: math.ceil(keep * len(values))])
     return [label for label in values if label in chosen]
 

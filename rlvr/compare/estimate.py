@@ -90,15 +90,13 @@ def run_folders(comparison: Comparison) -> list[Path]:
     return found + [path.parent for path in root.glob("*/runs/*/config.toml")]
 
 
-def memory_by_counts(comparison: Comparison, label: str, trained: int) -> Cost:
-    """Lower bound of memory from counts: weights, gradients and AdamW's two states."""
-    from rlvr.compare.search import model_facts
+def memory_gib(comparison: Comparison, label: str) -> float:
+    """The trainer's memory as `rlvr plan` counts it, without the engine's."""
+    from rlvr.plan.hardware import shape_of
+    from rlvr.plan.memory import trainer_memory
 
     recipe = comparison.resolve(label, 0, None)
-    total, _ = model_facts(recipe)
-    width = 4 if recipe.model.dtype == "float32" else 2
-    gib = (total * width + trained * (4 + 4 + 8)) / 2**30
-    return Cost(0.0, 0.0, gib, "weights, gradients and optimizer alone, from parameter counts")
+    return sum(trainer_memory(recipe, shape_of(recipe, str(comparison.model_path))).values())
 
 
 def plan_lines(comparison: Comparison, fairness: Fairness) -> list[str]:
@@ -122,10 +120,8 @@ def plan_lines(comparison: Comparison, fairness: Fairness) -> list[str]:
             text += f"; {spent / 3600:.2f} h, {cost.peak_gib:.1f} GiB ({cost.origin})"
         else:
             unknown.append(label)
-            trained = fairness.num_params.get(label)
-            if trained:
-                bound = memory_by_counts(comparison, label, trained)
-                text += f"; at least {bound.peak_gib:.2f} GiB ({bound.origin})"
+            if label in fairness.num_params:
+                text += f"; {memory_gib(comparison, label):.2f} GiB (counted, without the engine)"
         lines.append(text)
     if recipe.wants_find:
         lines.append(f"  searches: {_search_text(comparison)}")

@@ -105,19 +105,13 @@ def count_parameters(comparison: Comparison) -> dict[str, int]:
     """Trainable parameters by label, from shapes alone; empty before the warm start is made."""
     if comparison.model_path is None:
         return {}
-    from transformers import AutoConfig
+    from rlvr.plan.hardware import shape_of
 
-    from rlvr.adapters import get_method
-    from rlvr.adapters.budget import count_parameters as count
-    from rlvr.adapters.budget import match_rank
-
-    counts = {}
-    for label in comparison.recipe.methods:
-        recipe = comparison.resolve(label, 0, None)
-        config = AutoConfig.from_pretrained(comparison.model_path, revision=recipe.model.revision)
-        method = get_method(recipe.adapter)
-        counts[label] = count(method, match_rank(method, recipe.adapter, config), config)
-    return counts
+    path = comparison.model_path
+    return {
+        label: shape_of(comparison.resolve(label, 0, None), path).trainable
+        for label in comparison.recipe.methods
+    }
 
 
 def _parameters(

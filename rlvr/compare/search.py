@@ -83,16 +83,18 @@ def find_line(label: str, find: LrFind) -> str:
 
 def describe_find(comparison: Comparison, label: str, lr: float) -> Find:
     """The row of the store: what the law may depend on."""
+    from rlvr.plan.hardware import shape_of
+
     recipe = comparison.resolve(label, 0, lr, comparison.recipe.find.steps)
-    num_params, width = model_facts(recipe)
+    shape = shape_of(recipe, str(recipe.model.path))
     return Find(
         recipe.adapter.method,
         lr,
         rank_of(recipe),
         recipe.rollout.prompts_per_step * recipe.rollout.group_size,
         recipe.train.steps,
-        num_params,
-        width,
+        shape.num_params,
+        shape.hidden,
         f"{recipe.data.path} {Path(str(recipe.model.path)).name}",
     )
 
@@ -104,17 +106,6 @@ def rank_of(recipe: TrainRecipe) -> int:
 
     method = get_method(recipe.adapter)
     return (recipe.adapter.rank or DEFAULT_RANK) if "rank" in method.options else 0
-
-
-def model_facts(recipe: TrainRecipe) -> tuple[int, int]:
-    """(parameters, hidden size) of the model, from its configuration alone."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(recipe.model.path, revision=recipe.model.revision)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(p.numel() for p in model.parameters()), int(config.hidden_size)
 
 
 def read_finds(comparison: Comparison, labels: Sequence[str]) -> Mapping[str, dict]:
