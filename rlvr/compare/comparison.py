@@ -57,13 +57,14 @@ def run_comparison(
 
 
 def find_missing_rates(comparison: Comparison, run: Run, console: Console) -> dict[str, float]:
-    """The rate of every label: as given, or found now."""
+    """The rate of every label, as given or found now; none where every short run failed."""
     methods = comparison.recipe.methods
     missing = [label for label, method in methods.items() if method.lr == "find"]
     found = search(comparison, missing, run, console) if missing else {}
     return {
         label: found[label].chosen_lr if label in found else float(method.lr)
         for label, method in methods.items()
+        if label in found or method.lr != "find"
     }
 
 
@@ -90,7 +91,7 @@ def _halve(
     comparison: Comparison, rates: Mapping[str, float], run: Run, console: Console
 ) -> tuple[list[str], list[Pruned]]:
     """(labels that go on to the end, runs that were pruned). Source: 1603.06560, one bracket."""
-    prune, alive = comparison.recipe.prune, list(comparison.recipe.methods)
+    prune, alive = comparison.recipe.prune, list(rates)
     pruned: list[Pruned] = []
     for number, steps in enumerate(prune.rungs if prune else (), start=1):
         assert prune is not None
@@ -163,6 +164,7 @@ def assemble(
         "pairs": [],
         "lr_finds": list(read_finds(comparison, list(recipe.methods)).values()),
         "pruned": [asdict(row) for row in pruned],
+        "without_rate": [label for label in recipe.methods if label not in rates],
     }
     said = {label: (g, len(after[label])) for label, g in gains.items() if g is not None}
     tree["sentences"] = sentences(tree, pairs, said)

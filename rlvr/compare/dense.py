@@ -36,6 +36,7 @@ def read_dense(comparison: Comparison, labels: Sequence[str]) -> dict[str, list[
     points: dict[str, list[Point]] = {label: [] for label in labels}
     for task in dense_tasks(comparison, labels):
         outcome = settled(task)
-        if outcome is not None:
-            points[task.label].append(read_point(task, outcome, comparison.recipe.find.rules))
+        point = outcome and read_point(task, outcome, comparison.recipe.find.rules)
+        if point is not None:
+            points[task.label].append(point)
     return points

@@ -142,7 +142,7 @@ def find_rates(
     """Searches for all labels together, round by round, so that their runs can go in parallel.
 
     centres: where each label's grid starts; those without one start at their prior, or at
-    find.reference_lr.
+    find.reference_lr. A label whose every run failed is left out.
     """
     config = comparison.recipe.find
     start = {label: _centre(label, priors, centres or {}, config) for label in labels}
@@ -157,11 +157,19 @@ def find_rates(
             for seed in config.seeds
         ]
         for task, outcome in zip(tasks, run(tasks), strict=True):
-            points[task.label].append(read_point(task, outcome, config.rules))
-        wanted = {label: more_rates(tried[label], points[label], config) for label in labels}
+            point = read_point(task, outcome, config.rules)
+            points[task.label] += [] if point is None else [point]
+        wanted = {
+            label: more_rates(tried[label], points[label], config) if points[label] else []
+            for label in labels
+        }
         for label, ks in wanted.items():
             tried[label] += ks
-    return {label: _conclude(comparison, label, priors, points[label]) for label in labels}
+    return {
+        label: _conclude(comparison, label, priors, points[label])
+        for label in labels
+        if points[label]
+    }
 
 
 def _centre(

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from rlvr.compare.config import RulesConfig
 from rlvr.compare.rules import WINDOW, diverged, sampled_tokens, step_seconds
-from rlvr.compare.task import Outcome, Task, read_metrics
+from rlvr.compare.task import Outcome, Task, read_metrics, rule_behind
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,15 @@ class Point:
     seconds: float = 0.0
 
 
-def read_point(task: Task, outcome: Outcome, rules: RulesConfig) -> Point:
-    """The point of a short run. A longer or unruled run from before counts up to the step at which
-    a rule would have ended it."""
+def read_point(task: Task, outcome: Outcome, rules: RulesConfig) -> Point | None:
+    """The point of a short run; None where the run failed for a reason that is not its rate's.
+
+    A run from before that had no rules counts up to the step at which one would have ended it.
+    """
     rows = read_metrics(task.folder)
-    stopped, steps = outcome.stopped, outcome.steps
+    stopped, steps = outcome.stopped or rule_behind(outcome.reason), outcome.steps
+    if outcome.status == "failed" and stopped is None:
+        return None
     for step in range(1, len(rows) + 1):
         rule = diverged(rows[:step], rules)
         if rule is not None:
@@ -101,6 +105,4 @@ def read_point(task: Task, outcome: Outcome, rules: RulesConfig) -> Point:
     fractions = read_fractions(task.folder, steps)
     rewards = [row["reward/mean"] for row in rows[:steps] if "reward/mean" in row]
     value = fmean(fractions) if fractions else fmean(rewards[-WINDOW:]) if rewards else 0.0
-    if outcome.status == "failed" and stopped is None:
-        stopped = "reward"
     return Point(task.lr, task.seed, value, steps, stopped, step_seconds(rows[:steps]))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def search(
     comparison: Comparison, labels: Sequence[str], run: Run, console: Console
 ) -> dict[str, LrFind]:
-    """Finds the rate of every label; writes lr_find-LABEL.json files and the store.
+    """The rates found, without labels whose every run failed; writes lr_find-LABEL.json files.
 
     With the curvature prior LoRA is searched first, around find.reference_lr; where the recipe has
     no LoRA, find.reference_lr stands for its rate.
@@ -32,19 +32,24 @@ def search(
     first = [label for label in labels if comparison.method_name(label) == REFERENCE][:1]
     found: dict[str, LrFind] = {}
     priors: dict[str, Prior] = {}
-    if values and first:
+    if not values:
+        first = []
+    if first:
         lora = first[0]
         centre = {lora: config.reference_lr}
         found |= find_rates(comparison, [lora], run, {}, centre)
     lr_lora = found[first[0]].chosen_lr if found else config.reference_lr
     if values:
         priors = priors_from(values, lr_lora, config.prior_power)
-    others = [label for label in labels if label not in found]
+    others = [label for label in labels if label not in found and label not in first]
     found |= find_rates(comparison, others, run, priors) if others else {}
     for label in labels:
+        if label not in found:
+            console.print(f"{label}: every short run failed; see logs/ for the reasons")
+            continue
         _write(comparison, label, found[label])
         _report(comparison, label, found[label], console)
-    return {label: found[label] for label in labels}
+    return {label: found[label] for label in labels if label in found}
 
 
 def _write(comparison: Comparison, label: str, find: LrFind) -> None:

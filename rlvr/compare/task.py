@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from rlvr.compare.config import BudgetConfig, RulesConfig
 from rlvr.compare.rules import Size, diverged, used
 from rlvr.config import TrainRecipe
-from rlvr.recipe import ConfigError, RunError, validate
+from rlvr.recipe import validate
+from rlvr.stop import Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -161,7 +162,10 @@ def execute(
         return done
     try:
         outcome = _advance(task, start_engine, console)
-    except (RunError, ConfigError, RuntimeError, MemoryError, OSError) as error:
+    except Stopped:
+        raise
+    except Exception as error:  # whatever ends a run, the others go on
+        console.print_exception()
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         outcome = _failure(task, reason)
     task.folder.mkdir(parents=True, exist_ok=True)
@@ -171,15 +175,16 @@ def execute(
 
 def _failure(task: Task, reason: str) -> Outcome:
     """A run that stops itself under the rules of a short run has diverged; else it has failed."""
-    key, steps = run_key(task.recipe, task.budget), len(read_metrics(task.folder))
-    rule = next((r for words, r in _SIGNS.items() if words in reason), None)
-    if task.rules is not None and rule is not None:
-        return Outcome(key, task.label, "diverged", steps, rule, reason)
-    return Outcome(key, task.label, "failed", steps, None, reason)
+    key, steps, rule = run_key(task.recipe, task.budget), len(read_metrics(task.folder)), None
+    if task.rules is not None:
+        rule = rule_behind(reason)
+    return Outcome(key, task.label, "diverged" if rule else "failed", steps, rule, reason)
 
 
-_SIGNS = {"gradient norm is": "grad_norm", "no group carried a signal": "reward"}
-"""What the trainer says when a rate was far too high, and the rule that it amounts to."""
+def rule_behind(reason: str) -> str | None:
+    """The rule that a trainer's own stop amounts to when a rate is far too high, or None."""
+    signs = {"gradient norm is": "grad_norm", "no group carried a signal": "reward"}
+    return next((rule for words, rule in signs.items() if words in reason), None)
 
 
 def _advance(task: Task, start_engine: StartEngine, console: Console) -> Outcome:

@@ -77,6 +77,8 @@ def sentences(
             listed = "; ".join(f"seed {r['seed']} {r['status']}: {r['reason']}" for r in lost)
             said.append(f"{method['label']}: {len(lost)} of {len(method['runs'])} runs are missing"
                         f" from its numbers ({listed}).")  # fmt: skip
+    for label in tree["without_rate"]:
+        said.append(f"{label}: no learning rate was found, every short run failed; not compared.")
     for label in dict.fromkeys(row["label"] for row in tree["pruned"]):
         first = next(row for row in tree["pruned"] if row["label"] == label)
         said.append(f"{label} was pruned after {first['steps']} steps and is not compared further.")
