@@ -48,7 +48,7 @@ def search(
             console.print(f"{label}: every short run failed; see logs/ for the reasons")
             continue
         _write(comparison, label, found[label])
-        _report(comparison, label, found[label], console)
+        report(comparison, label, found[label], console)
     return {label: found[label] for label in labels if label in found}
 
 
@@ -58,7 +58,7 @@ def _write(comparison: Comparison, label: str, find: LrFind) -> None:
     path.write_text(json.dumps(find.to_json(), indent=1))
 
 
-def _report(comparison: Comparison, label: str, find: LrFind, console: Console) -> None:
+def report(comparison: Comparison, label: str, find: LrFind, console: Console) -> None:
     """Says what was found and what earlier searches of the method would have said.
 
     Rates that a parabola gave go into the store; a best measured one is only good to a grid step.
