@@ -27,7 +27,7 @@ def test_a_larger_scale_of_the_update_means_more_curvature_and_a_smaller_rate(ma
 
 def test_a_policy_that_is_never_right_has_no_prior_and_says_so(make_recipe):
     recipe = make_recipe(reward={"answer_mode": "boxed"})
-    with pytest.raises(RunError, match="find.prior"):
+    with pytest.raises(RunError, match="correct responses"):
         correct_rows(recipe, 8)
 
 
