@@ -16,9 +16,15 @@ from rlvr.compare.executors import Run
 from rlvr.compare.fairness import Fairness
 from rlvr.compare.plan import Comparison
 from rlvr.compare.results import RunResult, read_result
-from rlvr.compare.search import read_finds, search
-from rlvr.compare.statistics import compare_pairs, gain, mean_of, summarise
-from rlvr.compare.text import SCREEN_WIDTH, markdown, screen_table, sentences
+from rlvr.compare.search import rank_of, read_finds, search
+from rlvr.compare.statistics import Pair, compare_pairs, gain, mean_of, summarise
+from rlvr.compare.text import (
+    SCREEN_WIDTH,
+    markdown,
+    pair_sentence,
+    screen_table,
+    sentences,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +51,7 @@ def run_comparison(
     for row in pruned:
         task = comparison.task(row.label, row.seed, rates[row.label], until=row.steps)
         outcome = run([task])[0]  # settled: it was paused there
-        status = "pruned" if outcome.status == "paused" else outcome.status
+        status = "failed" if outcome.status == "failed" else "pruned"
         result = replace(read_result(task, outcome), status=status)
         results.setdefault(row.label, []).append(result)
     tree = assemble(comparison, fairness, rates, results, pruned)
@@ -96,7 +102,7 @@ def _halve(
     for number, steps in enumerate(prune.rungs if prune else (), start=1):
         assert prune is not None
         results = _run_all(comparison, rates, alive, run, steps)
-        values = {label: rung_value(results[label]) for label in alive}
+        values = rung_values(results)
         kept = survivors(values, prune.keep)
         for label in alive:
             if label not in kept:
@@ -108,12 +114,18 @@ def _halve(
     return alive, pruned
 
 
-def rung_value(results: Sequence[RunResult]) -> float | None:
-    """Mean accuracy over the runs that got there; their mean reward where nothing is held out."""
-    accuracies = [r.accuracy for r in results if r.accuracy is not None]
-    rewards = [r.reward_last for r in results if r.reward_last is not None]
-    values = accuracies or rewards
-    return fmean(values) if values else None
+def rung_values(results: Mapping[str, Sequence[RunResult]]) -> dict[str, float | None]:
+    """Mean accuracy of each label's runs at the rung; where a run was not evaluated there, because
+    nothing is held out or it had finished before there were rungs, all go by reward."""
+    going = [r for runs in results.values() for r in runs if r.status != "failed"]
+    by_accuracy = all(r.accuracy is not None for r in going)
+
+    def mean(runs: Sequence[RunResult]) -> float | None:
+        values = [r.accuracy if by_accuracy else r.reward_last for r in runs if r in going]
+        known = [value for value in values if value is not None]
+        return fmean(known) if known else None
+
+    return {label: mean(runs) for label, runs in results.items()}
 
 
 def survivors(values: Mapping[str, float | None], keep: float) -> list[str]:
@@ -133,15 +145,7 @@ def assemble(
 ) -> dict[str, Any]:
     """The tree of comparison.json. Only finished runs count in accuracies and pairs."""
     recipe = comparison.recipe
-    done = {label: [r for r in runs if r.status == "finished"] for label, runs in results.items()}
-    after = {
-        label: {r.seed: r.after for r in runs if r.after is not None}
-        for label, runs in done.items()
-    }
-    before = {
-        label: {r.seed: r.before for r in runs if r.before is not None}
-        for label, runs in done.items()
-    }
+    after, before = _fractions(results, "after"), _fractions(results, "before")
     pairs = compare_pairs({label: values for label, values in after.items() if values})
     gains = {label: gain(before[label], after[label]) for label in results}
     tree = {
@@ -156,38 +160,47 @@ def assemble(
         "unfair": list(fairness.unfair),
         "allow_unmatched": recipe.compare.allow_unmatched,
         "methods": [
-            _method(comparison, label, rates[label], results[label], gains[label])
-            | {"accuracy": interval_json(summarise(after[label]))}
+            _method(comparison, label, rates[label], results[label])
+            | {
+                "accuracy": interval_json(summarise(after[label])),
+                "gain": interval_json(gains[label]),
+            }
             for label in recipe.methods
             if label in results
         ],
-        "pairs": [],
+        "pairs": [_pair(pair) for pair in pairs],
         "lr_finds": list(read_finds(comparison, list(recipe.methods)).values()),
         "pruned": [asdict(row) for row in pruned],
         "without_rate": [label for label in recipe.methods if label not in rates],
     }
     said = {label: (g, len(after[label])) for label, g in gains.items() if g is not None}
-    tree["sentences"] = sentences(tree, pairs, said)
-    own = {(pair.a, pair.b): s for pair, s in zip(pairs, _pair_sentences(pairs), strict=True)}
-    tree["pairs"] = [
-        {
-            "a": pair.a,
-            "b": pair.b,
-            "difference": interval_json(pair.difference),
-            "p": pair.p,
-            "p_holm": pair.p_holm,
-            "seeds": list(pair.seeds),
-            "text": own[pair.a, pair.b],
+    return tree | {"sentences": sentences(tree, pairs, said)}
+
+
+def _fractions(
+    results: Mapping[str, Sequence[RunResult]], which: str
+) -> dict[str, dict[int, list[float]]]:
+    """label -> seed -> correct fraction of each problem, of the finished runs that have it."""
+    return {
+        label: {
+            run.seed: getattr(run, which)
+            for run in runs
+            if run.status == "finished" and getattr(run, which) is not None
         }
-        for pair in pairs
-    ]
-    return tree
+        for label, runs in results.items()
+    }
 
 
-def _pair_sentences(pairs: Sequence[Any]) -> list[str]:
-    from rlvr.compare.text import pair_sentence
-
-    return [pair_sentence(pair) for pair in pairs]
+def _pair(pair: Pair) -> dict[str, Any]:
+    return {
+        "a": pair.a,
+        "b": pair.b,
+        "difference": interval_json(pair.difference),
+        "p": pair.p,
+        "p_holm": pair.p_holm,
+        "seeds": list(pair.seeds),
+        "text": pair_sentence(pair),
+    }
 
 
 def _method(
@@ -195,11 +208,8 @@ def _method(
     label: str,
     lr: float,
     results: Sequence[RunResult],
-    gained: Interval | None,
 ) -> dict[str, Any]:
-    """One entry of "methods", without its accuracy. Costs are means over finished runs."""
-    from rlvr.compare.search import rank_of
-
+    """One entry of "methods", without its intervals. Costs are means over finished runs."""
     done = [r for r in results if r.status == "finished"]
     config = comparison.recipe.methods[label]
     return {
@@ -209,7 +219,6 @@ def _method(
         "lr": lr,
         "lr_source": "find" if config.lr == "find" else "given",
         "num_params": max((r.num_params for r in results), default=0),
-        "gain": interval_json(gained),
         "tokens": _mean([r.tokens for r in done]),
         "seconds": _mean([r.seconds for r in done]),
         "peak_gib": max((r.peak_gib for r in done), default=0.0),

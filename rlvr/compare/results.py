@@ -42,8 +42,10 @@ class RunResult:
 
 
 def read_result(task: Task, outcome: Outcome) -> RunResult:
-    """The numbers of a run that was attempted; a run without a folder has none."""
-    rows = read_metrics(task.folder)
+    """The numbers of a run that was attempted, at the step where its task pauses it even when it
+    has gone further since; a run without a folder has none."""
+    steps = outcome.steps if task.until is None else min(outcome.steps, task.until)
+    rows = read_metrics(task.folder)[:steps]
     rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
     last = rows[-1] if rows else {}
     return RunResult(
@@ -52,9 +54,9 @@ def read_result(task: Task, outcome: Outcome) -> RunResult:
         task.folder,
         outcome.status,
         outcome.reason,
-        outcome.steps,
+        steps,
         read_fractions(task.folder, 0),
-        read_fractions(task.folder, outcome.steps) if outcome.steps else None,
+        read_fractions(task.folder, steps) if steps else None,
         fmean(rewards[-WINDOW:]) if rewards else None,
         sampled_tokens(rows),
         step_seconds(rows),

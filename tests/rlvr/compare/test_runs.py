@@ -128,6 +128,9 @@ def test_halving_ends_the_worst_method_at_its_rung_and_reports_it(write_comparis
     assert by_label[row["label"]]["accuracy"] is None
     assert tree["pairs"] == []
     assert any("was pruned after 1 steps" in sentence for sentence in tree["sentences"])
+    assert main(["compare", str(tmp_path / "compare.toml")]) == 0
+    again = json.loads((tmp_path / "runs" / "cmp" / "comparison.json").read_text())
+    assert again["pruned"] == tree["pruned"], "a finished run is judged by its value at the rung"
 
 
 @pytest.mark.parametrize(
