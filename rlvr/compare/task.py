@@ -139,11 +139,18 @@ class Watch:
 
     def __call__(self, step: int, metrics: dict[str, float]) -> bool:
         self._rows.append(metrics)
-        if self._task.rules is not None:
-            self.stopped = diverged(self._rows, self._task.rules)
-        budget = self._task.budget
-        self.budget_used = used(self._rows, budget, self._size) >= budget.amount
-        return bool(self.stopped) or self.budget_used or step == self._task.until
+        return self.done()
+
+    def done(self) -> bool:
+        """Whether the run is where its task says, by the steps so far."""
+        task, steps = self._task, len(self._rows)
+        if not steps:
+            return False
+        if task.rules is not None:
+            self.stopped = diverged(self._rows, task.rules)
+        self.budget_used = used(self._rows, task.budget, self._size) >= task.budget.amount
+        paused = task.until is not None and steps >= task.until
+        return bool(self.stopped) or self.budget_used or paused
 
     @functools.cached_property
     def _size(self) -> Size:
@@ -160,6 +167,7 @@ def execute(
     done = settled(task, retry_failed)
     if done is not None:
         return done
+    _free_memory()
     try:
         outcome = _advance(task, start_engine, console)
     except Stopped:
@@ -171,6 +179,18 @@ def execute(
     task.folder.mkdir(parents=True, exist_ok=True)
     (task.folder / OUTCOME).write_text(json.dumps(asdict(outcome)))
     return outcome
+
+
+def _free_memory() -> None:
+    """Lets go of the run before, and counts the GPU's peak memory anew."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _failure(task: Task, reason: str) -> Outcome:
@@ -196,7 +216,8 @@ def _advance(task: Task, start_engine: StartEngine, console: Console) -> Outcome
     if checkpoints:
         step = int(checkpoints[-1].name.removeprefix("step_"))
         watch = Watch(task, read_metrics(folder)[:step])
-        train.resume(folder, console, start_engine, watch)
+        if not watch.done():  # else it was killed after its last checkpoint
+            train.resume(folder, console, start_engine, watch)
     else:
         shutil.rmtree(folder, ignore_errors=True)  # it was killed before its first checkpoint
         watch = Watch(task, [])
@@ -210,7 +231,8 @@ def _outcome(task: Task, watch: Watch) -> Outcome:
     if watch.stopped:
         status, reason = "diverged", f"rule {watch.stopped} at step {steps}"
     elif watch.budget_used or steps >= task.recipe.train.steps:
-        status, reason = "finished", ""
+        short = "" if watch.budget_used else "budget.max_steps came before the budget"
+        status, reason = "finished", short
     return Outcome(
         run_key(task.recipe, task.budget), task.label, status, steps, watch.stopped, reason
     )

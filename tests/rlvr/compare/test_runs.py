@@ -34,6 +34,9 @@ def test_a_paused_run_goes_on_to_repeat_the_uninterrupted_one_and_a_finished_one
     paused = execute(replace(apart, until=1), WarmEngine(), QUIET)
     assert (paused.status, paused.steps) == ("paused", 1)
     assert (apart.folder / "eval" / "step_1.json").exists()
+    (apart.folder / OUTCOME).unlink()  # as if killed between its checkpoint and its outcome
+    again = execute(replace(apart, until=1), WarmEngine(), QUIET)
+    assert (again.status, again.steps) == ("paused", 1), "it does not run past its pause"
     assert execute(apart, WarmEngine(), QUIET).status == "finished"
     assert execute(whole, WarmEngine(), QUIET).status == "finished"
     ours, theirs = exact(apart.folder), exact(whole.folder)
