@@ -98,10 +98,10 @@ def _fieller(
     a = 4 * (c2**2 - t2 * variance[1, 1])
     b = 4 * (c1 * c2 - t2 * variance[0, 1])
     c = c1**2 - t2 * variance[0, 0]
-    root = b * b - 4 * a * c
-    if a <= 0 or root < 0:
+    if a <= 0:
         return None
-    return (-b - math.sqrt(root)) / (2 * a), (-b + math.sqrt(root)) / (2 * a)
+    root = math.sqrt(max(0.0, b * b - 4 * a * c))  # the vertex is inside: below 0 by rounding only
+    return (-b - root) / (2 * a), (-b + root) / (2 * a)
 
 
 def means_by_lr(points: Sequence[Point]) -> dict[float, float]:

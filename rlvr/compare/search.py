@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rlvr.compare.executors import Run
 from rlvr.compare.lr_find import LrFind, find_rates
 from rlvr.compare.plan import Comparison
-from rlvr.compare.prior import REFERENCE, Prior, eigenvalues, priors_from
+from rlvr.compare.prior import REFERENCE, Prior, priors_from
 from rlvr.compare.transfer import Find, describe_laws, recall, remember, store_path
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def search(
     With the curvature prior LoRA is searched first, around find.reference_lr; where the recipe has
     no LoRA, find.reference_lr stands for its rate.
     """
+    from rlvr.compare.curvature import eigenvalues
+
     config = comparison.recipe.find
     values = eigenvalues(comparison, labels, console) if config.prior == "curvature" else {}
     first = [label for label in labels if comparison.method_name(label) == REFERENCE][:1]

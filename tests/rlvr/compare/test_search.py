@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlvr.cli import main
-from rlvr.compare.prior import correct_rows, largest_eigenvalue
+from rlvr.compare.curvature import correct_rows, largest_eigenvalue
 from rlvr.compare.transfer import Find, recall
 from rlvr.policy import TokenRow
 from rlvr.recipe import RunError
