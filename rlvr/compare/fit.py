@@ -38,9 +38,9 @@ def fit_parabola(points: Sequence[Point], level: float = 0.95) -> Fit | None:
     Seeds are paired: a seed whose problems are easier lifts all its points, which its own intercept
     takes out. Source: the parabola in log lr, 2601.05049.
     The interval is Fieller's (1954): all vertices v at which the slope c1 + 2 c2 v is not
-    distinguishable from 0. The vertex is a ratio of two estimates; the delta method takes its
-    error for symmetric and covers too little where the curvature is uncertain, and a bootstrap over
-    three seeds has ten distinct resamples. Errors are taken as independent and of one size.
+    distinguishable from 0. It has no ends where the curvature does not differ from 0, when the
+    vertex must not be believed; the delta method gives some all the same, and a bootstrap over
+    three seeds covers 72% (docs/compare.md). Errors are taken as independent and of one size.
     None: too few points, no maximum, or a curvature that is not distinguishable from 0 (the
     interval has no end).
     """

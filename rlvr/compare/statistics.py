@@ -49,9 +49,9 @@ def two_way(values_SP: ArrayLike) -> TwoWay:
 
     With mean squares of seeds, problems and the rest, Var = (MS_P + max(MS_S - MS_E, 0)) / (S P);
     degrees of freedom by Satterthwaite. A bootstrap that draws three seeds with replacement sees
-    two thirds of their variance and covers 84 to 93% where this covers 95% (docs/compare.md); one
-    that draws the samples within problems alone does not see that a seed moves all problems at
-    once. Source: the crossed random-effects model; Satterthwaite 1946.
+    two thirds of their variance; one that draws samples within problems does not see that a seed
+    moves all problems at once (docs/compare.md has the coverage of all three).
+    Source: the crossed random-effects model; Satterthwaite 1946.
     Raises: ValueError for fewer than two seeds or two problems.
     """
     x = np.asarray(values_SP, dtype=float)
