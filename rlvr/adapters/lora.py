@@ -9,7 +9,6 @@ from rlvr.adapters.base import (
     Method,
     Setup,
     adamw_groups,
-    refuse_named_optimizer,
     wrap,
 )
 
@@ -80,7 +79,6 @@ def _lora_fa_optimizer(model: nn.Module, config: AdapterConfig, optim: OptimConf
 
     peft forms that product in bfloat16 where the machine has it.
     """
-    refuse_named_optimizer(config, optim)
     from peft.optimizers.lorafa import LoraFAOptimizer
     from peft.tuners.lora import LoraLayer
 
@@ -146,5 +144,6 @@ METHODS = (
         options=LORA_OPTIONS,
         apply=_lora_fa,
         optimizer=_lora_fa_optimizer,
+        own_optimizer=True,
     ),
 )

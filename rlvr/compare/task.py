@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import shutil
+import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,13 +91,15 @@ class Outcome:
 def run_key(recipe: TrainRecipe, budget: BudgetConfig) -> str:
     """12 hex digits of everything that decides the run's numbers; not its folder or trackers.
 
-    A warm-started model counts by its folder's name, which holds the hash of its own recipe.
+    Settings at their defaults are left out, so that a new setting leaves the keys of old runs as
+    they are; `is_current` notices a default that has changed. A warm-started model counts by its
+    folder's name, which holds the hash of its own recipe.
     """
-    tree = recipe.model_dump(mode="json", exclude={"run", "track"})
+    tree = recipe.model_dump(mode="json", exclude={"run", "track"}, exclude_defaults=True)
     path = Path(str(tree["model"]["path"]))
     if (path / "sft_recipe.json").is_file():
         tree["model"]["path"] = path.name
-    text = json.dumps([tree, budget.model_dump(mode="json")], sort_keys=True)
+    text = json.dumps([tree, {budget.unit: budget.amount}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -113,10 +116,26 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return rows
 
 
+def is_current(task: Task) -> bool:
+    """Whether the resolved recipe in the run's folder, if any, says what the task's says."""
+    path = task.folder / "config.toml"
+    if not path.exists():
+        return True
+    then, now = tomllib.loads(path.read_text()), task.recipe.model_dump(mode="json")
+    return all(
+        value == now[section].get(name, value)
+        for section, values in then.items()
+        if section in now and section not in ("run", "track", "model")
+        for name, value in values.items()
+    )
+
+
 def read_outcome(task: Task) -> Outcome | None:
-    """What an earlier attempt left, or None."""
+    """What an earlier attempt at this very run left, or None."""
     path = task.folder / OUTCOME
-    return Outcome(**json.loads(path.read_text())) if path.exists() else None
+    if not path.exists() or not is_current(task):
+        return None
+    return Outcome(**json.loads(path.read_text()))
 
 
 def settled(task: Task, retry_failed: bool = False) -> Outcome | None:
@@ -209,17 +228,17 @@ def rule_behind(reason: str) -> str | None:
 
 def _advance(task: Task, start_engine: StartEngine, console: Console) -> Outcome:
     from rlvr import train
-    from rlvr.checkpoint import list_checkpoints
+    from rlvr.checkpoint import intact_checkpoints
 
     folder = task.folder
-    checkpoints = list_checkpoints(folder)
+    checkpoints = intact_checkpoints(folder) if is_current(task) else []
     if checkpoints:
         step = int(checkpoints[-1].name.removeprefix("step_"))
         watch = Watch(task, read_metrics(folder)[:step])
         if not watch.done():  # else it was killed after its last checkpoint
             train.resume(folder, console, start_engine, watch)
     else:
-        shutil.rmtree(folder, ignore_errors=True)  # it was killed before its first checkpoint
+        shutil.rmtree(folder, ignore_errors=True)  # no checkpoint yet, or other settings
         watch = Watch(task, [])
         train.train(task.recipe, folder, console, start_engine, watch)
     return _outcome(task, watch)

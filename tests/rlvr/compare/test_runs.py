@@ -11,7 +11,15 @@ from rlvr.cli import main
 from rlvr.compare.comparison import survivors
 from rlvr.compare.engines import WarmEngine
 from rlvr.compare.executors import open_executor
-from rlvr.compare.task import OUTCOME, Task, execute, read_metrics, run_key
+from rlvr.compare.task import (
+    OUTCOME,
+    Task,
+    execute,
+    is_current,
+    read_metrics,
+    run_key,
+    settled,
+)
 
 TWO = "[methods.lora]\nlr = 1e-3\n[methods.full]\nlr = 1e-4\n"
 QUIET = Console(quiet=True)
@@ -68,6 +76,18 @@ def test_the_key_changes_with_what_decides_the_numbers_and_with_nothing_else(ope
     assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
 
 
+def test_a_default_that_has_changed_since_makes_a_run_out_of_date(open_written):
+    task = open_written(TWO, budget="steps = 1").task("lora", 0, 1e-3)
+    assert execute(task, WarmEngine(), QUIET).status == "finished"
+    assert is_current(task)
+    config = task.folder / "config.toml"
+    config.write_text(config.read_text().replace("max_grad_norm = 1.0", "max_grad_norm = 0.5"))
+    assert not is_current(task)
+    assert settled(task) is None
+    assert execute(task, WarmEngine(), QUIET).status == "finished"
+    assert "max_grad_norm = 1.0" in config.read_text()
+
+
 def test_a_run_that_fails_says_why_does_not_stop_the_others_and_can_be_tried_again(
     open_written, tmp_path
 ):
@@ -119,6 +139,7 @@ def test_a_comparison_writes_what_was_agreed_and_a_second_time_trains_nothing(
     assert {p: p.stat().st_mtime_ns for p in folder.glob(f"runs/*/{OUTCOME}")} == times
 
 
+@pytest.mark.slow
 def test_halving_ends_the_worst_method_at_its_rung_and_reports_it(write_comparison, tmp_path):
     text = TWO + "[prune]\nrungs = [1]\n"
     assert main(["compare", str(write_comparison(text, seeds="[0]"))]) == 0
