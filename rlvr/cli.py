@@ -13,7 +13,7 @@ from pathlib import Path
 
 PASSED_ON = {
     "verify": ("rewards.cli:main", "judge lines of {response, gold} from standard input"),
-    "eval": ("eval.cli:eval_main", "score stored generations, compare scored folders"),
+    "eval": ("rlvr.evaluating.cli:main", "sample and score benchmarks, compare scored folders"),
     "data": ("eval.cli:data_main", "look for evaluation problems in a training set"),
     "compare": ("rlvr.compare.cli:compare_main", "compare methods on equal terms"),
     "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),

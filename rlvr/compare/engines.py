@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from rlvr.policy import Policy
 
 
-class _Borrowed:
+class _Borrowed(Engine):
     """A live engine whose `close` leaves it running for the next run."""
 
     def __init__(self, engine: Engine) -> None:
         self.name = engine.name
         self._engine = engine
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
-        return self._engine.generate(requests, sampling)
+    def stream(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Generator[list[tuple[int, Response]], None, None]:
+        return self._engine.stream(requests, sampling)
 
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         return self._engine.score(sequences)
