@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlvr.batch import fill
 from rlvr.compare.plan import Comparison
 from rlvr.compare.prior import REFERENCE
-from rlvr.policy import Policy, TokenRow, load_policy
+from rlvr.packing import TokenRow, buckets
+from rlvr.policy import Policy, load_policy
 from rlvr.recipe import RunError
 
 if TYPE_CHECKING:
@@ -105,11 +105,12 @@ def largest_eigenvalue(recipe: TrainRecipe, rows: Sequence[TokenRow]) -> float:
     from rlvr.analysis.curvature import hessian_product, lanczos
 
     policy = _policy(recipe, None)
+    policy.causal_lm.set_attn_implementation("sdpa")  # padded rows, differentiable twice
     num_tokens = sum(len(row.response_ids) for row in rows)
     limit = recipe.train.tokens_per_microbatch // 2
     losses = [
         functools.partial(token_loss, policy, _padded([rows[i] for i in part], policy), num_tokens)
-        for part in fill([len(row) for row in rows], limit)
+        for part in buckets([len(row) for row in rows], limit)
     ]
     found = lanczos(hessian_product(losses, policy.trainable), policy.trainable)
     if not found.value > 0:

@@ -7,7 +7,7 @@ import pytest
 from rlvr.cli import main
 from rlvr.compare.curvature import correct_rows, largest_eigenvalue
 from rlvr.compare.transfer import Find, recall
-from rlvr.policy import TokenRow
+from rlvr.packing import TokenRow
 from rlvr.recipe import RunError
 
 ROWS = [TokenRow([5 + i, 9, 30 + i], [40 + i, 50, 60 + 2 * i, 7][: 2 + i % 3]) for i in range(8)]
