@@ -16,6 +16,8 @@ PASSED_ON = {
     "eval": ("rlvr.evaluating.cli:main", "sample and score benchmarks, compare scored folders"),
     "data": ("eval.cli:data_main", "look for evaluation problems in a training set"),
     "report": ("rlvr.report.cli:report_main", "one HTML page about a run or a comparison"),
+    "compare": ("rlvr.compare.cli:compare_main", "compare methods on equal terms"),
+    "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),
     "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
     "doctor": ("rlvr.doctor:main", "check this machine: versions, GPUs, disk, ports, data"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,9 +121,16 @@ def _check_compile(recipe: TrainRecipe, method: Method) -> None:
         )
 
 
-def build(recipe: TrainRecipe, model_path: str) -> Session:
+StartEngine = Callable[[TrainRecipe, Policy, bool, str], Engine]
+"""Gives the engine for a recipe and its policy: (recipe, policy, whether vLLM, sync mode)."""
+
+
+def build(
+    recipe: TrainRecipe, model_path: str, start_engine: StartEngine | None = None
+) -> Session:
     """The session of a recipe whose policy lies at `model_path` (folder or hub id).
 
+    start_engine: gives a live engine that serves the base; None starts one for this run alone.
     The verifier's workers start first, before any other library pins or multiplies threads.
     Raises: ConfigError for anything in the recipe that cannot work with this model and data.
     """
@@ -162,7 +169,7 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
     if held_out is not None and held_out_config is not None:
         test = encode_prompts(held_out, policy.tokenizer, held_out_config, max_prompt_len, "eval")
     mode = choose_mode(recipe, policy)
-    engine = _start_engine(recipe, policy, use_vllm, mode)
+    engine = (start_engine or new_engine)(recipe, policy, use_vllm, mode)
     if policy.device.type == "cpu":
         torch.set_num_threads(recipe.train.num_threads or len(os.sched_getaffinity(0)))
     session = Session(
@@ -217,7 +224,7 @@ def _use_vllm(recipe: TrainRecipe) -> bool:
     return bool(method.syncs)
 
 
-def _refuse_tied_head(policy: Policy) -> None:
+def refuse_tied_head(policy: Policy) -> None:
     """vLLM on CPU repacks the head once: a trained embedding that is the head would not reach it.
 
     Raises: ConfigError.
@@ -233,9 +240,10 @@ def _refuse_tied_head(policy: Policy) -> None:
         )
 
 
-def _start_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -> Engine:
+def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -> Engine:
+    """An engine for this run alone. Raises: ConfigError when it cannot serve the policy."""
     if use_vllm:
-        _refuse_tied_head(policy)
+        refuse_tied_head(policy)
         rank = max_lora_rank(policy.model) if mode == "adapter" else None
         return vllm_local.VllmEngine(recipe, policy.path, rank)
     from rlvr.rollout.transformers import TransformersEngine

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 def finish(
     session: Session,
     folder: Path,
+    steps: int,
     seconds: float,
     console: Console,
 ) -> None:
-    """Writes summary.json and reward_curve.png; prints accuracy, samples and where all is."""
-    steps = session.recipe.train.steps
+    """Writes summary.json and reward_curve.png; prints accuracy, samples and where all is.
+
+    steps: finished ones, fewer than train.steps when the run was ended early.
+    """
     curve = draw_reward_curve(folder)
     checkpoint = str(best_checkpoint(folder).relative_to(folder))
     summary: dict[str, object] = {"seconds": seconds, "steps": steps, "best_checkpoint": checkpoint}

@@ -34,7 +34,7 @@ from rlvr.manifest import finish_manifest, manifest
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from rlvr.reference import follow, load_reference, save_reference
 from rlvr.schedule import lr_at
-from rlvr.session import Session, build, check
+from rlvr.session import Session, StartEngine, build, check
 from rlvr.stop import Stopped, StopRequest
 from rlvr.summary import finish
 from rlvr.track import Tracker, write_rollouts
@@ -60,11 +60,24 @@ class Run:
     seconds: float = 0.0
 
 
-def train(recipe: TrainRecipe, recipe_path: Path, console: Console) -> Path:
-    """Trains from step 0 in a new run folder and returns it. Raises: ConfigError, Stopped."""
+End = Callable[[int, dict[str, float]], bool]
+"""Asked after every step with (steps finished, its metrics): whether the run ends there."""
+
+
+def train(
+    recipe: TrainRecipe,
+    recipe_path: Path,
+    console: Console,
+    start_engine: StartEngine | None = None,
+    end: End | None = None,
+) -> Path:
+    """Trains from step 0 in a new run folder and returns it. Raises: ConfigError, Stopped.
+
+    end: ends the run before train.steps; it is evaluated there and can be resumed.
+    """
     check(recipe)
     folder = new_run_folder(recipe, recipe_path)
-    session = build(recipe, model_path(recipe, recipe_path, console))
+    session = build(recipe, model_path(recipe, recipe_path, console), start_engine)
     run = Run(folder, run_id=secrets.token_hex(4))
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(dump_toml(recipe))
@@ -79,10 +92,15 @@ def train(recipe: TrainRecipe, recipe_path: Path, console: Console) -> Path:
     evaluated = [one.loaded for one in session.evals]
     facts["contamination"] = check_training_data(recipe, session.data.problems, evaluated)
     (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
-    return _drive(session, run, console)
+    return _drive(session, run, console, end)
 
 
-def resume(folder: Path, console: Console) -> Path:
+def resume(
+    folder: Path,
+    console: Console,
+    start_engine: StartEngine | None = None,
+    end: End | None = None,
+) -> Path:
     """Continues the run in `folder` from its newest checkpoint. Raises: ConfigError, Stopped."""
     if not (folder / "config.toml").is_file():
         raise ConfigError(f"{folder}: not a run folder (no config.toml); give the folder of a run")
@@ -92,17 +110,17 @@ def resume(folder: Path, console: Console) -> Path:
         raise ConfigError(f"{folder}: has no usable checkpoint; delete the folder and start again")
     check(recipe)
     facts = json.loads((folder / "manifest.json").read_text())
-    session = build(recipe, facts["model"])
+    session = build(recipe, facts["model"], start_engine)
     state = load_checkpoint(checkpoints[-1], session.policy, session.optimizer)
     load_reference(session.policy, recipe.algorithm, checkpoints[-1] / STATE_FOLDER)
     session.sampler.load_state(state["sampler"])
     session.entropy.load_state(state["entropy"])
     forget_evaluations(folder, state["step"])
     run = Run(folder, state["run_id"], state["step"], state["seconds"])
-    return _drive(session, run, console)
+    return _drive(session, run, console, end)
 
 
-def _drive(session: Session, run: Run, console: Console) -> Path:
+def _drive(session: Session, run: Run, console: Console, end: End | None = None) -> Path:
     """The loop, with files, signals and the end around it."""
     recipe = session.recipe
     tracker = Tracker(recipe, run.folder, run.run_id, run.next_step)
@@ -125,7 +143,8 @@ def _drive(session: Session, run: Run, console: Console) -> Path:
                     raise
                 run.next_step += 1
                 run.seconds = time.perf_counter() - start
-                last = run.next_step == recipe.train.steps
+                ended = end is not None and end(run.next_step, metrics)
+                last = ended or run.next_step == recipe.train.steps
                 if last or _is_due(recipe.eval.every, run.next_step):
                     metrics |= evaluate_step(session, run.folder, run.next_step, display.say)
                 tracker.log(run.next_step, metrics)
@@ -133,10 +152,12 @@ def _drive(session: Session, run: Run, console: Console) -> Path:
                 is_due = _is_due(recipe.train.checkpoint_every, run.next_step)
                 if last or is_due or is_best(run.folder, run.next_step):
                     _save(session, run, session.sampler.state())
+                if last:
+                    break
         run.seconds = time.perf_counter() - start
         num_bytes = session.syncer.num_bytes
         finish_manifest(run.folder / "manifest.json", session.policy, recipe.model, num_bytes)
-        finish(session, run.folder, run.seconds, console)
+        finish(session, run.folder, run.next_step, run.seconds, console)
         return run.folder
     finally:
         tracker.close()

@@ -1,0 +1,137 @@
+"""The largest eigenvalue of a loss's Hessian, by Lanczos on Hessian-vector products.
+
+A method's best learning rate falls as this eigenvalue rises (2602.04998), so it centres a search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+BREAKDOWN = 1e-6
+"""A new direction shorter than this, relative to the eigenvalue, ends the iteration: the Krylov
+space is exhausted and the value exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Eigenvalue:
+    """value: the largest (signed) eigenvalue; converged: the last two changes were within the
+    tolerance, or the space was exhausted, before the iterations ran out."""
+
+    value: float
+    iterations: int
+    converged: bool
+
+
+def top_eigenvalue(
+    loss: Callable[[], Tensor],
+    params: Sequence[Parameter],
+    max_iterations: int = 300,
+    tolerance: float = 5e-3,
+    seed: int = 0,
+) -> Eigenvalue:
+    """The largest eigenvalue of the Hessian of `loss()` over `params` jointly.
+
+    loss is called once and its graph kept; it must be deterministic and twice differentiable.
+    Attention inside it is computed by torch's plain kernel, the one that is. Memory: the graph of
+    the loss and of its gradient, and one float32 copy of the parameters per iteration.
+    tolerance: relative change of the value. seed: of the start vector.
+    Raises: ValueError for parameters that are not float32.
+    Source: 2602.04998, appendix on the Hessian. Deviations: the tolerance is relative (a loss may
+    be in any unit), and two changes in a row must be within it.
+    """
+    return lanczos(hessian_product([loss], params), params, max_iterations, tolerance, seed)
+
+
+def hessian_product(
+    losses: Sequence[Callable[[], Tensor]], params: Sequence[Parameter]
+) -> Callable[[Tensor], Tensor]:
+    """v -> H v, where H is the Hessian of the sum of the losses over `params`, flattened.
+
+    The graph of a single loss is kept between products. With several, each is built again and
+    dropped for every product: memory is that of one.
+    """
+    for parameter in params:
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"curvature: a parameter is {parameter.dtype}; Hessian-vector products need"
+                " float32: load the model with it"
+            )
+    kept = [_gradient(losses[0], params)] if len(losses) == 1 else None
+
+    def product(vector: Tensor) -> Tensor:
+        total = torch.zeros_like(vector)
+        for gradient in kept or (_gradient(loss, params) for loss in losses):
+            total += _derivative(gradient, params, vector, keep=kept is not None)
+        return total
+
+    return product
+
+
+def lanczos(
+    product: Callable[[Tensor], Tensor],
+    params: Sequence[Parameter],
+    max_iterations: int = 300,
+    tolerance: float = 5e-3,
+    seed: int = 0,
+) -> Eigenvalue:
+    """The largest eigenvalue of the symmetric map `product` on vectors as long as `params`."""
+    size = sum(p.numel() for p in params)
+    device = params[0].device
+    start = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(device)
+    basis = [start / start.norm()]
+    diagonal: list[float] = []
+    beside: list[float] = []
+    value, calm = float("inf"), 0
+    for _ in range(min(max_iterations, size)):
+        direction = product(basis[-1])
+        diagonal.append(float(direction @ basis[-1]))
+        before, value = value, _top_of_tridiagonal(diagonal, beside)
+        calm = calm + 1 if abs(value - before) <= tolerance * abs(value) else 0
+        # one pass leaves what rounding adds; a second removes it
+        for _ in range(2):
+            for known in basis:
+                direction = direction - (direction @ known) * known
+        length = float(direction.norm())
+        if calm == 2 or length <= BREAKDOWN * max(abs(value), BREAKDOWN):
+            return Eigenvalue(value, len(diagonal), True)
+        beside.append(length)
+        basis.append(direction / length)
+    return Eigenvalue(value, len(diagonal), len(diagonal) == size)
+
+
+def _top_of_tridiagonal(diagonal: list[float], beside: list[float]) -> float:
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    if beside:
+        off = torch.tensor(beside, dtype=torch.float64)
+        matrix += torch.diag(off, 1) + torch.diag(off, -1)
+    return float(torch.linalg.eigvalsh(matrix)[-1])
+
+
+def _gradient(loss: Callable[[], Tensor], params: Sequence[Parameter]) -> tuple[Tensor, ...]:
+    """The gradient with its own graph. Fused attention kernels have no second derivative."""
+    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        return torch.autograd.grad(loss(), params, create_graph=True, materialize_grads=True)
+
+
+def _derivative(
+    gradient: Sequence[Tensor], params: Sequence[Parameter], vector: Tensor, keep: bool
+) -> Tensor:
+    """The gradient of (gradient . vector); parts of the gradient that are constant give nothing."""
+    pieces = torch.split(vector, [p.numel() for p in params])
+    terms = [
+        (part * piece.view_as(part)).sum()
+        for part, piece in zip(gradient, pieces, strict=True)
+        if part.requires_grad
+    ]
+    if not terms:
+        return torch.zeros_like(vector)
+    rows = torch.autograd.grad(
+        torch.stack(terms).sum(), params, retain_graph=keep, materialize_grads=True
+    )
+    return torch.cat([row.reshape(-1) for row in rows]).detach()

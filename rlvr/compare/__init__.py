@@ -1,0 +1,1 @@
+"""Comparison of methods on equal terms: plan, runs, learning rates, statistics, report files."""

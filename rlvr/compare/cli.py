@@ -1,0 +1,99 @@
+"""`rlvr compare` and `rlvr lr-find`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from rlvr.cli import set_environment
+from rlvr.compare.estimate import calibration_task, plan_lines
+from rlvr.compare.executors import open_executor
+from rlvr.compare.fairness import examine, refuse_unfair
+from rlvr.compare.plan import Comparison, open_comparison
+from rlvr.recipe import ConfigError
+from rlvr.stop import Stopped
+
+EPILOG = "Any setting of the recipe can be given as --section.key value, e.g. --budget.steps 10."
+
+
+def compare_main(words: Sequence[str]) -> int:
+    """Runs `rlvr compare`; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="rlvr compare", description="Compare methods on equal terms.", epilog=EPILOG
+    )
+    parser.add_argument("recipe", type=Path, help="a comparison recipe, see recipes/compare/")
+    parser.add_argument("--plan", action="store_true", help="print the plan and stop")
+    parser.add_argument(
+        "--calibrate", action="store_true", help="measure 2 steps of the first method before"
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
+    args, rest = parser.parse_known_args(list(words))
+    set_environment()
+    console = Console()
+    comparison = open_comparison(args.recipe, rest, console, warm_start=not args.plan)
+    fairness = examine(comparison)
+    executor, folder = comparison.recipe.executor, comparison.folder
+    try:
+        if args.calibrate:
+            with open_executor(executor, folder, console, args.retry_failed) as run:
+                run([calibration_task(comparison)])
+        for line in plan_lines(comparison, fairness):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        refuse_unfair(fairness, comparison)
+        if args.plan:
+            return 0
+        from rlvr.compare.comparison import run_comparison
+
+        with open_executor(executor, folder, console, args.retry_failed) as run:
+            run_comparison(comparison, fairness, run, console)
+    except Stopped as stopped:
+        return _stopped(stopped, args.recipe, console)
+    return 0
+
+
+def lr_find_main(words: Sequence[str]) -> int:
+    """Runs `rlvr lr-find`; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="rlvr lr-find", description="Find the learning rate of each method.", epilog=EPILOG
+    )
+    parser.add_argument("recipe", type=Path, help="a comparison recipe, see recipes/compare/")
+    parser.add_argument("--methods", metavar="A,B", help="only these labels of the recipe")
+    parser.add_argument("--dense", action="store_true", help="sweep the whole grid of [dense]")
+    parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
+    args, rest = parser.parse_known_args(list(words))
+    set_environment()
+    console = Console()
+    comparison = open_comparison(args.recipe, rest, console)
+    labels = chosen_labels(comparison, args.methods)
+    executor = comparison.recipe.executor
+    try:
+        with open_executor(executor, comparison.folder, console, args.retry_failed) as run:
+            if args.dense:
+                from rlvr.compare.dense import run_dense
+
+                run_dense(comparison, labels, run)
+            else:
+                from rlvr.compare.search import search
+
+                search(comparison, labels, run, console)
+    except Stopped as stopped:
+        return _stopped(stopped, args.recipe, console)
+    return 0
+
+
+def _stopped(stopped: Stopped, recipe: Path, console: Console) -> int:
+    console.print(f"stopped; the same command with {recipe} goes on from here", soft_wrap=True)
+    return 128 + stopped.signum
+
+
+def chosen_labels(comparison: Comparison, methods: str | None) -> list[str]:
+    """The labels that the command names, or all. Raises: ConfigError for one that is not there."""
+    labels = list(comparison.recipe.methods)
+    wanted = methods.split(",") if methods else labels
+    for label in wanted:
+        if label not in labels:
+            raise ConfigError(f"--methods {label}: the recipe has {', '.join(labels)}")
+    return wanted

@@ -1,0 +1,165 @@
+"""What a comparison will take: runs, hours and memory, and where each number comes from."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.compare.fairness import Fairness
+from rlvr.compare.plan import Comparison
+from rlvr.compare.task import Task, read_metrics, settled
+
+if TYPE_CHECKING:
+    from rlvr.config import TrainRecipe
+
+SHAPE = ("model", "rollout", "data")
+"""Sections that decide, with the method, how long a step takes."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """step_s: seconds of a step; extra_s: of a run besides its steps. origin: in words."""
+
+    step_s: float
+    extra_s: float
+    peak_gib: float
+    origin: str
+
+
+def planned_tasks(comparison: Comparison) -> list[Task]:
+    """The final runs; rates still to be found stand at a placeholder."""
+    methods = comparison.recipe.methods
+    return [
+        comparison.task(label, seed, given_lr(comparison, label))
+        for label in methods
+        for seed in comparison.seeds(label)
+    ]
+
+
+def given_lr(comparison: Comparison, label: str) -> float:
+    """The label's rate, or the centre of the search where it is to be found."""
+    lr = comparison.recipe.methods[label].lr
+    return lr if isinstance(lr, float) else comparison.recipe.find.reference_lr
+
+
+def measured_cost(recipe: TrainRecipe, folders: Sequence[Path]) -> Cost | None:
+    """Medians over finished runs of the same shape and method, else of the same shape; or None."""
+    same: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
+    for folder in folders:
+        cost = _cost_of(folder)
+        if cost is None:
+            continue
+        tree = tomllib.loads((folder / "config.toml").read_text())
+        if _shape(tree) == _shape(recipe.model_dump(mode="json", exclude_none=True)):
+            same[tree["adapter"]["method"] == recipe.adapter.method].append(cost)
+    for own, words in ((True, "of this method"), (False, "of other methods")):
+        if same[own]:
+            step_s, extra_s, gib = (
+                statistics.median(values) for values in zip(*same[own], strict=True)
+            )
+            origin = f"median of {len(same[own])} finished runs {words} with this shape"
+            return Cost(step_s, extra_s, gib, origin)
+    return None
+
+
+def _cost_of(folder: Path) -> tuple[float, float, float] | None:
+    """(seconds per step, other seconds, peak GiB) of a finished run folder."""
+    if not (folder / "summary.json").is_file() or not (folder / "config.toml").is_file():
+        return None
+    rows = read_metrics(folder)
+    if not rows:
+        return None
+    steps = [row["time/step_s"] for row in rows]
+    seconds = json.loads((folder / "summary.json").read_text())["seconds"]
+    return statistics.fmean(steps), max(seconds - sum(steps), 0.0), rows[-1]["memory/peak_gib"]
+
+
+def _shape(tree: Mapping[str, Any]) -> str:
+    return json.dumps({name: tree.get(name) for name in SHAPE}, sort_keys=True)
+
+
+def run_folders(comparison: Comparison) -> list[Path]:
+    """Folders of runs of this and of all other comparisons beside it, and single runs."""
+    root = Path(comparison.recipe.compare.dir)
+    found = [path.parent for path in root.glob("*/config.toml")]
+    return found + [path.parent for path in root.glob("*/runs/*/config.toml")]
+
+
+def memory_gib(comparison: Comparison, label: str) -> float:
+    """The trainer's memory as `rlvr plan` counts it, without the engine's."""
+    from rlvr.plan.hardware import shape_of
+    from rlvr.plan.memory import trainer_memory
+
+    recipe = comparison.resolve(label, 0, None)
+    return sum(trainer_memory(recipe, shape_of(recipe, str(comparison.model_path))).values())
+
+
+def plan_lines(comparison: Comparison, fairness: Fairness) -> list[str]:
+    """The plan as text: runs, hours, memory, matched, unmatched."""
+    recipe, folders = comparison.recipe, run_folders(comparison)
+    budget = f"{recipe.budget.amount:g} {recipe.budget.unit} each"
+    tasks = planned_tasks(comparison)
+    lines = [f"{recipe.compare.name}: {len(tasks)} runs, {budget}, in {comparison.folder}"]
+    hours, unknown = 0.0, []
+    for label, method in recipe.methods.items():
+        cost = measured_cost(comparison.resolve(label, 0, None), folders)
+        steps = recipe.budget.steps or 0
+        own = [task for task in tasks if task.label == label]
+        left = [task for task in own if method.lr == "find" or settled(task) is None]
+        lr = "lr to be found" if method.lr == "find" else f"lr {method.lr:g}"
+        text = f"  {label}: {lr}, {len(own)} runs, {len(own) - len(left)} of them done"
+        if cost is not None and steps:
+            spent = len(left) * (cost.step_s * steps + cost.extra_s)
+            spent += _search_seconds(comparison, cost) if method.lr == "find" else 0.0
+            hours += spent / 3600
+            text += f"; {spent / 3600:.2f} h, {cost.peak_gib:.1f} GiB ({cost.origin})"
+        else:
+            unknown.append(label)
+            if label in fairness.num_params:
+                text += f"; {memory_gib(comparison, label):.2f} GiB (counted, without the engine)"
+        lines.append(text)
+    if recipe.wants_find:
+        lines.append(f"  searches: {_search_text(comparison)}")
+    lines.append(_hours_line(comparison, hours, unknown))
+    lines.append(f"matched: {', '.join(fairness.matched)}")
+    lines.append(f"not matched: {'; '.join(fairness.unmatched) or 'nothing'}")
+    return lines
+
+
+def _search_seconds(comparison: Comparison, cost: Cost) -> float:
+    """Of one search at its first grid: it may take up to max_points / num_points times as long."""
+    find = comparison.recipe.find
+    steps = find.steps or comparison.recipe.budget.steps or 0
+    return find.num_points * len(find.seeds) * (cost.step_s * steps + cost.extra_s)
+
+
+def _search_text(comparison: Comparison) -> str:
+    find, methods = comparison.recipe.find, comparison.recipe.methods.values()
+    count = sum(method.lr == "find" for method in methods)
+    runs = find.num_points * len(find.seeds)
+    most = find.max_points * len(find.seeds)
+    steps = find.steps or comparison.recipe.budget.steps
+    return f"{count} of {runs} to {most} runs of {steps} steps"
+
+
+def _hours_line(comparison: Comparison, hours: float, unknown: Sequence[str]) -> str:
+    if unknown:
+        return (
+            f"hours: not known for {', '.join(unknown)}: no finished run of this shape in"
+            f" {comparison.recipe.compare.dir}; --calibrate measures 2 steps"
+        )
+    parallel = comparison.recipe.executor.parallel
+    return f"hours: about {hours:.2f} in all, one after another" + (
+        f", over {parallel} at a time" if parallel > 1 else ""
+    )
+
+
+def calibration_task(comparison: Comparison) -> Task:
+    """Two steps of the first method, as a run of their own in the comparison's folder."""
+    label = next(iter(comparison.recipe.methods))
+    return comparison.task(label, 0, given_lr(comparison, label), steps=2)

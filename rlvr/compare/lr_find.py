@@ -1,0 +1,189 @@
+"""The learning rate of a method: short runs around a prior, a parabola, when not to trust it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rlvr.compare.config import FindConfig
+from rlvr.compare.executors import Run
+from rlvr.compare.fit import Fit, diverged_lrs, fit_parabola, means_by_lr, near_best
+from rlvr.compare.grid import FACTOR, nearest, rate
+from rlvr.compare.plan import Comparison
+from rlvr.compare.prior import Prior
+from rlvr.compare.results import Point, read_point
+
+FIT_WINDOW = FACTOR**3 * 1.01
+"""The parabola sees rates within three grid steps of the best."""
+
+
+@dataclass(frozen=True)
+class LrFind:
+    """What a search found. chosen_by: "fit" or "best measured"; cost: steps times seeds."""
+
+    label: str
+    method: str
+    rank: int | None
+    prior: Prior | None
+    points: tuple[Point, ...]
+    fit: Fit | None
+    best_measured_lr: float
+    chosen_lr: float
+    chosen_by: str
+    warnings: tuple[str, ...]
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps that the search took, over all its runs."""
+        return sum(point.steps for point in self.points)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that lr_find.json lists."""
+        return asdict(self) | {
+            "cost": {
+                "runs": len(self.points),
+                "steps": self.num_steps,
+                "seconds": sum(point.seconds for point in self.points),
+            }
+        }
+
+
+def first_grid(centre: float, config: FindConfig) -> list[int]:
+    """Grid indices of the first rates, the centre's nearest in the middle; below 1."""
+    middle = nearest(centre)
+    start = middle - config.num_points // 2
+    return [k for k in range(start, start + config.num_points) if rate(k) <= 1]
+
+
+def more_rates(tried: Sequence[int], points: Sequence[Point], config: FindConfig) -> list[int]:
+    """The grid index to try next, past the end that the best rate or the vertex lies at, or none.
+
+    A rate that diverged bounds the search from above, as a worse one does. Where all diverged, two
+    lower ones.
+    """
+    room = max(0, config.max_points - len(tried))
+    low, high = min(tried), max(tried)
+    means = means_by_lr(points)
+    if not means:
+        return [low - 1, low - 2][:room]
+    best = nearest(max(means, key=lambda lr: means[lr]))
+    top_diverged = rate(high) in diverged_lrs(points)
+    fit = fit_parabola(near_best(points, FIT_WINDOW))
+    vertex = nearest(fit.vertex_lr) if fit else best
+    if best == low or vertex < low:
+        return [low - 1][:room]
+    if (best == high or vertex > high) and not top_diverged and rate(high + 1) <= 1:
+        return [high + 1][:room]
+    return []
+
+
+def conclude(
+    label: str,
+    method: str,
+    rank: int | None,
+    prior: Prior | None,
+    points: Sequence[Point],
+    config: FindConfig,
+) -> LrFind:
+    """Fits the points and chooses: the vertex, or the best measured rate where the fit is bad."""
+    means = means_by_lr(points)
+    warnings = []
+    bad = sorted(diverged_lrs(points))
+    if bad:
+        rules = sorted({point.stopped for point in points if point.stopped})
+        warnings.append(f"diverged at {', '.join(f'{lr:.3g}' for lr in bad)} ({', '.join(rules)})")
+    if not means:
+        lowest = min(point.lr for point in points)
+        warnings.append("every rate diverged: the smallest is taken; search lower")
+        return LrFind(
+            label, method, rank, prior, tuple(points), None, lowest, lowest, "best measured",
+            tuple(warnings),
+        )  # fmt: skip
+    best = max(means, key=lambda lr: means[lr])
+    if best in (min(means), max(means)) and len(means) > 1:
+        end = "smallest" if best == min(means) else "largest"
+        warnings.append(f"the best rate is the {end} one that did not diverge")
+    window = near_best(points, FIT_WINDOW)
+    fit = fit_parabola(window)
+    doubt = _doubt(fit, window, config)
+    if doubt:
+        warnings.append(f"{doubt}: the best measured rate is taken")
+    usable = fit is not None and doubt is None
+    chosen = fit.vertex_lr if fit is not None and usable else best
+    return LrFind(
+        label, method, rank, prior, tuple(points), fit, best, chosen,
+        "fit" if usable else "best measured", tuple(warnings),
+    )  # fmt: skip
+
+
+def _doubt(fit: Fit | None, window: Sequence[Point], config: FindConfig) -> str | None:
+    """Why the parabola is not believed, or None."""
+    if fit is None:
+        return "no parabola with a maximum fits"
+    low, high = min(p.lr for p in window), max(p.lr for p in window)
+    if not low <= fit.vertex_lr <= high:
+        return f"the vertex {fit.vertex_lr:.3g} lies outside the rates tried"
+    if fit.r2 < config.min_r2:
+        return f"the parabola explains {fit.r2:.2f} of the variance, less than {config.min_r2:g}"
+    if math.log(fit.ci95[1] / fit.ci95[0]) > math.log(high / low):
+        return "the vertex's interval is wider than the rates tried"
+    return None
+
+
+def find_rates(
+    comparison: Comparison,
+    labels: Sequence[str],
+    run: Run,
+    priors: Mapping[str, Prior],
+    centres: Mapping[str, float] | None = None,
+) -> dict[str, LrFind]:
+    """Searches for all labels together, round by round, so that their runs can go in parallel.
+
+    centres: where each label's grid starts; those without one start at their prior, or at
+    find.reference_lr. A label whose every run failed is left out.
+    """
+    config = comparison.recipe.find
+    start = {label: _centre(label, priors, centres or {}, config) for label in labels}
+    tried = {label: first_grid(start[label], config) for label in labels}
+    points: dict[str, list[Point]] = {label: [] for label in labels}
+    wanted = {label: list(tried[label]) for label in labels}
+    while any(wanted.values()):
+        tasks = [
+            comparison.task(label, seed, rate(k), config.steps, rules=config.rules)
+            for label, ks in wanted.items()
+            for k in ks
+            for seed in config.seeds
+        ]
+        for task, outcome in zip(tasks, run(tasks), strict=True):
+            point = read_point(task, outcome, config.rules)
+            points[task.label] += [] if point is None else [point]
+        wanted = {
+            label: more_rates(tried[label], points[label], config) if points[label] else []
+            for label in labels
+        }
+        for label, ks in wanted.items():
+            tried[label] += ks
+    return {
+        label: _conclude(comparison, label, priors, points[label])
+        for label in labels
+        if points[label]
+    }
+
+
+def _centre(
+    label: str, priors: Mapping[str, Prior], centres: Mapping[str, float], config: FindConfig
+) -> float:
+    if label in centres:
+        return centres[label]
+    return priors[label].lr if label in priors else config.reference_lr
+
+
+def _conclude(
+    comparison: Comparison, label: str, priors: Mapping[str, Prior], points: Sequence[Point]
+) -> LrFind:
+    adapter = comparison.resolve(label, 0, None).adapter
+    return conclude(
+        label, adapter.method, adapter.rank, priors.get(label), points, comparison.recipe.find
+    )

@@ -1,0 +1,147 @@
+"""From a comparison recipe to the resolved recipe of every run."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.compare.config import BudgetConfig, CompareRecipe, MethodConfig, RulesConfig
+from rlvr.compare.task import Task, run_key
+from rlvr.config import TrainRecipe
+from rlvr.recipe import ConfigError, load_recipe, validate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DEFAULT_LR = 1e-4
+"""Stands in the resolved recipe of a method whose rate is not known yet."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison recipe with what it points to.
+
+    base: the base recipe's settings as given, by section. base_lrs: its table of rates by method,
+    or empty. model_path: the policy's folder or hub id, after the warm start.
+    """
+
+    recipe: CompareRecipe
+    path: Path
+    base: dict[str, dict[str, Any]]
+    base_lrs: Mapping[str, float]
+    model_path: str | None
+
+    @property
+    def folder(self) -> Path:
+        """The comparison's folder: runs/, comparison.json, comparison.md, logs/."""
+        return Path(self.recipe.compare.dir) / self.recipe.compare.name
+
+    def method_name(self, label: str) -> str:
+        """adapter.method of the competitor `label`."""
+        return self.recipe.methods[label].method or label
+
+    def seeds(self, label: str) -> tuple[int, ...]:
+        """Seeds of the competitor's runs."""
+        return self.recipe.methods[label].seeds or self.recipe.compare.seeds
+
+    def resolve(
+        self, label: str, seed: int, lr: float | None, steps: int | None = None
+    ) -> TrainRecipe:
+        """The recipe of one run, without its folder. steps: None takes the budget's.
+
+        Raises: ConfigError for a setting that the method would ignore or that cannot work.
+        """
+        from rlvr.session import check
+
+        method, budget = self.recipe.methods[label], self.recipe.budget
+        tree = _overlay(self.base, self.recipe.settings, method.settings)
+        tree["adapter"] = self._adapter(label, method, tree.get("adapter", {}))
+        tree["optim"] = tree.get("optim", {}) | {"lr": lr or DEFAULT_LR}
+        length = steps or budget.steps or budget.max_steps
+        tree["train"] = {"steps": length} | tree.get("train", {}) | {"seed": seed}
+        if "steps" not in method.settings.get("train", {}):
+            tree["train"]["steps"] = length
+        if self.model_path is not None:
+            tree["model"] = {k: v for k, v in tree["model"].items() if k != "sft_recipe"}
+            tree["model"]["path"] = self.model_path
+        recipe = validate(tree, TrainRecipe)
+        check(recipe)
+        return recipe
+
+    def _adapter(self, label: str, method: MethodConfig, adapter: dict[str, Any]) -> dict[str, Any]:
+        """Settings of the adapter; of the shared ones, those that this method has."""
+        from rlvr.adapters import METHODS
+
+        name = self.method_name(label)
+        options = METHODS[name].options if name in METHODS else frozenset(adapter)
+        own = method.settings.get("adapter", {})
+        shared = {k: v for k, v in adapter.items() if k in options or k in own}
+        rank = {} if method.rank is None else {"rank": method.rank}
+        return shared | rank | {"method": name}
+
+    def task(
+        self,
+        label: str,
+        seed: int,
+        lr: float,
+        steps: int | None = None,
+        until: int | None = None,
+        rules: RulesConfig | None = None,
+    ) -> Task:
+        """The run of `label` with this seed and rate, in a folder named after its key."""
+        recipe = self.resolve(label, seed, lr, steps)
+        budget = self.recipe.budget if steps is None else BudgetConfig(steps=steps)
+        key = run_key(recipe, budget)
+        name = f"{label}-lr{lr:.4g}-seed{seed}-{key}"
+        run = recipe.run.model_copy(update={"dir": str(self.folder / "runs"), "name": name})
+        return Task(label, recipe.model_copy(update={"run": run}), budget, until, rules)
+
+
+def open_comparison(
+    path: Path, overrides: Sequence[str], console: Console, warm_start: bool = True
+) -> Comparison:
+    """Reads the recipe and its base; makes the policy of a warm start, unless told not to.
+
+    Raises: ConfigError for what cannot be read.
+    """
+    recipe = load_recipe(path, overrides, CompareRecipe)
+    base_path = Path(recipe.compare.base)
+    if not base_path.is_absolute() and not base_path.exists():
+        base_path = path.parent / base_path
+    if not base_path.is_file():
+        raise ConfigError(f"compare.base = {recipe.compare.base!r}: no such recipe; correct it")
+    base = load_recipe(base_path, ["--optim.lr", str(DEFAULT_LR)], TrainRecipe)
+    rates = tomllib.loads(base_path.read_text()).get("optim", {}).get("lr", {})
+    tree = base.model_dump(exclude_unset=True)
+    model = model_folder(base, base_path, console, warm_start)
+    return Comparison(recipe, path, tree, rates if isinstance(rates, dict) else {}, model)
+
+
+def model_folder(
+    base: TrainRecipe, base_path: Path, console: Console, warm_start: bool
+) -> str | None:
+    """The policy's folder or hub id; None where the warm start is still to be made."""
+    from rlvr.train import model_path
+
+    if base.model.path is not None or warm_start:
+        return model_path(base, base_path, console)
+    from rlvr.sft import sft_path
+    from rlvr.sft_config import SftConfig
+
+    sft = Path(str(base.model.sft_recipe))
+    if not sft.is_absolute() and not sft.exists():
+        sft = base_path.parent / sft
+    folder = sft_path(load_recipe(sft, [], SftConfig))
+    return str(folder) if folder.is_dir() else None
+
+
+def _overlay(*trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Settings by section, later ones over earlier ones."""
+    result: dict[str, dict[str, Any]] = {}
+    for tree in trees:
+        for section, values in tree.items():
+            result[section] = result.get(section, {}) | dict(values)
+    return result

@@ -1,0 +1,110 @@
+"""What a run's folder says about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from rlvr.compare.config import RulesConfig
+from rlvr.compare.rules import WINDOW, diverged, sampled_tokens, step_seconds
+from rlvr.compare.task import Outcome, Task, read_metrics, rule_behind
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Numbers of one run. after, before: correct fraction of each held-out problem; None where
+    the run was not evaluated there."""
+
+    seed: int
+    lr: float
+    folder: Path
+    status: str
+    reason: str
+    steps: int
+    before: list[float] | None
+    after: list[float] | None
+    reward_last: float | None
+    tokens: float
+    seconds: float
+    peak_gib: float
+    sync_bytes: float
+    num_params: int
+
+    @property
+    def accuracy(self) -> float | None:
+        return None if self.after is None else fmean(self.after)
+
+    @property
+    def accuracy_before(self) -> float | None:
+        return None if self.before is None else fmean(self.before)
+
+
+def read_result(task: Task, outcome: Outcome) -> RunResult:
+    """The numbers of a run that was attempted, at the step where its task pauses it even when it
+    has gone further since; a run without a folder has none."""
+    steps = outcome.steps if task.until is None else min(outcome.steps, task.until)
+    rows = read_metrics(task.folder)[:steps]
+    rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
+    last = rows[-1] if rows else {}
+    return RunResult(
+        task.seed,
+        task.lr,
+        task.folder,
+        outcome.status,
+        outcome.reason,
+        steps,
+        read_fractions(task.folder, 0),
+        read_fractions(task.folder, steps) if steps else None,
+        fmean(rewards[-WINDOW:]) if rewards else None,
+        sampled_tokens(rows),
+        step_seconds(rows),
+        last.get("memory/peak_gib", 0.0),
+        last.get("sync/bytes", 0.0),
+        _num_params(task.folder),
+    )
+
+
+def read_fractions(folder: Path, step: int) -> list[float] | None:
+    """Correct fraction of each held-out problem after `step` steps, or None."""
+    path = folder / "eval" / f"step_{step}.json"
+    return json.loads(path.read_text())["fractions"] if path.exists() else None
+
+
+def _num_params(folder: Path) -> int:
+    path = folder / "manifest.json"
+    return json.loads(path.read_text())["trainable_parameters"] if path.exists() else 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One short run of a search. value: the held-out accuracy after it, else the mean reward of its
+    last steps. stopped: the rule that ended it, or None. seconds: in steps."""
+
+    lr: float
+    seed: int
+    value: float
+    steps: int
+    stopped: str | None
+    seconds: float = 0.0
+
+
+def read_point(task: Task, outcome: Outcome, rules: RulesConfig) -> Point | None:
+    """The point of a short run; None where the run failed for a reason that is not its rate's.
+
+    A run from before that had no rules counts up to the step at which one would have ended it.
+    """
+    rows = read_metrics(task.folder)
+    stopped, steps = outcome.stopped or rule_behind(outcome.reason), outcome.steps
+    if outcome.status == "failed" and stopped is None:
+        return None
+    for step in range(1, len(rows) + 1):
+        rule = diverged(rows[:step], rules)
+        if rule is not None:
+            stopped, steps = rule, step
+            break
+    fractions = read_fractions(task.folder, steps)
+    rewards = [row["reward/mean"] for row in rows[:steps] if "reward/mean" in row]
+    value = fmean(fractions) if fractions else fmean(rewards[-WINDOW:]) if rewards else 0.0
+    return Point(task.lr, task.seed, value, steps, stopped, step_seconds(rows[:steps]))

@@ -1,0 +1,42 @@
+"""The process behind parallel runs and job arrays: `python -m rlvr.compare.worker`.
+
+Without arguments: a task per line of standard input as JSON, its outcome per line of standard
+output. With a file and a number: that line of the file, once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from rlvr.cli import set_environment
+
+
+def main(argv: list[str]) -> int:
+    """Serves tasks; the exit code."""
+    set_environment()
+    from rlvr.compare.engines import WarmEngine
+    from rlvr.compare.executors import run_logged
+    from rlvr.compare.task import Task
+    from rlvr.stop import Stopped
+
+    folder, warm = Path(argv[0]), WarmEngine()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not look like an answer
+    lines = [Path(argv[1]).read_text().splitlines()[int(argv[2])]] if argv[1:] else sys.stdin
+    try:
+        for line in lines:
+            outcome = run_logged(Task.from_json(json.loads(line)), warm, folder)
+            print(json.dumps(asdict(outcome)), file=answers, flush=True)
+    except Stopped as stopped:
+        return 128 + stopped.signum
+    finally:
+        warm.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,96 @@
+"""What makes a comparison unfair, and what only has to be said."""
+
+import pytest
+
+from rlvr.cli import main
+from rlvr.compare.fairness import examine, refuse_unfair
+from rlvr.recipe import ConfigError
+
+FAIR = "[methods.lora]\nlr = 1e-3\n[methods.full]\nlr = 1e-4\n"
+
+
+def test_a_fair_comparison_says_what_is_equal_and_what_is_not(open_written):
+    fairness = examine(open_written(FAIR))
+    assert fairness.unfair == ()
+    for name in ("data order", "prompts", "generation seeds", "modules", "reward", "steps"):
+        assert name in fairness.matched
+    assert any(text.startswith("parameters: lora ") for text in fairness.unmatched)
+    assert fairness.num_params["lora"] < fairness.num_params["full"]
+
+
+UNFAIR = [
+    (FAIR + "[methods.full.settings.rollout]\ngroup_size = 4\n", "rollout.group_size is 8"),
+    ('[methods.lora]\nlr=1e-3\n[methods.dora]\nlr=2e-3\nsettings={adapter={target_modules=["q_proj"]}}',
+     "modules: dora q_proj"),
+    (FAIR + "seeds = [3, 4]\n", "seeds: full has [3, 4], not [0, 1]"),
+    ("[methods.lora]\nlr=1e-3\n[methods.dora]\nlr=1e-3\n", "dora is given lora's 0.001"),
+    (FAIR + "[methods.full.settings.train]\nsteps = 4\n", "train.steps is 2 for lora and 4"),
+    (FAIR + "[methods.full.settings.optim]\nweight_decay = 0.1\n", "optim.weight_decay"),
+    (FAIR + "[methods.full.settings.reward]\ncorrect = 2.0\n", "reward.correct"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "reason"), UNFAIR, ids=[reason for _, reason in UNFAIR])
+def test_an_unfair_one_is_refused_with_the_reason_unless_told_otherwise(open_written, text, reason):
+    comparison = open_written(text)
+    with pytest.raises(ConfigError, match="allow_unmatched") as error:
+        refuse_unfair(examine(comparison), comparison)
+    assert reason in str(error.value)
+    told = open_written(text, ["--compare.allow_unmatched", "true"])
+    fairness = examine(told)
+    refuse_unfair(fairness, told)
+    assert any(reason in line for line in fairness.unmatched)
+
+
+def test_a_rate_that_the_base_recipe_has_for_another_method_is_borrowed(
+    write_comparison, open_written, tmp_path
+):
+    comparison = open_written("[methods.dora]\nlr = 1e-3\n[methods.lora]\n")
+    base = tmp_path / "base.toml"
+    base.write_text(base.read_text().replace("lr = 0.001", "lr = { lora = 1e-3, full = 1e-4 }"))
+    from rich.console import Console
+
+    from rlvr.compare.plan import open_comparison
+
+    again = open_comparison(comparison.path, [], Console(quiet=True))
+    assert "which the base recipe has for lora" in examine(again).unfair[0]
+
+
+def test_matched_parameters_are_refused_where_they_are_not(open_written):
+    comparison = open_written(FAIR, ["--compare.match", "parameters"])
+    assert any(text.startswith("parameters:") for text in examine(comparison).unfair)
+    same = open_written("[methods.lora]\nlr=1e-3\n[methods.pissa]\nlr=1e-4\n")
+    assert "parameters" in examine(same).matched
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (FAIR, {"budget": "steps = 2\ntokens = 5"}, "exactly one of"),
+        ("[methods.lora]\nlr = 'best'\n", {}, "methods.lora.lr"),
+        ("[methods.lora]\n[prune]\nrungs = [4, 2]\n", {}, "ascending"),
+        ("[methods.lora]\n[prune]\nrungs = [2]\n", {}, "must end below budget.steps"),
+        ("[methods.lora]\n", {"budget": "tokens = 1e4"}, "find.steps"),
+        ("[methods.loora]\nlr = 1e-3\n", {}, "did you mean lora"),
+        ("[methods.full]\nrank = 8\nlr = 1e-3\n", {}, "full would ignore it"),
+    ],
+)
+def test_a_recipe_that_cannot_work_exits_2_with_one_line(
+    write_comparison, capsys, text, options, message
+):
+    assert main(["compare", str(write_comparison(text, **options)), "--plan"]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "rlvr: error" in line]
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+def test_the_plan_prints_runs_and_what_is_matched_and_makes_nothing(
+    write_comparison, capsys, tmp_path
+):
+    assert main(["compare", str(write_comparison(FAIR)), "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "cmp: 4 runs, 2 steps each" in said
+    assert "hours: not known" in said
+    assert "matched: base model, prompts, data order" in said
+    assert "not matched: parameters: lora" in said
+    assert not (tmp_path / "runs").exists()

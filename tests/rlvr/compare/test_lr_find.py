@@ -1,0 +1,136 @@
+"""The search on constructed curves: where it looks next, when it stops, what it believes."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from rlvr.compare.config import FindConfig
+from rlvr.compare.grid import nearest, rate
+from rlvr.compare.lr_find import conclude, find_rates, first_grid, more_rates
+from rlvr.compare.prior import prior_of, priors_from
+from rlvr.compare.results import Point
+from rlvr.compare.task import OUTCOME, Outcome, run_key
+
+CONFIG = FindConfig()
+
+
+def value(lr: float, best: float) -> float:
+    """A learning curve's end: a parabola in ln lr, flat at 0.4 where nothing is learned."""
+    return max(0.4, 0.7 - 0.03 * math.log(lr / best) ** 2)
+
+
+def points(ks, best, noise=0.0, cliff=math.inf):
+    rng = np.random.default_rng(0)
+    return [
+        Point(rate(k), seed, value(rate(k), best) + 0.02 * seed + noise * rng.standard_normal(), 20,
+              "kl" if rate(k) >= cliff else None)
+        for k in ks
+        for seed in (0, 1)
+    ]  # fmt: skip
+
+
+def search(best, centre, **options):
+    """The loop of `find_rates` on a constructed curve; (indices tried, points)."""
+    tried = first_grid(centre, CONFIG)
+    made = points(tried, best, **options)
+    while ks := more_rates(tried, made, CONFIG):
+        tried += ks
+        made = points(tried, best, **options)
+    return tried, made
+
+
+@pytest.mark.parametrize("centre", [1e-3, 4e-4, 2.5e-3, 1e-4, 1e-2])
+def test_a_vertex_is_found_from_a_centre_up_to_10_times_off(centre):
+    tried, made = search(1.3e-3, centre)
+    found = conclude("lora", "lora", 32, None, made, CONFIG)
+    assert found.chosen_by == "fit"
+    assert found.chosen_lr == pytest.approx(1.3e-3, rel=0.25)
+    assert len(tried) <= CONFIG.max_points
+
+
+def test_a_centre_that_is_right_costs_no_more_than_the_first_grid():
+    tried, _ = search(1e-3, 1e-3)
+    assert len(tried) == CONFIG.num_points
+
+
+def test_a_rate_that_diverges_bounds_the_search_and_is_named():
+    tried, made = search(3e-3, 3e-3, cliff=5e-3)
+    assert max(tried) == nearest(3e-3) + 2, "nothing above the cliff is tried"
+    found = conclude("lora", "lora", 32, None, made, CONFIG)
+    assert "diverged at 0.00562, 0.01 (kl)" in found.warnings
+    assert found.best_measured_lr < 5e-3
+
+
+def test_where_everything_diverges_it_looks_lower_and_takes_the_smallest():
+    tried, made = search(1e-3, 1e-2, cliff=0.0)
+    assert len(tried) == CONFIG.max_points
+    found = conclude("lora", "lora", 32, None, made, CONFIG)
+    assert found.chosen_lr == rate(min(tried))
+    assert any("every rate diverged" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("made", "warning"),
+    [
+        (points(range(-14, -9), 1e-3, noise=0.2), "the best measured rate is taken"),
+        ([Point(rate(k), s, 0.5 + 0.01 * abs(k + 12), 20, None) for k in range(-14, -9)
+          for s in (0, 1)], "no parabola with a maximum fits"),
+    ],
+)  # fmt: skip
+def test_a_bad_fit_is_not_believed_and_says_why(made, warning):
+    found = conclude("lora", "lora", 32, None, made, CONFIG)
+    assert found.chosen_by == "best measured"
+    assert found.chosen_lr == found.best_measured_lr
+    assert any(warning in text for text in found.warnings)
+
+
+def test_the_prior_is_loras_rate_over_the_ratio_of_eigenvalues():
+    assert prior_of(20.0, 2.0, 1e-3, power=1.0).lr == pytest.approx(1e-4)
+    assert prior_of(20.0, 5.0, 1e-3, power=0.5).lr == pytest.approx(5e-4)
+    assert priors_from({"lora": 2.0, "pissa": 22.0}, 1e-3, 1.0)["pissa"].ratio_to_lora == (
+        pytest.approx(1 / 11)
+    )
+
+
+def write_runs(tasks, best):
+    """An executor that writes the folders of runs whose curve is known."""
+    outcomes = []
+    for task in tasks:
+        accuracy = value(task.lr, best[task.label])
+        (task.folder / "eval").mkdir(parents=True, exist_ok=True)
+        fractions = {"fractions": [accuracy + 0.01 * task.seed] * 10}
+        (task.folder / "eval" / "step_2.json").write_text(json.dumps(fractions))
+        row = {"reward/mean": accuracy, "optim/grad_norm": 0.1, "time/step_s": 1.5}
+        (task.folder / "metrics.jsonl").write_text(
+            "".join(json.dumps({"step": s, **row}) + "\n" for s in (1, 2))
+        )
+        outcome = Outcome(run_key(task.recipe, task.budget), task.label, "finished", 2)
+        (task.folder / OUTCOME).write_text(json.dumps(vars(outcome)))
+        outcomes.append(outcome)
+    return outcomes
+
+
+def test_labels_are_searched_together_with_the_same_seeds_at_every_rate(open_written):
+    comparison = open_written("[methods.lora]\n[methods.dora]\n")
+    best = {"lora": 2e-3, "dora": 3e-4}
+    batches = []
+
+    def run(tasks):
+        batches.append(tasks)
+        return write_runs(tasks, best)
+
+    priors = priors_from({"lora": 1.0, "dora": 4.0}, 1e-3, 1.0)
+    found = find_rates(comparison, ["lora", "dora"], run, priors)
+    assert {task.label for task in batches[0]} == {"lora", "dora"}
+    for label, find in found.items():
+        assert find.chosen_lr == pytest.approx(best[label], rel=0.25)
+        seeds = {
+            lr: {p.seed for p in find.points if p.lr == lr} for lr in {p.lr for p in find.points}
+        }
+        assert set(map(frozenset, seeds.values())) == {frozenset({0, 1})}
+    tree = json.loads(json.dumps(found["dora"].to_json()))
+    assert tree["prior"]["lr"] == pytest.approx(2.5e-4)
+    assert tree["cost"]["steps"] == 2 * tree["cost"]["runs"] == found["dora"].num_steps
+    assert set(tree["fit"]) >= {"vertex_lr", "ci95", "curvature", "peak", "r2", "coefficients"}
