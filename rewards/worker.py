@@ -38,6 +38,7 @@ def resolve(name: str) -> Callable:
 def template_main(settings_json: str, trainer_pid: int) -> None:
     """Serve fork requests on file descriptor 0 until the trainer closes it or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm and torchrun send it to every process
     while os.open(os.devnull, os.O_RDWR) <= 2:  # else a received socket could become "stderr"
         pass
     settings = WorkerSettings(**json.loads(settings_json))

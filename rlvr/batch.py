@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rlvr import ranks
 from rlvr.advantage import advantages
 from rlvr.loss import kl_penalty
 from rlvr.policy import Policy, TokenRow
@@ -66,8 +67,21 @@ def _kl_sum(logprobs: list[float], reference: list[float], estimator: str) -> fl
 def score_by_reference(
     groups: Sequence[Group], policy: Policy, recipe: TrainRecipe
 ) -> list[list[list[float]]]:
-    """[P][G][tokens] log-probabilities of every response by the reference policy."""
+    """[P][G][tokens] log-probabilities of every response by the reference policy.
+
+    Every rank scores its share of the rows.
+    """
     rows = [TokenRow(group.prompt_ids, r.token_ids) for group in groups for r in group.responses]
+    indices = ranks.balanced([len(row) for row in rows])
+    mine = _score([rows[i] for i in indices], policy, recipe)
+    parts = ranks.gather(list(zip(indices, mine, strict=True)))
+    scores = dict(pair for part in parts for pair in part)
+    remaining = iter([scores[i] for i in range(len(rows))])
+    return [[next(remaining) for _ in group.responses] for group in groups]
+
+
+def _score(rows: Sequence[TokenRow], policy: Policy, recipe: TrainRecipe) -> list[list[float]]:
+    """[rows][tokens] log-probabilities of the responses by the reference policy."""
     scores: list[list[float]] = [[] for _ in rows]
     with policy.reference_at_hand():
         for chosen in policy.micro_batches(rows, recipe.train.tokens_per_microbatch):
@@ -76,5 +90,4 @@ def score_by_reference(
             pieces = logp_T.split([len(row.response_ids) for row in part])
             for i, piece in zip(chosen, pieces, strict=True):
                 scores[i] = piece.tolist()
-    remaining = iter(scores)
-    return [[next(remaining) for _ in group.responses] for group in groups]
+    return scores

@@ -126,7 +126,9 @@ def prune_checkpoints(run_dir: Path, keep: int) -> None:
 
 def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer) -> dict[str, Any]:
     """Restores weights, optimizer and random state; the saved `state`, with its step."""
-    saved = torch.load(folder / STATE_FOLDER / "optimizer.pt", weights_only=True)
+    saved = torch.load(
+        folder / STATE_FOLDER / "optimizer.pt", map_location="cpu", weights_only=True
+    )
     policy.load_training_state(folder, saved["policy"])
     optimizer.load_state_dict(saved["optimizer"])
     torch.set_rng_state(saved["rng"])

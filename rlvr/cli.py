@@ -98,18 +98,21 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
     set_environment()
     from rich.console import Console
 
-    from rlvr import train
+    from rlvr import ranks, train
     from rlvr.stop import Stopped
 
-    console = Console()
+    ranks.join()
+    console = Console(quiet=not ranks.is_main())
+    code = 0
     try:
         if recipe is not None:
             train.train(recipe, Path(args.recipe), console)
         else:
             train.resume(Path(args.resume), console)
     except Stopped as stopped:
-        return 128 + stopped.signum
-    return 0
+        code = 128 + stopped.signum
+    ranks.leave()
+    return code
 
 
 def _sft(args: argparse.Namespace, settings: list[str]) -> int:

@@ -13,6 +13,7 @@ from eval.generations import Generation, write_generations
 from eval.intervals import Interval, fraction_over_problems
 from eval.records import Benchmark
 from eval.score import score_problems
+from rlvr import ranks
 from rlvr.contamination import problem_text
 from rlvr.evaluating.plan import PromptStyle, request
 from rlvr.metrics import EVAL_METRICS
@@ -127,7 +128,10 @@ def evaluate(
     verifier: Verifier,
     decode: Callable[[Sequence[int]], str],
 ) -> tuple[Evaluation, list[Generation]]:
-    """Samples eval.samples responses per problem, with the same seeds in every evaluation."""
+    """Samples eval.samples responses per problem, with the same seeds in every evaluation.
+
+    The ranks share the generation, and each of them scores everything.
+    """
     config, requests = recipe.eval, []
     keys: list[tuple[str, str, int]] = []
     for one in sets:
@@ -137,6 +141,7 @@ def evaluate(
                 requests.append(request(prompt, recipe.train.seed, keys[-1]))
     longest = recipe.rollout.max_response_len
     sampling = Sampling(longest, config.temperature, config.top_p, logprobs=False)
+    responses = ranks.spread(requests, lambda mine: engine.generate(mine, sampling))
     generations = [
         Generation(
             *key,
@@ -144,7 +149,7 @@ def evaluate(
             len(response.token_ids),
             "length" if response.truncated else "stop",
         )
-        for key, response in zip(keys, engine.generate(requests, sampling), strict=True)
+        for key, response in zip(keys, responses, strict=True)
     ]
     results, problems = score_problems(
         generations, verifier, benchmarks=[one.loaded for one in sets]
@@ -172,12 +177,14 @@ def evaluate_step(
     """
     if not session.evals:
         return {}
-    path = run_dir / "eval" / f"step_{step}.json"
-    path.parent.mkdir(exist_ok=True)
-    _write_held_out(path.parent, session.evals[0].loaded)
     found, generations = evaluate(
         session.recipe, session.evals, session.engine, session.verifier, session.decode
     )
+    if not ranks.is_main():
+        return found.metrics()
+    path = run_dir / "eval" / f"step_{step}.json"
+    path.parent.mkdir(exist_ok=True)
+    _write_held_out(path.parent, session.evals[0].loaded)
     write_generations(path.with_suffix(".jsonl.gz"), generations)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(found.to_json()))

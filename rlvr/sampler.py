@@ -18,12 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rlvr import ranks
 from rlvr.groups import Collected, Group, Tally, diagnose
 from rlvr.recipe import RunError
 from rlvr.rewarding import shaped_rewards
 from rlvr.rollout.engine import Engine, Response, Sampling, sample_seed
 from rlvr.selection import Selector, difficulty_levels
-from rlvr.streaming import Asked, run_round
+from rlvr.streaming import Asked, Round, merge_rounds, run_round
 
 if TYPE_CHECKING:
     from rewards import Verifier
@@ -128,7 +129,6 @@ class Sampler:
         size = self._recipe.rollout.group_size
         tally = Tally(num_stale=(len(self._surplus) - len(groups)) * size)
         while len(groups) < wanted and tally.num_rounds <= self._recipe.sampling.max_refills:
-            job.safe_point()
             fresh = self._round(job, wanted - len(groups), tally)
             if not self._recipe.sampling.dynamic:
                 groups += fresh
@@ -151,6 +151,8 @@ class Sampler:
         if not groups:
             raise NoSignalError(reason)
         wanted = self._recipe.rollout.prompts_per_step
+        if not ranks.is_main():
+            return
         print(
             f"step {step + 1} has {len(groups)} of {wanted} groups (sampling.max_refills):"
             f" {reason}",
@@ -167,25 +169,12 @@ class Sampler:
         self._informative_frac = 0.8 * self._informative_frac + 0.2 * now
 
     def _round(self, job: Job, missing: int, tally: Tally) -> list[Group]:
-        """One round of prompts: whole groups, without those that were aborted."""
+        """One round of prompts, shared out over the ranks: whole groups, without those that were
+        aborted."""
         rollout = self._recipe.rollout
-        sampling = Sampling(
-            rollout.max_response_len,
-            rollout.temperature,
-            rollout.top_p,
-            rollout.top_k,
-            rollout.min_p,
-        )
         asked = self._ask(self._num_prompts(missing), job.step)
-        done = run_round(
-            asked,
-            job.engine,
-            sampling,
-            lambda one, responses: self._judge(job, one, responses),
-            job.safe_point,
-            num_threads=self._recipe.reward.num_workers,
-            num_enough=missing if rollout.abort_stragglers else None,
-        )
+        mine = asked[ranks.rank() :: ranks.size()]
+        done = merge_rounds(ranks.together(lambda: self._generate(job, mine, missing)))
         fresh = []
         for one, group in zip(asked, done.groups, strict=True):
             if group is not None:
@@ -195,6 +184,26 @@ class Sampler:
                 fresh.append(group)
         tally.add(fresh, len(asked) * rollout.group_size, done.generate_s, done.verify_s)
         return fresh
+
+    def _generate(self, job: Job, asked: list[Asked], missing: int) -> Round:
+        rollout = self._recipe.rollout
+        sampling = Sampling(
+            rollout.max_response_len,
+            rollout.temperature,
+            rollout.top_p,
+            rollout.top_k,
+            rollout.min_p,
+        )
+        job.safe_point()
+        return run_round(
+            asked,
+            job.engine,
+            sampling,
+            lambda one, responses: self._judge(job, one, responses),
+            job.safe_point,
+            num_threads=self._recipe.reward.num_workers,
+            num_enough=missing if rollout.abort_stragglers else None,
+        )
 
     def _ask(self, num_prompts: int, step: int) -> list[Asked]:
         """The next problems, with the seed of every response."""

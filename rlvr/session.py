@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rewards import Verifier
+from rlvr import ranks
 from rlvr.adapters import get_method, quantized
 from rlvr.adapters.base import Method
 from rlvr.adapters.export import max_lora_rank
@@ -78,6 +79,7 @@ def check(recipe: TrainRecipe) -> None:
         )
     _check_compile(recipe, method)
     _check_async(recipe, method)
+    _check_ranks(recipe)
     if recipe.rollout.engine == "vllm" and not vllm_local.is_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
@@ -95,6 +97,20 @@ def _check_async(recipe: TrainRecipe, method: Method) -> None:
         raise ConfigError(
             'rollout.mode = "async": the transformers engine generates with the model that is being'
             ' updated; generate with vLLM, or set it to "sync"'
+        )
+
+
+def _check_ranks(recipe: TrainRecipe) -> None:
+    """Raises: ConfigError for what several processes cannot do together."""
+    if ranks.size() > 1 and recipe.rollout.mode == "async":
+        raise ConfigError(
+            f'rollout.mode = "async": not with {ranks.size()} processes, which exchange their'
+            ' rollouts between two updates; set it to "sync"'
+        )
+    if ranks.size() > 1 and recipe.rollout.abort_stragglers:
+        raise ConfigError(
+            f"rollout.abort_stragglers = true: not with {ranks.size()} processes, none of which"
+            " sees what the others have finished; set it to false"
         )
 
 
@@ -125,9 +141,7 @@ StartEngine = Callable[[TrainRecipe, Policy, bool, str], Engine]
 """Gives the engine for a recipe and its policy: (recipe, policy, whether vLLM, sync mode)."""
 
 
-def build(
-    recipe: TrainRecipe, model_path: str, start_engine: StartEngine | None = None
-) -> Session:
+def build(recipe: TrainRecipe, model_path: str, start_engine: StartEngine | None = None) -> Session:
     """The session of a recipe whose policy lies at `model_path` (folder or hub id).
 
     start_engine: gives a live engine that serves the base; None starts one for this run alone.
@@ -160,6 +174,7 @@ def build(
         num_updates=recipe.train.steps * recipe.optim.updates_per_step,
         encode_rows=encode_rows,
     )
+    ranks.copy_from_main(policy.model)
     prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
     if recipe.train.compile:
@@ -171,7 +186,8 @@ def build(
     mode = choose_mode(recipe, policy)
     engine = (start_engine or new_engine)(recipe, policy, use_vllm, mode)
     if policy.device.type == "cpu":
-        torch.set_num_threads(recipe.train.num_threads or len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0)) // ranks.local_size()
+        torch.set_num_threads(recipe.train.num_threads or max(1, cores))
     session = Session(
         recipe,
         policy,

@@ -82,6 +82,19 @@ def run_round(
     return Round(groups, generated - start, time.perf_counter() - generated)
 
 
+def merge_rounds(rounds: Sequence[Round]) -> Round:
+    """One round out of those of the ranks, each of which took every len(rounds)-th group asked for.
+
+    Seconds are the slowest rank's.
+    """
+    num_ranks, total = len(rounds), sum(len(one.groups) for one in rounds)
+    return Round(
+        [rounds[i % num_ranks].groups[i // num_ranks] for i in range(total)],
+        max(one.generate_s for one in rounds),
+        max(one.verify_s for one in rounds),
+    )
+
+
 def _enough(judged: Collection[Future[Group]], wanted: int) -> bool:
     """Whether `wanted` of these groups are informative; waits only while that is open."""
     count, waiting = 0, []

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import torch
 from rich.console import Console
 
 from rewards import Verifier
+from rlvr import ranks
 from rlvr.batch import StepBatch, make_batch
 from rlvr.checkpoint import (
     STATE_FOLDER,
@@ -76,9 +78,16 @@ def train(
     end: ends the run before train.steps; it is evaluated there and can be resumed.
     """
     check(recipe)
-    folder = new_run_folder(recipe, recipe_path)
+    folder = ranks.from_main(lambda: new_run_folder(recipe, recipe_path))
     session = build(recipe, model_path(recipe, recipe_path, console), start_engine)
     run = Run(folder, run_id=secrets.token_hex(4))
+    ranks.from_main(lambda: _write_facts(session, folder))
+    return _drive(session, run, console, end)
+
+
+def _write_facts(session: Session, folder: Path) -> None:
+    """Makes the run folder, with config.toml and manifest.json."""
+    recipe = session.recipe
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(dump_toml(recipe))
     facts = manifest(
@@ -90,9 +99,9 @@ def train(
         session.syncer.mode,
     )
     evaluated = [one.loaded for one in session.evals]
+    facts["num_ranks"] = ranks.size()
     facts["contamination"] = check_training_data(recipe, session.data.problems, evaluated)
     (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
-    return _drive(session, run, console, end)
 
 
 def resume(
@@ -115,7 +124,8 @@ def resume(
     load_reference(session.policy, recipe.algorithm, checkpoints[-1] / STATE_FOLDER)
     session.sampler.load_state(state["sampler"])
     session.entropy.load_state(state["entropy"])
-    forget_evaluations(folder, state["step"])
+    if ranks.is_main():
+        forget_evaluations(folder, state["step"])
     run = Run(folder, state["run_id"], state["step"], state["seconds"])
     return _drive(session, run, console, end)
 
@@ -123,11 +133,11 @@ def resume(
 def _drive(session: Session, run: Run, console: Console, end: End | None = None) -> Path:
     """The loop, with files, signals and the end around it."""
     recipe = session.recipe
-    tracker = Tracker(recipe, run.folder, run.run_id, run.next_step)
+    tracker = Tracker(recipe, run.folder, run.run_id, run.next_step) if ranks.is_main() else None
     start = time.perf_counter() - run.seconds
     try:
         with StopRequest() as stop, Display(console, recipe.train.steps, run.next_step) as display:
-            session.syncer.sync()
+            ranks.together(session.syncer.sync)
             if run.next_step == 0:
                 evaluate_step(session, run.folder, 0, display.say)
             while run.next_step < recipe.train.steps:
@@ -136,7 +146,7 @@ def _drive(session: Session, run: Run, console: Console, end: End | None = None)
                     metrics = one_step(session, run, stop.check)
                 except Stopped:
                     run.seconds = time.perf_counter() - start
-                    path = _save(session, run, before)
+                    path = ranks.from_main(partial(_save, session, run, before))
                     display.say(
                         f"stopped; continue with: rlvr train --resume {run.folder} ({path})"
                     )
@@ -147,20 +157,23 @@ def _drive(session: Session, run: Run, console: Console, end: End | None = None)
                 last = ended or run.next_step == recipe.train.steps
                 if last or _is_due(recipe.eval.every, run.next_step):
                     metrics |= evaluate_step(session, run.folder, run.next_step, display.say)
-                tracker.log(run.next_step, metrics)
-                display.step(run.next_step, metrics)
-                is_due = _is_due(recipe.train.checkpoint_every, run.next_step)
-                if last or is_due or is_best(run.folder, run.next_step):
-                    _save(session, run, session.sampler.state())
+                if tracker is not None:
+                    tracker.log(run.next_step, metrics)
+                    display.step(run.next_step, metrics)
+                    is_due = _is_due(recipe.train.checkpoint_every, run.next_step)
+                    if last or is_due or is_best(run.folder, run.next_step):
+                        _save(session, run, session.sampler.state())
                 if last:
                     break
         run.seconds = time.perf_counter() - start
-        num_bytes = session.syncer.num_bytes
-        finish_manifest(run.folder / "manifest.json", session.policy, recipe.model, num_bytes)
-        finish(session, run.folder, run.next_step, run.seconds, console)
+        if tracker is not None:
+            num_bytes = session.syncer.num_bytes
+            finish_manifest(run.folder / "manifest.json", session.policy, recipe.model, num_bytes)
+            finish(session, run.folder, run.next_step, run.seconds, console)
         return run.folder
     finally:
-        tracker.close()
+        if tracker is not None:
+            tracker.close()
         session.close()
 
 
@@ -184,8 +197,9 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
             )
             follow(session.policy, recipe.algorithm, step + 1)
         with _timed() as sync_s:
-            synced = session.syncer.sync()
-    write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
+            synced = ranks.together(session.syncer.sync)
+    if ranks.is_main():
+        write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
     own = {
         "optim/lr": lr,
         "time/train_s": train_s[0],
@@ -193,9 +207,9 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
         "time/sync_s": sync_s[0],
         "time/step_s": step_s[0],
         "train/tokens_per_s": stats.pop("train/tokens", 0.0) / train_s[0],
-        "memory/peak_gib": _peak_gib(),
-        "sync/bytes": float(synced.num_bytes),
-        "sync/logprob_error": synced.logprob_error,
+        "memory/peak_gib": max(ranks.gather(_peak_gib())),
+        "sync/bytes": float(session.syncer.num_bytes),
+        "sync/logprob_error": max(one.logprob_error for one in synced),
     }
     return own | stats | _verifier_metrics(session.verifier) | collected.metrics
 
@@ -209,9 +223,13 @@ def _timed() -> Iterator[list[float]]:
 
 
 def _verifier_metrics(verifier: Verifier) -> dict[str, float]:
-    """Where the step's verdicts came from; failures of ours above 1% are an alarm."""
-    stats = verifier.stats(reset=True)
-    if stats.failure_frac > MAX_VERIFIER_FAILURES:
+    """Where the step's verdicts came from; failures of ours above 1% are an alarm.
+
+    Fractions and times are those of the rank that had the most trouble.
+    """
+    parts = ranks.gather(verifier.stats(reset=True))
+    stats = max(parts, key=lambda part: part.failure_frac)
+    if stats.failure_frac > MAX_VERIFIER_FAILURES and ranks.is_main():
         print(
             f"verifier: {stats.failure_frac:.1%} of this step's verdicts are failures of ours"
             f" ({stats.reasons}); raise reward.timeout_s or reward.num_workers",
@@ -219,9 +237,9 @@ def _verifier_metrics(verifier: Verifier) -> dict[str, float]:
         )
     return {
         "verify/failure_frac": stats.failure_frac,
-        "verify/kills": float(stats.kills),
-        "verify/p50_ms": stats.p50_ms,
-        "verify/p99_ms": stats.p99_ms,
+        "verify/kills": float(sum(part.kills for part in parts)),
+        "verify/p50_ms": max(part.p50_ms for part in parts),
+        "verify/p99_ms": max(part.p99_ms for part in parts),
     }
 
 
@@ -299,11 +317,17 @@ def model_path(recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path, console:
     """The policy's folder or hub id; runs the warm start first when the recipe names one."""
     if recipe.model.path is not None:
         return recipe.model.path
-    from rlvr.sft import run_sft
+    from rlvr.sft import run_sft, sft_path
     from rlvr.sft_config import SftConfig
 
     assert recipe.model.sft_recipe is not None
     path = Path(recipe.model.sft_recipe)
     if not path.is_absolute() and not path.exists():
         path = recipe_path.parent / path
-    return str(run_sft(load_recipe(path, [], SftConfig)))
+    config = load_recipe(path, [], SftConfig)
+    if ranks.size() > 1 and not sft_path(config).is_dir():
+        raise ConfigError(
+            f"model.sft_recipe = {str(path)!r}: its warm start is made in one process; run rlvr sft"
+            f" {path} first"
+        )
+    return str(run_sft(config))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from rlvr import ranks
 from rlvr.batch import StepBatch
 from rlvr.entropy import EntropyControl
 from rlvr.loss import TokenBatch, policy_loss, row_weights
@@ -91,6 +93,9 @@ def update(
 ) -> dict[str, float]:
     """Trains on the batch, `updates_per_step` optimizer steps; the step's metrics by name.
 
+    Every rank is given the whole batch, trains on its share of the rows, balanced by tokens, and
+    ends with the same parameters: a row's weight is that in the whole step, and gradients add up.
+
     safe_point is called as long as no parameter has moved and may raise to stop the run. Raises:
     RunError for a non-finite loss or gradient.
     """
@@ -105,10 +110,11 @@ def update(
         num_tokens = sum(len(row.tokens.response_ids) for row in rows)
         entropy_before = sums["entropy"]
         optimizer.zero_grad(set_to_none=True)
-        for micro_batch in micro_batches(policy, rows, recipe.train.tokens_per_microbatch):
-            if part == 0:
-                safe_point()
-            accumulate(policy, micro_batch, recipe, entropy.coef / num_tokens, sums)
+        mine = [rows[i] for i in ranks.balanced([len(row.tokens) for row in rows])]
+        check = safe_point if part == 0 else _go_on
+        weight = entropy.coef / num_tokens
+        ranks.together(partial(_backward, policy, mine, recipe, weight, sums, check))
+        ranks.sum_gradients(policy.trainable)
         if schedule:
             schedule.penalty(policy.model).backward()
         grad_norm = float(
@@ -122,10 +128,29 @@ def update(
         if schedule:
             schedule.after_update(policy.model, step * num_updates + part)
         grad_norms.append(grad_norm)
-        entropy.observe(float(sums["entropy"] - entropy_before) / num_tokens)
+        entropies = ranks.gather(float(sums["entropy"] - entropy_before))
+        entropy.observe(sum(entropies) / num_tokens)
     optimizer.zero_grad(set_to_none=True)
-    metrics = _metrics(_read(sums), grad_norms)
+    metrics = _metrics(_merge(ranks.gather(_read(sums))), grad_norms)
     return metrics | {"policy/entropy_coef": entropy.coef} if entropy.enabled else metrics
+
+
+def _go_on() -> None:
+    """The safe point of what can no longer be stopped."""
+
+
+def _backward(
+    policy: Policy,
+    rows: Sequence[Row],
+    recipe: TrainRecipe,
+    entropy_weight: float,
+    sums: Sums,
+    safe_point: Callable[[], None],
+) -> None:
+    """Backward through this rank's rows."""
+    for micro_batch in micro_batches(policy, rows, recipe.train.tokens_per_microbatch):
+        safe_point()
+        accumulate(policy, micro_batch, recipe, entropy_weight, sums)
 
 
 def accumulate(
@@ -180,6 +205,13 @@ def _read(sums: Sums) -> dict[str, float]:
         values = torch.stack(list(on_device.values())).tolist()
         numbers |= dict(zip(on_device, values, strict=True))
     return numbers
+
+
+def _merge(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The sums of all ranks; a rank without rows has not all of them."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    merged = {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+    return merged | {"ratio_max": max(part["ratio_max"] for part in parts)}
 
 
 def _metrics(sums: dict[str, float], grad_norms: list[float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr import ranks
 from rlvr.recipe import RunError
 from rlvr.rollout.engine import Engine, Request, Response, Sampling
 
@@ -56,6 +57,8 @@ class VllmEngine(Engine):
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(8192, recipe.model.max_len),
         }
+        # an engine per rank, inside the ranks' process group: each takes its own local GPU
+        per_rank = {"distributed_executor_backend": "external_launcher"}
         lora = {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
         self._llm = LLM(
             model=path,
@@ -74,6 +77,7 @@ class VllmEngine(Engine):
             seed=recipe.train.seed,
             **(whole_prefill if on_cpu else {}),
             **(lora if max_lora_rank else {}),
+            **(per_rank if ranks.size() > 1 else {}),
         )
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._adapter: Any = None

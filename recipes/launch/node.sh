@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# All GPUs of this machine, or GPUS of them: checks the machine, then trains, a process per GPU.
+#   recipes/launch/node.sh recipes/r1_distill_qwen_1.5b_lora.toml [--section.key value ...]
+#   GPUS=4 recipes/launch/node.sh --resume runs/NAME
+set -euo pipefail
+[ $# -ge 1 ] || { sed -n '2,4s/^# //p' "$0"; exit 2; }
+config=$(dirname "$0")/../accelerate/ddp.yaml
+
+rlvr doctor
+gpus=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
+if [ "$gpus" -eq 1 ]; then
+    exec rlvr train "$@"
+fi
+exec accelerate launch --config_file "$config" --num_processes "$gpus" -m rlvr.cli train "$@"

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Several machines under Slurm, a process per GPU. Submit from the project's folder, on a file system
+# that all nodes share; set the lines below to your cluster.
+#   sbatch recipes/launch/slurm_multinode.sh recipes/r1_distill_qwen_1.5b_lora.toml --run.name NAME
+#   sbatch recipes/launch/slurm_multinode.sh --resume runs/NAME
+#SBATCH --job-name=rlvr
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --output=slurm-%j.out
+set -euo pipefail
+[ $# -ge 1 ] || { echo "give a recipe, or --resume RUN" >&2; exit 2; }
+
+GPUS_PER_NODE=${GPUS_PER_NODE:-8}
+HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+PORT=$((20000 + SLURM_JOB_ID % 20000))
+export GPUS_PER_NODE HEAD PORT
+
+srun rlvr doctor
+# each node fills in its own number
+srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
+    --config_file recipes/accelerate/ddp.yaml \
+    --num_machines "$SLURM_NNODES" --machine_rank "$SLURM_NODEID" \
+    --num_processes "$((SLURM_NNODES * GPUS_PER_NODE))" \
+    --main_process_ip "$HEAD" --main_process_port "$PORT" \
+    -m rlvr.cli train "$@"' train "$@"

@@ -1,0 +1,264 @@
+"""Data-parallel training: which process this is, and what the processes tell each other.
+
+One process (rank) per GPU, started by `accelerate launch` or torchrun. All ranks hold the same
+parameters, optimizer and sampler state; each generates its share of the prompts and trains on its
+share of the rows. Nothing here does anything in a process that stands alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from rlvr.recipe import ConfigError, RunError
+from rlvr.stop import Stopped
+
+if TYPE_CHECKING:
+    from torch import nn
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for the others before it gives up: above the longest round of rollouts."""
+BUCKET_ELEMENTS = 1 << 26
+"""Gradient elements summed at a time: 256 MiB in float32."""
+REFUSED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""What accelerate's launcher sets for what is not supported."""
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """This process among the others. objects: a gloo group, for what lies in CPU memory."""
+
+    rank: int
+    size: int
+    objects: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What a rank could not do; kind(argument) is the exception to raise elsewhere."""
+
+    kind: type[Exception]
+    argument: int | str
+
+
+_world: _World | None = None
+
+
+def join() -> None:
+    """Joins the processes that a launcher started together; a lone process stays alone.
+
+    Raises: ConfigError for a launcher setting that is not supported.
+    """
+    global _world
+    launched = "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if _world is not None or not launched:
+        return
+    for flag, name in REFUSED.items():
+        if os.environ.get(flag, "").lower() == "true":
+            raise ConfigError(
+                f"accelerate's configuration asks for {name}: every GPU has to hold the whole"
+                " policy here; launch with recipes/accelerate/ddp.yaml, and where the policy is too"
+                " large, train an adapter"
+            )
+    import torch
+    from accelerate import PartialState
+    from torch import distributed
+
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+    objects = distributed.new_group(backend="gloo", timeout=TIMEOUT)
+    _world = _World(state.process_index, state.num_processes, objects)
+
+
+def leave() -> None:
+    """Waits for the others and takes leave of them, so that no rank is missed by another."""
+    global _world
+    if _world is None:
+        return
+    from torch import distributed
+
+    gather(None)
+    _world = None
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return 0 if _world is None else _world.rank
+
+
+def size() -> int:
+    """How many processes train together."""
+    return 1 if _world is None else _world.size
+
+
+def local_size() -> int:
+    """How many of them run on this machine."""
+    return 1 if _world is None else int(os.environ.get("LOCAL_WORLD_SIZE", _world.size))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return rank() == 0
+
+
+def gather(value: T) -> list[T]:
+    """The value of every rank, by rank. Raises: RunError when another rank is gone."""
+    if _world is None:
+        return [value]
+    from torch import distributed
+
+    parts: list[Any] = [None] * _world.size
+    try:
+        distributed.all_gather_object(parts, value, group=_world.objects)
+    except RuntimeError as error:
+        _lost(error)
+    return parts
+
+
+def _lost(error: RuntimeError) -> NoReturn:
+    reason = str(error).splitlines()[0][:200]
+    raise RunError(
+        f"rank {rank()} of {size()} lost the other ranks ({reason}); the first rank to fail says"
+        " why, above"
+    ) from error
+
+
+def together(work: Callable[[], T]) -> list[T]:
+    """What `work` gives on every rank, by rank.
+
+    Raises on every rank, when one of them raised it: Stopped, ConfigError or RunError; anything
+    else ends that process, and its launcher the others.
+    """
+    if _world is None:
+        return [work()]
+    value, mine, failure = None, None, None
+    try:
+        value = work()
+    except Stopped as stopped:
+        mine, failure = stopped, _Failure(Stopped, stopped.signum)
+    except (ConfigError, RunError) as error:
+        kind = ConfigError if isinstance(error, ConfigError) else RunError
+        mine, failure = error, _Failure(kind, str(error))
+    parts: list[tuple[Any, _Failure | None]] = gather((value, failure))
+    failures = [(i, part[1]) for i, part in enumerate(parts) if part[1] is not None]
+    if failures:
+        _raise(failures, mine)
+    return [part[0] for part in parts]
+
+
+def _raise(failures: Sequence[tuple[int, _Failure]], mine: Exception | None) -> NoReturn:
+    """The same failure on every rank: a true one before a signal's."""
+    at, failure = min(failures, key=lambda pair: pair[1].kind is Stopped)
+    if at == rank() and mine is not None:
+        raise mine
+    if failure.kind is Stopped:
+        raise Stopped(int(failure.argument))
+    raise failure.kind(f"rank {at} of {size()}: {failure.argument}")
+
+
+def from_main(work: Callable[[], T]) -> T:
+    """What `work`, done by rank 0 alone, gives there. Raises: as `together`."""
+    if _world is None:
+        return work()
+    return together(lambda: work() if is_main() else None)[0]  # pyright: ignore[reportReturnType]
+
+
+def spread(items: Sequence[T], work: Callable[[Sequence[T]], list[R]]) -> list[R]:
+    """work(items), one result per item, in order; every rank does every size-th item.
+
+    Raises: as `together`.
+    """
+    parts = together(lambda: work(items[rank() :: size()]))
+    return [parts[i % len(parts)][i // len(parts)] for i in range(len(items))]
+
+
+def balanced(lengths: Sequence[int]) -> list[int]:
+    """The indices of this rank's share of items of these lengths, in order; see `shares`."""
+    return shares(lengths, size())[rank()]
+
+
+def shares(lengths: Sequence[int], num_ranks: int) -> list[list[int]]:
+    """The indices of each rank's items, in order, so that the sums of lengths are about equal.
+
+    The longest goes first, each to the rank with the least so far.
+    Source: LPT scheduling, Graham 1969: the largest sum is at most 4/3 of the smallest possible.
+    """
+    parts: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        least = loads.index(min(loads))
+        parts[least].append(i)
+        loads[least] += lengths[i]
+    return [sorted(part) for part in parts]
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Every parameter's gradient becomes its sum over the ranks, in float32.
+
+    None where every rank has none. Raises: RunError when another rank is gone.
+    """
+    if _world is None:
+        return
+    for bucket in _buckets(parameters):
+        _sum_bucket(bucket)
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """The parameters in order, at most BUCKET_ELEMENTS or one of them at a time."""
+    bucket: list[nn.Parameter] = []
+    num_elements = 0
+    for parameter in parameters:
+        if bucket and num_elements + parameter.numel() > BUCKET_ELEMENTS:
+            yield bucket
+            bucket, num_elements = [], 0
+        bucket.append(parameter)
+        num_elements += parameter.numel()
+    if bucket:
+        yield bucket
+
+
+def _sum_bucket(bucket: Sequence[nn.Parameter]) -> None:
+    """One all-reduce of the bucket's gradients and, behind them, of who has one."""
+    import torch
+    from torch import distributed
+
+    device = bucket[0].device
+    sizes = [p.numel() for p in bucket]
+    flat = torch.zeros(sum(sizes) + len(bucket), device=device)
+    *parts, has = flat.split([*sizes, len(bucket)])
+    for i, (parameter, part) in enumerate(zip(bucket, parts, strict=True)):
+        if parameter.grad is not None:
+            part.copy_(parameter.grad.flatten())
+            has[i] = 1
+    try:
+        distributed.all_reduce(flat)
+    except RuntimeError as error:
+        _lost(error)
+    for parameter, part, count in zip(bucket, parts, has.tolist(), strict=True):
+        if parameter.grad is not None:
+            parameter.grad.copy_(part.view_as(parameter))
+        elif count:
+            parameter.grad = part.view_as(parameter).to(parameter.dtype, copy=True)
+
+
+def copy_from_main(model: nn.Module) -> None:
+    """Every parameter and buffer becomes rank 0's: what was drawn or decomposed may differ."""
+    if _world is None:
+        return
+    from torch import distributed
+
+    for tensor in [*model.parameters(), *model.buffers()]:
+        value = tensor.detach().contiguous()
+        distributed.broadcast(value, src=0)
+        tensor.detach().copy_(value)

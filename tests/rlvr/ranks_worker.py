@@ -1,0 +1,76 @@
+"""Run by torchrun: trains recipes and resumes run folders, one after another, as one rank of many.
+
+Arguments: .toml files to train by, run folders to resume, a .json file for what the ranks saw of
+each other.
+"""
+
+import json
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from rlvr import ranks, train
+from rlvr.config import TrainRecipe
+from rlvr.recipe import ConfigError, RunError, load_recipe
+from rlvr.stop import Stopped
+
+
+def fail(mine: Exception | None) -> None:
+    if mine is not None:
+        raise mine
+
+
+def raised() -> list[str]:
+    """What this rank raises when rank 1 fails in three ways, and when rank 0 is stopped too."""
+    died, stopped = RunError("the engine died"), Stopped(signal.SIGTERM)
+    cases = [(None, died), (None, ConfigError("no such file")), (None, stopped), (stopped, died)]
+    seen = []
+    for case in cases:
+        try:
+            ranks.together(partial(fail, case[ranks.rank()]))
+        except (RunError, ConfigError, Stopped) as error:
+            seen.append(f"{type(error).__name__}: {error}")
+    return seen
+
+
+def gradients(bucket_elements: int) -> dict[str, list | None]:
+    """Gradients by name after the sum; on rank r those of c are r + 1."""
+    ranks.BUCKET_ELEMENTS = bucket_elements
+    a, b = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
+    c = torch.nn.Parameter(torch.zeros(2, 1, dtype=torch.bfloat16))
+    if ranks.is_main():
+        a.grad = torch.tensor([1.0, 2.0, 3.0])
+    c.grad = torch.full_like(c, ranks.rank() + 1)
+    ranks.sum_gradients([a, b, c])
+    found = {"a": a, "b": b, "c": c}
+    return {name: None if p.grad is None else p.grad.tolist() for name, p in found.items()}
+
+
+def write_facts(path: Path) -> None:
+    facts = {
+        "raised": ranks.gather(raised()),
+        "gradients": [*ranks.gather(gradients(1)), *ranks.gather(gradients(1 << 26))],
+    }
+    if ranks.is_main():
+        path.write_text(json.dumps(facts))
+
+
+def main() -> None:
+    ranks.join()
+    console = Console(quiet=True)
+    for path in map(Path, sys.argv[1:]):
+        if path.suffix == ".json":
+            write_facts(path)
+        elif path.suffix == ".toml":
+            train.train(load_recipe(path, [], TrainRecipe), path, console)
+        else:
+            train.resume(path, console)
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()

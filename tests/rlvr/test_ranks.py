@@ -1,0 +1,245 @@
+"""Two real processes on CPU against one: the same groups, parameters and metrics."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from rlvr import ranks, train
+from rlvr.config import TrainRecipe
+from rlvr.recipe import ConfigError, dump_toml, load_recipe
+from tests.rlvr.test_train import wait_for_step
+
+LAUNCH = [
+    *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    *("--monitor-interval", "0.1"),
+]
+WORKER = Path(__file__).with_name("ranks_worker.py")
+CASES = {
+    "lora": {
+        "algorithm": {"preset": "dapo", "kl_beta": 0.01},
+        "rollout": {"prompts_per_step": 3},
+        "optim": {"lr": 1e-3, "updates_per_step": 2},
+        "eval": {"limit": 9, "every": 2},
+    },
+    "full": {"adapter": {"method": "full", "rank": None}, "optim": {"lr": 1e-4}},
+}
+"""Sections of the recipes that are trained both ways: uneven shares, a KL penalty, evaluation."""
+VAGUE = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_per_s")
+
+
+def launch(*words: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LAUNCH, *map(str, words)], capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def weights(run: Path, step: int = 3) -> dict[str, torch.Tensor]:
+    checkpoint = run / "checkpoints" / f"step_{step}"
+    return load_file(next(checkpoint.glob("*model.safetensors")))
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(VAGUE)} for row in rows]
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Parameters to 1e-5, every metric, the problems met and the evaluations."""
+    found, expected = weights(ours), weights(theirs)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0, msg=name)
+    assert [row.keys() for row in metrics(ours)] == [row.keys() for row in metrics(theirs)]
+    for one, other in zip(metrics(ours), metrics(theirs), strict=True):
+        exact = {"train/padding_frac", "sync/logprob_error"}  # by the split; by the batch
+        for name in one.keys() - exact:
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6), name
+
+
+def cut(run: Path, folder: Path) -> Path:
+    """A copy of a finished run as it stood after step 2."""
+    copy = shutil.copytree(run, folder)
+    shutil.rmtree(copy / "checkpoints" / "step_3")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def runs(make_recipe, digit_problems, tmp_path_factory):
+    """Folder with one/CASE and two/CASE, by as many processes, and two/resumed of one/lora."""
+    folder = tmp_path_factory.mktemp("ranks")
+    recipes = []
+    for count in ("one", "two"):
+        for name, sections in CASES.items():
+            sections = sections | {
+                "run": {"dir": str(folder / count), "name": name},
+                "train": {"checkpoint_every": 1, "keep_checkpoints": 3, "num_threads": 1},
+            }
+            if "eval" in sections:
+                sections["eval"] = sections["eval"] | {"path": str(digit_problems)}
+            path = folder / f"{count}-{name}.toml"
+            path.write_text(dump_toml(make_recipe(**sections)))
+            recipes.append(path)
+    for path in recipes[: len(CASES)]:
+        train.train(load_recipe(path, [], TrainRecipe), path, Console(quiet=True))
+    resumed = cut(folder / "one" / "lora", folder / "two" / "resumed")
+    done = launch(WORKER, folder / "facts.json", *recipes[len(CASES) :], resumed)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_the_parameters_that_one_trains(runs, name):
+    start = load_file(next((runs / "two" / name / "checkpoints" / "step_1").glob("*.safetensors")))
+    end = weights(runs / "two" / name)
+    assert max(float((end[key] - start[key]).abs().max()) for key in end) > 1e-4, "it did train"
+    assert_same_run(runs / "two" / name, runs / "one" / name)
+
+
+def test_two_processes_continue_what_one_began(runs):
+    assert_same_run(runs / "two" / "resumed", runs / "one" / "lora")
+
+
+def test_one_process_continues_what_two_began(runs, tmp_path):
+    resumed = cut(runs / "two" / "lora", tmp_path / "resumed")
+    train.resume(resumed, Console(quiet=True))
+    assert_same_run(resumed, runs / "one" / "lora")
+
+
+def test_only_one_process_writes(runs):
+    run = runs / "two" / "lora"
+    assert [row["step"] for row in metrics(run)] == [1, 2, 3]
+    assert json.loads((run / "manifest.json").read_text())["num_ranks"] == 2
+    assert (run / "summary.json").exists()
+    ours, theirs = (runs / count / "lora" / "eval" / "step_3.json" for count in ("two", "one"))
+    assert json.loads(ours.read_text())["texts"] == json.loads(theirs.read_text())["texts"]
+
+
+def test_a_failure_of_one_rank_is_raised_by_all_and_a_true_one_before_a_signal(runs):
+    first, second = json.loads((runs / "facts.json").read_text())["raised"]
+    died = "the engine died"
+    assert first == [
+        f"RunError: rank 1 of 2: {died}",
+        "ConfigError: rank 1 of 2: no such file",
+        "Stopped: stopped by SIGTERM",
+        f"RunError: rank 1 of 2: {died}",
+    ]
+    assert second == [
+        f"RunError: {died}",
+        "ConfigError: no such file",
+        "Stopped: stopped by SIGTERM",
+        f"RunError: {died}",
+    ]
+
+
+def test_gradients_add_up_where_some_rank_has_one(runs):
+    """a: on rank 0 only. b: on none. c: on both, in bfloat16. Four buckets or one: the same."""
+    for gradients in json.loads((runs / "facts.json").read_text())["gradients"]:
+        assert gradients == {"a": [1.0, 2.0, 3.0], "b": None, "c": [[3.0], [3.0]]}
+
+
+def test_shares_put_the_longest_first_on_the_rank_with_the_least():
+    assert ranks.shares([3, 9, 1, 4, 2], 2) == [[1], [0, 2, 3, 4]]
+    assert ranks.shares([5, 5], 3) == [[0], [1], []]
+    assert ranks.shares([], 2) == [[], []]
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 8])
+def test_shares_hold_every_index_once_and_balance_long_tails(num_ranks):
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randn(128, generator=draw).exp().mul(400).long().tolist()
+    parts = ranks.shares(lengths, num_ranks)
+    assert sorted(i for part in parts for i in part) == list(range(128))
+    loads = [sum(lengths[i] for i in part) for part in parts]
+    assert max(loads) < 1.05 * sum(lengths) / num_ranks
+
+
+def test_a_lone_process_exchanges_nothing():
+    assert (ranks.rank(), ranks.size(), ranks.gather("x"), ranks.is_main()) == (0, 1, ["x"], True)
+    assert ranks.spread([1, 2, 3], lambda items: [2 * i for i in items]) == [2, 4, 6]
+    assert ranks.balanced([7, 1]) == [0, 1]
+
+
+@pytest.mark.parametrize(("flag", "name"), ranks.REFUSED.items())
+def test_sharded_training_is_refused_with_the_remedy(monkeypatch, flag, name):
+    for key, value in {"LOCAL_RANK": "0", "WORLD_SIZE": "2", flag: "true"}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ConfigError, match=rf"asks for {name}.*ddp\.yaml"):
+        ranks.join()
+
+
+def start(recipe: Path, *launcher: object) -> subprocess.Popen[str]:
+    """A launch of which every process carries RLVR_TEST_LAUNCH, the recipe's path."""
+    return subprocess.Popen(
+        [*map(str, launcher or LAUNCH), "-m", "rlvr.cli", "train", str(recipe)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"RLVR_TEST_LAUNCH": str(recipe)},
+    )
+
+
+def processes_of(recipe: Path, *more: str) -> list[int]:
+    """The live processes of `start(recipe)`, with `more` in their environment."""
+    wanted = {f"RLVR_TEST_LAUNCH={recipe}", *more}
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and wanted <= set(
+                (entry / "environ").read_text(errors="replace").split("\0")
+            ):
+                found.append(int(entry.name))
+        except OSError:  # gone, or another user's
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_all(write_recipe, tmp_path):
+    process = start(recipe := write_recipe(train={"steps": 1000, "num_threads": 1}))
+    wait_for_step(tmp_path / "runs" / "run", 2)
+    os.kill(min(processes_of(recipe, "RANK=1")), signal.SIGKILL)  # before its verifier's processes
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode != 0, output
+    assert "rank" in output
+    time.sleep(1)
+    assert processes_of(recipe) == []
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_checkpoint_that_one_process_continues(runs, write_recipe, tmp_path):
+    sections = CASES["full"] | {
+        "train": {"checkpoint_every": 1, "keep_checkpoints": 3, "num_threads": 1}
+    }
+    process = start(recipe := write_recipe(**sections))
+    run = tmp_path / "runs" / "run"
+    wait_for_step(run, 1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=90)
+    assert f"continue with: rlvr train --resume {run}" in output
+    time.sleep(1)
+    assert processes_of(recipe) == []
+    train.resume(run, Console(quiet=True))
+    assert_same_run(run, runs / "one" / "full")
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_every_rank_has_a_vllm_of_its_own_under_accelerate(write_recipe, pytestconfig, tmp_path):
+    accelerate = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", 2)
+    config = pytestconfig.rootpath / "recipes" / "accelerate" / "ddp.yaml"
+    recipe = write_recipe(rollout={"engine": "vllm"}, train={"steps": 2, "num_threads": 1}, eval={})
+    process = start(recipe, *accelerate, "--config_file", config)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output[-4000:]
+    assert [row["step"] for row in metrics(tmp_path / "runs" / "run")] == [1, 2]
+    assert all(row["sync/logprob_error"] < 1e-3 for row in metrics(tmp_path / "runs" / "run"))
