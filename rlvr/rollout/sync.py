@@ -15,6 +15,7 @@ from rlvr.adapters.merge import adapter_off
 from rlvr.policy import Policy, TokenRow
 from rlvr.recipe import ConfigError, RunError
 from rlvr.rollout.engine import Engine
+from rlvr.rollout.inplace import InplaceMerge
 
 if TYPE_CHECKING:
     from rlvr.config import TrainRecipe
@@ -76,6 +77,8 @@ class Syncer:
         self.mode: Sync = mode
         self.num_bytes = 0
         self._policy, self._engine = policy, engine
+        emulate = recipe.adapter.emulate_inplace_merge
+        self._inplace = InplaceMerge(policy.model) if emulate else None
         self._tolerance = recipe.rollout.sync_tolerance or TOLERANCE[policy.dtype]
         self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
         memory = Path("/dev/shm")
@@ -104,6 +107,8 @@ class Syncer:
                 f"after the sync, engine and trainer differ by {error:.3g} nats on fixed tokens"
                 f" (tolerance {self._tolerance:g}); {self._culprit(error)}"
             )
+        if self._inplace is not None:
+            self._inplace.cycle()
         return SyncStats(num_bytes, error)
 
     def check(self) -> float:
