@@ -14,6 +14,7 @@ from pathlib import Path
 PASSED_ON = {
     "verify": ("rewards.cli:main", "judge lines of {response, gold} from standard input"),
     "eval": ("eval.cli:eval_main", "score stored generations, compare scored folders"),
+    "analyze": ("rlvr.analysis.cli:main", "what training did to the weights"),
     "data": ("eval.cli:data_main", "look for evaluation problems in a training set"),
 }
 """Commands that parse their own arguments: function and help."""
