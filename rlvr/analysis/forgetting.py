@@ -132,16 +132,21 @@ def accuracies(policy: Policy, files: Sequence[Path], harness: bool) -> dict[str
 
 
 def run_harness(
-    policy: Policy, tasks: Mapping[str, str] = HARNESS_TASKS, limit: int | None = None
+    policy: Policy,
+    tasks: Mapping[str, str] = HARNESS_TASKS,
+    limit: int | None = None,
+    include_path: Path | None = None,
 ) -> dict[str, list[float]]:
     """Per-question scores (0 or 1) of lm-evaluation-harness tasks on the live policy.
 
     tasks: name and metric. Data come from the hub or its cache. limit: questions per task.
+    include_path: folder with further task definitions.
     Raises: ConfigError where the harness is not installed or its data cannot be had.
     """
     try:
         from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
         from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(
             "--harness: lm-evaluation-harness is not installed; pip install lm_eval, or give"
@@ -150,7 +155,12 @@ def run_harness(
     model = HFLM(pretrained=policy.causal_lm, tokenizer=policy.tokenizer)
     try:
         found = simple_evaluate(
-            model=model, tasks=list(tasks), limit=limit, log_samples=True, bootstrap_iters=0
+            model=model,
+            tasks=list(tasks),
+            task_manager=TaskManager(include_path=str(include_path) if include_path else None),
+            limit=limit,
+            log_samples=True,
+            bootstrap_iters=0,
         )
     except (OSError, ConnectionError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]

@@ -143,3 +143,26 @@ def test_without_the_harness_the_remedy_is_named(adapted):
         pytest.skip("lm-evaluation-harness is installed")
     with pytest.raises(ConfigError, match="pip install lm_eval"):
         run_harness(adapted)
+
+
+def test_the_harness_scores_questions_as_we_do(adapted, tmp_path):
+    """A task of its own form on a local file: no download."""
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    words = [" ".join(WORDS[i : i + n]) for i in range(6) for n in (1, 3, 6)]
+    questions = [Choice(f"{WORDS[i]} {i} ?", words[i : i + 4], i % 4) for i in range(12)]
+    rows = [{"question": q.question, "choices": q.choices, "answer": q.answer} for q in questions]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "task": "apples",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "q.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{answer}}",
+        "metric_list": [{"metric": "acc_norm"}],
+    }
+    (tmp_path / "apples.yaml").write_text(json.dumps(task))  # JSON is YAML
+    found = run_harness(adapted, {"apples": "acc_norm"}, include_path=tmp_path)
+    assert found["apples"] == score_choices(adapted, questions)
