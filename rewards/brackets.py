@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from rewards.parse import Parser
 
 OPENING = {"(", "[", "\\{", "{"}
-_CLOSERS = {"(": (")", "]"), "[": ("]", ")")}
+_CLOSERS = {"(": (")", "]", "["), "[": ("]", ")", "["), "]": ("]", "[")}
+_OPEN_ENDS = str.maketrans("][", "()")
+"""How `]0, 1[` writes what others write as `(0, 1)`."""
 _MATRICES = {"pmatrix", "bmatrix", "matrix", "array", "smallmatrix", "Bmatrix", "vmatrix", "cases"}
 
 
@@ -26,7 +28,7 @@ def bracketed(parser: "Parser", opener: str) -> Node:
         return ("unit", amount[1] if amount[0] == "unit" else amount, "dollar")
     if opener == "...":
         return ("...",)
-    if opener not in OPENING:
+    if opener not in OPENING and opener != "]":
         raise Unparsed(f"unexpected {opener!r}")
     bars, parser.bars = parser.bars, 1 if opener == "\\{" else 0
     try:
@@ -52,6 +54,11 @@ def _group(parser: "Parser", opener: str) -> Node:
         return inner
     if closer not in _CLOSERS[opener]:
         raise Unparsed("brackets that do not match")
+    if opener == "]" or closer == "[":
+        opener = opener.translate(_OPEN_ENDS) if opener == "]" else opener
+        closer = closer.translate(_OPEN_ENDS) if closer == "[" else closer
+        if inner[0] != "list" or len(inner[1]) != 2:
+            raise Unparsed("brackets turned outwards round something that is no interval")
     if inner[0] != "list" and parser.at - start == 2:
         inner = _ungrouped(parser.tokens[start], inner)
     if inner[0] == "list" and inner[2] != "or":

@@ -8,11 +8,12 @@ from rewards.names import arguments, symbol
 from rewards.nodes import Node, product, spell
 from rewards.normalise import words
 from rewards.numbers import number
+from rewards.units import CURRENCIES, CURRENCY_SIGNS, unit_name
 
 if TYPE_CHECKING:
     from rewards.parse import Parser
 
-STOPS = {"rangle", "rfloor", "rceil", "end", "choose", "pmod", "bmod", "forall"}
+STOPS = {"rangle", "rfloor", "rceil", "end", "choose", "over", "pmod", "bmod", "forall"}
 _BIG = {"sum", "prod", "int", "iint", "oint", "lim", "limsup", "liminf", "bigcup", "bigcap"}
 _UNFINISHED = {"gcd", "lcm", "det", "trace", "rank", "dim", "ker", "tr", "deg", "sup"}
 _WRAPPERS = {"text", "textbf", "mathrm", "mathbf", "mbox", "bm", "boldsymbol", "mathit", "textit"}
@@ -27,6 +28,9 @@ def text(parser: "Parser", value: str) -> Node:
         return parser.nested(inner)
     if inner in FUNCTIONS:
         return function(parser, inner)
+    currency = CURRENCY_SIGNS.get(inner[1:]) or unit_name(inner)
+    if currency in CURRENCIES and parser.starts_factor():
+        return ("unit", parser.sum(), currency)
     return ("text", words(inner))
 
 
@@ -57,8 +61,8 @@ def command(parser: "Parser", name: str) -> Node:
         return _big(parser, name)
     if name in ("R", "Z", "N", "Q", "C", "reals"):
         return ("field", "R" if name == "reals" else name)
-    if name in ("euro", "pounds"):
-        return ("unit", parser.sum(), "eur" if name == "euro" else "pound-sterling")
+    if name in CURRENCY_SIGNS:
+        return ("unit", parser.sum(), CURRENCY_SIGNS[name])
     if name in _MARKS:
         return ("s", f"{name}({spell(parser.argument())})")
     if name in ("angle", "triangle", "measuredangle"):
@@ -101,6 +105,9 @@ def function(parser: "Parser", name: str) -> Node:
         return ("f", "root", (_function_argument(parser), ("n", 2, 1)))
     inner = _function_argument(parser)
     args = inner[1] if inner[0] == "list" else (inner,)
+    if name == "cis":
+        turn = ("*", (("c", "i"), ("f", "sin", args)))
+        return ("+", (("f", "cos", args), turn))
     if name in ("binomial", "comb"):
         name = "binom"
     if name == "factorial":

@@ -70,10 +70,13 @@ def _plain(a: Node, g: Node, same: Same) -> bool | None:
 
 
 def _letter_back(node: Node, unit: str | None, other: Node) -> tuple[Node, str | None]:
-    """Read a unit of one letter as a factor when the other side has it as a symbol."""
-    if unit and len(unit) == 1 and unit in symbols(other):
-        return ("*", (node, ("s", unit))), None
-    return node, unit
+    """Read a letter, or its power, as a factor when the other side has it as a symbol."""
+    letter, _, power = (unit or "").partition("^")
+    if len(letter) != 1 or letter not in symbols(other):
+        return node, unit
+    symbol = ("s", letter)
+    factor = ("^", symbol, ("n", int(power), 1)) if power.isdigit() else symbol
+    return ("*", (node, factor)), None
 
 
 def _percent(a: Node, unit: str | None, g: Node, gold_unit: str | None, same: Same) -> bool | None:

@@ -22,17 +22,29 @@ class Family(NamedTuple):
 
 
 def as_family(node: Node, other: Node) -> Family | None:
-    """Return the family that the node describes, or None; other is what it is compared with."""
+    """Return the family that the node describes, or None; other is what it is compared with.
+
+    A node that leaves out what its parameter runs through means the other's field, unless the other
+    is a set.
+    """
+    family = _stated(node)
+    if family:
+        return family
+    wanted = None if other[0] == "such" else _stated(other)
+    term = _value(node)
+    free = symbols(term)
+    if wanted and len(free) == 1 and free <= _PARAMETERS and term[0] in ("*", "+", "/", "pm"):
+        return Family(_flat((term,)), next(iter(free)), wanted.field)
+    return None
+
+
+def _stated(node: Node) -> Family | None:
     if node[0] == "mod":
         return _congruence(node)
     if node[0] == "such":
         return _with_condition((node[1],), node[2])
     if node[0] == "list" and len(node[1]) > 1:
         return _with_condition(node[1][:-1], node[1][-1])
-    if other[0] == "mod" and node[0] == "rel" and node[1] == ("=",) and node[2][0][0] == "s":
-        free = symbols(node[2][1]) & _PARAMETERS
-        if len(free) == 1 and symbols(node[2][1]) == free:
-            return Family((node[2][1],), next(iter(free)), "Z")
     return None
 
 

@@ -79,11 +79,11 @@ class Gold:
 
 
 def _unwrap(text: str) -> str:
-    if "\\boxed" in text:
+    while "\\boxed" in text:
         inner = extract(text).answer
         if inner is None:
             raise ValueError(f"gold {text[:60]!r} holds an empty box; put the answer into it")
-        return inner
+        text = inner
     while text.startswith("####"):
         text = text[4:].strip()
     return text

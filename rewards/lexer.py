@@ -25,7 +25,7 @@ _TOKEN = re.compile(
     r"(?P<num>\d{1,3}(?:,\d{3})+(?!,?\d)(?:\.\d+)?|\d{1,3}(?: \d{3})+(?! ?\d)(?:\.\d+)?"
     r"|(?:\d+\.\d+|\d+\.(?![\d.])|\.?\d+)(?:[eE][-+]?\d+(?![\w.]))?)"
     r"|\\(?P<text>(?:text(?:bf|it|rm|sf|sc|tt|normal|up)?|mathrm|mathbf|mathit|mathsf|mathtt|bm"
-    r"|mathnormal|boldsymbol|operatorname\*?|mbox|hbox|emph|underline)\s*\{[^{}]*\})"
+    r"|mathnormal|boldsymbol|bold|pmb|operatorname\*?|mbox|hbox|emph|underline)\s*\{[^{}]*\})"
     r"|(?P<degree>\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z]))"
     r"|(?P<open>\\math(?:bb|bf|rm|cal|scr|frak)\s*\{\s*[A-Za-z]\s*\}|\\mathbb\s*[A-Z])"
     r"|\\(?P<cmd>[A-Za-z]+\*?)"
@@ -45,12 +45,12 @@ FUNCTIONS = _names("""
     sin cos tan cot sec csc sinh cosh tanh coth sech csch exp ln log lg arcsin arccos arctan arccot
     arcsec arccsc arsinh arcosh artanh arcsinh arccosh arctanh asin acos atan sqrt max min gcd lcm
     det sup inf dim ker deg arg Re Im Arg abs floor ceil sgn sign binomial binom comb tr trace rank
-    erf gamma Gamma zeta Phi phi factorial mod
+    cis erf gamma Gamma zeta Phi phi factorial mod
 """)
 _PLAIN_FUNCTIONS = FUNCTIONS - _names("inf gamma Gamma zeta Phi phi mod deg tr")
 _WORD_CONSTS = {"pi": "pi", "infty": "inf", "infinity": "inf", "Infinity": "inf", "oo": "inf"}
 _GREEK_WORDS = {"alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "sigma", "omega", "phi"}
-_SPACED_OPS = {"and", "or"}
+_SPACED_OPS = {"and", "or", "to"}
 
 
 def tokenize(text: str) -> list[Token]:

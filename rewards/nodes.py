@@ -32,6 +32,10 @@ def product(factors: list[Node]) -> Node:
     if any(f[0] == "unit" for f in factors):
         inner = tuple(f[1] if f[0] == "unit" else f for f in factors)
         return ("unit", ("*", inner), next(f[2] for f in factors if f[0] == "unit"))
+    matrices = [f for f in factors if f[0] == "matrix"]
+    if len(matrices) == 1:
+        scalars = tuple(f for f in factors if f[0] != "matrix")
+        return ("matrix", tuple(tuple(("*", (*scalars, x)) for x in r) for r in matrices[0][1]))
     return ("*", tuple(factors))
 
 

@@ -55,9 +55,10 @@ _DECORATION = re.compile(
     r"|(?P<dollar>\\\$|\\%)"
     r"|\\[()\[\]](?![^\\]*pt\])|\$|\\\\(?=\s*$)"
 )
-# How plain text writes what LaTeX has signs for: numpy's names, +/-, 3 x 10^8, 0.1(6).
+# How plain text writes what LaTeX has signs for: numpy's names, +/-, 3 x 10^8, 0.1(6), {}_5C_2.
 _PLAIN_HABITS = re.compile(
     r"\b(?:np|numpy)\.(?=[a-z])|(?P<pm>\+/-)|(?<=\d)\s?(?P<times>x)\s?(?=10\s?\^)"
+    r"|(?<![\w)}])(?:\{\})?[_^]\{?(?P<all>\d{1,4})\}?\s*C_?\{?(?P<chosen>\d{1,4})\}?"
     r"|(?<=\.)(?P<fixed>\d{0,12})\((?P<recurring>\d{1,12})\)"
 )
 _SPACES = re.compile(r"\s+")
@@ -82,6 +83,8 @@ def _plain_habit(found: re.Match[str]) -> str:
         return "\\pm "
     if found["times"]:
         return "\\cdot "
+    if found["all"]:
+        return f"\\binom{{{found['all']}}}{{{found['chosen']}}}"
     if found["recurring"]:
         return f"{found['fixed']}\\overline{{{found['recurring']}}}"
     return ""

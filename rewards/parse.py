@@ -4,17 +4,16 @@ from rewards.brackets import OPENING, bracketed
 from rewards.commands import STOPS, command, function, text
 from rewards.cursor import Cursor
 from rewards.lexer import Token, Unparsed, tokenize
+from rewards.measures import at_unit_letter, with_unit
 from rewards.names import field, symbol
 from rewards.nodes import Node, negative, primed, product
 from rewards.normalise import words
 from rewards.numbers import mixed_number, number
-from rewards.units import unit_name
 
 MAX_DEPTH = 80
 RELATIONS = {"=", "==", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "to", "~"}
 _SEPARATORS = {",", ";"}
 _STARTS = {"num", "sym", "const", "fn", "cmd", "field"}
-_NO_UNITS = {"since", "because", "or", "and"}
 _UNIT_LETTERS = set("msgLhJNWVAKC")
 
 
@@ -64,6 +63,8 @@ class Parser(Cursor):
         return None
 
     def at_closer(self) -> bool:
+        if self.peek.value == "]" and self.depth == 0:
+            return False  # `]0, 1[` opens with it
         return self.peek.value in (")", "]", "\\}", "}", "&", "\\\\", "rangle", "rfloor", "end")
 
     def relation(self) -> Node:
@@ -95,13 +96,17 @@ class Parser(Cursor):
         node = self.sum()
         while self.peek.value in ("cup", "cap", "setminus") and self.peek.kind == "op":
             node = (self.next().value, node, self.sum())
-        if self.peek.value == ":" and not self.bars:
+        if self.at_ratio():
             parts = [node]
-            while self.accept(":"):
+            while self.at_ratio():
+                self.next()
                 parts.append(self.sum())
             node = ("ratio", tuple(parts))
         self.depth -= 1
         return node
+
+    def at_ratio(self) -> bool:
+        return (self.peek.value == ":" and not self.bars) or self.peek[:2] == ("text", "to")
 
     def descend(self) -> None:
         """Go one level down; every way back up lowers depth again."""
@@ -129,51 +134,10 @@ class Parser(Cursor):
         node = terms[0] if len(terms) == 1 else ("+", tuple(terms))
         if self.accept("choose"):
             node = ("f", "binom", (node, self.sum()))
+        elif self.accept("over"):
+            node = ("/", node, self.sum())
         self.depth -= 1
-        return self.with_unit(node)
-
-    def with_unit(self, node: Node) -> Node:
-        """Parse the degree, percent or currency sign and the words that follow a quantity."""
-        unit = None
-        if self.accept("deg"):
-            unit = "deg"
-            if self.peek.kind == "sym" and self.peek.value in "CF":
-                unit += self.next().value
-        if self.accept("%") or self.accept("\\%"):
-            unit = "%"
-        if node[0] in ("n", "d"):
-            if self.accept("\\$"):
-                unit = "dollar"
-            elif self.at_unit_letter():
-                unit = self.next().value
-        if self.peek.kind == "text" and not self.in_function:
-            unit = self.unit_words() or unit
-        if unit is None:
-            return node
-        return ("unit", node[1] if node[0] == "unit" else node, unit)
-
-    def at_unit_letter(self) -> bool:
-        kind, value, spaced = self.peek
-        after = self.look(1)
-        return kind == "sym" and spaced and value in "msgLh" and after.value in ("", ",", ")")
-
-    def unit_words(self) -> str | None:
-        """Return the name of the unit that the next words spell; stay put when they spell none."""
-        parts, start = [], self.at
-        while self.peek.kind == "text" or (parts and self.peek.value in ("/", "^")):
-            if self.peek.kind == "text" and words(self.peek.value) in _NO_UNITS:
-                break
-            token = self.next()
-            parts.append(token.value)
-            if token.value == "^":
-                power = self.factor()
-                parts.append(str(power[1]) if power[0] == "n" else "?")
-        if self.accept("("):
-            raise Unparsed("a remark in brackets")
-        unit = unit_name(" ".join(parts).replace(" ^ ", "^")) if parts else None
-        if unit is None:
-            self.at, self.peek = start, self.tokens[start]
-        return unit
+        return with_unit(self, node)
 
     def term(self) -> Node:
         """Parse a product: explicit or by juxtaposition, quotients, mixed numbers."""
@@ -188,7 +152,7 @@ class Parser(Cursor):
                 over = self.signed_factor()
                 mixed = mixed_number(factors, over) if len(factors) == 2 else None
                 factors = [mixed or ("/", product(factors), over)]
-            elif self.at_unit_letter() and len(factors) == 1 and factors[0][0] in ("n", "d"):
+            elif at_unit_letter(self) and len(factors) == 1 and factors[0][0] in ("n", "d"):
                 break
             elif self.starts_factor():
                 factors = self.juxtaposed(factors)

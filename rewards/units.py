@@ -7,7 +7,8 @@ mm millimeter millimetre|cm centimeter centimetre|m meter metre|km kilometer kil
 in inch inches|ft foot feet|yd yard|mi mile|g gram gm|kg kilogram|mg milligram|lb pound lbs|oz ounce
 s sec second|min minute mins|h hr hour hrs|day|week|month|year yr|ml mL milliliter millilitre
 L liter litre|gal gallon|mph miles/hour|km/h kph kmh kilometers/hour kilometres/hour|m/s ft/s
-dollar usd buck|cent ¢|euro eur|pound-sterling gbp|deg degree|rad radian|% percent
+dollar usd buck|cent ¢|eur euro|pound-sterling gbp|deg degree|rad radian|% percent
+rupee inr rs|yen jpy|yuan cny rmb
 cm^2 squarecentimeter squarecm sqcm|m^2 squaremeter squaremetre sqm squarem
 in^2 squareinch squareinches sqin squarein|ft^2 squarefoot squarefeet sqft squareft
 km^2 squarekilometer squarekm|mi^2 squaremile
@@ -21,6 +22,9 @@ for _row in _ALIASES.replace("\n", "|").split("|"):
     _names = _row.split()
     for _name in _names:
         _CANONICAL.setdefault(_name, _names[0])
+
+CURRENCY_SIGNS = {"euro": "eur", "pounds": "pound-sterling"}
+CURRENCIES = {"dollar", "eur", "pound-sterling", "rupee", "yen", "yuan"}
 
 # A word like these after a number is a remark or a second answer, never a unit.
 _REMARK_WORDS = """

@@ -16,6 +16,8 @@ PASSED_ON = {
     "eval": ("eval.cli:eval_main", "score stored generations, compare scored folders"),
     "analyze": ("rlvr.analysis.cli:main", "what training did to the weights"),
     "data": ("eval.cli:data_main", "look for evaluation problems in a training set"),
+    "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
+    "doctor": ("rlvr.doctor:main", "check this machine: versions, GPUs, disk, ports, data"),
 }
 """Commands that parse their own arguments: function and help."""
 
@@ -29,22 +31,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rlvr.recipe import ConfigError, RunError
 
     try:
-        if words and words[0] in PASSED_ON:
-            module, function = PASSED_ON[words[0]][0].split(":")
-            return getattr(importlib.import_module(module), function)(words[1:])
-        parser = _parser()
-        args, rest = parser.parse_known_args(words)
-        if rest and not getattr(args, "takes_settings", False):
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        return args.run(args, rest)
+        code = _run(words)
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         print(f"rlvr: error: {error}", file=sys.stderr)
         return 2
     except RunError as error:
         print(f"rlvr: stopped: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of our output, head or less, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         return 130
+
+
+def _run(words: list[str]) -> int:
+    if words and words[0] in PASSED_ON:
+        module, function = PASSED_ON[words[0]][0].split(":")
+        return getattr(importlib.import_module(module), function)(words[1:])
+    parser = _parser()
+    args, rest = parser.parse_known_args(words)
+    if rest and not getattr(args, "takes_settings", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args.run(args, rest)
 
 
 def _parser() -> argparse.ArgumentParser:

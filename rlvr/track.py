@@ -92,11 +92,16 @@ def write_rollouts(run_dir: Path, step: int, rollouts: Sequence[dict[str, Any]])
 
 
 def _wandb_mode(wanted: str) -> str:
-    """auto: online with an API key in the environment or in netrc, offline otherwise."""
+    """auto: online with an API key, offline otherwise."""
     if wanted != "auto":
         return wanted
     if os.environ.get("WANDB_MODE"):
         return os.environ["WANDB_MODE"]
+    return "online" if has_api_key() else "offline"
+
+
+def has_api_key() -> bool:
+    """Whether W&B has an API key, in the environment or in netrc."""
     netrc = Path.home() / ".netrc"
     known = netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
-    return "online" if os.environ.get("WANDB_API_KEY") or known else "offline"
+    return bool(os.environ.get("WANDB_API_KEY")) or known

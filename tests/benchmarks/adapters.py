@@ -48,6 +48,7 @@ LRS = {
     "lora_plus": 5e-4,
     "adalora": 2e-2,
     "orthogeolora": 2e-2,
+    "miss": 3e-4,
     "vera": 2e-2,
     "ia3": 1e-2,
     "ln_tuning": 5e-3,

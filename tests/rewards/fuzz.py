@@ -97,11 +97,14 @@ def gold_or_none(text: str) -> Gold | None:
 
 
 def timed(call, *arguments):
-    start = time.thread_time()  # processor time: a busy machine is no bug
-    result = call(*arguments)
-    elapsed_s = time.thread_time() - start
-    assert elapsed_s < FAST_S, f"{call.__name__} took {elapsed_s:.2f} s"
-    return result
+    elapsed_s = []
+    for _ in range(3):  # a lazy import or a garbage collection is slow once, a bug always
+        start = time.thread_time()  # processor time: a busy machine is no bug
+        result = call(*arguments)
+        elapsed_s.append(time.thread_time() - start)
+        if elapsed_s[-1] < FAST_S:
+            return result
+    raise AssertionError(f"{call.__name__} took {min(elapsed_s):.2f} s")
 
 
 def extraction_ends_with_an_answer_or_a_reason(response, mode):

@@ -39,6 +39,7 @@ RIGHT = {
         ("3", r"\displaystyle 3"),
     ],
     "fraction": [
+        (r"\frac{3}{8}", r"3 \over 8"),
         ("4", r"2/\frac{1}{2}"),
         ("1", r"2\left(\frac{1}{2}\right)"),
         (r"\frac{7}{12}", "7/12"),
@@ -170,6 +171,7 @@ RIGHT = {
         ("np.arcsin(5/13)", r"\sin^{-1}(5/13)"),
     ],
     "complex": [
+        (r"\frac{-1+i\sqrt{3}}{2}", r"\operatorname{cis}(120^\circ)"),
         ("2-5i", "-5i+2"),
         ("2-5i", "2 - 5 i"),
         (r"i", r"\sqrt{-1}"),
@@ -228,6 +230,9 @@ RIGHT = {
         ("3, 5", "3,5"),
     ],
     "interval": [
+        ("(0,1)", "]0,1["),
+        ("[0,1)", "[0;1["),
+        (r"(-\infty,0)\cup(1,2]", r"]-\infty,0[\cup]1,2]"),
         ("[0,4]", r"0\le x\le 4"),
         ("[0,4]", r"x\in[0,4]"),
         ("(0,4)", "0<x<4"),
@@ -255,6 +260,7 @@ RIGHT = {
         (r"(0,1)\cup(1,2)", r"(0,2)\setminus\{1\}"),
     ],
     "equation": [
+        ("f(x)=2x+3", "y=2x+3"),
         ("y=3x-2", "3x-y-2=0"),
         ("y=3x-2", "y+2=3x"),
         ("y=3x-2", "3x-2"),
@@ -285,6 +291,8 @@ RIGHT = {
         ("m = 4", r"m=2^2"),
     ],
     "matrix": [
+        (r"\begin{pmatrix}3 & 0 \\ 0 & 6\end{pmatrix}", r"3\begin{pmatrix}1&0\\0&2\end{pmatrix}"),
+        (r"5\begin{pmatrix}1\\2\end{pmatrix}", "(5,10)"),
         (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", "[[1,2],[3,4]]"),
         (r"\begin{pmatrix}1&0\\0&1\end{pmatrix}", r"\begin{bmatrix}1&0\\0&1\end{bmatrix}"),
         (
@@ -303,6 +311,8 @@ RIGHT = {
         (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"A = \begin{pmatrix}1&2\\3&4\end{pmatrix}"),
     ],
     "units": [
+        (r"10\text{ m}^2", "10 m^2"),
+        ("5m^2", "5 m^{2}"),
         ("3 m", "3"),
         ("3 m", r"3\text{ m}"),
         ("3m", "3 m"),
@@ -325,6 +335,9 @@ RIGHT = {
         (r"45\text{ feet}", r"45\text{ ft}"),
     ],
     "currency": [
+        ("12", r"\text{€}12"),
+        ("75", r"\text{USD } 75"),
+        (r"\text{Rs. } 100", "100"),
         (r"\$40", "40"),
         ("40", r"\$40"),
         (r"\$40", r"40\text{ dollars}"),
@@ -405,6 +418,8 @@ RIGHT = {
         ("-45,678", "-45678"),
     ],
     "time_ratio": [
+        ("3:4", r"3 \text{ to } 4"),
+        ("3:4", "6 to 8"),
         ("4:30", r"4{:}30"),
         ("4:30", "4 : 30"),
         (r"4:30\text{ a.m.}", r"4{:}30 \text{ AM}"),
@@ -482,6 +497,8 @@ RIGHT = {
         (r"\pm 4", r"x = 4 \text{ or } x = -4"),
     ],
     "combinatorics": [
+        ("252", "{}_{10}C_5"),
+        ("10", "^5C_2"),
         ("720", "6!"),
         (r"\binom{8}{3}", "56"),
         ("56", r"{8 \choose 3}"),
@@ -496,6 +513,8 @@ RIGHT = {
         (r"\binom{2n}{n}", r"\frac{(2n)!}{(n!)^2}"),
     ],
     "infinite_set": [
+        (r"x \equiv 2 \pmod 5", "5k+2"),
+        (r"k\pi", r"n\pi, n \in \mathbb{Z}"),
         (r"k\pi, k\in\mathbb{Z}", r"n\pi, n \in \mathbb{Z}"),
         (r"x \equiv 2 \pmod{5}", r"x=5k+2"),
         (r"x \equiv 2 \pmod{5}", r"x \equiv 7 \pmod 5"),
@@ -526,6 +545,7 @@ RIGHT = {
         (r"\pm 1", "±1"),
     ],
     "latex_style": [
+        ("10", r"\bold{10}"),
         (r"\frac{3}{8}", r"\displaystyle\frac{3}{8}"),
         ("8", r"\mathbf{8}"),
         ("8", r"\color{blue}{8}"),
@@ -747,6 +767,8 @@ WRONG = {
         ("1,1,2", "1,2,2"),
     ],
     "interval": [
+        ("(0,1)", "[0,1["),
+        ("5", "[5["),
         ("[0,4]", "(0,4)"),
         ("[0,4]", "[0,4)"),
         ("[0,4]", "0<x<4"),
@@ -772,6 +794,7 @@ WRONG = {
         ("x>5", "x>5, x<2"),
     ],
     "equation": [
+        ("f(x)=2x+3", "y=2x-3"),
         ("y=3x-2", "y=3x+2"),
         ("y=3x-2", "y=2x-3"),
         ("y=3x-2", "3x+2"),
@@ -802,6 +825,7 @@ WRONG = {
         ("a=1, b=2", "2, 1"),
     ],
     "matrix": [
+        (r"\begin{pmatrix}3 & 0 \\ 0 & 6\end{pmatrix}", r"3\begin{pmatrix}1&0\\0&1\end{pmatrix}"),
         (r"\begin{pmatrix}1&0\\0&1\end{pmatrix}", r"\begin{pmatrix}0&1\\1&0\end{pmatrix}"),
         (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&3\\2&4\end{pmatrix}"),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}"),
@@ -814,6 +838,7 @@ WRONG = {
         (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{vmatrix}1&2\\3&4\end{vmatrix}"),
     ],
     "units": [
+        (r"10\text{ m}^2", "10 m^3"),
         ("3 m", "3 cm"),
         ("3m", "3"),
         (r"12\text{ cm}", r"12\text{ m}"),
@@ -833,6 +858,7 @@ WRONG = {
         ("7", r"7\text{ dozen}"),
     ],
     "currency": [
+        (r"\$12", r"\text{€}12"),
         (r"\$40", r"\$4"),
         (r"\$40", r"40\text{ cents}"),
         (r"\$40", r"\$400"),
@@ -910,6 +936,8 @@ WRONG = {
         ("1000", "1,0000"),
     ],
     "time_ratio": [
+        ("3:4", "4 to 3"),
+        ("2", "1 to 3"),
         ("4:30", "4:31"),
         ("4:30", "430"),
         ("4:30", "4.30"),
@@ -995,6 +1023,7 @@ WRONG = {
         ("0, \\pm 4", r"\pm 4"),
     ],
     "combinatorics": [
+        ("252", "{}_{10}C_4"),
         ("720", "5!"),
         ("720", "7!"),
         ("720", "6!!"),
@@ -1009,6 +1038,8 @@ WRONG = {
         (r"2^{4000}", r"2^{4000}+1"),
     ],
     "infinite_set": [
+        (r"x \equiv 2 \pmod 5", "5k+3"),
+        (r"2k\pi", r"n\pi, n \in \mathbb{Z}"),
         (r"k\pi, k\in\mathbb{Z}", r"2k\pi, k\in\mathbb{Z}"),
         (r"k\pi, k\in\mathbb{Z}", r"\pi"),
         (r"k\pi, k\in\mathbb{Z}", r"k\pi+1, k\in\mathbb{Z}"),

@@ -67,7 +67,16 @@ def test_a_gold_that_is_no_text_is_refused():
 
 
 @pytest.mark.parametrize(
-    "text", ["$8$", r"\(8\)", r"\boxed{8}", "#### 8", "#### #### 8", r"Thus it is \boxed{8}."]
+    "text",
+    [
+        "$8$",
+        r"\(8\)",
+        r"\boxed{8}",
+        "#### 8",
+        "#### #### 8",
+        r"\boxed{\boxed{8}}",
+        r"Thus it is \boxed{8}.",
+    ],
 )
 def test_a_wrapped_gold_is_unwrapped(text):
     assert judge_fast("8", Gold.parse(text)) is not None

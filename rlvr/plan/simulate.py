@@ -1,0 +1,130 @@
+"""One step, simulated: generation with continuous batching, then the update, or both at once."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlvr.plan.hardware import Gpu, Shape
+from rlvr.plan.rates import Rates, all_reduce_s
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One step's work. groups_per_informative: groups generated for one that is trained on."""
+
+    groups: int
+    group_size: int
+    prompt_len: float
+    lengths: Sequence[int]
+    groups_per_informative: float
+
+    @property
+    def num_rollouts(self) -> int:
+        return math.ceil(self.groups * self.groups_per_informative) * self.group_size
+
+    @property
+    def mean_len(self) -> float:
+        return sum(self.lengths) / len(self.lengths)
+
+    @property
+    def update_tokens(self) -> float:
+        return self.groups * self.group_size * (self.prompt_len + self.mean_len)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Seconds of a step's phases; binds: what to relieve first."""
+
+    rollout_s: float
+    verify_s: float
+    update_s: float
+    all_reduce_s: float
+    sync_s: float
+    other_s: float
+    step_s: float
+    binds: str
+
+
+def log_normal_lengths(median: float, sigma: float, longest: int, count: int = 4096) -> list[int]:
+    """Response lengths in tokens, cut off at `longest`; the same in every call."""
+    rng = random.Random(0)
+    return [
+        max(1, min(longest, round(rng.lognormvariate(math.log(median), sigma))))
+        for _ in range(count)
+    ]
+
+
+def decoding_steps(lengths: Sequence[int], slots: int) -> tuple[int, int]:
+    """(steps with at least one sequence, tokens) of an engine that runs `slots` at a time."""
+    ends, now = [], 0
+    for length in lengths:
+        if len(ends) == slots:
+            now = heapq.heappop(ends)
+        heapq.heappush(ends, now + length)
+    return (max(ends) if ends else 0), sum(lengths)
+
+
+def rollout_s(work: Workload, rates: Rates, engines: int, slots: int) -> tuple[float, float]:
+    """(seconds until the slowest engine is done, seconds that its longest response takes alone)."""
+    rng = random.Random(1)
+    chosen = rng.choices(work.lengths, k=work.num_rollouts)
+    slowest, tail = 0.0, 0.0
+    for engine in range(min(engines, len(chosen))):
+        own = chosen[engine::engines]
+        steps, tokens = decoding_steps(own, slots)
+        seconds = steps * rates.decode_step_s + tokens * rates.decode_seq_s
+        seconds += len(own) * rates.request_s
+        alone = max(own) * (rates.decode_step_s + rates.decode_seq_s)
+        slowest, tail = max((slowest, tail), (seconds, alone))
+    return slowest, tail
+
+
+def step_time(
+    work: Workload,
+    rates: Rates,
+    shape: Shape,
+    gpu: Gpu | None,
+    devices: int,
+    slots: int,
+    generating: int | None = None,
+) -> StepTime:
+    """A step on `devices`: all generate, then all train; or `generating` of them generate the next
+    batch while the others train on this one."""
+    engines = generating or devices
+    trainers = devices - generating if generating else devices
+    rollout, tail = rollout_s(work, rates, engines, slots)
+    verify = work.num_rollouts * rates.verify_pair_s
+    update = rates.update_s + work.update_tokens * rates.update_token_s / trainers
+    reduced = all_reduce_s(gpu, 4 * shape.trainable, trainers)
+    trained = update + reduced
+    fixed = rates.sync_s + rates.other_s
+    # verification goes on while other responses are generated
+    sampled = max(rollout, verify)
+    total = fixed + (max(sampled, trained) if generating else sampled + trained)
+    costs = {
+        "the longest response": tail if rollout < 1.5 * tail else 0.0,
+        "generation": rollout,
+        "verification": verify,
+        "the update": update,
+        "the all-reduce": reduced,
+        "sync and fixed costs": fixed,
+    }
+    if costs["the longest response"]:
+        costs["generation"] = 0.0
+    binds = max(costs, key=lambda name: costs[name])
+    return StepTime(rollout, verify, update, reduced, rates.sync_s, rates.other_s, total, binds)
+
+
+def best_split(
+    work: Workload, rates: Rates, shape: Shape, gpu: Gpu | None, devices: int, slots: int
+) -> tuple[int, StepTime] | None:
+    """(devices that generate, step time) of the fastest asynchronous split; None for one device."""
+    splits = [
+        (k, step_time(work, rates, shape, gpu, devices, slots, generating=k))
+        for k in range(1, devices)
+    ]
+    return min(splits, key=lambda split: split[1].step_s) if splits else None

@@ -1,0 +1,164 @@
+"""Plans: the simulated step against hand computations, and a calibrated one against real steps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlvr.config import TrainRecipe
+from rlvr.plan.calibrate import Measured, fit, run_steps
+from rlvr.plan.hardware import GPUS, Shape, parse_cluster, shape_of
+from rlvr.plan.memory import trainer_memory
+from rlvr.plan.rates import Rates, all_reduce_s
+from rlvr.plan.simulate import Workload, best_split, decoding_steps, rollout_s, step_time
+from rlvr.recipe import ConfigError, load_recipe
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+CACHE = os.environ.get("RLVR_CACHE", RECIPES.parent / ".cache" / "rlvr")
+RATES = Rates(0.01, 0.001, 0.1, 0.5, 1e-3, 0.2, 1e-3, 0.3, 1.0, "by hand")
+SHAPE = Shape(1000, 1000, 2, 8, 16, 4, 32)
+
+
+def plan(*words, cache):
+    return subprocess.run(
+        [sys.executable, "-m", "rlvr.cli", "plan", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RLVR_CACHE": str(cache)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("lengths", "slots", "steps"),
+    [([5, 3, 9], 3, 9), ([5, 3, 9], 1, 17), ([3, 1, 2], 2, 3), ([4, 4, 4, 4], 2, 8), ([], 2, 0)],
+)
+def test_an_engine_with_free_slots_takes_the_next_response(lengths, slots, steps):
+    assert decoding_steps(lengths, slots) == (steps, sum(lengths))
+
+
+def test_generation_costs_its_steps_its_tokens_and_its_requests():
+    work = Workload(2, 3, 10, [7], 1.0)
+    seconds, tail = rollout_s(work, RATES, engines=1, slots=6)
+    assert seconds == pytest.approx(7 * 0.01 + 6 * 7 * 0.001 + 6 * 0.1)
+    assert tail == pytest.approx(7 * 0.011)
+    half, _ = rollout_s(work, RATES, engines=2, slots=6)
+    assert half == pytest.approx(7 * 0.01 + 3 * 7 * 0.001 + 3 * 0.1)
+
+
+def test_a_step_adds_up_and_names_what_binds():
+    work = Workload(2, 4, 10, [50], 2.0)
+    step = step_time(work, RATES, SHAPE, None, devices=1, slots=64)
+    update = 0.5 + 2 * 4 * 60 * 1e-3
+    assert step.update_s == pytest.approx(update)
+    assert step.step_s == pytest.approx(step.rollout_s + update + 0.2 + 0.3)
+    assert step.binds == "generation"
+
+
+def test_devices_that_generate_and_devices_that_train_work_at_the_same_time():
+    work = Workload(8, 8, 10, [50], 1.0)
+    split = best_split(work, RATES, SHAPE, None, devices=8, slots=64)
+    assert split is not None
+    generating, step = split
+    assert 1 <= generating < 8
+    assert step.step_s == pytest.approx(max(step.rollout_s, step.update_s) + 0.5)
+    others = [step_time(work, RATES, SHAPE, None, 8, 64, generating=k).step_s for k in range(1, 8)]
+    assert step.step_s == min(others)
+
+
+def test_no_number_of_devices_is_faster_than_the_longest_response():
+    work = Workload(16, 8, 10, [50] * 99 + [5000], 1.0)
+    step = step_time(work, RATES, SHAPE, GPUS["H100"], devices=1024, slots=64)
+    assert step.rollout_s >= 5000 * 0.011
+    assert step.binds == "the longest response"
+
+
+def test_a_ring_sends_everything_twice_over_the_slowest_link():
+    gpu = GPUS["H100"]
+    inside = all_reduce_s(gpu, 8e9, 8)
+    assert inside == pytest.approx(2 * 8e9 * 7 / 8 / gpu.link_bytes_per_s, rel=0.01)
+    assert all_reduce_s(gpu, 8e9, 16) > 5 * inside
+    assert all_reduce_s(gpu, 8e9, 1) == 0
+
+
+def test_full_fine_tuning_of_the_study_holds_master_weights_gradients_and_two_moments():
+    recipe = load_recipe(RECIPES / "r1_distill_qwen_1.5b_full.toml", [], TrainRecipe)
+    assert recipe.model.path is not None
+    shape = shape_of(recipe, recipe.model.path)
+    assert shape.num_params == shape.trainable == 1_777_088_000
+    parts = trainer_memory(recipe, shape)
+    master = 1_777_088_000 * 4 / 2**30
+    assert parts["weights"] == pytest.approx(master)
+    assert parts["optimizer"] == pytest.approx(2 * master)
+    sharded = trainer_memory(recipe, shape, num_shards=8)
+    assert sharded["optimizer"] == pytest.approx(master / 4)
+    assert sharded["activations"] == parts["activations"]
+
+
+def test_an_adapter_trains_what_the_plan_counts():
+    recipe = load_recipe(RECIPES / "r1_distill_qwen_1.5b_lora.toml", [], TrainRecipe)
+    assert recipe.model.path is not None
+    shape = shape_of(recipe, recipe.model.path)
+    assert shape.trainable == 36_929_536
+    assert trainer_memory(recipe, shape)["gradients"] == pytest.approx(36_929_536 * 4 / 2**30)
+
+
+def test_fitted_rates_return_the_seconds_they_were_made_from():
+    def made(count, length, tokens):
+        rollout = length * RATES.decode_step_s + count * length * RATES.decode_seq_s
+        train = RATES.update_s + tokens * RATES.update_token_s
+        metrics = {
+            "time/rollout_s": rollout + count * RATES.request_s,
+            "time/train_s": train,
+            "train/tokens_per_s": tokens / train,
+            "time/sync_s": 0.2,
+            "time/verify_s": count * 1e-3,
+            "time/step_s": rollout + count * RATES.request_s + train + 0.2 + 0.3,
+            "memory/peak_gib": 3.0,
+        }
+        return Measured(metrics, [length] * count)
+
+    steps = [made(n, length, n * length) for n, length in [(4, 20), (8, 50), (16, 35), (32, 90)]]
+    fitted = fit(steps, slots=64, modelled_gib=2.0)
+    for name in ("decode_step_s", "decode_seq_s", "request_s", "update_s", "update_token_s"):
+        assert getattr(fitted, name) == pytest.approx(getattr(RATES, name), rel=1e-3), name
+    assert fitted.other_s == pytest.approx(0.3)
+    assert fitted.runtime_gib == pytest.approx(1.0)
+
+
+def test_a_wrong_cluster_is_refused_with_the_names_known(tmp_path):
+    assert parse_cluster("8xh100") == (8, GPUS["H100"])
+    with pytest.raises(ConfigError, match="COUNTxNAME"):
+        parse_cluster("8 H100")
+    recipe = RECIPES / "quickstart.toml"
+    done = plan(recipe, "--gpus", "4xV100", cache=tmp_path)
+    assert done.returncode == 2
+    assert "H200" in done.stderr
+
+
+def test_a_plan_for_a_node_states_memory_time_and_cost(tmp_path):
+    recipe = RECIPES / "r1_distill_qwen_1.5b_lora.toml"
+    done = plan(recipe, "--gpus", "8xH100", "--price", "2", "--json", cache=tmp_path)
+    found = json.loads(done.stdout)
+    parts = {k: v for k, v in found["memory_gib"].items() if k != "total"}
+    assert found["memory_gib"]["total"] == pytest.approx(sum(parts.values()))
+    assert found["cost"] == pytest.approx(found["hours"] * 8 * 2)
+    assert found["scaling"]["1024"]["step_s"] <= found["scaling"]["1"]["step_s"]
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_calibrated_plan_is_near_the_measured_quickstart(tmp_path):
+    recipe = RECIPES / "quickstart.toml"
+    done = plan(recipe, "--calibrate", cache=CACHE)
+    assert done.returncode == 0, done.stderr
+    settings = ["--rollout.prompts_per_step", "10", "--rollout.group_size", "12"]
+    measured = run_steps(recipe, settings, tmp_path, "other")
+    seconds = sorted(step.metrics["time/step_s"] for step in measured)[len(measured) // 2]
+    words = [*settings, "--run", str(tmp_path / "other"), "--sampling.dynamic", "false", "--json"]
+    found = json.loads(plan(recipe, *words, cache=CACHE).stdout)
+    assert found["sync"]["step_s"] == pytest.approx(seconds, rel=0.2)
+    peak = max(step.metrics["memory/peak_gib"] for step in measured)
+    assert found["memory_gib"]["total"] == pytest.approx(peak, rel=0.1)
