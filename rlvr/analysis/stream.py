@@ -150,11 +150,11 @@ def find_base(checkpoint: Path, given: str | None) -> Path:
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, HFValidationError) as error:
+    except (OSError, ValueError, HfHubHTTPError) as error:
         raise ConfigError(
             f"{checkpoint}: its base {name!r} is neither a folder here nor a hub id that this"
             " machine can reach; give it with --base FOLDER"

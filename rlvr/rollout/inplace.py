@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 def check_emulation(recipe: TrainRecipe) -> None:
     """Raises: ConfigError where adapter.emulate_inplace_merge means nothing."""
-    if recipe.adapter.emulate_inplace_merge and recipe.model.dtype != "float32":
+    if not recipe.adapter.emulate_inplace_merge:
+        return
+    if recipe.rollout.sync == "adapter":
+        raise ConfigError(
+            'adapter.emulate_inplace_merge = true: rollout.sync = "adapter" leaves the engine on the'
+            ' base that does not move; set it to "merged"'
+        )
+    if recipe.model.dtype != "float32":
         raise ConfigError(
             f'adapter.emulate_inplace_merge = true: model.dtype = "{recipe.model.dtype}" cannot'
             ' hold a rounded base plus the start that is subtracted from it; set it to "float32":'

@@ -58,7 +58,8 @@ def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:
     if wanted == "auto":
         # on CPU, LoRA kernels generate 5 to 10 times slower than merged weights
         slow_adapter = policy.device.type == "cpu" and "merged" in policy.method.syncs
-        return "merged" if slow_adapter else policy.method.syncs[0]
+        moving_base = recipe.adapter.emulate_inplace_merge
+        return "merged" if slow_adapter or moving_base else policy.method.syncs[0]
     return wanted
 
 

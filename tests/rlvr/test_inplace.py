@@ -77,6 +77,11 @@ def test_it_is_refused_where_it_means_nothing(make_recipe):
     )
     with pytest.raises(ConfigError, match=r"model\.dtype"):
         check(wrong_type)
+    fixed_base = make_recipe(
+        rollout={"sync": "adapter"}, adapter={"method": "lora", "emulate_inplace_merge": True}
+    )
+    with pytest.raises(ConfigError, match=r"rollout\.sync"):
+        check(fixed_base)
     for method in ("dora", "full", "ia3"):
         adapter = {"method": method, "emulate_inplace_merge": True}
         recipe = make_recipe().model_copy(

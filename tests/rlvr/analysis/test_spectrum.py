@@ -138,7 +138,9 @@ def test_splitting_into_rows_changes_nothing(monkeypatch):
     update = Update(NAME, torch.randn(10, 7), dense=torch.randn(10, 7) * 1e-2)
     whole = entry_facts(update)
     monkeypatch.setattr(spectrum, "ROWS_AT_A_TIME", 3)
-    assert entry_facts(update) == pytest.approx(whole)
+    split = entry_facts(update)
+    assert split.pop("relative_norm") == pytest.approx(whole.pop("relative_norm"))
+    assert split == whole
 
 
 def test_an_update_of_zero_is_no_error():
