@@ -27,7 +27,7 @@ def check_emulation(recipe: TrainRecipe) -> None:
         return
     if recipe.rollout.sync == "adapter":
         raise ConfigError(
-            'adapter.emulate_inplace_merge = true: rollout.sync = "adapter" leaves the engine on the'
+            'adapter.emulate_inplace_merge = true: rollout.sync = "adapter" leaves the engine on a'
             ' base that does not move; set it to "merged"'
         )
     if recipe.model.dtype != "float32":
