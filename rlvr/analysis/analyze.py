@@ -64,6 +64,7 @@ def analyze(path: Path, options: Options) -> Analysis:
     """Analyses one checkpoint or the newest of a run. Raises: ConfigError."""
     checkpoint = find_checkpoint(path)
     base = find_base(checkpoint, options.base)
+    said = diversity(read_groups(options.samples), options.answer_mode) if options.samples else None
     modules, others, profiles = [], [], []
     tops: dict[str, Tensor] = {}
     for update in updates(checkpoint, base, options.layers):
@@ -86,10 +87,8 @@ def analyze(path: Path, options: Options) -> Analysis:
         "curvature": None,
         "entanglement": profiles,
         "forgetting": None,
-        "diversity": None,
+        "diversity": said,
     }
-    if options.samples:
-        facts["diversity"] = diversity(read_groups(options.samples), options.answer_mode)
     if options.curvature or options.attention or options.multiple_choice or options.harness:
         _with_model(facts, checkpoint, base, options)
     return Analysis(facts, tops)

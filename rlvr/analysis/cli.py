@@ -95,6 +95,9 @@ def _options(args: argparse.Namespace) -> Options:
             "--curvature and --attention look at texts: add --data FILE.jsonl with a prompt and a"
             " response per line"
         )
+    for path in (*args.multiple_choice, *([args.data] if args.data else [])):
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file")
     if args.data is not None and not needs_data:
         raise ConfigError("--data: used by --curvature and --attention only; add one of them")
     if args.max_rows < 1:
@@ -124,11 +127,12 @@ def _layers(text: str | None) -> tuple[int, ...] | None:
 
 def _print_table(facts: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("module", *SHOWN.values(), title=facts["checkpoint"])
-    for kind in dict.fromkeys(module["kind"] for module in facts["modules"]):
-        same = [module for module in facts["modules"] if module["kind"] == kind]
+    module = Column("module", no_wrap=True)
+    table = Table(module, *SHOWN.values(), title=facts["checkpoint"])
+    for kind in dict.fromkeys(m["kind"] for m in facts["modules"]):
+        same = [m for m in facts["modules"] if m["kind"] == kind]
         means = [sum(m[key] for m in same) / len(same) for key in SHOWN]
         table.add_row(f"{kind} ({len(same)})", *(f"{mean:.3g}" for mean in means))
     Console().print(table)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlvr.config import AdapterConfig
 from rlvr.policy import Policy, load_policy
 
 
@@ -17,9 +18,10 @@ def make_checkpoint(make_recipe, tmp_path_factory) -> Callable[..., tuple[Policy
     """(the live policy, the folder that it was saved to); settings as in the adapter section."""
 
     def make(seed: int = 0, **adapter: Any) -> tuple[Policy, Path]:
-        recipe = make_recipe(adapter={"rank": None} | adapter)
+        recipe = make_recipe()
         assert recipe.model.path is not None
-        policy = load_policy(recipe.model, recipe.adapter, recipe.model.path, seed, False)
+        given = AdapterConfig.model_validate(adapter)
+        policy = load_policy(recipe.model, given, recipe.model.path, seed, False)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in policy.trainable:
