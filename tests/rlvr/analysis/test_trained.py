@@ -39,7 +39,7 @@ def rows(adapted, tmp_path_factory):
 
 def test_module_curvature_equals_the_dense_hessian(adapted, rows, monkeypatch):
     """Row by row of the Hessian, in one batch; ours in several."""
-    monkeypatch.setattr("rlvr.analysis.trained.TOKENS_AT_A_TIME", 80)
+    monkeypatch.setattr("rlvr.analysis.trained.TOKENS_AT_A_TIME", 30)
     rows = rows[:2]
     found = curvature(adapted, rows, layers=[1])
     (name,) = found["modules"]
