@@ -38,9 +38,8 @@ def write_model(folder: Path, layers: range, seed: int) -> None:
     def drawn(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
 
-    weights = {
-        name: drawn(VOCAB, HIDDEN) for name in ("model.embed_tokens.weight", "lm_head.weight")
-    }
+    outside = () if layers else ("model.embed_tokens.weight", "lm_head.weight")
+    weights = {name: drawn(VOCAB, HIDDEN) for name in outside}
     for layer in layers:
         weights |= {f"model.layers.{layer}.{n}.weight": drawn(*s) for n, s in SHAPES.items()}
     save_file(weights, folder / "model.safetensors")
