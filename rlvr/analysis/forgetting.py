@@ -50,7 +50,7 @@ def read_choices(path: Path) -> list[Choice]:
 
 
 def _choice(row: dict[str, Any], where: str) -> Choice:
-    question, choices, answer = row.get("question"), row.get("choices"), row.get("answer")
+    question, choices, answer = row.get("question"), row.get("choices", []), row.get("answer")
     texts = isinstance(choices, list) and all(isinstance(c, str) and c for c in choices)
     if not isinstance(question, str) or not texts or len(choices) < 2:
         raise ConfigError(f"{where}: needs a question and at least 2 choices that are texts")

@@ -238,7 +238,7 @@ def _scaling(config: dict[str, Any], module: str, rank: int) -> float:
     from peft.utils.other import get_pattern_key
 
     patterns = config.get("alpha_pattern") or {}
-    alpha = patterns.get(get_pattern_key(patterns, module), config["lora_alpha"])
+    alpha = patterns.get(get_pattern_key(list(patterns), module), config["lora_alpha"])
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 

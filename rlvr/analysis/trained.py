@@ -118,7 +118,7 @@ def _trained_modules(policy: Policy, layers: Sequence[int] | None) -> dict[str, 
         }
     else:
         found = {
-            plain_name(name): [p for n, p in module.named_parameters() if "base_layer" not in n]
+            plain_name(name): _own_parameters(module)
             for name, module in policy.model.named_modules()
             if isinstance(module, BaseTunerLayer)
         }
@@ -126,6 +126,11 @@ def _trained_modules(policy: Policy, layers: Sequence[int] | None) -> dict[str, 
     if not kept:
         raise ConfigError("--curvature: the checkpoint has no trained module in these layers")
     return kept
+
+
+def _own_parameters(layer: Any) -> list[Parameter]:
+    """The adapter's, without those of the layer it wraps."""
+    return [value for name, value in layer.named_parameters() if "base_layer" not in name]
 
 
 def _losses(policy: Policy, rows: Sequence[TokenRow]) -> list[Callable[[], Tensor]]:
