@@ -85,8 +85,9 @@ class FourierftConfig(Section):
 
 
 class LokrConfig(Section):
-    factor: int = Field(default=-1, ge=-1)
-    """Size of the small Kronecker factor; -1 makes both nearly square."""
+    factor: int | None = Field(default=None, ge=1)
+    """Size of the small Kronecker factor, a divisor of every target module's inputs and outputs;
+    None makes both nearly square."""
     decompose_both: bool = False
     """Low-rank factors for the small factor too."""
 
@@ -100,7 +101,7 @@ class BoftConfig(Section):
     block_size: int = Field(default=4, ge=2)
     """Size of the rotated blocks; has to divide the inputs of every target module."""
     num_factors: int = Field(default=1, ge=1)
-    """Butterfly factors."""
+    """Butterfly factors; more than 1 need the CUDA toolkit."""
 
 
 class CompacterConfig(Section):

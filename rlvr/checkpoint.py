@@ -1,13 +1,16 @@
-"""Checkpoints: a folder that transformers, peft and vLLM load as it is, beside the trainer's state.
+"""Checkpoints: folders that transformers, peft and vLLM load as they are, with the trainer's state.
 
-Written to a neighbour folder, flushed to disk, then renamed: a checkpoint is whole or absent.
+Written to a neighbour folder, flushed to disk, then renamed: a checkpoint is whole or absent. A
+list of hashes inside tells when a disk lost something later.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 STATE_FOLDER = "trainer_state"
+HASHES = "sha256.json"
 
 
 def save_checkpoint(
@@ -51,6 +55,7 @@ def save_checkpoint(
     (inner / "state.json").write_text(json.dumps({"step": step, **state}))
     if save_more is not None:
         save_more(inner)
+    (inner / HASHES).write_text(json.dumps(_hashes(partial), indent=1))
     _flush(partial)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
@@ -62,6 +67,43 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
     """The run's checkpoints, oldest first."""
     found = (run_dir / "checkpoints").glob("step_*")
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def intact_checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoints that are as they were written, oldest first; says which are not."""
+    intact = []
+    for path in list_checkpoints(run_dir):
+        harm = damage(path)
+        if harm:
+            print(f"{path} is damaged ({harm}) and is left out", file=sys.stderr)
+        else:
+            intact.append(path)
+    return intact
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What differs from what was written, or None."""
+    listed = checkpoint / STATE_FOLDER / HASHES
+    if not listed.is_file():
+        return f"{HASHES} is missing"
+    try:
+        written = json.loads(listed.read_text())
+    except ValueError:
+        return f"{HASHES} is not readable"
+    found = _hashes(checkpoint)
+    wrong = sorted(name for name in written if found.get(name) != written[name])
+    return f"{wrong[0]} is {'changed' if wrong[0] in found else 'missing'}" if wrong else None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every file below the folder but the list itself, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != HASHES)
+    return {str(path.relative_to(folder)): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def best_checkpoint(run_dir: Path) -> Path:

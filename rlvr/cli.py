@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
     train.set_defaults(run=_train, takes_settings=True)
 
-    sft = commands.add_parser("sft", help="supervised warm start by a recipe", epilog=EPILOG)
-    sft.add_argument("recipe", help="a TOML recipe, see recipes/quickstart_sft.toml")
+    sft = commands.add_parser("sft", help="supervised training by a recipe", epilog=EPILOG)
+    sft.add_argument("recipe", help="a TOML recipe, see recipes/*_sft.toml")
     sft.set_defaults(run=_sft, takes_settings=True)
 
     adapters = commands.add_parser("adapters", help="list the adapter methods")
@@ -111,14 +111,23 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
 
 
 def _sft(args: argparse.Namespace, settings: list[str]) -> int:
-    from rlvr.recipe import load_recipe
+    from rlvr.finetune_config import FinetuneRecipe
+    from rlvr.recipe import read_tree, validate
     from rlvr.sft_config import SftConfig
 
-    recipe = load_recipe(args.recipe, settings, SftConfig)
+    tree = read_tree(args.recipe, settings, FinetuneRecipe)
     _set_environment()
-    from rlvr.sft import run_sft
+    if {"path", "sft_recipe"} & set(tree.get("model", {})):
+        recipe = validate(tree, FinetuneRecipe)
+        from rich.console import Console
 
-    print(run_sft(recipe))
+        from rlvr.finetune import finetune
+
+        print(finetune(recipe, Path(args.recipe), Console(stderr=True)))
+    else:
+        from rlvr.sft import run_sft
+
+        print(run_sft(validate(tree, SftConfig)))
     return 0
 
 

@@ -261,6 +261,20 @@ class RunConfig(Section):
     """Folder name; None takes the recipe's name, the method, the seed and the time."""
 
 
+def lr_of_method(tree: Any) -> Any:
+    """The recipe's dict with a table of learning rates replaced by the method's own rate."""
+    optim = tree.get("optim") if isinstance(tree, dict) else None
+    if not isinstance(optim, dict) or not isinstance(optim.get("lr"), dict):
+        return tree
+    method = tree.get("adapter", {}).get("method", "lora")
+    if method not in optim["lr"]:
+        raise ValueError(
+            f"optim.lr: the recipe has rates for {', '.join(optim['lr'])}, not for {method};"
+            " find one and pass --optim.lr VALUE"
+        )
+    return tree | {"optim": optim | {"lr": optim["lr"][method]}}
+
+
 class TrainRecipe(Section):
     """A whole recipe for `rlvr train`."""
 
@@ -280,17 +294,7 @@ class TrainRecipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _lr_of_method(cls, tree: Any) -> Any:
-        """Puts the method's own rate in the place of a table of rates."""
-        optim = tree.get("optim") if isinstance(tree, dict) else None
-        if not isinstance(optim, dict) or not isinstance(optim.get("lr"), dict):
-            return tree
-        method = tree.get("adapter", {}).get("method", "lora")
-        if method not in optim["lr"]:
-            raise ValueError(
-                f"optim.lr: the recipe has rates for {', '.join(optim['lr'])}, not for {method};"
-                " find one and pass --optim.lr VALUE"
-            )
-        return tree | {"optim": optim | {"lr": optim["lr"][method]}}
+        return lr_of_method(tree)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

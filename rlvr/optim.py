@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from rlvr.recipe import ConfigError
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from rlvr.adapters.base import Method
     from rlvr.config import OptimConfig
 
 Parameters = Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]]
@@ -20,7 +22,7 @@ Parameters = Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]]
 def build_optimizer(parameters: Parameters, config: OptimConfig) -> Optimizer:
     """The optimizer that optim.name names, over parameters or parameter groups.
 
-    Raises: ConfigError when its package is missing or cannot run here.
+    `check_optimizer` says whether it can run here.
     """
     options = {
         "lr": config.lr,
@@ -35,20 +37,30 @@ def _adamw(parameters: Parameters, options: Mapping[str, Any]) -> Optimizer:
     return torch.optim.AdamW(parameters, fused=True, **options)
 
 
+def check_optimizer(method: Method, config: OptimConfig) -> None:
+    """Refuses, before anything loads, an optimizer that cannot run here or that the method has no
+    use for. Raises: ConfigError."""
+    name = config.name
+    if method.own_optimizer and name != "adamw":
+        raise ConfigError(
+            f'optim.name = "{name}": {method.name} brings its own optimizer; remove it'
+        )
+    if name != "adamw" and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f'optim.name = "{name}": comes with bitsandbytes, which is not installed; pip install'
+            " 'rlvr[quantized]' or set it to \"adamw\""
+        )
+    if name.startswith("paged") and not torch.cuda.is_available():
+        raise ConfigError(
+            f'optim.name = "{name}": pages its state between GPU and CPU memory and needs a GPU;'
+            ' set it to "adamw" or "adamw_8bit"'
+        )
+
+
 def _bitsandbytes(kind: str) -> Callable[[Parameters, Mapping[str, Any]], Optimizer]:
     def build(parameters: Parameters, options: Mapping[str, Any]) -> Optimizer:
-        try:
-            from bitsandbytes import optim
-        except ImportError as error:
-            raise ConfigError(
-                f"optim.name: {kind} comes with bitsandbytes, which cannot be imported ({error});"
-                " pip install 'rlvr[quantized]' or set optim.name = 'adamw'"
-            ) from error
-        if "Paged" in kind and not torch.cuda.is_available():
-            raise ConfigError(
-                f"optim.name: {kind} pages its state between GPU and CPU memory and needs a GPU;"
-                " set optim.name = 'adamw' or 'adamw_8bit'"
-            )
+        from bitsandbytes import optim
+
         return getattr(optim, kind)(parameters, **options)
 
     return build

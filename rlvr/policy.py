@@ -195,7 +195,7 @@ def load_policy(
     called where the method's initialisation looks at data.
     Raises: ConfigError for a model that cannot be found or read, or modules that it does not have.
     """
-    method = get_method(adapter)
+    method = get_method(adapter, num_updates)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, model_config.dtype)
     base, tokenizer = load_base(model_config, path, dtype)
@@ -228,14 +228,28 @@ def check_modules(model: nn.Module, targets: Sequence[str]) -> None:
 
 def load_base(model_config: ModelConfig, path: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """(model, tokenizer) from a folder or the hub, safetensors only. Raises: ConfigError."""
-    options = {
-        "revision": model_config.revision,
-        "trust_remote_code": model_config.trust_remote_code,
-    }
+    tokenizer = load_tokenizer(model_config, path)
+    model = _load(AutoModelForCausalLM, model_config, path, dtype=dtype, use_safetensors=True)
+    longest = getattr(model.config, "max_position_embeddings", model_config.max_len)
+    if model_config.max_len > longest:
+        raise ConfigError(
+            f"model.max_len = {model_config.max_len}: {path} takes {longest} tokens; lower it"
+        )
+    return model, tokenizer
+
+
+def load_tokenizer(model_config: ModelConfig, path: str) -> Any:
+    """The tokenizer of a folder or of the hub. Raises: ConfigError."""
+    return _load(AutoTokenizer, model_config, path)
+
+
+def _load(kind: Any, model_config: ModelConfig, path: str, **options: Any) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, **options
+        return kind.from_pretrained(
+            path,
+            revision=model_config.revision,
+            trust_remote_code=model_config.trust_remote_code,
+            **options,
         )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
@@ -243,9 +257,3 @@ def load_base(model_config: ModelConfig, path: str, dtype: torch.dtype) -> tuple
             f"model.path = {path!r}: no model can be loaded from there ({reason}); give a"
             " transformers folder with safetensors, or a hub id that this machine can reach"
         ) from error
-    longest = getattr(model.config, "max_position_embeddings", model_config.max_len)
-    if model_config.max_len > longest:
-        raise ConfigError(
-            f"model.max_len = {model_config.max_len}: {path} takes {longest} tokens; lower it"
-        )
-    return model, tokenizer

@@ -31,6 +31,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str], kind: type[R]) -> R:
     Raises: ConfigError for a missing or malformed file, an unknown key, a value out of range or a
     combination that cannot work.
     """
+    return validate(read_tree(path, overrides, kind), kind)
+
+
+def read_tree(path: str | Path, overrides: Sequence[str], kind: type[BaseModel]) -> dict[str, Any]:
+    """The recipe as nested dicts, overrides applied, not yet validated. Raises: ConfigError."""
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe; see recipes/ for examples")
@@ -40,7 +45,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str], kind: type[R]) -> R:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     for key, value in parse_overrides(overrides):
         _set(tree, key, value, kind)
-    return validate(tree, kind)
+    return tree
 
 
 def _set(tree: dict[str, Any], key: str, value: Any, kind: type[BaseModel]) -> None:

@@ -17,6 +17,7 @@ from rlvr.adapters.export import max_lora_rank
 from rlvr.config import DataConfig, TrainRecipe
 from rlvr.data import Dataset, encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
+from rlvr.optim import check_optimizer
 from rlvr.policy import Policy, load_policy
 from rlvr.recipe import ConfigError
 from rlvr.reference import prepare_reference
@@ -58,7 +59,9 @@ class Session:
 
 def check(recipe: TrainRecipe) -> None:
     """Refuses, before anything is loaded, what cannot work. Raises: ConfigError."""
-    method = get_method(recipe.adapter)
+    num_updates = recipe.train.steps * recipe.optim.updates_per_step
+    method = get_method(recipe.adapter, num_updates)
+    check_optimizer(method, recipe.optim)
     if not method.syncs and recipe.rollout.engine == "vllm":
         raise ConfigError(
             f"rollout.engine = 'vllm': {method.name} cannot be merged into weights or served by"

@@ -93,7 +93,7 @@ def _train(cfg: SftConfig, pairs: list[tuple[str, str]], folder: Path) -> None:
         train_dataset=_dataset(pairs, tokenizer, train.batch_size, random.Random(train.seed)),
         processing_class=tokenizer,
     )
-    _make_quiet(trainer, started)
+    make_quiet(trainer, "warm start", started)
     trainer.train()
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     model.save_pretrained(folder)
@@ -172,15 +172,15 @@ def batch_order(lengths: Sequence[int], batch_size: int, rng: random.Random) -> 
     return [index for batch in batches + partial for index in batch]
 
 
-def _make_quiet(trainer: Any, started: float) -> None:
+def make_quiet(trainer: Any, name: str, started: float) -> None:
     """Replace the trainer's own output by one line of progress, rewritten on a terminal."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_progress(started))
+    trainer.add_callback(_progress(name, started))
 
 
-def _progress(started: float) -> "TrainerCallback":
+def _progress(name: str, started: float) -> "TrainerCallback":
     from rich.console import Console
     from transformers import TrainerCallback
 
@@ -191,7 +191,7 @@ def _progress(started: float) -> "TrainerCallback":
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "loss" in logs:
-                done = f"warm start: step {state.global_step}/{state.max_steps}"
+                done = f"{name}: step {state.global_step}/{state.max_steps}"
                 line = f"{done}, loss {float(logs['loss']):.3f}, {time.monotonic() - started:.0f} s"
                 last = state.global_step + args.logging_steps > state.max_steps
                 console.print(line, end="\n" if last or not console.is_terminal else "\r")

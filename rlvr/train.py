@@ -22,7 +22,7 @@ from rewards import Reason, Verifier
 from rlvr.batch import StepBatch, make_batch
 from rlvr.checkpoint import (
     STATE_FOLDER,
-    list_checkpoints,
+    intact_checkpoints,
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
@@ -44,6 +44,8 @@ from rlvr.update import update
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from rlvr.finetune_config import FinetuneRecipe
 
 
 MAX_VERIFIER_FAILURES = 0.01
@@ -90,9 +92,9 @@ def resume(folder: Path, console: Console) -> Path:
             f"{folder}: adapter.emulate_inplace_merge has moved its base, and checkpoints do not"
             " hold that; start the run again"
         )
-    checkpoints = list_checkpoints(folder)
+    checkpoints = intact_checkpoints(folder)
     if not checkpoints:
-        raise ConfigError(f"{folder}: has no checkpoint yet; delete the folder and start again")
+        raise ConfigError(f"{folder}: has no usable checkpoint; delete the folder and start again")
     check(recipe)
     facts = json.loads((folder / "manifest.json").read_text())
     session = build(recipe, facts["model"])
@@ -136,7 +138,8 @@ def _drive(session: Session, run: Run, console: Console) -> Path:
                 if last or _is_due(recipe.train.checkpoint_every, run.next_step):
                     _save(session, run, session.sampler.state())
         run.seconds = time.perf_counter() - start
-        finish_manifest(run.folder / "manifest.json", session.policy, session.syncer.num_bytes)
+        num_bytes = session.syncer.num_bytes
+        finish_manifest(run.folder / "manifest.json", session.policy, recipe.model, num_bytes)
         finish(session, run.folder, run.seconds, console)
         return run.folder
     finally:
@@ -312,7 +315,7 @@ def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.absolute().parent)
 
 
-def model_path(recipe: TrainRecipe, recipe_path: Path, console: Console) -> str:
+def model_path(recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path, console: Console) -> str:
     """The policy's folder or hub id; runs the warm start first when the recipe names one."""
     if recipe.model.path is not None:
         return recipe.model.path

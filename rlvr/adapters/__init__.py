@@ -16,7 +16,7 @@ from rlvr.adapters import (
     start,
     vectors,
 )
-from rlvr.adapters.base import Method
+from rlvr.adapters.base import DEFAULT_RANK, Method
 from rlvr.config import AdapterConfig
 from rlvr.recipe import ConfigError
 from rlvr.section import Section
@@ -38,17 +38,20 @@ _FAMILIES = (
 METHODS: dict[str, Method] = {m.name: m for family in _FAMILIES for m in family.METHODS}
 
 
-def get_method(config: AdapterConfig) -> Method:
+def get_method(config: AdapterConfig, num_updates: int | None = None) -> Method:
     """The method that `config` names, its settings checked. Loads nothing.
 
-    Raises: ConfigError for an unknown name or a setting that the method would ignore.
+    num_updates: optimizer steps of the run, where they are known.
+    Raises: ConfigError for an unknown name, a setting that the method would ignore, or one that
+    cannot work.
     """
     method = METHODS.get(config.method)
     if method is None:
         near = difflib.get_close_matches(config.method, METHODS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(METHODS)}"
         raise ConfigError(f"adapter.method = {config.method!r}: unknown; {hint}")
-    for name in sorted(config.model_fields_set - {"method", "dropout"} - method.options):
+    given = config.model_fields_set - {"method"} - (set() if config.dropout else {"dropout"})
+    for name in sorted(given - method.options):
         value = getattr(config, name)
         shown = f"[adapter.{name}]" if isinstance(value, Section) else f"adapter.{name} = {value!r}"
         raise ConfigError(f"{shown}: {method.name} would ignore it; remove it")
@@ -57,14 +60,14 @@ def get_method(config: AdapterConfig) -> Method:
             f'adapter.rank = {config.rank}: adapter.match = "{config.match}" picks the rank; remove'
             " one of them"
         )
-    multiple = method.rank_multiple(config)
-    if config.rank and config.rank % multiple:
+    multiple, rank = method.rank_multiple(config), config.rank or DEFAULT_RANK
+    if config.match is None and rank % multiple:
         raise ConfigError(
-            f"adapter.rank = {config.rank}: {method.name} needs a multiple of {multiple}; take"
-            f" {config.rank + multiple - config.rank % multiple}"
+            f"adapter.rank = {rank}: {method.name} needs a multiple of {multiple}; take"
+            f" {rank + multiple - rank % multiple}"
         )
     if method.check:
-        method.check(config)
+        method.check(config, num_updates)
     return method
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import LORA_OPTIONS, Method, Schedule, Setup, wrap
+from rlvr.adapters.base import DEFAULT_RANK, LORA_OPTIONS, Method, Schedule, Setup, wrap
 from rlvr.adapters.export import save_as_lora
 from rlvr.recipe import ConfigError
+
+if TYPE_CHECKING:
+    from rlvr.adapter_config import AdapterConfig
 
 
 def _adalora(model: Any, setup: Setup) -> Any:
@@ -17,18 +20,10 @@ def _adalora(model: Any, setup: Setup) -> Any:
     import peft
 
     block = setup.config.adalora
-    init_rank = block.init_rank or (3 * setup.rank + 1) // 2
-    warmup = block.warmup_updates
-    warmup = setup.num_updates // 10 if warmup is None else warmup
-    final = block.final_updates
-    final = setup.num_updates // 5 if final is None else final
-    if warmup + final >= setup.num_updates:
-        raise ConfigError(
-            f"adapter.adalora: warmup_updates = {warmup} plus final_updates = {final} leave none of"
-            f" the {setup.num_updates} updates to move ranks; lower them"
-        )
+    _check(setup.config, setup.num_updates)
+    warmup, final = _phases(setup.config, setup.num_updates)
     config = peft.AdaLoraConfig(
-        init_r=init_rank,
+        init_r=_init_rank(setup.config),
         target_r=setup.rank,
         tinit=warmup,
         tfinal=final,
@@ -43,6 +38,37 @@ def _adalora(model: Any, setup: Setup) -> Any:
         task_type=peft.TaskType.CAUSAL_LM,
     )
     return wrap(model, config, setup.seed)
+
+
+def _init_rank(config: AdapterConfig) -> int:
+    return config.adalora.init_rank or (3 * (config.rank or DEFAULT_RANK) + 1) // 2
+
+
+def _phases(config: AdapterConfig, num_updates: int) -> tuple[int, int]:
+    """Updates before the ranks move and after they have moved."""
+    warmup, final = config.adalora.warmup_updates, config.adalora.final_updates
+    return (
+        num_updates // 10 if warmup is None else warmup,
+        num_updates // 5 if final is None else final,
+    )
+
+
+def _check(config: AdapterConfig, num_updates: int | None) -> None:
+    """Raises: ConfigError for a schedule without room, or a start below the budget."""
+    rank, init_rank = config.rank or DEFAULT_RANK, _init_rank(config)
+    if config.match is None and init_rank < rank:
+        raise ConfigError(
+            f"adapter.adalora.init_rank = {init_rank}: below adapter.rank = {rank}, the average at"
+            " the end; raise it"
+        )
+    if num_updates is None:
+        return
+    warmup, final = _phases(config, num_updates)
+    if max(warmup, 1) + final >= num_updates:  # the first update only measures
+        raise ConfigError(
+            f"adapter.adalora: warmup_updates = {warmup} plus final_updates = {final} leave none of"
+            f" the {num_updates} updates to move ranks; lower them"
+        )
 
 
 def _penalty(model: Any) -> Any:
@@ -87,6 +113,7 @@ METHODS = (
         syncs=("adapter", "merged"),
         options=(LORA_OPTIONS - {"scaling"}) | {"adalora"},
         apply=_adalora,
+        check=_check,
         schedule=Schedule(_penalty, _after_update, _state, _load_state),
         save=save_as_lora,
     ),

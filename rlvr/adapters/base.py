@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Sync = Literal["adapter", "merged", "none"]
 DEFAULT_RANK = 32
-LORA_OPTIONS = frozenset({"rank", "alpha", "scaling", "target_modules", "seed", "match"})
+LORA_OPTIONS = frozenset({"rank", "alpha", "scaling", "target_modules", "dropout", "seed", "match"})
 PLAIN_LORA_OPTIONS = LORA_OPTIONS | {"emulate_inplace_merge"}
 """Of methods whose update is scaling (B A - B0 A0) and nothing else."""
 
@@ -59,14 +59,6 @@ def adamw_groups(groups: list[dict[str, Any]], optim: OptimConfig) -> Optimizer:
     )
 
 
-def refuse_named_optimizer(config: AdapterConfig, optim: OptimConfig) -> None:
-    """For methods with an update rule of their own. Raises: ConfigError when a recipe names one."""
-    if optim.name != "adamw":
-        raise ConfigError(
-            f'optim.name = "{optim.name}": {config.method} brings its own optimizer; remove it'
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """What a method does besides the gradient step; only AdaLoRA has one.
@@ -95,9 +87,13 @@ class Method:
     keeps_base: whether switching the adapter off gives the base back; else the reference is a copy.
     start: why step 0 is not the base policy; empty where it is.
     needs_rows: whether `apply` looks at training problems.
-    check(config): refuses, before anything loads, settings that cannot work.
+    check(config, num_updates): refuses, before anything loads, settings that cannot work; optimizer
+    steps of the run are None where they are not known yet.
     checkpointing: whether activations can be recomputed in the backward pass.
+    packing: whether several examples may share one sequence.
+    own_optimizer: whether it has an update rule of its own, so that optim.name cannot choose one.
     rank_multiple(config): the rank has to be a multiple of this.
+    count(model, setup): trainable parameters, where the layers cannot be made on the meta device.
     save(model, folder, config): writes a folder that peft loads, where the live layers do not save
     as one.
     """
@@ -115,8 +111,11 @@ class Method:
     start: str = ""
     needs_rows: bool = False
     checkpointing: bool = True
-    check: Callable[[AdapterConfig], None] | None = None
+    packing: bool = True
+    own_optimizer: bool = False
+    check: Callable[[AdapterConfig, int | None], None] | None = None
     rank_multiple: Callable[[AdapterConfig], int] = lambda _config: 1
+    count: Callable[[Any, Setup], int] | None = None
     save: Callable[[Any, Path, AdapterConfig], None] | None = None
 
 
@@ -137,3 +136,18 @@ def wrap(model: Any, peft_config: Any, seed: int) -> Any:
             raise ConfigError(
                 f"adapter: {reason}; change adapter.target_modules or the sizes"
             ) from error
+
+
+def check_divides(model: Any, setup: Setup, setting: str, size: int, outputs: bool = False) -> None:
+    """For sizes that peft would silently change where they do not divide a module's inputs.
+
+    outputs: its outputs have to be divided too. Raises: ConfigError.
+    """
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in setup.config.target_modules:
+            sizes = module.weight.shape if outputs else module.weight.shape[1:]
+            if any(length % size for length in sizes):
+                shown = " and ".join(map(str, sizes))
+                raise ConfigError(
+                    f"adapter.{setting} = {size}: does not divide {shown} of {name}; take a divisor"
+                )

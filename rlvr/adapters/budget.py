@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from typing import Any
 
@@ -22,14 +23,17 @@ def count_parameters(method: Method, config: AdapterConfig, model_config: Any) -
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+        if method.count:
+            return method.count(model, Setup(config, seed=0))
         adapted = method.apply(model, Setup(config, seed=0))
     return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
 def match_rank(method: Method, config: AdapterConfig, model_config: Any) -> AdapterConfig:
-    """`config` with adapter.match replaced by the rank whose count comes nearest; says which.
+    """`config` with the rank whose count comes nearest to adapter.match; says which.
 
-    Counts grow with the rank. Ties go to the smaller rank.
+    Counts grow with the rank, or fall with it (randlora: fewer bases). Ties go to the smaller rank.
+    Raises: ConfigError for a number of parameters that the method cannot have.
     """
     if config.match is None:
         return config
@@ -37,28 +41,34 @@ def match_rank(method: Method, config: AdapterConfig, model_config: Any) -> Adap
     wanted = float(number.rstrip("KMB")) * _UNITS.get(number[-1], 1)
     step = method.rank_multiple(config)
 
-    def at(rank: int) -> AdapterConfig:
-        return config.model_copy(update={"rank": rank, "match": None})
-
     @functools.cache
-    def count(rank: int) -> int:
-        return count_parameters(method, at(rank), model_config)
+    def count(rank: int) -> float:
+        try:
+            return count_parameters(method, config.model_copy(update={"rank": rank}), model_config)
+        except ConfigError:
+            return math.inf  # more than the smallest module takes
+
+    falls = count(4 * step) < count(step)
+
+    def reached(rank: int) -> bool:
+        return count(rank) <= wanted if falls else count(rank) >= wanted
 
     low, high = step, step
-    while count(high) < wanted:
+    while not reached(high) and high <= LARGEST_RANK:
         low, high = high, 2 * high
-        if high > LARGEST_RANK:
-            raise ConfigError(
-                f'adapter.match = "{config.match}": {method.name} has at most {count(low):,}'
-                " trainable parameters at the largest rank; ask for fewer"
-            )
-    while high - low > step:
+    while high - low > step and high <= LARGEST_RANK:
         middle = (low + high) // 2 // step * step
-        low, high = (middle, high) if count(middle) < wanted else (low, middle)
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    if high > LARGEST_RANK or count(high) == math.inf:
+        bound, remedy = ("least", "more") if falls else ("most", "fewer")
+        raise ConfigError(
+            f'adapter.match = "{config.match}": {method.name} has at {bound} {count(low):,}'
+            f" trainable parameters on this model (rank {low}); ask for {remedy}"
+        )
     rank = min((low, high), key=lambda r: abs(count(r) - wanted))
     print(
         f"adapter.match: {method.name} at rank {rank} trains {count(rank):,} parameters"
         f" (wanted {wanted:,.0f})",
         file=sys.stderr,
     )
-    return at(rank)
+    return config.model_copy(update={"rank": rank})

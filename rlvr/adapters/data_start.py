@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, wrap
 from rlvr.adapters.lora import lora_config
 from rlvr.adapters.start import apply_peft_start, start_method
+from rlvr.recipe import ConfigError
+
+if TYPE_CHECKING:
+    from rlvr.adapter_config import AdapterConfig
 
 BATCH_ROWS = 8
 
@@ -108,6 +112,15 @@ def _lora_ga(model: Any, setup: Setup) -> Any:
     return apply_peft_start(model, setup, num_directions=2 * setup.rank, **extra)
 
 
+def _check_lora_ga(config: AdapterConfig, _num_updates: int | None) -> None:
+    """Raises: ConfigError for a seed of directions that are not drawn."""
+    if config.seed is not None and config.lora_ga.direction != "random":
+        raise ConfigError(
+            f"adapter.seed = {config.seed}: lora_ga draws nothing while adapter.lora_ga.direction ="
+            f' "{config.lora_ga.direction}"; remove it'
+        )
+
+
 METHODS = (
     Method(
         name="eva",
@@ -115,7 +128,7 @@ METHODS = (
         trains="A and B of every target module, A from the inputs' singular vectors",
         merges=True,
         syncs=("adapter", "merged"),
-        options=LORA_OPTIONS | {"calibration_rows", "eva"},
+        options=(LORA_OPTIONS - {"seed"}) | {"calibration_rows", "eva"},
         apply=_eva,
         needs_rows=True,
     ),
@@ -123,6 +136,13 @@ METHODS = (
         "corda", "2406.05223", "covariance-weighted triples", _corda, blocks=("corda",), rows=True
     ),
     start_method(
-        "lora_ga", "2407.05000", "the first gradient", _lora_ga, blocks=("lora_ga",), rows=True
+        "lora_ga",
+        "2407.05000",
+        "the first gradient",
+        _lora_ga,
+        blocks=("lora_ga",),
+        rows=True,
+        drawn=True,
+        check=_check_lora_ga,
     ),
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr.recipe import ConfigError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -62,13 +64,19 @@ def save_as_lora(model: Any, folder: Path, _config: AdapterConfig | None = None)
 
 
 def max_lora_rank(model: Any) -> int:
-    """The smallest rank limit of vLLM that holds the model's low-rank update."""
+    """The smallest rank limit of vLLM that holds the model's low-rank update.
+
+    Raises: ConfigError for a rank that vLLM does not serve.
+    """
     from peft.tuners.lora import LoraLayer
 
     rank = max(len(lora_factors(m)[0]) for m in model.modules() if isinstance(m, LoraLayer))
     fitting = [limit for limit in VLLM_RANKS if limit >= rank]
     if not fitting:
-        raise ValueError(f"rank {rank}: vLLM serves at most {VLLM_RANKS[-1]}; sync merged weights")
+        raise ConfigError(
+            f"rollout.sync: vLLM serves adapters of rank {VLLM_RANKS[-1]} at most, and this one has"
+            f' {rank}; set it to "merged"'
+        )
     return fitting[0]
 
 
@@ -88,4 +96,5 @@ def merge_and_export(model: Any, folder: Path, dtype: torch.dtype | None = None)
     plain.load_state_dict(weights, strict=False)
     missing = {name for name, _ in plain.named_parameters()} - set(weights)
     assert not missing, f"no weight for {sorted(missing)}"
+    plain.generation_config = inner.generation_config
     plain.save_pretrained(folder)

@@ -9,7 +9,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from rlvr.adapters.merge import merged_weights, plain_name
+from rlvr.adapters.merge import dense, merged_weights, plain_name
 
 _ATTRIBUTES = {
     "r": "rank",
@@ -37,7 +37,10 @@ def module_facts(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def _tensor_facts(value: torch.Tensor) -> dict[str, Any]:
-    return {"shape": list(value.shape), "dtype": str(value.dtype)}
+    facts: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype)}
+    if value.requires_grad:
+        facts["norm"] = float(value.detach().float().norm())  # of the initialisation
+    return facts
 
 
 def _layer_facts(layer: Any) -> dict[str, Any]:
@@ -105,8 +108,8 @@ def update_norms(
 ) -> dict[str, float]:
     """Frobenius norm of the change of every weight that training moved, by the base's name.
 
-    start: the original weights, needed where the model itself was trained. What cannot be merged
-    is left out.
+    start: the original weights, needed where the model itself was trained; else the base inside,
+    also where it is quantised. What cannot be merged is left out.
     """
     if start is None:
         start = {
@@ -117,8 +120,14 @@ def update_norms(
     norms = {}
     for name, value in merged_weights(model):
         before = start.get(name)
-        if before is not None and before.shape == value.shape:
-            change = float((value.float() - before.to(value.device).float()).norm())
+        if before is not None:
+            change = float((value.float() - dense(before).to(value.device).float()).norm())
             if change > 0:
                 norms[name] = change
     return norms
+
+
+def tensor_norms(now: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Frobenius norm of the change of every tensor that differs from its start, by name."""
+    norms = {n: float((value.float() - start[n].float()).norm()) for n, value in now.items()}
+    return {name: change for name, change in norms.items() if change > 0}

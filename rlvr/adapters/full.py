@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import Method, Setup, refuse_named_optimizer
+from rlvr.adapters.base import Method, Setup
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,6 @@ def _train_all_but_embeddings(model: Any, setup: Setup) -> Any:
 
 def _projected(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
     """Low-rank optimizer state on the target modules' weights, AdamW on the rest."""
-    refuse_named_optimizer(config, optim)
     from rlvr.adapters.projected import ProjectedAdamW
 
     low_rank, rest = [], []
@@ -88,6 +87,7 @@ METHODS = (
         options=_PROJECTED_OPTIONS | {"galore"},
         apply=_train_everything,
         optimizer=_projected,
+        own_optimizer=True,
         keeps_base=False,
     ),
     Method(
@@ -99,6 +99,7 @@ METHODS = (
         options=_PROJECTED_OPTIONS | {"apollo", "seed"},
         apply=_train_everything,
         optimizer=_projected,
+        own_optimizer=True,
         keeps_base=False,
     ),
 )

@@ -10,7 +10,6 @@ from rlvr.adapters.base import (
     Method,
     Setup,
     adamw_groups,
-    refuse_named_optimizer,
     wrap,
 )
 
@@ -81,7 +80,6 @@ def _lora_fa_optimizer(model: nn.Module, config: AdapterConfig, optim: OptimConf
 
     peft forms that product in bfloat16 where the machine has it.
     """
-    refuse_named_optimizer(config, optim)
     from peft.optimizers.lorafa import LoraFAOptimizer
     from peft.tuners.lora import LoraLayer
 
@@ -147,5 +145,6 @@ METHODS = (
         options=LORA_OPTIONS,
         apply=_lora_fa,
         optimizer=_lora_fa_optimizer,
+        own_optimizer=True,
     ),
 )

@@ -56,7 +56,7 @@ def merged_weights(model: nn.Module, everything: bool = False) -> Iterator[tuple
         for key, value in module.named_parameters(recurse=False):
             if value not in seen:
                 seen.add(value)
-                yield f"{name}.{key}", _dense(value)
+                yield f"{name}.{key}", dense(value)
 
 
 def _walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -87,7 +87,7 @@ def _merged(module: BaseTunerLayer) -> Iterator[tuple[str, Tensor]]:
     """The parameters of the base layer as training left them."""
     base: Any = module.get_base_layer()
     if hasattr(base.weight, "quant_state"):
-        yield "weight", _dense(base.weight) + _low_rank(module)
+        yield "weight", dense(base.weight) + _low_rank(module)
         if base.bias is not None:
             yield "bias", base.bias
         return
@@ -103,7 +103,7 @@ def _low_rank(layer: Any) -> Tensor:
     return torch.stack(deltas).sum(dim=0)
 
 
-def _dense(value: Tensor) -> Tensor:
+def dense(value: Tensor) -> Tensor:
     """The tensor itself; a 4-bit weight comes dequantised to float32."""
     state = getattr(value, "quant_state", None)
     if state is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlvr.adapters.base import Method, Setup, wrap
+from rlvr.adapters.base import Method, Setup, check_divides, wrap
 
 _OPTIONS = frozenset({"rank", "target_modules", "seed", "match"})
 
@@ -39,9 +39,12 @@ def _lokr(model: Any, setup: Setup) -> Any:
     """
     import peft
 
+    factor = setup.config.lokr.factor
+    if factor is not None:
+        check_divides(model, setup, "lokr.factor", factor, outputs=True)
     config = peft.LoKrConfig(
         alpha=setup.alpha,  # pyright: ignore[reportArgumentType]
-        decompose_factor=setup.config.lokr.factor,
+        decompose_factor=-1 if factor is None else factor,
         decompose_both=setup.config.lokr.decompose_both,
         **_common(setup),
     )
@@ -62,7 +65,7 @@ METHODS = (
         trains="one r x out matrix per target module, shared by the shards of the input",
         merges=True,
         syncs=("merged",),
-        options=_OPTIONS,
+        options=(_OPTIONS - {"seed"}) | {"dropout"},
         apply=_miss,
     ),
     Method(

@@ -86,7 +86,7 @@ METHODS = (
         trains="two vectors (r and out) per target module around shared random matrices",
         merges=True,
         syncs=("merged",),
-        options=_OPTIONS | {"rank", "match", "vera"},
+        options=_OPTIONS | {"rank", "match", "dropout", "vera"},
         apply=_vera,
     ),
     Method(
@@ -95,7 +95,7 @@ METHODS = (
         trains="diagonal mixtures of shared random bases per target module, full rank",
         merges=True,
         syncs=("merged",),
-        options=_OPTIONS | {"rank", "alpha", "match"},
+        options=_OPTIONS | {"rank", "alpha", "match", "dropout"},
         apply=_randlora,
     ),
     Method(
@@ -104,7 +104,7 @@ METHODS = (
         trains="one short vector per target module inside the top singular space of W",
         merges=True,
         syncs=("merged",),
-        options=_OPTIONS | {"rank", "tinylora"},
+        options=_OPTIONS | {"rank", "dropout", "tinylora"},
         apply=_tinylora,
     ),
     Method(

@@ -60,6 +60,7 @@ METHODS = (
         apply=_prompt_tuning,
         start=_RANDOM_START,
         checkpointing=False,
+        packing=False,
     ),
     Method(
         name="prefix_tuning",
@@ -71,5 +72,6 @@ METHODS = (
         apply=_prefix_tuning,
         start=_RANDOM_START,
         checkpointing=False,
+        packing=False,
     ),
 )

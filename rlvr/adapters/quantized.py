@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, adamw, refuse_named_optimizer, wrap
+from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, adamw, wrap
 from rlvr.adapters.lora import lora_config
 from rlvr.adapters.start import lora_layers
 from rlvr.recipe import ConfigError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlvr.config import AdapterConfig, OptimConfig
 
 
-def check_installed(config: AdapterConfig) -> None:
+def check_installed(config: AdapterConfig, _num_updates: int | None) -> None:
     """Raises: ConfigError without bitsandbytes."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
@@ -136,7 +136,6 @@ def _save(model: Any, folder: Path, config: AdapterConfig) -> None:
 
 def _paged_adamw(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
     """bitsandbytes' paged AdamW on a GPU; plain AdamW elsewhere, where there is nothing to page."""
-    refuse_named_optimizer(config, optim)
     trained = [p for p in model.parameters() if p.requires_grad]
     if trained[0].device.type != "cuda":
         return adamw(model, config, optim)
@@ -159,6 +158,7 @@ METHODS = (
         options=LORA_OPTIONS | {"qlora"},
         apply=_qlora,
         optimizer=_paged_adamw,
+        own_optimizer=True,
         save=_save,
         check=check_installed,
         start=_ROUNDED,
@@ -169,9 +169,10 @@ METHODS = (
         trains="A and B of every target module on a 4-bit base, from its rounding error",
         merges=True,
         syncs=("merged",),
-        options=LORA_OPTIONS | {"qlora", "loftq"},
+        options=(LORA_OPTIONS - {"seed"}) | {"qlora", "loftq"},
         apply=_loftq,
         optimizer=_paged_adamw,
+        own_optimizer=True,
         save=_save,
         check=check_installed,
         start=_ROUNDED,

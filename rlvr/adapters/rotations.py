@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, wrap
+from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, check_divides, wrap
 from rlvr.adapters.export import save_as_lora
 from rlvr.adapters.lora import lora_config
+from rlvr.adapters.start import target_weights
+from rlvr.recipe import ConfigError
+
+if TYPE_CHECKING:
+    from rlvr.adapter_config import AdapterConfig
 
 _OPTIONS = frozenset({"target_modules", "seed"})
 
@@ -22,6 +27,7 @@ def _oft(model: Any, setup: Setup) -> Any:
     """
     import peft
 
+    check_divides(model, setup, "oft.block_size", setup.config.oft.block_size)
     config = peft.OFTConfig(
         r=0,
         oft_block_size=setup.config.oft.block_size,
@@ -31,16 +37,56 @@ def _oft(model: Any, setup: Setup) -> Any:
     return wrap(model, config, setup.seed)
 
 
+def _check_boft(config: AdapterConfig, _num_updates: int | None) -> None:
+    """Raises: ConfigError for butterflies that peft would leave out, or blocks it cannot halve."""
+    block = config.boft
+    if block.num_factors == 1:
+        return
+    if block.block_size % 2:
+        raise ConfigError(
+            f"adapter.boft.block_size = {block.block_size}: butterflies (num_factors ="
+            f" {block.num_factors}) halve the blocks; take an even size"
+        )
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if CUDA_HOME is None:
+        raise _no_butterflies(block.num_factors)
+
+
+def _no_butterflies(num_factors: int) -> ConfigError:
+    return ConfigError(
+        f"adapter.boft.num_factors = {num_factors}: peft compiles a CUDA extension for it, and goes"
+        " on with 1 where it cannot; set it to 1, or install the CUDA toolkit and ninja"
+    )
+
+
 def _boft(model: Any, setup: Setup) -> Any:
     """A rotation of each module's input as a product of sparse butterflies. Source: 2311.06243."""
     import peft
 
+    block = setup.config.boft
+    check_divides(model, setup, "boft.block_size", block.block_size)
     config = peft.BOFTConfig(
-        boft_block_size=setup.config.boft.block_size,
-        boft_n_butterfly_factor=setup.config.boft.num_factors,
+        boft_block_size=block.block_size,
+        boft_n_butterfly_factor=block.num_factors,
         **_common(setup),
     )
-    return wrap(model, config, setup.seed)
+    adapted = wrap(model, config, setup.seed)
+    made = {len(p) for name, p in adapted.named_parameters() if ".boft_R." in name}
+    if made != {block.num_factors}:
+        raise _no_butterflies(block.num_factors)
+    return adapted
+
+
+def _count_boft(model: Any, setup: Setup) -> int:
+    """num_factors x block_size x inputs for the rotation and a scale per output, per module."""
+    block = setup.config.boft
+    shapes = [
+        module.weight.shape
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in setup.config.target_modules
+    ]
+    return sum(block.num_factors * block.block_size * i + o for o, i in shapes)
 
 
 def _hra(model: Any, setup: Setup) -> Any:
@@ -61,6 +107,7 @@ def _orthogeolora(model: Any, setup: Setup) -> Any:
     """
     from torch.nn.utils import parametrize
 
+    target_weights(model, setup, setup.rank)
     adapted = wrap(model, lora_config(setup), setup.seed)
     _draw_factors(adapted, setup.seed)
     columns, sigma, rows = _parametrizations()
@@ -130,7 +177,7 @@ METHODS = (
         trains="a block-diagonal rotation of each target module's input",
         merges=True,
         syncs=("merged",),
-        options=_OPTIONS | {"oft"},
+        options=(_OPTIONS - {"seed"}) | {"oft"},
         apply=_oft,
     ),
     Method(
@@ -139,8 +186,10 @@ METHODS = (
         trains="a butterfly rotation of each target module's input, a scale per output",
         merges=True,
         syncs=("merged",),
-        options=_OPTIONS | {"boft"},
+        options=(_OPTIONS - {"seed"}) | {"boft"},
         apply=_boft,
+        check=_check_boft,
+        count=_count_boft,
     ),
     Method(
         name="hra",

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import PLAIN_LORA_OPTIONS, Method, Setup, wrap
 from rlvr.adapters.export import save_as_lora
 from rlvr.adapters.lora import lora_config
 from rlvr.recipe import ConfigError
+
+if TYPE_CHECKING:
+    from rlvr.adapter_config import AdapterConfig
 
 START = "start"
 
@@ -30,6 +33,7 @@ def subtract_start(adapted: Any, config: Any) -> Any:
 
     twin = copy.deepcopy(config)
     twin.init_lora_weights = True
+    twin.lora_dropout = 0.0
     with torch.random.fork_rng():
         adapted.add_adapter(START, twin)
     for layer in lora_layers(adapted).values():
@@ -160,28 +164,57 @@ def start_method(
     blocks: tuple[str, ...] = (),
     rows: bool = False,
     multiple: int = 1,
+    drawn: bool = False,
+    check: Callable[[AdapterConfig, int | None], None] | None = None,
 ) -> Method:
-    """A row of METHODS for a LoRA that starts from given factors."""
+    """A row of METHODS for a LoRA that starts from given factors.
+
+    drawn: whether a seed decides something; else giving one is an error.
+    """
+    unused = set() if drawn else {"seed"}
     return Method(
         name=name,
         paper=paper,
         trains=f"A and B of every target module, from {start}",
         merges=True,
         syncs=("adapter", "merged"),
-        options=PLAIN_LORA_OPTIONS | set(blocks) | ({"calibration_rows"} if rows else set()),
+        options=(PLAIN_LORA_OPTIONS - unused) | {*blocks, *(["calibration_rows"] if rows else [])},
         apply=apply,
         save=save_as_lora,
         needs_rows=rows,
         rank_multiple=lambda _config: multiple,
+        check=check,
     )
 
 
+def _check_pissa(config: AdapterConfig, _num_updates: int | None) -> None:
+    """Raises: ConfigError for a seed of an exact decomposition."""
+    if config.seed is not None and not config.pissa.niter:
+        raise ConfigError(
+            f"adapter.seed = {config.seed}: pissa draws nothing while adapter.pissa.niter = 0;"
+            " remove it"
+        )
+
+
 METHODS = (
-    start_method("pissa", "2404.02948", "the largest singular triples", _pissa, ("pissa",)),
+    start_method(
+        "pissa",
+        "2404.02948",
+        "the largest singular triples",
+        _pissa,
+        ("pissa",),
+        drawn=True,
+        check=_check_pissa,
+    ),
     start_method("milora", "2406.09044", "the smallest singular triples", _milora),
     start_method("olora", "2406.01775", "the QR factors", _olora),
     start_method(
-        "orthogonal", "datta0: Rethink LoRA initialisation", "B A = 0", _orthogonal, multiple=2
+        "orthogonal",
+        "datta0: Rethink LoRA initialisation",
+        "B A = 0",
+        _orthogonal,
+        multiple=2,
+        drawn=True,
     ),
-    start_method("init_ab", "2602.04998", "two uniform draws", _init_ab, ("init_ab",)),
+    start_method("init_ab", "2602.04998", "two uniform draws", _init_ab, ("init_ab",), drawn=True),
 )

@@ -31,7 +31,7 @@ from rlvr.recipe import load_recipe
 from rlvr.rollout.sync import Syncer
 from rlvr.rollout.transformers import TransformersEngine
 from rlvr.rollout.vllm_local import VllmEngine
-from rlvr.sampler import Sampler
+from rlvr.sampler import NoSignalError, Sampler
 from rlvr.session import Session
 from rlvr.train import Run, model_path, one_step
 
@@ -46,6 +46,8 @@ LRS = {
     "corda": 2e-4,
     "milora": 6e-4,
     "lora_plus": 5e-4,
+    "rslora": 3.5e-4,
+    "init_ab": 1e-3,
     "adalora": 2e-2,
     "orthogeolora": 2e-2,
     "miss": 3e-4,
@@ -97,15 +99,22 @@ def _recipe(path: str, method: str, steps: int) -> TrainRecipe:
 
 
 def measure(recipe: TrainRecipe, recipe_path: Path, shared: dict[str, Any]) -> dict[str, Any]:
-    """Trains one method; the mean reward of the first 3 and the last 5 steps, and its costs."""
+    """Trains one method; the mean reward of the first 3 and the last 5 steps, and its costs.
+
+    collapsed_at: the step in which no group carried a signal any more, or None.
+    """
     session = _session(recipe, model_path(recipe, recipe_path, Console()), shared)
-    rewards, seconds, num_bytes = [], 0.0, 0.0
+    rewards, seconds, num_bytes, collapsed = [], 0.0, 0.0, None
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), "benchmark")
         session.syncer.sync()
         for step in range(recipe.train.steps):
             run.next_step = step
-            metrics = one_step(session, run, lambda: None)
+            try:
+                metrics = one_step(session, run, lambda: None)
+            except NoSignalError:
+                collapsed = step
+                break
             if "reward/mean" in metrics:
                 rewards.append(metrics["reward/mean"])
             seconds += metrics["time/step_s"]
@@ -117,7 +126,8 @@ def measure(recipe: TrainRecipe, recipe_path: Path, shared: dict[str, Any]) -> d
         "lr": recipe.optim.lr,
         "reward_first": round(sum(rewards[:3]) / 3, 3),
         "reward_last": round(sum(rewards[-5:]) / 5, 3),
-        "s_per_step": round(seconds / recipe.train.steps, 2),
+        "collapsed_at": collapsed,
+        "s_per_step": round(seconds / (step + 1), 2),
         "parameters": sum(p.numel() for p in session.policy.trainable),
         "sync_bytes": int(num_bytes),
     }

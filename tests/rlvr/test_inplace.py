@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from rlvr.adapters.start import START, lora_layers
+from rlvr.finetune import check as check_finetune
+from rlvr.finetune_config import FinetuneRecipe
 from rlvr.policy import load_policy
-from rlvr.recipe import ConfigError
+from rlvr.recipe import ConfigError, validate
 from rlvr.rollout.inplace import InplaceMerge, base_weights
 from rlvr.rollout.sync import Syncer
 from rlvr.rollout.transformers import TransformersEngine
@@ -82,6 +84,14 @@ def test_it_is_refused_where_it_means_nothing(make_recipe):
     )
     with pytest.raises(ConfigError, match=r"rollout\.sync"):
         check(fixed_base)
+    tree = {
+        "model": {"path": "anything"},
+        "data": {"path": "anything.jsonl"},
+        "adapter": {"method": "lora", "emulate_inplace_merge": True},
+        "optim": {"lr": 1e-3},
+    }
+    with pytest.raises(ConfigError, match="supervised"):
+        check_finetune(validate(tree, FinetuneRecipe))
     for method in ("dora", "full", "ia3"):
         adapter = {"method": method, "emulate_inplace_merge": True}
         recipe = make_recipe().model_copy(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,30 @@ def test_a_signal_leaves_a_checkpoint_and_resuming_repeats_the_uninterrupted_run
     assert read_metrics(run) == read_metrics(finished[0])
     last = "checkpoints/step_3/adapter_model.safetensors"
     assert (run / last).read_bytes() == (finished[0] / last).read_bytes()
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_continues(
+    finished, rlvr_command, tmp_path
+):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    weights = run / "checkpoints" / "step_3" / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    done = rlvr_command("train", "--resume", run)
+    assert done.returncode == 0, done.stderr
+    assert "step_3 is damaged (adapter_model.safetensors is changed)" in done.stderr
+    assert weights.read_bytes() == whole, "the step was done again"
+    assert read_metrics(run) == read_metrics(finished[0])
+
+
+def test_a_run_without_an_intact_checkpoint_is_refused(finished, rlvr_command, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "trainer_state" / "optimizer.pt").unlink()
+    done = rlvr_command("train", "--resume", run)
+    assert done.returncode == 2
+    assert "optimizer.pt is missing" in done.stderr
+    assert "no usable checkpoint" in done.stderr
 
 
 BAD = [

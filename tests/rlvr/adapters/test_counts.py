@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from transformers import Qwen2Config
+from transformers import AutoConfig
 
 from rlvr.adapters import METHODS, get_method
 from rlvr.adapters.budget import count_parameters, match_rank
+from rlvr.adapters.table import reference_shape
 from rlvr.config import AdapterConfig
+from rlvr.examples import Examples
+from rlvr.manifest import manifest
 from rlvr.recipe import ConfigError
 
-SHAPE = Qwen2Config(
-    vocab_size=151936,
-    hidden_size=1536,
-    intermediate_size=8960,
-    num_hidden_layers=28,
-    num_attention_heads=12,
-    num_key_value_heads=2,
-    tie_word_embeddings=False,
-)
+SHAPE = reference_shape()
 NO_GATE = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 # in, out of the seven linear modules
 LINEAR = {
@@ -79,24 +74,58 @@ def test_counts_at_equal_rank_follow_the_formulas(method):
     assert count(method, **rank) == 28 * BY_HAND[method]
 
 
-def test_a_budget_picks_the_nearest_rank_and_says_so(capsys):
-    for method, wanted, rank in (("dora", "1.5M", 1), ("hra", "1.6M", 4)):
-        config = AdapterConfig(method=method, match=f"params:{wanted}")
-        picked = match_rank(get_method(config), config, SHAPE)
-        assert (picked.rank, picked.match) == (rank, None)
-        assert f"{method} at rank {rank} trains" in capsys.readouterr().err
-        near = count(method, rank=rank)
-        for other in (rank - 2, rank + 2):
-            if other > 0:
-                target = float(wanted[:-1]) * 1e6
-                assert abs(count(method, rank=other) - target) >= abs(near - target)
+def test_boft_is_counted_by_its_formula_as_it_is_made(make_trained, tiny_policy):
+    """On the meta device its layers cannot be made."""
+    block = {"block_size": 8}
+    made = sum(p.numel() for p in make_trained("boft", boft=block).policy.trainable)
+    config = AdapterConfig.model_validate({"method": "boft", "boft": block})
+    shape = AutoConfig.from_pretrained(tiny_policy)
+    assert count_parameters(METHODS["boft"], config, shape) == made
+    small = [(128, 128), (128, 64), (128, 64), (128, 128), (128, 384), (128, 384), (384, 128)]
+    assert made == 3 * sum(8 * inputs + outputs for inputs, outputs in small)
 
 
-def test_a_budget_and_a_rank_together_or_without_a_rank_are_refused():
+FAST = ("lora", "orthogonal", "hra", "lokr", "randlora", "compacter", "orthogeolora")
+MATCHED = [
+    pytest.param(m.name, marks=[] if m.name in FAST else [pytest.mark.slow])
+    for m in METHODS.values()
+    if "match" in m.options
+]
+
+
+@pytest.mark.parametrize("method", MATCHED)
+def test_a_budget_picks_the_nearest_rank_of_every_method_and_says_so(tiny_policy, capsys, method):
+    shape = AutoConfig.from_pretrained(tiny_policy)
+    step = METHODS[method].rank_multiple(AdapterConfig())
+
+    def at(rank: int) -> int:
+        return count_parameters(METHODS[method], AdapterConfig(method=method, rank=rank), shape)
+
+    count = at(4)
+    wanted = count + (at(4 + step) - count) // 3
+    config = AdapterConfig(method=method, match=f"params:{wanted}")
+    picked = match_rank(get_method(config), config, shape)
+    assert picked.rank == 4
+    said = f"{method} at rank 4 trains {count:,} parameters (wanted {wanted:,})"
+    assert said in capsys.readouterr().err
+
+
+def test_what_a_budget_picked_is_in_the_manifest(make_trained):
+    trained = make_trained("lora", rank=None, match="params:50K")
+    data = Examples([], "none", "", 0)
+    facts = manifest(trained.recipe, trained.policy, trained.optimizer, data, "none", "none")
+    assert facts["matched"] == {"match": "params:50K", "rank": trained.policy.adapter.rank}
+    ranks = {layer["rank"] for layer in facts["modules"].values()}
+    assert ranks == {facts["matched"]["rank"]}
+    assert abs(facts["trainable_parameters"] - 50_000) < 7296 / 2 + 1  # one rank is 7,296
+
+
+def test_a_budget_that_cannot_be_met_is_refused(tiny_policy):
     with pytest.raises(ConfigError, match="picks the rank"):
         get_method(AdapterConfig(method="lora", rank=4, match="params:1M"))
     with pytest.raises(ConfigError, match="ia3 would ignore it"):
         get_method(AdapterConfig(method="ia3", match="params:1M"))
-    config = AdapterConfig(method="compacter", match="params:9B")
-    with pytest.raises(ConfigError, match="ask for fewer"):
-        match_rank(METHODS["compacter"], config, SHAPE)
+    for method in ("compacter", "pissa", "lokr"):  # by size, by smallest module, saturated
+        config = AdapterConfig(method=method, match="params:9B")
+        with pytest.raises(ConfigError, match=f"{method} has at most .* ask for fewer"):
+            match_rank(METHODS[method], config, AutoConfig.from_pretrained(tiny_policy))

@@ -8,15 +8,21 @@ import sys
 
 import pytest
 import torch
+from torch.utils.cpp_extension import CUDA_HOME
 
 from rlvr.adapters import METHODS, get_method
+from rlvr.adapters.base import Setup
 from rlvr.adapters.facts import module_facts, optimizer_facts, peft_facts, update_norms
 from rlvr.adapters.merge import adapter_off, merged_weights
+from rlvr.adapters.state import adapter_state
 from rlvr.config import AdapterConfig, TrainRecipe
+from rlvr.manifest import finish_manifest
+from rlvr.policy import load_base
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from rlvr.session import check
 
 DOWN = "model.layers.2.mlp.down_proj"
+PROMPT = [11 * i % 300 + 8 for i in range(12)]
 
 
 def live(trained) -> dict:
@@ -32,39 +38,89 @@ def live(trained) -> dict:
 
 # method, unusual settings, paths into the live facts with what has to be there
 UNUSUAL = [
-    ("lora", {"rank": 3, "alpha": 7.5}, {"down.rank": 3, "down.scaling": 2.5}),
-    ("lora", {"rank": 4, "scaling": "sqrt_rank"}, {"down.scaling": 4.0, "peft.use_rslora": True}),
-    ("rslora", {"rank": 9, "alpha": 6.0}, {"down.scaling": 2.0, "down.rank": 9}),
+    ("lora", {"rank": 3}, {"down.rank": 3}),
+    ("rslora", {"rank": 9}, {"down.rank": 9}),
     ("dora", {"rank": 5}, {"peft.use_dora": True, "down.rank": 5}),
     (
         "lora_plus",
-        {"lora_plus": {"lr_ratio": 7.0}},
-        {"optimizer.groups.1.lr_ratio": 7.0, "optimizer.groups.1.lr": 0.021},
+        {"rank": 5, "lora_plus": {"lr_ratio": 7.0}},
+        {
+            "down.rank": 5,
+            "optimizer.groups.1.lr_ratio": 7.0,
+            "optimizer.groups.1.lr": 0.021,
+        },
     ),
     ("lora_fa", {"rank": 6}, {"optimizer.class": "LoraFAOptimizer", "down.rank": 6}),
-    ("pissa", {"pissa": {"niter": 3}}, {"peft.init_lora_weights": "pissa_niter_3"}),
+    (
+        "pissa",
+        {"rank": 3, "pissa": {"niter": 3}},
+        {"down.rank": 3, "peft.init_lora_weights": "pissa_niter_3"},
+    ),
     ("olora", {"rank": 5}, {"peft.init_lora_weights": "olora", "down.rank": 5}),
     ("orthogonal", {"rank": 6}, {"peft.init_lora_weights": "orthogonal", "down.rank": 6}),
     ("milora", {"rank": 3}, {"down.rank": 3}),
-    ("eva", {"eva": {"rho": 2.0, "whiten": True}}, {"peft.eva_config.rho": 2.0}),
-    ("corda", {"corda": {"mode": "kpm"}}, {"peft.corda_config.corda_method": "kpm"}),
+    ("init_ab", {"rank": 3}, {"down.rank": 3}),
+    (
+        "eva",
+        {"rank": 3, "eva": {"rho": 2.0, "whiten": True}},
+        {"peft.r": 3, "peft.eva_config.rho": 2.0, "peft.eva_config.whiten": True},
+    ),
+    (
+        "corda",
+        {"rank": 3, "corda": {"mode": "kpm"}},
+        {"down.rank": 3, "peft.corda_config.corda_method": "kpm"},
+    ),
     (
         "lora_ga",
-        {"lora_ga": {"direction": "ArBr", "stable_gamma": 9}},
-        {"peft.lora_ga_config.direction": "ArBr", "peft.lora_ga_config.stable_gamma": 9},
+        {"rank": 3, "lora_ga": {"direction": "ArBr", "scale": "unit", "stable_gamma": 9}},
+        {
+            "down.rank": 3,
+            "peft.lora_ga_config.direction": "ArBr",
+            "peft.lora_ga_config.scale": "unit",
+            "peft.lora_ga_config.stable_gamma": 9,
+        },
     ),
     (
         "adalora",
-        {"adalora": {"init_rank": 7, "every_updates": 3, "orthogonality": 0.1, "beta1": 0.7}},
-        {"down.rank": 7, "peft.deltaT": 3, "peft.orth_reg_weight": 0.1, "peft.beta1": 0.7},
+        {
+            "rank": 3,
+            "adalora": {
+                "init_rank": 7,
+                "warmup_updates": 2,
+                "final_updates": 4,
+                "every_updates": 3,
+                "beta1": 0.7,
+                "beta2": 0.6,
+                "orthogonality": 0.1,
+            },
+        },
+        {
+            "down.rank": 7,
+            "peft.target_r": 3,
+            "peft.tinit": 2,
+            "peft.tfinal": 4,
+            "peft.deltaT": 3,
+            "peft.beta1": 0.7,
+            "peft.beta2": 0.6,
+            "peft.orth_reg_weight": 0.1,
+            "peft.total_step": 10,
+        },
     ),
     ("miss", {"rank": 8}, {"down.rank": 8}),
-    ("loha", {"rank": 3, "alpha": 9.0}, {"down.rank": 3, "down.scaling": 3.0}),
-    ("lokr", {"alpha": 10.0, "lokr": {"factor": 8}}, {"peft.decompose_factor": 8}),
+    ("loha", {"rank": 3}, {"down.rank": 3}),
+    (
+        "lokr",
+        {"rank": 3, "lokr": {"factor": 8, "decompose_both": True}},
+        {"down.rank": 3, "peft.decompose_factor": 8, "peft.decompose_both": True},
+    ),
     ("glora", {"rank": 5}, {"down.rank": 5}),
-    ("vera", {"vera": {"d_initial": 0.3}}, {"peft.d_initial": 0.3}),
-    ("randlora", {"rank": 6, "alpha": 30.0}, {"down.rank": 6, "down.scaling": 5.0}),
-    ("tinylora", {"rank": 3, "tinylora": {"vector_len": 9}}, {"peft.r": 3, "peft.u": 9}),
+    ("vera", {"rank": 5, "vera": {"d_initial": 0.3}}, {"peft.r": 5, "peft.d_initial": 0.3}),
+    ("randlora", {"rank": 6}, {"down.rank": 6}),
+    (
+        "tinylora",
+        {"rank": 3, "tinylora": {"vector_len": 9, "tying": 0.5}},
+        {"peft.r": 3, "peft.u": 9, "peft.weight_tying": 0.5},
+    ),
     (
         "fourierft",
         {"fourierft": {"num_frequencies": 50, "scale": 20.0}},
@@ -73,29 +129,51 @@ UNUSUAL = [
     ("oft", {"oft": {"block_size": 16}}, {"down.block_size": 16}),
     ("boft", {"boft": {"block_size": 8}}, {"down.block_size": 8}),
     ("hra", {"rank": 6}, {"down.rank": 6}),
-    ("orthogeolora", {"rank": 6, "alpha": 3.0}, {"down.rank": 6, "down.scaling": 0.5}),
-    (
-        "ia3",
-        {"target_modules": ("up_proj", "down_proj")},
-        {"peft.feedforward_modules": ["down_proj"]},
-    ),
+    ("orthogeolora", {"rank": 6}, {"down.rank": 6}),
     ("houlsby", {"rank": 11}, {"peft.width": 11}),
     ("compacter", {"rank": 8, "compacter": {"n": 2}}, {"peft.kronecker": 2, "peft.width": 8}),
     ("prompt_tuning", {"prompt": {"num_tokens": 3}}, {"peft.num_virtual_tokens": 3}),
     ("prefix_tuning", {"prompt": {"num_tokens": 5}}, {"peft.num_virtual_tokens": 5}),
     (
         "qlora",
-        {"qlora": {"quant_type": "fp4", "double_quant": False}},
-        {"down.quantized.type": "fp4", "down.quantized.double": False},
+        {"rank": 3, "qlora": {"quant_type": "fp4", "double_quant": False}},
+        {"down.rank": 3, "down.quantized.type": "fp4", "down.quantized.double": False},
     ),
-    ("loftq", {"rank": 3, "loftq": {"iterations": 2}}, {"down.rank": 3}),
+    (
+        "loftq",
+        {"rank": 3, "qlora": {"quant_type": "fp4", "double_quant": False}},
+        {"down.rank": 3, "down.quantized.type": "fp4", "down.quantized.double": False},
+    ),
     (
         "galore",
         {"rank": 5, "galore": {"every_updates": 7, "scale": 0.5}},
-        {"optimizer.groups.0.rank": 5, "optimizer.groups.0.every": 7},
+        {
+            "optimizer.groups.0.rank": 5,
+            "optimizer.groups.0.every": 7,
+            "optimizer.groups.0.scale": 0.5,
+        },
     ),
-    ("apollo", {"apollo": {"scale": 3.0}}, {"optimizer.groups.0.scale": 3.0}),
+    (
+        "apollo",
+        {"rank": 5, "seed": 8, "apollo": {"every_updates": 7, "scale": 3.0}},
+        {
+            "optimizer.groups.0.rank": 5,
+            "optimizer.groups.0.seed": 8,
+            "optimizer.groups.0.every": 7,
+            "optimizer.groups.0.scale": 3.0,
+        },
+    ),
 ]
+ELSEWHERE = {
+    "target_modules", "alpha", "scaling", "dropout", "seed", "match", "calibration_rows",
+    "init_ab.magnitude", "loftq.iterations", "boft.num_factors",
+}  # fmt: skip
+"""Options with tests of their own below, for every method that has them."""
+
+
+def having(option: str) -> list[str]:
+    """The methods with this option."""
+    return [method.name for method in METHODS.values() if option in method.options]
 
 
 def at(facts: object, path: str) -> object:
@@ -113,23 +191,136 @@ def test_unusual_settings_are_found_again_in_the_live_objects(
         assert at(facts, path) == (pytest.approx(value) if isinstance(value, float) else value)
 
 
-def test_every_method_with_settings_has_an_unusual_case():
-    covered = {method for method, _, _ in UNUSUAL}
-    without = {name for name, m in METHODS.items() if m.options - {"seed", "match"}} - covered
-    assert not without - {"init_ab"}, "init_ab: below"
+def test_every_option_of_every_method_has_an_unusual_case():
+    missing = []
+    for method in METHODS.values():
+        given = [values for name, values, _ in UNUSUAL if name == method.name]
+        for option in method.options:
+            block = type(getattr(AdapterConfig(), option))
+            fields = getattr(block, "model_fields", None)
+            names = [option] if fields is None else [f"{option}.{field}" for field in fields]
+            for name in names:
+                found = any(
+                    name in values or name.partition(".")[2] in values.get(option, {})
+                    if fields
+                    else name in values
+                    for values in given
+                )
+                if not found and name not in ELSEWHERE:
+                    missing.append((method.name, name))
+    assert not missing
+
+
+@pytest.mark.parametrize("method", having("target_modules"))
+def test_exactly_the_named_modules_are_adapted(make_trained, method):
+    """Full-rank methods train all weights: there the modules get the projected state."""
+    trained = make_trained(method, target_modules=("k_proj", "down_proj"))
+    facts = live(trained)
+    if METHODS[method].keeps_base:
+        layers = {n for n, f in facts["modules"].items() if "trained" in f}
+        places = ("self_attn.k_proj", "mlp.down_proj")
+        assert layers == {f"model.layers.{i}.{place}" for i in range(3) for place in places}
+    else:
+        wanted = 3 * (128 * 64 + 384 * 128)
+        assert facts["optimizer"]["groups"][0]["num_parameters"] == wanted
+
+
+@pytest.mark.parametrize("method", having("alpha"))
+def test_alpha_scales_the_update_of_every_method_that_takes_it(make_trained, method):
+    facts = live(make_trained(method, alpha=6.0))
+    over_rank = 6.0 if method == "adalora" else 3.0 if method == "rslora" else 1.5  # rank 4
+    assert facts["down"]["scaling"] == pytest.approx(over_rank)
+
+
+@pytest.mark.parametrize("method", having("scaling"))
+def test_scaling_by_the_root_of_the_rank_reaches_every_method_that_takes_it(make_trained, method):
+    facts = live(make_trained(method, alpha=6.0, scaling="sqrt_rank"))
+    assert facts["down"]["scaling"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("method", having("dropout"))
+def test_dropout_reaches_the_layers_of_every_method_that_takes_it(make_trained, method):
+    model = make_trained(method, dropout=0.25).policy.model
+    drops = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
+    assert 0.25 in drops
+
+
+@pytest.mark.parametrize(
+    "method", [n for n in having("seed") if METHODS[n].keeps_base and n != "fourierft"]
+)
+def test_the_seed_decides_the_start_of_every_method_that_takes_one(make_trained, method):
+    more = {
+        "pissa": {"pissa": {"niter": 2}},
+        "lora_ga": {"lora_ga": {"direction": "random"}},
+    }.get(method, {})
+    first, again, other = (
+        adapter_state(make_trained(method, seed=seed, **more).policy.model) for seed in (5, 5, 6)
+    )
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not all(torch.equal(value, other[name]) for name, value in first.items())
+
+
+def test_the_seed_places_the_frequencies_of_fourierft(make_trained):
+    places = [
+        make_trained("fourierft", seed=seed)
+        .policy.model.get_submodule(f"base_model.model.{DOWN}")
+        .indices["default"]
+        for seed in (5, 5, 6)
+    ]
+    assert torch.equal(places[0], places[1])
+    assert not torch.equal(places[0], places[2])
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - set(having("seed"))))
+def test_nothing_is_drawn_where_a_seed_is_refused(make_trained, method):
+    def start(seed: int) -> dict:
+        trained = make_trained(method)
+        base, _ = load_base(trained.recipe.model, trained.policy.path, torch.float32)
+        setup = Setup(
+            trained.policy.adapter, seed, rows=[PROMPT[i:] + PROMPT[:i] for i in range(8)]
+        )
+        return METHODS[method].apply(base, setup).state_dict()
+
+    one, two = start(5), start(6)
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("method", having("calibration_rows"))
+def test_the_calibration_rows_decide_the_start(make_trained, method):
+    trained = make_trained(method)
+    states = []
+    rotated = [PROMPT[i:] + PROMPT[:i] for i in range(8)]
+    for rows in (rotated, [[token + 1 for token in row] for row in rotated]):
+        base, _ = load_base(trained.recipe.model, trained.policy.path, torch.float32)
+        adapted = METHODS[method].apply(base, Setup(trained.policy.adapter, 0, rows=rows))
+        states.append(adapter_state(adapted))
+    one, two = states
+    assert not all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_more_rounds_of_loftq_change_its_start(make_trained):
+    starts = [live(make_trained("loftq", loftq={"iterations": n}))["down"] for n in (1, 3)]
+    norms = [facts["trained"]["lora_A.default.weight"]["norm"] for facts in starts]
+    assert norms[0] != pytest.approx(norms[1], rel=1e-6)
+
+
+def test_the_facts_tell_how_the_factors_were_initialised(make_trained):
+    trained = live(make_trained("lora"))["down"]["trained"]
+    assert trained["lora_B.default.weight"]["norm"] == 0
+    assert trained["lora_A.default.weight"]["norm"] > 0
+
+
+@pytest.mark.skipif(CUDA_HOME is not None, reason="the CUDA toolkit is there")
+def test_butterflies_that_peft_would_silently_leave_out_are_refused():
+    config = AdapterConfig.model_validate({"method": "boft", "boft": {"num_factors": 2}})
+    with pytest.raises(ConfigError, match=r"num_factors = 2: .* goes on with 1"):
+        get_method(config)
 
 
 def test_init_ab_draws_within_its_magnitude(make_trained):
     facts = live(make_trained("init_ab", init_ab={"magnitude": 0.25}))["down"]["start"]
     assert 0.9 < facts["A_max"] / (0.25 / 384**0.5) <= 1  # 384 inputs
     assert 0.9 < facts["B_max"] / (0.25 / 4**0.5) <= 1  # rank 4
-
-
-def test_the_seed_of_the_adapter_decides_its_start(make_trained):
-    first, again, other = (make_trained("lora", seed=seed).policy for seed in (5, 5, 6))
-    for a, b, c in zip(first.trainable, again.trainable, other.trainable, strict=True):
-        assert torch.equal(a, b)
-        assert not torch.equal(a, c) or not a.any()
 
 
 @pytest.mark.parametrize(
@@ -143,6 +334,19 @@ def test_the_seed_of_the_adapter_decides_its_start(make_trained):
         ({"method": "hra", "rank": 3}, "adapter.rank = 3: hra needs a multiple of 2; take 4"),
         ({"method": "compacter", "rank": 6}, "compacter needs a multiple of 4; take 8"),
         ({"method": "lorra"}, "did you mean lora"),
+        ({"method": "milora", "seed": 1}, "adapter.seed = 1: milora would ignore it"),
+        ({"method": "pissa", "seed": 1}, "pissa draws nothing while adapter.pissa.niter = 0"),
+        ({"method": "lora_ga", "seed": 1}, "lora_ga draws nothing"),
+        ({"method": "oft", "dropout": 0.1}, "adapter.dropout = 0.1: oft would ignore it"),
+        ({"method": "compacter", "compacter": {"n": 5}}, "rank = 32: compacter needs a multiple"),
+        (
+            {"method": "adalora", "rank": 8, "adalora": {"init_rank": 4}},
+            "init_rank = 4: below adapter.rank = 8",
+        ),
+        (
+            {"method": "boft", "boft": {"block_size": 3, "num_factors": 2}},
+            "block_size = 3: butterflies",
+        ),
     ],
 )
 def test_a_setting_that_the_method_would_ignore_is_refused(given, message):
@@ -182,6 +386,11 @@ def test_methods_that_vllm_cannot_serve_are_refused_before_anything_loads(make_r
             {"train": {"activation_checkpointing": True}},
             r"activation_checkpointing = true: .* prefix_tuning",
         ),
+        *(
+            (name, {"optim": {"name": "adamw_8bit"}}, rf'"adamw_8bit": {name} brings its own')
+            for name, method in METHODS.items()
+            if method.own_optimizer
+        ),
     ],
 )
 def test_what_a_method_cannot_do_is_refused_before_anything_loads(
@@ -192,10 +401,33 @@ def test_what_a_method_cannot_do_is_refused_before_anything_loads(
         check(recipe)
 
 
-@pytest.mark.parametrize(("method", "rank"), [("pissa", 65), ("milora", 65), ("lora_ga", 33)])
+def test_an_allocation_without_room_is_refused_before_anything_loads(make_recipe):
+    for steps, block in ((3, {"warmup_updates": 2, "final_updates": 1}), (1, {})):
+        adapter = AdapterConfig.model_validate({"method": "adalora", "adalora": block})
+        recipe = make_recipe(train={"steps": steps}).model_copy(update={"adapter": adapter})
+        with pytest.raises(ConfigError, match=f"leave none of the {steps} updates"):
+            check(recipe)
+
+
+@pytest.mark.parametrize(
+    ("method", "rank"), [("pissa", 65), ("milora", 65), ("lora_ga", 33), ("orthogeolora", 65)]
+)
 def test_a_rank_above_the_smallest_module_is_refused(make_trained, method, rank):
     with pytest.raises(ConfigError, match=rf"adapter\.rank = {rank}: .* has 64; lower it"):
         make_trained(method, rank=rank)
+
+
+@pytest.mark.parametrize(
+    ("method", "block", "message"),
+    [
+        ("oft", {"block_size": 48}, r"oft\.block_size = 48: does not divide 128 of model"),
+        ("boft", {"block_size": 48}, r"boft\.block_size = 48: does not divide 128"),
+        ("lokr", {"factor": 5}, r"lokr\.factor = 5: does not divide 128 and 128"),
+    ],
+)
+def test_a_size_that_peft_would_silently_change_is_refused(make_trained, method, block, message):
+    with pytest.raises(ConfigError, match=message):
+        make_trained(method, **{method: block})
 
 
 def test_adalora_ends_at_its_budget_and_keeps_factors_near_orthonormal(make_trained):
@@ -227,6 +459,26 @@ def test_update_norms_are_those_of_the_merged_weights(make_trained):
     delta = 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     assert norms[f"{name}.weight"] == pytest.approx(float(delta.norm()), rel=1e-4)
     assert merged[f"{name}.weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_manifest_ends_with_the_norm_of_every_update(make_trained, tmp_path, method):
+    trained = make_trained(method)
+    trained.train(2)
+    path = tmp_path / "manifest.json"
+    path.write_text("{}")
+    finish_manifest(path, trained.policy, trained.recipe.model, num_bytes=5)
+    facts = json.loads(path.read_text())
+    norms = facts["update_norms"]
+    assert norms
+    assert all(0 < value < 100 for value in norms.values())
+    assert facts["sync_bytes"] == 5
+    if "target_modules" in METHODS[method].options and METHODS[method].keeps_base:
+        assert {name for name in norms if name.endswith("weight")} == {
+            f"{name}.weight"
+            for name, f in module_facts(trained.policy.model).items()
+            if "trained" in f
+        }
 
 
 def test_switching_an_adapter_off_and_on_leaves_frozen_factors_frozen(make_trained):
