@@ -29,7 +29,7 @@ def shake(policy) -> None:
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
 
 
-@pytest.mark.parametrize("method", ["lora", "pissa", "milora"])
+@pytest.mark.parametrize("method", ["lora", "pissa", "milora", "olora", "orthogonal", "init_ab"])
 def test_a_cycle_equals_merging_and_unmerging_the_stored_weights(make_recipe, method):
     """The reference is written out: residual in bfloat16, plus and minus the rounded update."""
     _, policy = a_policy(make_recipe, method)
@@ -86,7 +86,7 @@ def test_it_is_refused_where_it_means_nothing(make_recipe):
         check(fixed_base)
     tree = {
         "model": {"path": "anything"},
-        "data": {"path": "anything.jsonl"},
+        "data": {"path": "a.jsonl", "prompt_field": "p", "response_field": "r"},
         "adapter": {"method": "lora", "emulate_inplace_merge": True},
         "optim": {"lr": 1e-3},
     }
