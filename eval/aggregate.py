@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from eval.benchmarks import LoadedBenchmark, Question
@@ -68,11 +69,17 @@ def aggregate(
 
 
 def _groups(rows: Iterable[Scored], judge: Judge) -> dict[ProblemKey, dict[str, int]]:
-    wrong: dict[ProblemKey, list[str]] = defaultdict(list)
+    """Equality classes of all wrong answers, benchmark beside benchmark: each waits for the workers
+    now and then."""
+    wrong: dict[str, dict[ProblemKey, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row.answer is not None and not row.correct:
-            wrong[row.problem].append(row.answer)
-    return answer_groups(wrong, judge)
+            wrong[row.problem[0]][row.problem].append(row.answer)
+    groups: dict[ProblemKey, dict[str, int]] = {}
+    with ThreadPoolExecutor(max_workers=4) as threads:
+        for found in threads.map(lambda answers: answer_groups(answers, judge), wrong.values()):
+            groups |= found
+    return groups
 
 
 def _check_samples(

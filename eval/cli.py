@@ -9,14 +9,15 @@ from typing import NoReturn
 from eval.tables import FORMATS, render
 
 EVAL_HELP = """\
+rlvr eval --model M ...          sample and score benchmarks; see rlvr eval --model M --help
 rlvr eval --generations FILE     score stored generations, {"benchmark","id","response"} per line
 rlvr eval compare DIR DIR ...    paired comparison of scored folders, the first being the baseline
-rlvr eval export DIR --out DIR   samples files as lm-evaluation-harness writes them
+rlvr eval export DIR --out DIR   samples files as lm-evaluation-harness or lighteval writes them
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong option in one line."""
+class Parser(argparse.ArgumentParser):
+    """A parser that reports a wrong option in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -34,7 +35,7 @@ def data_main(argv: Sequence[str]) -> int:
     """`rlvr data check TRAIN --against BENCH ...`; the exit code: 0 done, 2 a user's error."""
     if argv and argv[0] == "check":
         return _guarded("rlvr data check", _check_main, argv[1:])
-    parser = _Parser(prog="rlvr data", description="check: find evaluation problems in a dataset")
+    parser = Parser(prog="rlvr data", description="check: find evaluation problems in a dataset")
     parser.add_argument("command", choices=["check"])
     parser.parse_args(argv)
     return 0
@@ -51,7 +52,7 @@ def _guarded(prog: str, command: Callable[[str, Sequence[str]], int], argv: Sequ
 
 
 def _score_main(prog: str, argv: Sequence[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         prog=prog, epilog=EVAL_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--generations", metavar="FILE", required=True, help="JSONL, or JSONL.gz")
@@ -61,31 +62,39 @@ def _score_main(prog: str, argv: Sequence[str]) -> int:
         help="FILE is a samples file of lm-evaluation-harness on this benchmark",
     )
     parser.add_argument(
+        "--from-lighteval",
+        metavar="BENCHMARK",
+        help="FILE is a Parquet details file of lighteval on this benchmark",
+    )
+    parser.add_argument(
         "--benchmarks",
         metavar="NAMES",
         help="score only these, separated by commas; your own problems as NAME=FILE.jsonl",
     )
     parser.add_argument("--samples", type=int, metavar="K", help="the first K samples per problem")
     parser.add_argument("--out", metavar="DIR", help="folder for results.json and samples.jsonl.gz")
-    _add_format(parser)
-    _add_verifier(parser)
+    add_format(parser)
+    add_verifier(parser)
     args = parser.parse_args(argv)
     if args.samples is not None and args.samples < 1:
         raise ValueError(f"--samples {args.samples}: score at least 1")
 
     from eval.generations import read_generations
     from eval.harness import read_harness_samples
+    from eval.lighteval import read_details
     from eval.report import results_tables
     from eval.score import score
 
     if args.from_harness:
         generations = read_harness_samples(args.generations, args.from_harness)
+    elif args.from_lighteval:
+        generations = read_details(args.generations, args.from_lighteval)
     else:
         generations = read_generations(args.generations)
-    named = args.benchmarks or args.from_harness or ""
+    named = args.benchmarks or args.from_harness or args.from_lighteval or ""
     chosen = [name.strip() for name in named.split(",") if name.strip()]
     start = time.perf_counter()
-    with _verifier(args) as verifier:
+    with make_verifier(args) as verifier:
         results = score(
             generations,
             verifier,
@@ -106,11 +115,11 @@ def _score_main(prog: str, argv: Sequence[str]) -> int:
 
 
 def _compare_main(prog: str, argv: Sequence[str]) -> int:
-    parser = _Parser(prog=prog, description="Paired comparison of scored folders.")
+    parser = Parser(prog=prog, description="Paired comparison of scored folders.")
     parser.add_argument("folders", nargs="+", metavar="DIR", help="folders written with --out")
     parser.add_argument("--all-pairs", action="store_true", help="not only against the first")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
-    _add_format(parser)
+    add_format(parser)
     args = parser.parse_args(argv)
 
     from eval.compare import compare, read_result
@@ -123,20 +132,25 @@ def _compare_main(prog: str, argv: Sequence[str]) -> int:
 
 
 def _export_main(prog: str, argv: Sequence[str]) -> int:
-    parser = _Parser(prog=prog, description="Samples files as lm-evaluation-harness writes them.")
+    parser = Parser(
+        prog=prog, description="Samples as lm-evaluation-harness or lighteval has them."
+    )
     parser.add_argument("folder", metavar="DIR", help="folder written with --out")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the files go")
+    parser.add_argument("--to", choices=("harness", "lighteval"), default="harness")
     args = parser.parse_args(argv)
 
     from eval.harness import export_samples
+    from eval.lighteval import export_details
 
-    for path in export_samples(args.folder, args.out):
+    write = export_details if args.to == "lighteval" else export_samples
+    for path in write(args.folder, args.out):
         print(path)
     return 0
 
 
 def _check_main(prog: str, argv: Sequence[str]) -> int:
-    parser = _Parser(prog=prog, description="Find evaluation problems in a training set.")
+    parser = Parser(prog=prog, description="Find evaluation problems in a training set.")
     parser.add_argument("train", metavar="TRAIN", help="JSONL, JSONL.gz or Parquet file")
     parser.add_argument("--against", nargs="+", required=True, metavar="BENCH", help="benchmarks")
     parser.add_argument("--problem-field", default="problem", help="(default: problem)")
@@ -146,8 +160,8 @@ def _check_main(prog: str, argv: Sequence[str]) -> int:
     parser.add_argument(
         "--every-pair", action="store_true", help="also drop near rows with another answer"
     )
-    _add_format(parser)
-    _add_verifier(parser)
+    add_format(parser)
+    add_verifier(parser)
     args = parser.parse_args(argv)
 
     from eval.benchmarks import load_benchmark
@@ -158,7 +172,7 @@ def _check_main(prog: str, argv: Sequence[str]) -> int:
     rows = read_rows(args.train)
     train = questions(rows, args.problem_field, args.answer_field)
     names = [name for item in args.against for name in item.split(",") if name]
-    with _verifier(args) as verifier:
+    with make_verifier(args) as verifier:
         report = check_contamination(train, [load_benchmark(n) for n in names], verifier)
     print(render([contamination_table(report)], args.format, report.summary()))
     if args.pairs:
@@ -171,20 +185,25 @@ def _check_main(prog: str, argv: Sequence[str]) -> int:
     return 0
 
 
-def _add_format(parser: argparse.ArgumentParser) -> None:
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Adds --format."""
     parser.add_argument("--format", choices=FORMATS, default="text", help="(default: text)")
 
 
-def _add_verifier(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--answer-mode", default="boxed", help="where answers stand (boxed)")
+def add_verifier(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the verifier."""
+    parser.add_argument("--answer-mode", metavar="MODE", help="where answers stand (boxed)")
     parser.add_argument("--timeout", type=float, default=1.0, metavar="S", help="per pair (1.0)")
     parser.add_argument("--workers", type=int, metavar="N", help="verifier processes")
 
 
-def _verifier(args: argparse.Namespace):
+def make_verifier(args: argparse.Namespace):
+    """The verifier that the options of `add_verifier` ask for."""
     from rewards import Verifier
 
-    return Verifier(answer_mode=args.answer_mode, timeout_s=args.timeout, num_workers=args.workers)
+    return Verifier(
+        answer_mode=args.answer_mode or "boxed", timeout_s=args.timeout, num_workers=args.workers
+    )
 
 
 def _progress(start: float) -> Callable[[int], None] | None:

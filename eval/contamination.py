@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from eval.benchmarks import LoadedBenchmark, Question
-from eval.votes import Judge
+from eval.votes import FORMS, Judge
 from rewards import Gold
 
 GRAM_WORDS = 10
@@ -134,7 +134,7 @@ class _Index:
         for key, question in problems.items():
             own = grams(question.problem)
             self.num_grams[key] = len(own)
-            self.by_text[_bare(question.problem)].append(key)
+            self.by_text[bare(question.problem)].append(key)
             for gram in own:
                 self.by_gram[gram].append(key)
 
@@ -142,7 +142,7 @@ class _Index:
         self, text: str, covered: dict[EvalKey, set[Gram]]
     ) -> Iterator[tuple[EvalKey, float, bool]]:
         """(problem, score, exact) of the problems near this text; notes the grams seen."""
-        equal = self.by_text.get(_bare(text), ())
+        equal = self.by_text.get(bare(text), ())
         hits: Counter[EvalKey] = Counter()
         for gram in set(_windows(words(text))) & self.by_gram.keys():
             for key in self.by_gram[gram]:
@@ -158,13 +158,14 @@ def _windows(tokens: list[str]) -> Iterator[Gram]:
     return zip(*(tokens[i:] for i in range(GRAM_WORDS)), strict=False)
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
     """The text without what changes only its look."""
     return _LAYOUT.sub("", text.lower().replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
 
 
 def _same_answers(pairs: Sequence[tuple[str, str]], judge: Judge) -> list[bool]:
-    usable: list[tuple[str, Gold | str]] = [(f"\\boxed{{{a}}}", gold) for a, gold in pairs]
+    form = FORMS[judge.answer_mode]
+    usable: list[tuple[str, Gold | str]] = [(form.replace("%s", a), gold) for a, gold in pairs]
     verdicts = judge.verify_many(usable)
     return [v.correct or a.strip() == b.strip() for v, (a, b) in zip(verdicts, pairs, strict=True)]
 

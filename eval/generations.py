@@ -137,6 +137,14 @@ class GenerationLog:
             self.done.add(_parse(line.decode(), f"{self.path}:{number}", counted).key)
 
 
+def write_generations(path: Path, generations: Iterable[Generation]) -> None:
+    """Writes a whole generations file, compressed with gzip; the file appears when it is whole."""
+    partial = path.with_name(path.name + ".partial")
+    text = "".join(map(_dump, generations))
+    partial.write_bytes(gzip.compress(text.encode(), compresslevel=1, mtime=0))
+    os.replace(partial, path)
+
+
 def append_generations(
     path: str | Path, settings: dict, batches: Iterable[Iterable[Generation]]
 ) -> int:

@@ -30,7 +30,7 @@ def export_samples(folder: str | Path, out: str | Path) -> list[Path]:
         rows[row["benchmark"]][row["id"]].append(row)
     paths = []
     for name, by_problem in rows.items():
-        benchmark = _load_for(folder, name)
+        benchmark = load_for(folder, name)
         paths.append(out / f"samples_{name}_0.jsonl")
         with paths[-1].open("w", encoding="utf-8") as file:
             for number, question in enumerate(benchmark.questions):
@@ -63,7 +63,7 @@ def read_harness_samples(path: str | Path, benchmark: str) -> Iterator[Generatio
             yield Generation(loaded.name, problem, sample, response)
 
 
-def _load_for(folder: Path, name: str) -> LoadedBenchmark:
+def load_for(folder: Path, name: str) -> LoadedBenchmark:
     """The benchmark that a folder was scored on; a user's file is found again by its path."""
     results = json.loads((folder / "results.json").read_text("utf-8"))
     found = results["benchmarks"][name]["source"]["found"]

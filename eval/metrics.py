@@ -223,9 +223,12 @@ def _redrawn_votes(
         return np.zeros(num_resamples)
     right = {s.group for s in samples if s.correct}
     silent = len(samples) - votes.total()
-    shares = np.array([*votes.values(), silent]) / len(samples)
+    if len(votes) == 1 and not silent:
+        return np.full(num_resamples, float(bool(right)))
+    classes = sorted(votes, key=lambda g: (-votes[g], g not in right))  # whatever came first
+    shares = np.array([*(votes[g] for g in classes), silent]) / len(samples)
     drawn = rng.multinomial(len(samples), shares, num_resamples)[:, :-1]
     most = drawn.max(axis=1)
     leads = (drawn == most[:, None]) & (most > 0)[:, None]
-    is_right = np.array([group in right for group in votes])
+    is_right = np.array([group in right for group in classes])
     return (leads & is_right).sum(axis=1) / np.maximum(leads.sum(axis=1), 1)

@@ -6,13 +6,17 @@ generations give equal numbers.
 
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from eval.aggregate import Scored, aggregate
 from eval.benchmarks import LoadedBenchmark, load_benchmark
 from eval.generations import Generation
+from eval.page import page
 from eval.samples_file import SamplesFile
 from eval.votes import Judge
 from rewards import Gold, Verdict
@@ -20,10 +24,18 @@ from rewards import Gold, Verdict
 CHUNK = 8_192
 """Responses verified together: enough that equal answers meet, few enough to hold in memory."""
 
+AHEAD = 2
+"""Chunks judged at the same time."""
+
 Golds = dict[tuple[str, str], Gold | str]
 
 
-def score(
+def score(generations: Iterable[Generation], judge: Judge, **options: Any) -> dict:
+    """The content of results.json; see `score_problems`."""
+    return score_problems(generations, judge, **options)[0]
+
+
+def score_problems(
     generations: Iterable[Generation],
     judge: Judge,
     *,
@@ -31,14 +43,15 @@ def score(
     samples: int | None = None,
     out: str | Path | None = None,
     progress: Callable[[int], None] | None = None,
-) -> dict:
-    """The content of results.json: all metrics of every benchmark, and their overall averages.
+) -> tuple[dict, list[dict]]:
+    """(results, problems): all metrics of every benchmark and their averages, as results.json has
+    them, and samples, correct samples and vote of every problem, as problems.jsonl has them.
 
     benchmarks: names or files to score, in this order, others being skipped; without any, all that
     occur. samples: the first so many samples of every problem count, and a problem with fewer is a
     ValueError. Without it every sample counts, and problems without any are counted as `missing`.
-    out: a folder for results.json, problems.jsonl and samples.jsonl.gz. progress: called with the
-    number of responses verified so far.
+    out: a folder for results.json, problems.jsonl, samples.jsonl.gz and report.html. progress:
+    called with the number of responses verified so far.
     """
     loaded: dict[str, LoadedBenchmark] = {}
     golds: Golds = {}
@@ -53,8 +66,7 @@ def score(
     folder = None if out is None else Path(out)
     rows: list[Scored] = []
     with SamplesFile(folder) as file:
-        for chunk in _chunks(stream):
-            verdicts = _verify(chunk, loaded, golds, judge)
+        for chunk, verdicts in _verified(stream, loaded, golds, judge):
             rows += [Scored.of(g, v) for g, v in zip(chunk, verdicts, strict=True)]
             file.write(chunk, verdicts)
             if progress is not None:
@@ -66,8 +78,9 @@ def score(
     if folder is not None:
         lines = (json.dumps(row, ensure_ascii=False) for row in problems)
         _write(folder / "problems.jsonl", "".join(line + "\n" for line in lines))
+        _write(folder / "report.html", page(results, problems, title=folder.resolve().name))
         _write(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    return results
+    return results, problems
 
 
 def _add(benchmark: str | LoadedBenchmark, loaded: dict[str, LoadedBenchmark], golds: Golds):
@@ -86,9 +99,27 @@ def _chunks(stream: Iterable[Generation]) -> Iterator[list[Generation]]:
         yield chunk
 
 
-def _verify(
-    chunk: list[Generation], loaded: dict[str, LoadedBenchmark], golds: Golds, judge: Judge
-) -> list[Verdict]:
+def _verified(
+    stream: Iterable[Generation], loaded: dict[str, LoadedBenchmark], golds: Golds, judge: Judge
+) -> Iterator[tuple[list[Generation], list[Verdict]]]:
+    """Chunks in order, with their verdicts. The next ones are read and judged while the slow pairs
+    of one are still with the workers."""
+    waiting: deque[tuple[list[Generation], Future[list[Verdict]]]] = deque()
+    with ThreadPoolExecutor(AHEAD) as threads:
+        for chunk in _chunks(stream):
+            pairs = _pairs(chunk, loaded, golds)
+            waiting.append((chunk, threads.submit(judge.verify_many, pairs)))
+            if len(waiting) > AHEAD:
+                done, verdicts = waiting.popleft()
+                yield done, verdicts.result()
+        while waiting:
+            done, verdicts = waiting.popleft()
+            yield done, verdicts.result()
+
+
+def _pairs(
+    chunk: list[Generation], loaded: dict[str, LoadedBenchmark], golds: Golds
+) -> list[tuple[str, Gold | str]]:
     for name in dict.fromkeys(g.benchmark for g in chunk):
         if name not in loaded:
             _add(name, loaded, golds)
@@ -99,7 +130,7 @@ def _verify(
                 f"{g.benchmark} has no problem {g.id!r} (an id looks like "
                 f"{found.questions[0].id!r}); problems were read from {found.found}"
             )
-    return judge.verify_many([(g.response, golds[g.benchmark, g.id]) for g in chunk])
+    return [(g.response, golds[g.benchmark, g.id]) for g in chunk]
 
 
 def _write(path: Path, text: str) -> None:

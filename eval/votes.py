@@ -10,8 +10,19 @@ CORRECT_GROUP = 0
 ProblemKey = tuple[str, str]
 
 
+FORMS = {
+    "boxed": "\\boxed{%s}",
+    "answer_line": "Answer: %s",
+    "hash": "#### %s",
+    "last_number": "%s",
+}
+"""An answer alone as a response, by answer mode."""
+
+
 class Judge(Protocol):
     """What is needed of `rewards.Verifier`."""
+
+    answer_mode: str
 
     def verify_many(self, pairs: Sequence[tuple[str, Gold | str]]) -> list[Verdict]: ...
 
@@ -28,7 +39,7 @@ def answer_groups(
     """
     groups: dict[ProblemKey, dict[str, int]] = {key: {} for key in answers}
     waiting = {key: list(dict.fromkeys(texts)) for key, texts in answers.items()}
-    group = CORRECT_GROUP
+    group, form = CORRECT_GROUP, FORMS[judge.answer_mode]
     while waiting:
         group += 1
         pairs, places = [], []
@@ -36,7 +47,7 @@ def answer_groups(
             groups[key][texts[0]] = group
             gold = _as_gold(texts[0])
             if gold is not None:
-                pairs += [(f"\\boxed{{{text}}}", gold) for text in texts[1:]]
+                pairs += [(form.replace("%s", text), gold) for text in texts[1:]]
                 places += [(key, text) for text in texts[1:]]
         for (key, text), verdict in zip(places, judge.verify_many(pairs), strict=True):
             if verdict.correct:

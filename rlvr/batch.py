@@ -70,7 +70,7 @@ def score_by_reference(
     rows = [TokenRow(group.prompt_ids, r.token_ids) for group in groups for r in group.responses]
     scores: list[list[float]] = [[] for _ in rows]
     with policy.reference_at_hand():
-        for chosen in fill([len(row) for row in rows], recipe.train.tokens_per_microbatch):
+        for chosen in policy.micro_batches(rows, recipe.train.tokens_per_microbatch):
             part = [rows[i] for i in chosen]
             logp_T = policy.reference_logprobs(part, recipe.rollout.temperature).cpu()
             pieces = logp_T.split([len(row.response_ids) for row in part])
@@ -78,14 +78,3 @@ def score_by_reference(
                 scores[i] = piece.tolist()
     remaining = iter(scores)
     return [[next(remaining) for _ in group.responses] for group in groups]
-
-
-def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of rows of similar length together: `max_tokens` tokens with padding, or one row."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches

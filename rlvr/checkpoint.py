@@ -107,13 +107,13 @@ def _sha256(path: Path) -> str:
 
 
 def best_checkpoint(run_dir: Path) -> Path:
-    """The checkpoint with the highest held-out accuracy; the newest where none was evaluated."""
+    """The checkpoint that eval.best_metric puts highest; the newest where none was evaluated."""
 
-    def accuracy(checkpoint: Path) -> float:
+    def score(checkpoint: Path) -> float:
         scored = run_dir / "eval" / f"{checkpoint.name}.json"
-        return json.loads(scored.read_text())["accuracy"]["value"] if scored.exists() else -1.0
+        return json.loads(scored.read_text())["score"] if scored.exists() else -1.0
 
-    return max(reversed(list_checkpoints(run_dir)), key=accuracy)
+    return max(reversed(list_checkpoints(run_dir)), key=score)
 
 
 def prune_checkpoints(run_dir: Path, keep: int) -> None:

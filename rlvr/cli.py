@@ -13,7 +13,7 @@ from pathlib import Path
 
 PASSED_ON = {
     "verify": ("rewards.cli:main", "judge lines of {response, gold} from standard input"),
-    "eval": ("eval.cli:eval_main", "score stored generations, compare scored folders"),
+    "eval": ("rlvr.evaluating.cli:main", "sample and score benchmarks, compare scored folders"),
     "analyze": ("rlvr.analysis.cli:main", "what training did to the weights"),
     "data": ("eval.cli:data_main", "look for evaluation problems in a training set"),
     "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
@@ -93,7 +93,7 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
         from rlvr.config import TrainRecipe
 
         recipe = load_recipe(args.recipe, settings, TrainRecipe)
-    _set_environment()
+    set_environment()
     from rich.console import Console
 
     from rlvr import train
@@ -116,7 +116,7 @@ def _sft(args: argparse.Namespace, settings: list[str]) -> int:
     from rlvr.sft_config import SftConfig
 
     tree = read_tree(args.recipe, settings, FinetuneRecipe)
-    _set_environment()
+    set_environment()
     if {"path", "sft_recipe"} & set(tree.get("model", {})):
         recipe = validate(tree, FinetuneRecipe)
         from rich.console import Console
@@ -156,7 +156,7 @@ def _adapters(args: argparse.Namespace, _rest: list[str]) -> int:
     return 0
 
 
-def _set_environment() -> None:
+def set_environment() -> None:
     """What libraries read once, on import: less talk, and threads that do not spin.
 
     OpenMP threads that spin while they wait take whole cores from the engine, the verifier and

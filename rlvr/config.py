@@ -60,7 +60,8 @@ class DataConfig(Section):
     limit: int | None = Field(default=None, ge=1)
     """Number of rows taken from the start; for generated data, the number generated."""
     levels: tuple[int, ...] | None = None
-    """Difficulty levels of generated problems; None takes all. Other sources have none."""
+    """Difficulty levels, 1 to 52, of generated problems; None takes 1 to 5. Other sources have
+    none."""
     shuffle: bool = True
     """Draw problems in a new random order in every epoch (from train.seed)."""
 
@@ -78,6 +79,15 @@ class RolloutConfig(Section):
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """auto takes vLLM where it is installed, else transformers' generate (slow), and says so."""
+    mode: Literal["sync", "async"] = "sync"
+    """sync: generate, then update. async: generate and verify the next step's responses while the
+    update runs, by weights one step older; vLLM only."""
+    max_staleness: int = Field(default=4, ge=0)
+    """Steps by which the weights that sampled a response may be older than those it trains; older
+    responses are dropped and counted. 0 keeps nothing for a later step."""
+    abort_stragglers: bool = False
+    """Once enough informative groups are in, abort the responses still running and drop their
+    groups: no waiting for long tails, but a bias towards short responses."""
     prompts_per_step: int = Field(default=16, ge=1)
     """Groups P that one optimizer step trains on."""
     group_size: int = Field(default=8, ge=2)
@@ -203,11 +213,15 @@ class TrainConfig(Section):
     seed: int = Field(default=0, ge=0)
     """Seed of everything: data order, every sample, initialisation."""
     tokens_per_microbatch: int = Field(default=16384, ge=1)
-    """Tokens (prompt and response, padding included) in one forward pass."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Tokens in one forward pass: responses, and the prompt of a group once; padding too where the
+    model's rows cannot be packed."""
+    activation_checkpointing: int = Field(default=0, ge=0)
+    """Recompute the activations of every n-th layer in the backward pass: less memory, with 1
+    (every layer) about a third more time; 0 keeps all of them."""
+    compile: bool = False
+    """Compile the decoder layers with torch.compile: minutes at the start, then faster on a GPU."""
     checkpoint_every: int = Field(default=50, ge=0)
-    """Steps between checkpoints; 0 writes only the last."""
+    """Steps between checkpoints; 0 writes only the last and those that evaluate best so far."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept."""
     num_threads: int | None = Field(default=None, ge=1)
@@ -215,7 +229,7 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
-    """Held-out accuracy, before and after training."""
+    """Held-out accuracy, before, during and after training."""
 
     path: str | None = None
     """As data.path; None evaluates nothing."""
@@ -228,9 +242,11 @@ class EvalConfig(Section):
     answer_field: str | None = None
     """As data.answer_field; None takes that."""
     limit: int | None = Field(default=None, ge=1)
-    """As data.limit."""
+    """As data.limit; of every benchmark too, the first so many problems are sampled."""
     levels: tuple[int, ...] | None = None
     """As data.levels."""
+    benchmarks: tuple[str, ...] = ()
+    """Benchmarks of `rlvr eval` to score besides `path`, prompted as the training problems are."""
     samples: int = Field(default=1, ge=1)
     """Responses per problem."""
     temperature: float = Field(default=1.0, ge=0, le=10)
@@ -239,6 +255,22 @@ class EvalConfig(Section):
     """Nucleus mass."""
     every: int = Field(default=0, ge=0)
     """Steps between evaluations during training; 0: only before and after."""
+    best_metric: str = "accuracy"
+    """What picks the best checkpoint: accuracy, or <set>/<metric>, such as aime24/pass@k or
+    heldout/maj@k."""
+
+    @model_validator(mode="after")
+    def _metric_exists(self) -> Self:
+        name, _, metric = self.best_metric.rpartition("/")
+        sets = [*(["heldout"] if self.path else []), *self.benchmarks]
+        known = ("avg@k", "pass@k", "maj@k", "format_rate")
+        sets = [s.partition("=")[0] for s in sets]
+        if self.best_metric != "accuracy" and (name not in sets or metric not in known):
+            raise ValueError(
+                f"eval.best_metric = {self.best_metric!r}: it is accuracy, or one of"
+                f" {', '.join(sets) or 'no set'} with /{', /'.join(known)}"
+            )
+        return self
 
 
 class TrackConfig(Section):
@@ -323,6 +355,24 @@ class TrainRecipe(Section):
                 " probabilities are the old policy's only when sampling is not truncated; set"
                 " rollout.top_p = 1, top_k = 0, min_p = 0"
             )
+        is_async = self.rollout.mode == "async"
+        if is_async and self.rollout.max_staleness < 1:
+            raise ValueError(
+                f"rollout.max_staleness = {self.rollout.max_staleness}: async rollouts are one step"
+                ' old when they are trained on; set it to 1 or more, or rollout.mode to "sync"'
+            )
+        if truncated and self.rollout.max_staleness and (is_async or self.sampling.dynamic):
+            raise ValueError(
+                f"rollout.max_staleness = {self.rollout.max_staleness}: responses of older weights"
+                " are weighed by the engine's probabilities, which truncated sampling (top_p,"
+                ' top_k, min_p) renormalises; set it to 0 with rollout.mode = "sync", or sample'
+                " from the full distribution"
+            )
+        if self.rollout.abort_stragglers and not self.sampling.dynamic:
+            raise ValueError(
+                "rollout.abort_stragglers = true: without sampling.dynamic every group is wanted;"
+                " turn one off or the other on"
+            )
         if self.optim.updates_per_step > self.rollout.prompts_per_step:
             raise ValueError(
                 f"optim.updates_per_step = {self.optim.updates_per_step}: more than"
@@ -341,8 +391,9 @@ class TrainRecipe(Section):
                 f'algorithm.reference = "{self.algorithm.reference}": with an adapter the reference'
                 ' is the pristine base; set it to "initial" or adapter.method to "full"'
             )
-        if self.eval.every and self.eval.path is None:
+        if self.eval.every and self.eval.path is None and not self.eval.benchmarks:
             raise ValueError(
-                f"eval.every = {self.eval.every}: there is nothing to score; set eval.path"
+                f"eval.every = {self.eval.every}: there is nothing to score; set eval.path or"
+                " eval.benchmarks"
             )
         return self

@@ -1,28 +1,60 @@
-"""Held-out accuracy with its interval, by the live engine."""
+"""Evaluation during a run, by the live engine: the same scoring as `rlvr eval --generations`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.benchmarks import LoadedBenchmark, Question, load_benchmark
+from eval.generations import Generation, write_generations
 from eval.intervals import Interval, fraction_over_problems
-from rlvr.rollout.engine import Engine, Request, Sampling, sample_seed
+from eval.records import Benchmark
+from eval.score import score_problems
+from rlvr.contamination import problem_text
+from rlvr.evaluating.plan import PromptStyle, request
+from rlvr.metrics import EVAL_METRICS
+from rlvr.recipe import ConfigError
+from rlvr.rollout.engine import Engine, Sampling
 
 if TYPE_CHECKING:
     from rewards import Verifier
     from rlvr.config import TrainRecipe
-    from rlvr.data import Problem
+    from rlvr.data import Dataset
+    from rlvr.session import Session
+
+HELD_OUT = "heldout"
+"""The name under which the problems of eval.path are scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSet:
+    """Problems scored under one name; the first of them, one per prompt, are sampled."""
+
+    loaded: LoadedBenchmark
+    prompts: list[list[int]]
+
+    @property
+    def questions(self) -> Sequence[Question]:
+        """The problems that are sampled."""
+        return self.loaded.questions[: len(self.prompts)]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """fractions: correct responses of each problem, in order. texts: the first response of each."""
+    """What one evaluation found. accuracy, fractions (right responses of each problem), texts (the
+    first response of each) and truncated_frac are those of the first set. score: the value of
+    eval.best_metric. results: as results.json of `rlvr eval` has them.
+    """
 
     accuracy: Interval
     fractions: list[float]
     texts: list[str]
     truncated_frac: float
+    score: float
+    results: dict[str, Any]
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -31,35 +63,159 @@ class Evaluation:
     def from_json(cls, tree: dict[str, Any]) -> Evaluation:
         return cls(**{**tree, "accuracy": Interval(**tree["accuracy"])})
 
+    def metrics(self) -> dict[str, float]:
+        """eval/accuracy, and eval/<set>/<metric> of every set."""
+        return metrics_of(self.results) | {"eval/accuracy": self.accuracy.value}
+
+
+def metrics_of(results: dict[str, Any]) -> dict[str, float]:
+    """eval/<set>/<metric>, for the log."""
+    found = {}
+    for name, result in results["benchmarks"].items():
+        values = {**result, "response_len_mean": result["length"]["mean"]}
+        found |= {f"eval/{name}/{metric}": values[metric]["value"] for metric in EVAL_METRICS}
+    return found
+
+
+def load_benchmarks(recipe: TrainRecipe) -> list[LoadedBenchmark]:
+    """The problems of eval.benchmarks. Raises: ConfigError."""
+    try:
+        return [load_benchmark(name) for name in recipe.eval.benchmarks]
+    except ValueError as error:
+        raise ConfigError(f"eval.benchmarks: {error}") from error
+
+
+def eval_sets(
+    recipe: TrainRecipe,
+    held_out: tuple[Dataset, list[list[int]]] | None,
+    benchmarks: Sequence[LoadedBenchmark],
+    tokenizer: Any,
+) -> tuple[EvalSet, ...]:
+    """The problems of eval.path, then the benchmarks, prompted as the training problems are.
+
+    Raises: ConfigError for a prompt that leaves no room for the response.
+    """
+    sets = [] if held_out is None else [_held_out_set(recipe, *held_out)]
+    data = recipe.data
+    chat = Path(data.chat_template).read_text() if data.chat_template else None
+    style = PromptStyle(data.prompt_template, data.system_prompt, chat)
+    room = recipe.model.max_len - recipe.rollout.max_response_len
+    for loaded in benchmarks:
+        prompts = style.encode(loaded, loaded.questions[: recipe.eval.limit], tokenizer)
+        longest = max(map(len, prompts))
+        if longest > room:
+            raise ConfigError(
+                f"eval.benchmarks: {loaded.name} has a prompt of {longest} tokens, the limit is"
+                f" {room}; raise model.max_len or lower rollout.max_response_len"
+            )
+        sets.append(EvalSet(loaded, prompts))
+    return tuple(sets)
+
+
+def _held_out_set(recipe: TrainRecipe, data: Dataset, prompts: list[list[int]]) -> EvalSet:
+    questions = tuple(Question(p.id, problem_text(p, recipe.data), p.answer) for p in data.problems)
+    if len({question.id for question in questions}) < len(questions):
+        raise ConfigError("eval.path: an id occurs twice; leave data.id_field out to number rows")
+    record = Benchmark(HELD_OUT, (), len(questions), "not stated", recipe.eval.samples)
+    return EvalSet(LoadedBenchmark(record, questions, data.source, (data.sha256,)), prompts)
+
 
 def evaluate(
     recipe: TrainRecipe,
-    problems: Sequence[Problem],
-    prompts: Sequence[list[int]],
+    sets: Sequence[EvalSet],
     engine: Engine,
     verifier: Verifier,
     decode: Callable[[Sequence[int]], str],
-) -> Evaluation:
+) -> tuple[Evaluation, list[Generation]]:
     """Samples eval.samples responses per problem, with the same seeds in every evaluation."""
-    config = recipe.eval
-    requests = [
-        Request(prompt, sample_seed(recipe.train.seed, "eval", problem.id, i))
-        for problem, prompt in zip(problems, prompts, strict=True)
-        for i in range(config.samples)
-    ]
+    config, keys, requests = recipe.eval, [], []
+    for one in sets:
+        for question, prompt in zip(one.questions, one.prompts, strict=True):
+            for i in range(config.samples):
+                keys.append((one.loaded.name, question.id, i))
+                requests.append(request(prompt, recipe.train.seed, keys[-1]))
     sampling = Sampling(recipe.rollout.max_response_len, config.temperature, config.top_p)
-    responses = engine.generate(requests, sampling)
-    texts = [decode(response.token_ids) for response in responses]
-    golds = [problem.gold for problem in problems for _ in range(config.samples)]
-    verdicts = verifier.verify_many(list(zip(texts, golds, strict=True)))
-    k = config.samples
-    fractions = [
-        sum(verdict.correct for verdict in verdicts[i : i + k]) / k
-        for i in range(0, len(verdicts), k)
+    generations = [
+        Generation(
+            *key,
+            decode(response.token_ids),
+            len(response.token_ids),
+            "length" if response.truncated else "stop",
+        )
+        for key, response in zip(keys, engine.generate(requests, sampling), strict=True)
     ]
-    return Evaluation(
-        fraction_over_problems(fractions, k),
-        fractions,
-        texts[::k],
-        sum(response.truncated for response in responses) / len(responses),
+    results, problems = score_problems(
+        generations, verifier, benchmarks=[one.loaded for one in sets]
     )
+    first = sets[0].loaded.name
+    fractions = [p["c"] / p["n"] for p in problems if p["benchmark"] == first]
+    accuracy = fraction_over_problems(fractions, config.samples)
+    evaluation = Evaluation(
+        accuracy,
+        fractions,
+        [g.response for g in generations if g.benchmark == first and g.sample == 0],
+        results["benchmarks"][first]["truncated_frac"]["value"],
+        (metrics_of(results) | {"eval/accuracy": accuracy.value})[f"eval/{config.best_metric}"],
+        results,
+    )
+    return evaluation, generations
+
+
+def evaluate_step(
+    session: Session, run_dir: Path, step: int, say: Callable[[str], None]
+) -> dict[str, float]:
+    """The metrics of the policy after `step` steps; empty where the recipe evaluates nothing.
+
+    Writes eval/step_N.jsonl.gz (what was sampled) and eval/step_N.json.
+    """
+    if not session.evals:
+        return {}
+    path = run_dir / "eval" / f"step_{step}.json"
+    path.parent.mkdir(exist_ok=True)
+    _write_held_out(path.parent, session.evals[0].loaded)
+    found, generations = evaluate(
+        session.recipe, session.evals, session.engine, session.verifier, session.decode
+    )
+    write_generations(path.with_suffix(".jsonl.gz"), generations)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(found.to_json()))
+    partial.rename(path)
+    a = found.accuracy
+    say(f"held-out accuracy {a.value:.3f} [{a.lo:.3f}, {a.hi:.3f}] at step {step}")
+    for one in session.evals:
+        name, result = one.loaded.name, found.results["benchmarks"][one.loaded.name]
+        value, (lo, hi) = result["avg@k"]["value"], result["avg@k"]["ci95"]
+        total, count = len(one.loaded.questions), len(one.questions)
+        of = f"{count} of {total}" if count < total else str(total)
+        say(f"  {name}: avg@{result['k']} {value:.3f} [{lo:.3f}, {hi:.3f}], {of} problems")
+    return found.metrics()
+
+
+def _write_held_out(folder: Path, loaded: LoadedBenchmark) -> None:
+    """heldout.jsonl, so that `rlvr eval --generations` finds the answers."""
+    path = folder / f"{HELD_OUT}.jsonl"
+    if loaded.name == HELD_OUT and not path.exists():
+        rows = ({"id": q.id, "problem": q.problem, "answer": q.answer} for q in loaded.questions)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_evaluation(run_dir: Path, step: int) -> Evaluation:
+    """What the run's evaluation after `step` steps found."""
+    return Evaluation.from_json(json.loads((run_dir / "eval" / f"step_{step}.json").read_text()))
+
+
+def forget_evaluations(run_dir: Path, after: int) -> None:
+    """Removes the evaluations of steps that a resumed run does again."""
+    for path in (run_dir / "eval").glob("step_*.json*"):
+        if int(path.name.partition(".")[0].removeprefix("step_")) > after:
+            path.unlink()
+
+
+def is_best(run_dir: Path, step: int) -> bool:
+    """Whether the evaluation after `step` steps, if there is one, beats every earlier one since
+    step 1."""
+    steps = [int(p.stem.removeprefix("step_")) for p in (run_dir / "eval").glob("step_*.json")]
+    if step not in steps:
+        return False
+    scores = {n: read_evaluation(run_dir, n).score for n in steps if 1 <= n <= step}
+    return all(scores[step] > score for n, score in scores.items() if n < step)

@@ -1,12 +1,16 @@
 """Log-probabilities and entropies from hidden states, without a [T, V] tensor for more than a
 chunk."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_ELEMENTS = 1 << 24
-"""Logits held at a time (64 MiB in float32)."""
+CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
+"""Logits held at a time: 4 MiB in float32 stay near a core, 512 MiB keep a GPU busy."""
+MIN_CHUNK_LEN = 128
+"""Tokens of a chunk at least, so that reading a large head pays."""
 
 
 def token_logprobs(
@@ -16,37 +20,141 @@ def token_logprobs(
     temperature: float,
     vocab_size: int,
     entropy_grad: bool = False,
+    chunk_len: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """[T] log-probability of each target and [T] entropy (nats), float32.
 
-    The head is evaluated chunk by chunk and recomputed in the backward pass. Entropies carry a
-    gradient only with entropy_grad.
+    The head is evaluated chunk by chunk, chunk_len tokens at a time (None: by vocab_size and
+    device). Entropies carry a gradient only with entropy_grad.
     """
-    chunk = max(1, CHUNK_ELEMENTS // vocab_size)
+    if chunk_len is None:
+        elements = CHUNK_ELEMENTS.get(hidden_TH.device.type, CHUNK_ELEMENTS["cpu"])
+        chunk_len = max(MIN_CHUNK_LEN, elements // vocab_size)
+    if type(head) is nn.Linear and head.bias is None and not entropy_grad:
+        weight_grad = torch.is_grad_enabled() and head.weight.requires_grad
+        hidden_grad = torch.is_grad_enabled() and hidden_TH.requires_grad
+        device = hidden_TH.device.type
+        if torch.is_autocast_enabled(device):
+            hidden_TH = hidden_TH.to(torch.get_autocast_dtype(device))
+        settings = (temperature, chunk_len, hidden_grad, weight_grad)
+        return _PlainHead.apply(hidden_TH, head.weight, targets_T, *settings)  # pyright: ignore
     parts = [
-        _chunk(hidden_TH[i : i + chunk], head, targets_T[i : i + chunk], temperature, entropy_grad)
-        if len(hidden_TH) <= chunk or not torch.is_grad_enabled()
+        _chunk(hidden_CH, head, targets_C, temperature, entropy_grad)
+        if len(hidden_TH) <= chunk_len or not torch.is_grad_enabled()
         else checkpoint(
-            _chunk,
-            hidden_TH[i : i + chunk],
-            head,
-            targets_T[i : i + chunk],
-            temperature,
-            entropy_grad,
-            use_reentrant=False,
+            _chunk, hidden_CH, head, targets_C, temperature, entropy_grad, use_reentrant=False
         )
-        for i in range(0, len(hidden_TH), chunk)
+        for hidden_CH, targets_C in zip(
+            hidden_TH.split(chunk_len), targets_T.split(chunk_len), strict=True
+        )
     ]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
 def _chunk(
-    hidden_TH: Tensor, head: nn.Module, targets_T: Tensor, temperature: float, entropy_grad: bool
+    hidden_CH: Tensor, head: nn.Module, targets_C: Tensor, temperature: float, entropy_grad: bool
 ) -> tuple[Tensor, Tensor]:
-    logits_TV = head(hidden_TH).float() / temperature
-    log_z_T = logits_TV.logsumexp(dim=-1)
-    logp_T = logits_TV.gather(1, targets_T.unsqueeze(1)).squeeze(1) - log_z_T
+    """The general case: any head, differentiated by autograd."""
+    logits_CV = head(hidden_CH).float() / temperature
+    log_z_C = logits_CV.logsumexp(dim=-1)
+    logp_C = logits_CV.gather(1, targets_C.unsqueeze(1)).squeeze(1) - log_z_C
     with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-        probs_TV = (logits_TV - log_z_T.unsqueeze(1)).exp()
-        entropy_T = log_z_T - (probs_TV * logits_TV).sum(dim=-1)
-    return logp_T, entropy_T
+        probs_CV = (logits_CV - log_z_C.unsqueeze(1)).exp()
+        entropy_C = log_z_C - (probs_CV * logits_CV).sum(dim=-1)
+    return logp_C, entropy_C
+
+
+class _PlainHead(torch.autograd.Function):
+    """A linear head without bias: each token's gradient is its upstream number times a vector.
+
+    With e the one-hot target and p the probabilities, d logp / d hidden = W^T (e - p) / temperature
+    is formed while p is at hand. Logits are computed again in the backward pass only where the
+    head's own weight is trained.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TH: Tensor,
+        weight_VH: Tensor,
+        targets_T: Tensor,
+        temperature: float,
+        chunk_len: int,
+        hidden_grad: bool,
+        weight_grad: bool,
+    ) -> tuple[Tensor, Tensor]:
+        device = hidden_TH.device.type
+        parts = []
+        with torch.autocast(device, enabled=False):
+            compute_VH = weight_VH.to(hidden_TH.dtype)
+            for hidden_CH, targets_C in zip(
+                hidden_TH.split(chunk_len), targets_T.split(chunk_len), strict=True
+            ):
+                logp_CV = _log_softmax(hidden_CH, compute_VH, temperature)
+                target_C1 = targets_C.unsqueeze(1)
+                logp_C = logp_CV.gather(1, target_C1).squeeze(1)
+                probs_CV = logp_CV.exp()
+                entropy_C = -logp_CV.mul_(probs_CV).sum(dim=-1)
+                slope_CH = _slope(probs_CV, target_C1, compute_VH, temperature, hidden_grad)
+                parts.append((logp_C, entropy_C, slope_CH))
+        logp_T, entropy_T, slope_TH = (torch.cat(part) for part in zip(*parts, strict=True))
+        ctx.save_for_backward(slope_TH, *((hidden_TH, weight_VH, targets_T) * weight_grad))
+        ctx.temperature, ctx.chunk_len = temperature, chunk_len
+        ctx.grads = hidden_grad, weight_grad
+        ctx.mark_non_differentiable(entropy_T)
+        return logp_T, entropy_T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_T = grads[0].unsqueeze(1)
+        slope_TH, *rest = ctx.saved_tensors
+        hidden_grad, weight_grad = ctx.grads
+        to_hidden = slope_TH * grad_T.to(slope_TH.dtype) if hidden_grad else None
+        to_weight = None
+        if weight_grad:
+            kept_TH, weight_VH, targets_T = rest
+            to_weight = _weight_gradient(
+                kept_TH, weight_VH, targets_T, grad_T, ctx.temperature, ctx.chunk_len
+            )
+        return to_hidden, to_weight, None, None, None, None, None
+
+
+def _log_softmax(hidden_CH: Tensor, weight_VH: Tensor, temperature: float) -> Tensor:
+    logits_CV = (hidden_CH @ weight_VH.T).float().div_(temperature)
+    return logits_CV.sub_(logits_CV.logsumexp(dim=-1, keepdim=True))
+
+
+def _slope(
+    probs_CV: Tensor, target_C1: Tensor, weight_VH: Tensor, temperature: float, wanted: bool
+) -> Tensor:
+    """[C, H] W^T (e - p) / temperature, or nothing; overwrites probs_CV."""
+    if not wanted:
+        return weight_VH.new_empty(len(probs_CV), 0)
+    error_CV = probs_CV.scatter_add_(
+        1, target_C1, torch.full_like(target_C1, -1, dtype=torch.float)
+    )
+    return (error_CV.to(weight_VH.dtype) @ weight_VH).div_(-temperature)
+
+
+def _weight_gradient(
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    targets_T: Tensor,
+    grad_T1: Tensor,
+    temperature: float,
+    chunk_len: int,
+) -> Tensor:
+    """[V, H] sum over tokens of grad (e - p) hidden^T / temperature."""
+    compute_VH = weight_VH.to(hidden_TH.dtype)
+    total_VH = torch.zeros_like(weight_VH)
+    for hidden_CH, targets_C, grad_C1 in zip(
+        *(x.split(chunk_len) for x in (hidden_TH, targets_T, grad_T1)), strict=True
+    ):
+        scale_C1 = grad_C1.float() / temperature
+        error_CV = _log_softmax(hidden_CH, compute_VH, temperature).exp_().mul_(-scale_C1)
+        error_CV.scatter_add_(1, targets_C.unsqueeze(1), scale_C1)
+        if total_VH.dtype == hidden_TH.dtype:
+            total_VH.addmm_(error_CV.to(hidden_TH.dtype).T, hidden_CH)
+        else:
+            total_VH += error_CV.to(hidden_TH.dtype).T @ hidden_CH
+    return total_VH

@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlvr.adapters import get_method
 from rlvr.adapters.base import Method, Setup
@@ -20,20 +21,11 @@ from rlvr.adapters.budget import match_rank
 from rlvr.adapters.merge import adapter_off, merged_weights
 from rlvr.adapters.prompt import prompt_cache
 from rlvr.adapters.state import adapter_state, load_adapter_state
+from rlvr.attention import bucketed, packed_hidden, packs, take, use_packing
 from rlvr.config import AdapterConfig, ModelConfig
 from rlvr.head import token_logprobs
+from rlvr.packing import TokenRow, buckets, lines, pack, to_device
 from rlvr.recipe import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRow:
-    """One prompt and one response, as token ids."""
-
-    prompt_ids: list[int]
-    response_ids: list[int]
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.response_ids)
 
 
 @dataclass
@@ -100,33 +92,41 @@ class Policy:
         entropy_grad: bool = False,
         prefix: Any | None = None,
     ) -> tuple[Tensor, Tensor]:
-        longest = max(len(row) for row in rows)
-        ids_NL = torch.zeros(len(rows), longest, dtype=torch.long)
-        mask_NL = torch.zeros(len(rows), longest, dtype=torch.long)
-        predicts_NL = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            ids_NL[i, : len(row)] = torch.tensor(row.prompt_ids + row.response_ids)
-            mask_NL[i, : len(row)] = 1
-            predicts_NL[i, len(row.prompt_ids) - 1 : len(row) - 1] = True
-        if prefix is not None:
-            trained_NV = torch.ones(len(rows), prefix.get_seq_length(), dtype=torch.long)
-            mask_NL = torch.cat([trained_NV, mask_NL], dim=1)
-        targets_T = torch.tensor([token for row in rows for token in row.response_ids])
         with self.autocast():
-            hidden_NLH = causal_lm.base_model(
-                input_ids=ids_NL.to(self.device),
-                attention_mask=mask_NL.to(self.device),
-                past_key_values=prefix,
-                use_cache=False,
-            ).last_hidden_state
+            if prefix is None and packs(causal_lm):
+                packing = pack(rows, self.device, bucketed(self.device, self.dtype))
+                hidden_TH, targets_T = packed_hidden(causal_lm, packing), packing.targets_T
+            else:
+                hidden_TH, targets_T = _padded_hidden(causal_lm, rows, prefix, self.device)
             return token_logprobs(
-                hidden_NLH[predicts_NL.to(self.device)],
+                hidden_TH,
                 causal_lm.get_output_embeddings(),
-                targets_T.to(self.device),
+                targets_T,
                 temperature,
                 causal_lm.config.vocab_size,
                 entropy_grad,
             )
+
+    def micro_batches(self, rows: Sequence[TokenRow], max_tokens: int) -> list[list[int]]:
+        """Indices of rows for forward passes of at most `max_tokens` tokens, or one row."""
+        if self.packs_rows:
+            return lines(rows, max_tokens)
+        return buckets([len(row) for row in rows], max_tokens)
+
+    def num_positions(self, rows: Sequence[TokenRow]) -> int:
+        """Positions that attention runs over for the rows of one forward pass, with padding."""
+        lengths = [len(row) - 1 for row in rows]
+        if not self.packs_rows:
+            return len(lengths) * max(lengths)
+        if not bucketed(self.device, self.dtype):
+            return sum(lengths)
+        return sum(len(part) * lengths[part[0]] for part in buckets(lengths))
+
+    @property
+    def packs_rows(self) -> bool:
+        """Whether rows go through the layers end to end; else they are padded and bucketed."""
+        prompts = isinstance(self.model, PeftModel) and self.model.active_peft_config
+        return packs(self.causal_lm) and not (prompts and prompts.is_prompt_learning)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Computation in the compute type: some adapters keep float32 beside a bfloat16 base."""
@@ -138,13 +138,23 @@ class Policy:
         """(name, tensor) of every weight that training changes, as the engine must hold it."""
         return merged_weights(self.model)
 
-    def set_checkpointing(self, on: bool) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
-        if on:
-            self.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
-            self.model.train()  # transformers checkpoints in training mode only; dropout is 0
-        else:
+    def set_checkpointing(self, every: int) -> None:
+        """Recomputes the activations of every n-th layer in the backward pass; 0: of none."""
+        if not every:
             self.model.eval()
+            return
+        self.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.train()  # transformers checkpoints in training mode only; dropout is 0
+        for i, layer in enumerate(self._layers()):
+            layer.gradient_checkpointing = i % every == 0
+
+    def compile_layers(self) -> None:
+        """Compiles the decoder layers one by one, for any number of tokens; not attention."""
+        for layer in self._layers():
+            layer.compile(dynamic=True)
+
+    def _layers(self) -> list[Any]:
+        return [m for m in self.causal_lm.modules() if isinstance(m, GradientCheckpointingLayer)]
 
     def save(self, folder: Path) -> None:
         """A peft adapter folder, or a transformers model folder, with the tokenizer beside."""
@@ -202,6 +212,7 @@ def load_policy(
     if "target_modules" in method.options:
         check_modules(base, adapter.target_modules)
     base.to(device)
+    use_packing(base)
     reference = None
     if keep_reference and not method.keeps_base:
         reference = copy.deepcopy(base).requires_grad_(False).eval()
@@ -210,6 +221,33 @@ def load_policy(
     adapter = adapter.model_copy(update={"seed": seed if adapter.seed is None else adapter.seed})
     model = method.apply(base, Setup(adapter, adapter.seed or 0, num_updates, rows)).eval()
     return Policy(model, tokenizer, method, adapter, dtype, device, path, reference)
+
+
+def _padded_hidden(
+    causal_lm: Any, rows: Sequence[TokenRow], prefix: Any | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """([T, H] hidden states that predict the response tokens, [T] those tokens), rows padded."""
+    longest = max(len(row) for row in rows) - 1
+    ids_NL = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask_NL = torch.zeros(len(rows), longest, dtype=torch.long)
+    predicts = []
+    for i, row in enumerate(rows):
+        last = len(row) - 1
+        ids_NL[i, :last] = torch.tensor(row.prompt_ids + row.response_ids[:-1])
+        mask_NL[i, :last] = 1
+        predicts.append(torch.arange(len(row.prompt_ids) - 1, last) + i * longest)
+    if prefix is not None:
+        trained_NV = torch.ones(len(rows), prefix.get_seq_length(), dtype=torch.long)
+        mask_NL = torch.cat([trained_NV, mask_NL], dim=1)
+    targets_T = torch.tensor([token for row in rows for token in row.response_ids])
+    hidden_NLH = causal_lm.base_model(
+        input_ids=to_device(ids_NL, device),
+        attention_mask=to_device(mask_NL, device),
+        past_key_values=prefix,
+        use_cache=False,
+    ).last_hidden_state
+    hidden_TH = take(hidden_NLH.flatten(0, 1), to_device(torch.cat(predicts), device))
+    return hidden_TH, to_device(targets_T, device)
 
 
 def check_modules(model: nn.Module, targets: Sequence[str]) -> None:

@@ -1,24 +1,29 @@
 """Which prompts next: draws, generates, verifies, and keeps the groups that carry a signal.
 
-Dynamic sampling (DAPO, 2503.14476 sec. 3.2): prompts are drawn until P groups whose rewards
-differ are
-there. Informative groups beyond P wait for the next step; they are never thrown away.
+Dynamic sampling (DAPO, 2503.14476 sec. 3.2): prompts are drawn until P groups whose rewards differ
+are there. Informative groups beyond P wait for the next step, as long as rollout.max_staleness
+allows. With rollout.mode = "async" a step's groups are collected while the step before it updates.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlvr.advantage import is_informative
+from rlvr.groups import Collected, Group, Tally, diagnose
 from rlvr.recipe import RunError
 from rlvr.rewarding import shaped_rewards
-from rlvr.rollout.engine import Engine, Request, Response, Sampling, sample_seed
+from rlvr.rollout.engine import Engine, Response, Sampling, sample_seed
 from rlvr.selection import Selector, difficulty_levels
+from rlvr.streaming import Asked, run_round
 
 if TYPE_CHECKING:
     from rewards import Verifier
@@ -27,39 +32,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """G responses to one prompt. rewards: shaped; reasons: the verdicts'; step: when sampled."""
+class Job:
+    """The collection for `step`, by weights that have finished `version` steps. safe_point: called
+    after every decoding step; may raise."""
 
-    problem_id: str
-    prompt_ids: list[int]
-    responses: list[Response]
-    rewards: list[float]
-    reasons: list[str]
     step: int
-
-    @property
-    def informative(self) -> bool:
-        return is_informative(self.rewards)
-
-
-@dataclass
-class Collected:
-    """What one step sampled. groups: to train on; fresh: all groups generated in this step.
-
-    used_frac, used_max: since the start of the run, the fraction of problems with a group trained
-    on, and the number of groups from the problem with the most.
-    """
-
-    groups: list[Group]
-    fresh: list[Group] = field(default_factory=list)
-    rollout_s: float = 0.0
-    verify_s: float = 0.0
-    used_frac: float = 0.0
-    used_max: int = 0
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(r.token_ids) for group in self.fresh for r in group.responses)
+    version: int
+    engine: Engine
+    verifier: Verifier
+    safe_point: Callable[[], None]
 
 
 class NoSignalError(RunError):
@@ -67,7 +48,8 @@ class NoSignalError(RunError):
 
 
 class Sampler:
-    """Draws problems in a seeded order, epoch after epoch, and owns the groups left over."""
+    """Draws problems in a seeded order, epoch after epoch, and owns the groups not yet trained on:
+    those left over, and those collected ahead."""
 
     def __init__(
         self,
@@ -91,36 +73,89 @@ class Sampler:
         self._used: Counter[str] = Counter()
         self._informative_frac = 0.5
         self._surplus: list[Group] = []
+        self._ahead: Collected | None = None
+        self._thread = ThreadPoolExecutor(1, "rollout")
 
     def collect(
         self, step: int, engine: Engine, verifier: Verifier, safe_point: Callable[[], None]
     ) -> Collected:
-        """The groups of one step: informative ones when sampling.dynamic, else whatever came.
+        """The groups of one step: informative ones when sampling.dynamic, else whatever came. What
+        was collected ahead is handed out.
 
-        safe_point is called between rounds and may raise to stop the run.
+        safe_point is called after every decoding step and may raise to stop the run.
         Raises: NoSignalError when not one informative group came in all rounds.
         """
+        if self._ahead is not None:
+            collected, self._ahead = self._ahead, None
+            return collected
+        return self._collect(Job(step, step, engine, verifier, safe_point))
+
+    @contextmanager
+    def ahead(self, step: int, engine: Engine, verifier: Verifier) -> Iterator[list[float]]:
+        """With rollout.mode = "async", collects for `step` while the block runs, by weights that
+        have finished step - 1 steps; else nothing. The block must leave the engine alone.
+
+        Gives a list whose only element is, at the end, the seconds that the block had to be waited
+        after. A block that raises stops the collection at its next decoding step and loses it.
+        Raises: as `collect`.
+        """
+        waited = [0.0]
+        if self._recipe.rollout.mode == "sync" or step >= self._recipe.train.steps:
+            yield waited
+            return
+        cancelled = threading.Event()
+
+        def safe_point() -> None:
+            if cancelled.is_set():
+                raise CancelledError
+
+        job = Job(step, step - 1, engine, verifier, safe_point)
+        future = self._thread.submit(self._collect, job)
+        try:
+            yield waited
+            start = time.perf_counter()
+            self._ahead = future.result()
+            waited[0] = time.perf_counter() - start
+        except BaseException:
+            cancelled.set()
+            wait([future])
+            raise
+
+    def _collect(self, job: Job) -> Collected:
         wanted = self._recipe.rollout.prompts_per_step
-        result = Collected(groups=self._surplus)
-        self._surplus = []
-        for _ in range(self._recipe.sampling.max_refills + 1):
-            missing = wanted - len(result.groups)
-            if missing <= 0:
-                break
-            safe_point()
-            fresh = self._round(step, self._num_prompts(missing), engine, verifier, result)
+        oldest = job.step - self._recipe.rollout.max_staleness
+        groups = [group for group in self._surplus if group.step >= oldest]
+        size = self._recipe.rollout.group_size
+        tally = Tally(num_stale=(len(self._surplus) - len(groups)) * size)
+        while len(groups) < wanted and tally.num_rounds <= self._recipe.sampling.max_refills:
+            job.safe_point()
+            fresh = self._round(job, wanted - len(groups), tally)
             if not self._recipe.sampling.dynamic:
-                result.groups += fresh
+                groups += fresh
                 break
-            result.groups += [group for group in fresh if group.informative]
+            groups += [group for group in fresh if group.informative]
             self._learn_fraction(fresh)
-        if not result.groups:
-            raise NoSignalError(diagnose(result.fresh, self._recipe.sampling.max_refills + 1))
-        result.groups, self._surplus = result.groups[:wanted], result.groups[wanted:]
-        self._used.update(group.problem_id for group in result.groups)
-        result.used_frac = len(self._used) / len(self._problems)
-        result.used_max = max(self._used.values())
-        return result
+        if len(groups) < wanted:
+            self._say_short(job.step, groups, tally)
+        groups, self._surplus = groups[:wanted], groups[wanted:]
+        self._used.update(group.problem_id for group in groups)
+        used = {
+            "sampler/problems_used_frac": len(self._used) / len(self._problems),
+            "sampler/problem_used_max": float(max(self._used.values())),
+        }
+        return Collected(groups, tally.metrics(groups, job.step) | used)
+
+    def _say_short(self, step: int, groups: Sequence[Group], tally: Tally) -> None:
+        """The bound on refills was hit. Raises: NoSignalError when there is nothing to train on."""
+        reason = diagnose(tally.fresh, tally.num_rounds)
+        if not groups:
+            raise NoSignalError(reason)
+        wanted = self._recipe.rollout.prompts_per_step
+        print(
+            f"step {step + 1} has {len(groups)} of {wanted} groups (sampling.max_refills):"
+            f" {reason}",
+            file=sys.stderr,
+        )
 
     def _num_prompts(self, missing: int) -> int:
         if not self._recipe.sampling.dynamic:
@@ -131,20 +166,9 @@ class Sampler:
         now = sum(group.informative for group in fresh) / len(fresh)
         self._informative_frac = 0.8 * self._informative_frac + 0.2 * now
 
-    def _round(
-        self, step: int, num_prompts: int, engine: Engine, verifier: Verifier, result: Collected
-    ) -> list[Group]:
-        """Generates and verifies one group for each of the next `num_prompts` problems."""
-        rollout, size = self._recipe.rollout, self._recipe.rollout.group_size
-        drawn = self._selector.pick(num_prompts, step)
-        requests = [
-            Request(
-                self._prompts[index],
-                sample_seed(self._recipe.train.seed, step, self._problems[index].id, number, i),
-            )
-            for index, number in drawn
-            for i in range(size)
-        ]
+    def _round(self, job: Job, missing: int, tally: Tally) -> list[Group]:
+        """One round of prompts: whole groups, without those that were aborted."""
+        rollout = self._recipe.rollout
         sampling = Sampling(
             rollout.max_response_len,
             rollout.temperature,
@@ -152,33 +176,56 @@ class Sampler:
             rollout.top_k,
             rollout.min_p,
         )
-        start = time.perf_counter()
-        responses = engine.generate(requests, sampling)
-        generated = time.perf_counter()
-        golds = [self._problems[index].gold for index, _ in drawn for _ in range(size)]
-        texts = [self._decode(response.token_ids) for response in responses]
-        verdicts = verifier.verify_many(list(zip(texts, golds, strict=True)))
-        rewards = shaped_rewards(self._recipe, responses, verdicts, texts)
-        result.rollout_s += generated - start
-        result.verify_s += time.perf_counter() - generated
+        asked = self._ask(self._num_prompts(missing), job.step)
+        done = run_round(
+            asked,
+            job.engine,
+            sampling,
+            lambda one, responses: self._judge(job, one, responses),
+            job.safe_point,
+            num_threads=self._recipe.reward.num_workers,
+            num_enough=missing if rollout.abort_stragglers else None,
+        )
         fresh = []
-        for g, (index, _) in enumerate(drawn):
-            part = slice(g * size, (g + 1) * size)
-            fresh.append(
-                Group(
-                    self._problems[index].id,
-                    self._prompts[index],
-                    responses[part],
-                    rewards[part],
-                    [str(verdict.reason) for verdict in verdicts[part]],
-                    step,
-                )
-            )
-        for (index, _), group in zip(drawn, fresh, strict=True):
-            num_right = group.reasons.count("correct")
-            self._selector.observe(index, num_right, len(group.reasons) - num_right, step)
-        result.fresh += fresh
+        for one, group in zip(asked, done.groups, strict=True):
+            if group is not None:
+                num_right = group.reasons.count("correct")
+                num_wrong = len(group.reasons) - num_right
+                self._selector.observe(one.index, num_right, num_wrong, job.step)
+                fresh.append(group)
+        tally.add(fresh, len(asked) * rollout.group_size, done.generate_s, done.verify_s)
         return fresh
+
+    def _ask(self, num_prompts: int, step: int) -> list[Asked]:
+        """The next problems, with the seed of every response."""
+        seed, size = self._recipe.train.seed, self._recipe.rollout.group_size
+        return [
+            Asked(
+                index,
+                self._problems[index],
+                self._prompts[index],
+                [sample_seed(seed, step, self._problems[index].id, number, i) for i in range(size)],
+            )
+            for index, number in self._selector.pick(num_prompts, step)
+        ]
+
+    def _judge(self, job: Job, one: Asked, responses: list[Response]) -> Group:
+        texts = [self._decode(response.token_ids) for response in responses]
+        verdicts = job.verifier.verify_many([(text, one.problem.gold) for text in texts])
+        return Group(
+            one.problem.id,
+            one.prompt_ids,
+            responses,
+            shaped_rewards(self._recipe, responses, verdicts, texts),
+            [str(verdict.reason) for verdict in verdicts],
+            job.version,
+        )
+
+    def problem_uses(self) -> dict[str, int]:
+        """How many problems were trained on 0, 1, 2, ... times so far."""
+        counts = Counter(self._used.values())
+        counts[0] = len(self._problems) - len(self._used)
+        return {str(times): counts[times] for times in sorted(counts)}
 
     def state(self) -> dict[str, Any]:
         """Everything that the next `collect` depends on, JSON-ready."""
@@ -186,7 +233,8 @@ class Sampler:
             "selector": self._selector.state(),
             "used": dict(self._used),
             "informative_frac": self._informative_frac,
-            "surplus": [asdict(group) for group in self._surplus],
+            "surplus": [group.to_tree() for group in self._surplus],
+            "ahead": self._ahead and self._ahead.to_tree(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -194,37 +242,5 @@ class Sampler:
         self._selector.load_state(state["selector"])
         self._used = Counter(state["used"])
         self._informative_frac = state["informative_frac"]
-        self._surplus = [
-            Group(**group | {"responses": [Response(**r) for r in group["responses"]]})
-            for group in state["surplus"]
-        ]
-
-
-def diagnose(groups: Sequence[Group], num_rounds: int) -> str:
-    """In plain words: what the rewards were, why, and what to do."""
-    rewards = [reward for group in groups for reward in group.rewards]
-    reasons = Counter(reason for group in groups for reason in group.reasons)
-    truncated = sum(r.truncated for group in groups for r in group.responses) / len(rewards)
-    shares = ", ".join(f"{count / len(rewards):.0%} {r}" for r, count in reasons.most_common(3))
-    if reasons["correct"] == len(rewards):
-        remedy = "The problems are too easy for this policy: take harder ones."
-    elif truncated > 0.5:
-        remedy = "Most responses were cut off: raise rollout.max_response_len."
-    elif reasons["no_answer"] > 0.5 * len(rewards):
-        remedy = (
-            "Most responses have no final answer where reward.answer_mode looks for it: ask for it"
-            " in data.prompt_template, set reward.answer_mode, or warm the policy up with rlvr sft."
-        )
-    else:
-        remedy = (
-            "The policy cannot solve these problems yet: take easier ones, a stronger policy, or"
-            " more responses per prompt (rollout.group_size)."
-        )
-    low, high = min(rewards), max(rewards)
-    spread = f"within every group all rewards were equal, {low:g} to {high:g} overall"
-    if low == high:
-        spread = f"all rewards were {low:g}"
-    return (
-        f"no group carried a signal in {num_rounds} rounds ({len(groups)} prompts, {len(rewards)}"
-        f" responses): {spread} ({shares}; {truncated:.0%} truncated). {remedy}"
-    )
+        self._surplus = [Group.from_tree(group) for group in state["surplus"]]
+        self._ahead = state["ahead"] and Collected.from_tree(state["ahead"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rewards import Verifier
-from rlvr.adapters import get_method
+from rlvr.adapters import get_method, quantized
+from rlvr.adapters.base import Method
 from rlvr.adapters.export import max_lora_rank
 from rlvr.config import DataConfig, TrainRecipe
 from rlvr.data import Dataset, encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
+from rlvr.evaluate import EvalSet, eval_sets, load_benchmarks
 from rlvr.optim import check_optimizer
 from rlvr.policy import Policy, load_policy
 from rlvr.recipe import ConfigError
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Session:
-    """The parts of a run. held_out: problems and prompts of the evaluation, or None."""
+    """The parts of a run. evals: the problem sets of its evaluations, the main one first."""
 
     recipe: TrainRecipe
     policy: Policy
@@ -44,7 +47,7 @@ class Session:
     verifier: Verifier
     sampler: Sampler
     data: Dataset
-    held_out: tuple[Dataset, list[list[int]]] | None
+    evals: tuple[EvalSet, ...]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Response tokens to text, special tokens left out."""
@@ -69,15 +72,54 @@ def check(recipe: TrainRecipe) -> None:
         )
     check_mode(recipe, method)
     check_emulation(recipe)
-    if recipe.train.activation_checkpointing and not method.checkpointing:
+    every = recipe.train.activation_checkpointing
+    if every and not method.checkpointing:
         raise ConfigError(
-            f"train.activation_checkpointing = true: transformers would drop what {method.name}"
-            " trains; set it to false"
+            f"train.activation_checkpointing = {every}: transformers would drop what {method.name}"
+            " trains; set it to 0"
         )
+    _check_compile(recipe, method)
+    _check_async(recipe, method)
     if recipe.rollout.engine == "vllm" and not vllm_local.is_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
             " GPU: make install), or set it to 'transformers'"
+        )
+
+
+def _check_async(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError where rollouts cannot be made while the policy is updated."""
+    shares_model = not (method.syncs and vllm_local.is_installed())
+    if recipe.rollout.mode == "async" and (
+        recipe.rollout.engine == "transformers"
+        or (recipe.rollout.engine == "auto" and shares_model)
+    ):
+        raise ConfigError(
+            'rollout.mode = "async": the transformers engine generates with the model that is being'
+            ' updated; generate with vLLM, or set it to "sync"'
+        )
+
+
+def _check_compile(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError for what torch.compile cannot do, or not in a useful time."""
+    if not recipe.train.compile:
+        return
+    if method in quantized.METHODS:
+        raise ConfigError(
+            f"train.compile = true: not known to work on the 4-bit base of {method.name}; set it to"
+            " false"
+        )
+    engine = recipe.rollout.engine
+    if not method.syncs or engine == "transformers" or not vllm_local.is_installed():
+        raise ConfigError(
+            "train.compile = true: the policy would generate its own rollouts, and every length"
+            " would be compiled; set it to false, or take a method that vLLM serves and"
+            ' rollout.engine = "vllm"'
+        )
+    if not torch.cuda.is_available() and shutil.which("c++") is None:
+        raise ConfigError(
+            "train.compile = true: on CPU torch.compile needs a C++ compiler (c++); install one, or"
+            " set it to false"
         )
 
 
@@ -90,6 +132,7 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
     data = load_problems(recipe.data)
     held_out_config = held_out_data(recipe)
     held_out = load_problems(held_out_config, "eval") if held_out_config else None
+    benchmarks = load_benchmarks(recipe)
     verifier = Verifier(
         answer_mode=recipe.reward.answer_mode,
         timeout_s=recipe.reward.timeout_s,
@@ -114,6 +157,8 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
     )
     prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
+    if recipe.train.compile:
+        policy.compile_layers()
     data, prompts = encode_prompts(data, policy.tokenizer, recipe.data, max_prompt_len)
     test = None
     if held_out is not None and held_out_config is not None:
@@ -132,7 +177,7 @@ def build(recipe: TrainRecipe, model_path: str) -> Session:
         verifier,
         Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
         data,
-        test,
+        eval_sets(recipe, test, benchmarks, policy.tokenizer),
     )
     return session
 

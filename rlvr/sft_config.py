@@ -42,7 +42,7 @@ class SftDataConfig(Section):
     num_problems: int = Field(ge=1)
     """Distinct problems, each with one solution, seen once."""
     levels: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """Difficulty levels: steps per problem."""
+    """Difficulty levels: steps per problem, 1 to 52. One named twice comes twice as often."""
     stop_early: float = Field(default=0.0, ge=0, le=1)
     """Probability that a solution of two or more steps answers before its last step."""
     wrong_operation: float = Field(default=0.0, ge=0, le=1)

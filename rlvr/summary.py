@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from eval.intervals import Interval, paired_difference
 from rlvr.checkpoint import best_checkpoint
-from rlvr.evaluate import Evaluation
+from rlvr.evaluate import Evaluation, read_evaluation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,8 +27,9 @@ def finish(
     curve = draw_reward_curve(folder)
     checkpoint = str(best_checkpoint(folder).relative_to(folder))
     summary: dict[str, object] = {"seconds": seconds, "steps": steps, "best_checkpoint": checkpoint}
-    if session.held_out is not None:
-        before, after = (_read(folder, step) for step in (0, steps))
+    summary["problem_uses"] = session.sampler.problem_uses()
+    if session.evals:
+        before, after = (read_evaluation(folder, step) for step in (0, steps))
         difference = paired_difference(before.fractions, after.fractions)
         summary |= {
             "accuracy_before": before.accuracy.value,
@@ -53,10 +54,6 @@ def finish(
     console.print(f"run folder:   {folder} ({steps} steps, {seconds:.0f} s)", soft_wrap=True)
 
 
-def _read(folder: Path, step: int) -> Evaluation:
-    return Evaluation.from_json(json.loads((folder / "eval" / f"step_{step}.json").read_text()))
-
-
 def _with_interval(interval: Interval, sign: str = "") -> str:
     return f"{interval.value:{sign}.3f} [{interval.lo:{sign}.3f}, {interval.hi:{sign}.3f}]"
 
@@ -65,8 +62,7 @@ def _print_samples(
     session: Session, before: Evaluation, after: Evaluation, console: Console
 ) -> None:
     """Two problems that gained the most, with a solution from before and after."""
-    assert session.held_out is not None
-    problems = session.held_out[0].problems
+    problems = session.evals[0].questions
     gain = [b - a for a, b in zip(before.fractions, after.fractions, strict=True)]
     for i in sorted(range(len(gain)), key=lambda i: -gain[i])[:2]:
         change = (
@@ -74,7 +70,7 @@ def _print_samples(
         )
         console.rule(f"answer {problems[i].answer}: {change}", style="dim")
         for title, text in (
-            ("problem", problems[i].prompt[-1]["content"]),
+            ("problem", problems[i].problem),
             ("before", before.texts[i]),
             ("after", after.texts[i]),
         ):

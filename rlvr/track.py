@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.metrics import METRICS
+from rlvr.metrics import is_known
 
 if TYPE_CHECKING:
     from rlvr.config import TrainRecipe
@@ -61,8 +61,8 @@ class Tracker:
                 )
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes one step. Names are those of METRICS."""
-        unknown = metrics.keys() - METRICS.keys()
+        """Writes one step. Names are those of METRICS and EVAL_METRICS."""
+        unknown = [name for name in metrics if not is_known(name)]
         assert not unknown, f"{unknown}: not in METRICS"
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()

@@ -8,7 +8,6 @@ import secrets
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from rewards import Reason, Verifier
+from rewards import Verifier
 from rlvr.batch import StepBatch, make_batch
 from rlvr.checkpoint import (
     STATE_FOLDER,
@@ -28,13 +27,12 @@ from rlvr.checkpoint import (
     save_checkpoint,
 )
 from rlvr.config import TrainRecipe
+from rlvr.contamination import check_training_data
 from rlvr.display import Display
-from rlvr.evaluate import Evaluation, evaluate
+from rlvr.evaluate import evaluate_step, forget_evaluations, is_best
 from rlvr.manifest import finish_manifest, manifest
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from rlvr.reference import follow, load_reference, save_reference
-from rlvr.rollout.sync import SyncStats
-from rlvr.sampler import Collected
 from rlvr.schedule import lr_at
 from rlvr.session import Session, build, check
 from rlvr.stop import Stopped, StopRequest
@@ -78,6 +76,8 @@ def train(recipe: TrainRecipe, recipe_path: Path, console: Console) -> Path:
         session.engine.name,
         session.syncer.mode,
     )
+    evaluated = [one.loaded for one in session.evals]
+    facts["contamination"] = check_training_data(recipe, session.data.problems, evaluated)
     (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
     return _drive(session, run, console)
 
@@ -102,6 +102,7 @@ def resume(folder: Path, console: Console) -> Path:
     load_reference(session.policy, recipe.algorithm, checkpoints[-1] / STATE_FOLDER)
     session.sampler.load_state(state["sampler"])
     session.entropy.load_state(state["entropy"])
+    forget_evaluations(folder, state["step"])
     run = Run(folder, state["run_id"], state["step"], state["seconds"])
     return _drive(session, run, console)
 
@@ -114,7 +115,8 @@ def _drive(session: Session, run: Run, console: Console) -> Path:
     try:
         with StopRequest() as stop, Display(console, recipe.train.steps, run.next_step) as display:
             session.syncer.sync()
-            _evaluate(session, run, display)
+            if run.next_step == 0:
+                evaluate_step(session, run.folder, 0, display.say)
             while run.next_step < recipe.train.steps:
                 before = session.sampler.state()
                 try:
@@ -130,12 +132,11 @@ def _drive(session: Session, run: Run, console: Console) -> Path:
                 run.seconds = time.perf_counter() - start
                 last = run.next_step == recipe.train.steps
                 if last or _is_due(recipe.eval.every, run.next_step):
-                    evaluation = _evaluate(session, run, display)
-                    if evaluation:
-                        metrics["eval/accuracy"] = evaluation.accuracy.value
+                    metrics |= evaluate_step(session, run.folder, run.next_step, display.say)
                 tracker.log(run.next_step, metrics)
                 display.step(run.next_step, metrics)
-                if last or _is_due(recipe.train.checkpoint_every, run.next_step):
+                is_due = _is_due(recipe.train.checkpoint_every, run.next_step)
+                if last or is_due or is_best(run.folder, run.next_step):
                     _save(session, run, session.sampler.state())
         run.seconds = time.perf_counter() - start
         num_bytes = session.syncer.num_bytes
@@ -151,6 +152,7 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
     """One step of the algorithm and its metrics.
 
     Source: the loop of GRPO, 2402.03300 algorithm 1, with DAPO's dynamic sampling, 2503.14476.
+    `ahead` does something in async mode only.
     """
     recipe, step = session.recipe, run.next_step
     lr = lr_at(step, recipe.optim, recipe.train.steps)
@@ -158,7 +160,8 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
         group["lr"] = lr * group.get("lr_ratio", 1.0)
     with _timed() as step_s:
         collected = session.sampler.collect(step, session.engine, session.verifier, safe_point)
-        with _timed() as train_s:
+        ahead = session.sampler.ahead(step + 1, session.engine, session.verifier)
+        with ahead as wait_s, _timed() as train_s:
             batch = make_batch(collected.groups, session.policy, recipe)
             stats = update(
                 session.policy, session.optimizer, batch, recipe, step, session.entropy, safe_point
@@ -167,10 +170,18 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
         with _timed() as sync_s:
             synced = session.syncer.sync()
     write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
-    times = {"time/train_s": train_s[0], "time/sync_s": sync_s[0], "time/step_s": step_s[0]}
-    times["train/tokens_per_s"] = stats.pop("train/tokens", 0.0) / train_s[0]
-    verified = _verifier_metrics(session.verifier)
-    return {"optim/lr": lr} | stats | times | verified | _step_metrics(collected, synced)
+    own = {
+        "optim/lr": lr,
+        "time/train_s": train_s[0],
+        "time/wait_s": wait_s[0],
+        "time/sync_s": sync_s[0],
+        "time/step_s": step_s[0],
+        "train/tokens_per_s": stats.pop("train/tokens", 0.0) / train_s[0],
+        "memory/peak_gib": _peak_gib(),
+        "sync/bytes": float(synced.num_bytes),
+        "sync/logprob_error": synced.logprob_error,
+    }
+    return own | stats | _verifier_metrics(session.verifier) | collected.metrics
 
 
 @contextmanager
@@ -196,37 +207,6 @@ def _verifier_metrics(verifier: Verifier) -> dict[str, float]:
         "verify/p50_ms": stats.p50_ms,
         "verify/p99_ms": stats.p99_ms,
     }
-
-
-def _step_metrics(collected: Collected, synced: SyncStats) -> dict[str, float]:
-    rewards = [reward for group in collected.fresh for reward in group.rewards]
-    metrics = {
-        "sampler/problems_used_frac": collected.used_frac,
-        "sampler/problem_used_max": float(collected.used_max),
-        "memory/peak_gib": _peak_gib(),
-        "sync/bytes": float(synced.num_bytes),
-        "sync/logprob_error": synced.logprob_error,
-        "time/rollout_s": collected.rollout_s,
-        "time/verify_s": collected.verify_s,
-    }
-    if not rewards:  # the whole batch was left over from the step before
-        return metrics
-    responses = [r for group in collected.fresh for r in group.responses]
-    reasons = Counter(reason for group in collected.fresh for reason in group.reasons)
-    informative = sum(group.informative for group in collected.fresh)
-    fractions = {f"reward/{r}_frac": reasons[r] / len(rewards) for r in map(str, Reason)}
-    return (
-        metrics
-        | fractions
-        | {
-            "reward/mean": sum(rewards) / len(rewards),
-            "rollout/response_len_mean": collected.num_tokens / len(rewards),
-            "rollout/truncated_frac": sum(r.truncated for r in responses) / len(rewards),
-            "rollout/tokens_per_s": collected.num_tokens / collected.rollout_s,
-            "sampler/informative_frac": informative / len(collected.fresh),
-            "sampler/rollouts_per_informative_group": len(rewards) / max(informative, 1),
-        }
-    )
 
 
 def _peak_gib() -> float:
@@ -255,22 +235,6 @@ def _sample_rollouts(session: Session, batch: StepBatch) -> list[dict[str, Any]]
             group.responses, group.rewards, group.reasons, row, strict=True
         )
     ]
-
-
-def _evaluate(session: Session, run: Run, display: Display) -> Evaluation | None:
-    """Scores the held-out problems at this step, once, into eval/step_N.json."""
-    path = run.folder / "eval" / f"step_{run.next_step}.json"
-    if session.held_out is None or path.exists():
-        return None
-    data, prompts = session.held_out
-    result = evaluate(
-        session.recipe, data.problems, prompts, session.engine, session.verifier, session.decode
-    )
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result.to_json()))
-    a = result.accuracy
-    display.say(f"held-out accuracy {a.value:.3f} [{a.lo:.3f}, {a.hi:.3f}] at step {run.next_step}")
-    return result
 
 
 def _save(session: Session, run: Run, sampler_state: dict[str, Any]) -> Path:

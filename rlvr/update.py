@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from rlvr.batch import StepBatch, fill
+from rlvr.batch import StepBatch
 from rlvr.entropy import EntropyControl
 from rlvr.loss import TokenBatch, policy_loss, row_weights
+from rlvr.packing import to_device
 from rlvr.policy import Policy, TokenRow
 from rlvr.recipe import RunError
 from rlvr.surrogate import Rows
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
     from rlvr.config import TrainRecipe
 
-SUMS = ("loss", "entropy", "tokens", "ratio_max", "real", "padded")
+SUMS = ("loss", "entropy", "tokens", "ratio_max", "real", "attended", "positions")
+Sums = dict[str, Tensor | float]
+"""Running sums of a step; those of the loss stay on the device as float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +74,10 @@ def make_rows(
     ]
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
-    """Rows of similar length together: `max_tokens` tokens with padding at most, or one row."""
-    return [[rows[i] for i in part] for part in fill([len(r.tokens) for r in rows], max_tokens)]
+def micro_batches(policy: Policy, rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
+    """The rows for each forward pass: `max_tokens` tokens at most, or one row."""
+    parts = policy.micro_batches([row.tokens for row in rows], max_tokens)
+    return [[rows[i] for i in part] for part in parts]
 
 
 def update(
@@ -91,7 +96,7 @@ def update(
     """
     schedule = policy.method.schedule
     num_updates = min(recipe.optim.updates_per_step, len(batch.groups))
-    sums: dict[str, float] = dict.fromkeys(SUMS, 0.0)
+    sums: Sums = dict.fromkeys(SUMS, 0.0)
     grad_norms = []
     for part in range(num_updates):
         rows = make_rows(batch.part(part, num_updates), recipe, step, entropy.enabled)
@@ -100,7 +105,7 @@ def update(
         num_tokens = sum(len(row.tokens.response_ids) for row in rows)
         entropy_before = sums["entropy"]
         optimizer.zero_grad(set_to_none=True)
-        for micro_batch in micro_batches(rows, recipe.train.tokens_per_microbatch):
+        for micro_batch in micro_batches(policy, rows, recipe.train.tokens_per_microbatch):
             if part == 0:
                 safe_point()
             accumulate(policy, micro_batch, recipe, entropy.coef / num_tokens, sums)
@@ -117,9 +122,9 @@ def update(
         if schedule:
             schedule.after_update(policy.model, step * num_updates + part)
         grad_norms.append(grad_norm)
-        entropy.observe((sums["entropy"] - entropy_before) / num_tokens)
+        entropy.observe(float(sums["entropy"] - entropy_before) / num_tokens)
     optimizer.zero_grad(set_to_none=True)
-    metrics = _metrics(sums, grad_norms)
+    metrics = _metrics(_read(sums), grad_norms)
     return metrics | {"policy/entropy_coef": entropy.coef} if entropy.enabled else metrics
 
 
@@ -128,40 +133,53 @@ def accumulate(
     batch: Sequence[Row],
     recipe: TrainRecipe,
     entropy_weight: float,
-    sums: dict[str, float],
+    sums: Sums,
 ) -> None:
-    """Backward through one micro-batch; adds its sums to `sums`."""
+    """Backward through one micro-batch; adds its sums to `sums`, on the device: nothing waits."""
     rows = [row.tokens for row in batch]
-    lengths = torch.tensor([len(row.response_ids) for row in rows])
-
-    def per_token(values: list[float] | list[bool]) -> torch.Tensor:
-        return torch.tensor(values).repeat_interleave(lengths).to(policy.device)
-
-    def joined(values: Iterable[list[float]]) -> torch.Tensor:
-        return torch.tensor([x for row in values for x in row]).to(policy.device)
-
+    tokens = _token_batch(batch, policy.device, entropy_weight)
     logp_T, entropy_T = policy.logprobs(rows, recipe.rollout.temperature, entropy_weight != 0)
-    references = [row.reference_logprobs for row in batch if row.reference_logprobs is not None]
-    tokens = TokenBatch(
-        engine_T=joined(row.engine_logprobs for row in batch),
-        ref_T=joined(references) if references else None,
-        advantage_T=per_token([row.advantage for row in batch]),
-        weight_T=per_token([row.weight for row in batch]),
-        on_policy_T=per_token([row.on_policy for row in batch]),
-        rows=Rows.of(lengths.to(policy.device)),
-        entropy_weight=entropy_weight,
-    )
     loss, parts = policy_loss(logp_T, entropy_T, tokens, recipe.algorithm)
     loss.backward()
-    sums["loss"] += float(loss.detach())
-    sums["entropy"] += float(entropy_T.detach().sum())
-    sums["tokens"] += float(lengths.sum())
-    sums["ratio_max"] = max(sums["ratio_max"], float(parts.pop("ratio_max")))
-    for name, value in parts.items():
-        sums[name] = sums.get(name, 0.0) + float(value)
-    real = [len(row) for row in rows]
-    sums["real"] += sum(real)
-    sums["padded"] += max(real) * len(real)
+    ratio_max = parts.pop("ratio_max").double()
+    sums["ratio_max"] = torch.maximum(ratio_max, torch.zeros_like(ratio_max) + sums["ratio_max"])
+    for name, value in {"loss": loss, "entropy": entropy_T.sum(), **parts}.items():
+        sums[name] = sums.get(name, 0.0) + value.detach().double()
+    sums["tokens"] += len(logp_T)
+    sums["real"] += sum(len(row) for row in rows)
+    sums["attended"] += sum(len(row) - 1 for row in rows)
+    sums["positions"] += policy.num_positions(rows)
+
+
+def _token_batch(batch: Sequence[Row], device: torch.device, entropy_weight: float) -> TokenBatch:
+    """What the loss needs besides log-probabilities, in one copy to the device."""
+    layout = Rows.of(torch.tensor([len(row.tokens.response_ids) for row in batch]))
+    per_row = torch.tensor([[row.advantage, row.weight, row.on_policy] for row in batch])
+    columns = [torch.tensor([x for row in batch for x in row.engine_logprobs])]
+    references = [row.reference_logprobs for row in batch if row.reference_logprobs is not None]
+    if references:
+        columns.append(torch.tensor([x for scores in references for x in scores]))
+    columns += per_row[layout.row_T].unbind(dim=1)
+    engine_T, *reference, advantage_T, weight_T, fresh_T = to_device(torch.stack(columns), device)
+    return TokenBatch(
+        engine_T,
+        reference[0] if references else None,
+        advantage_T,
+        weight_T,
+        on_policy_T=fresh_T.bool(),
+        rows=Rows(to_device(layout.row_T, device), to_device(layout.length_N, device)),
+        entropy_weight=entropy_weight,
+    )
+
+
+def _read(sums: Sums) -> dict[str, float]:
+    """The sums as numbers: the only wait of the step for the device besides the gradient norm's."""
+    on_device = {k: v for k, v in sums.items() if isinstance(v, Tensor)}
+    numbers = {k: float(v) for k, v in sums.items() if not isinstance(v, Tensor)}
+    if on_device:
+        values = torch.stack(list(on_device.values())).tolist()
+        numbers |= dict(zip(on_device, values, strict=True))
+    return numbers
 
 
 def _metrics(sums: dict[str, float], grad_norms: list[float]) -> dict[str, float]:
@@ -175,7 +193,7 @@ def _metrics(sums: dict[str, float], grad_norms: list[float]) -> dict[str, float
         "policy/clip_frac": sums["clip"] / num_tokens,
         "policy/ratio_max": sums["ratio_max"],
         "optim/grad_norm": sum(grad_norms) / len(grad_norms),
-        "train/padding_frac": 1 - sums["real"] / sums["padded"],
+        "train/padding_frac": 1 - sums["attended"] / sums["positions"],
         "train/tokens": sums["real"],
     }
     if "kl_ref" in sums:

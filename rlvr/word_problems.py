@@ -1,19 +1,23 @@
 """Generated multi-step word problems in graded levels, and worked solutions with chosen mistakes.
 
 The quickstart trains on these: no hub, no licence, and a verifiable integer answer. A problem of
-level L takes L steps; higher levels also have larger numbers and more operations to tell apart.
+level L takes L steps; up to level 5 higher ones also have larger numbers and more operations to
+tell apart, beyond it they only grow longer.
 """
 
 import hashlib
 import random
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Split = Literal["train", "heldout", "sft"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-LEVELS = (1, 2, 3, 4, 5)
-LETTERS = "abcde"  # of the steps, in problem and solution
+LEVELS = (1, 2, 3, 4, 5)  # those of a recipe that names none
+MAX_LEVEL = 52
+_LETTERS = string.ascii_lowercase
+LABELS = (*_LETTERS, *(f"a{letter}" for letter in _LETTERS))  # of the steps: a) to z), aa) to az)
 MAX_TOTAL = 40  # every intermediate result stays between 1 and this
 
 _PRONOUNS = {
@@ -75,16 +79,17 @@ def split_of(problem: str) -> Split:
 
 
 def generate(split: Split, num: int, seed: int, levels: Sequence[int] | None = None) -> list[Row]:
-    """`num` distinct problems of one split, the levels (None: all) in turn; repeatable.
+    """`num` distinct problems of one split, the levels (None: 1 to 5) in turn; repeatable.
 
-    Splits share no problem whatever their seeds, because the text alone decides the split.
+    A level named twice comes twice as often. Splits share no problem whatever their seeds, because
+    the text alone decides the split.
     Raises: ValueError for an unknown split or level, or more problems than there are.
     """
     if split not in SPLITS:
         raise ValueError(f"split = {split!r}: use one of {', '.join(SPLITS)}")
     levels = LEVELS if levels is None else levels
-    if not levels or not set(levels) <= set(LEVELS):
-        raise ValueError(f"levels = {list(levels)}: name at least one of {list(LEVELS)}")
+    if not levels or not set(levels) <= set(range(1, MAX_LEVEL + 1)):
+        raise ValueError(f"levels = {list(levels)}: name at least one from 1 to {MAX_LEVEL}")
     rng = random.Random(f"{split}:{seed}")
     rows: dict[str, Row] = {}
     draws_in_vain = 0
@@ -107,12 +112,12 @@ def worked_solution(row: Row, rng: random.Random, mistakes: Mistakes | None = No
         steps.pop()
     total = int(start)
     lines = []
-    for letter, step in zip(LETTERS, steps, strict=False):
+    for label, step in zip(LABELS, steps, strict=False):
         operation, number = step[0], int(step[1:])
         if rng.random() < mistakes.wrong_operation:
             operation = _INVERSE[operation]
         equation, total = _equation(total, operation, number, rng, mistakes.slip)
-        lines.append(f"{letter}) {equation}")
+        lines.append(f"{label}) {equation}")
     return "\n".join([*lines, f"\\boxed{{{total}}}"])
 
 
@@ -145,12 +150,12 @@ def _draw(level: int, rng: random.Random) -> Row:
     name = rng.choice(tuple(_PRONOUNS))
     friend = rng.choice([other for other in _PRONOUNS if other != name])
     thing = rng.choice(_THINGS)
-    total = rng.randint(3, 10 + 3 * level)
+    total = rng.randint(3, min(10 + 3 * level, MAX_TOTAL))
     words = {"who": _PRONOUNS[name], "whom": _OBJECTS[_PRONOUNS[name]], "friend": friend}
     plan, sentences = [str(total)], [f"{name} has {total} {thing}."]
-    for letter in LETTERS[:level]:
+    for label in LABELS[:level]:
         kind, number, total = _draw_step(level, total, rng)
-        sentences.append(f"{letter}) {rng.choice(_WORDINGS[kind]).format(**words, n=number)}")
+        sentences.append(f"{label}) {rng.choice(_WORDINGS[kind]).format(**words, n=number)}")
         plan.append(f"{kind[0]}{number}")
     sentences.append(f"How many {thing} does {name} have?")
     problem = " ".join(sentences)
@@ -166,7 +171,7 @@ def _draw(level: int, rng: random.Random) -> Row:
 def _draw_step(level: int, total: int, rng: random.Random) -> tuple[str, int, int]:
     """(operation, number, new total), drawn until the new total is in range."""
     while True:
-        kind = rng.choice(_OPERATIONS[level])
+        kind = rng.choice(_OPERATIONS[min(level, 5)])
         fixed = kind[1:].isdigit()
         number = int(kind[1:]) if fixed else rng.randint(2, 9)
         if kind[0] == "/" and total % number:

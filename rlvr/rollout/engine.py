@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -48,9 +48,18 @@ class Engine(Protocol):
 
     name: str
 
+    def stream(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Generator[list[tuple[int, Response]], None, None]:
+        """After every decoding step the responses that it finished, often none, with the index of
+        their request. What finishes when is decided by the tokens alone. Closing the generator
+        aborts the requests that are left."""
+        ...
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
         """One response per request, in order."""
-        ...
+        done = dict(pair for finished in self.stream(requests, sampling) for pair in finished)
+        return [done[index] for index in range(len(requests))]
 
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         """Log-probability (temperature 1) of each token after the first, given those before it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from transformers.generation import logits_process
 
 from rlvr.policy import Policy, TokenRow
-from rlvr.rollout.engine import Request, Response, Sampling
+from rlvr.rollout.engine import Engine, Request, Response, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ BATCH_ROWS = 64
 """Rows generated at a time."""
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Generates with the policy itself, so a sync has nothing to move."""
 
     name = "transformers"
@@ -31,13 +31,17 @@ class TransformersEngine:
         self._eos = set(eos if isinstance(eos, list) else [eos])
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
-        responses: list[Response] = []
-        for i in range(0, len(requests), BATCH_ROWS):
-            responses += self._generate_batch(requests[i : i + BATCH_ROWS], sampling)
-        return responses
+    def stream(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Generator[list[tuple[int, Response]], None, None]:
+        for first in range(0, len(requests), BATCH_ROWS):
+            batch = requests[first : first + BATCH_ROWS]
+            for finished in self._stream_batch(batch, sampling):
+                yield [(first + row, response) for row, response in finished]
 
-    def _generate_batch(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+    def _stream_batch(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Generator[list[tuple[int, Response]], None, None]:
         device = self._policy.device
         longest = max(len(request.prompt_ids) for request in requests)
         pads = [longest - len(request.prompt_ids) for request in requests]
@@ -58,17 +62,17 @@ class TransformersEngine:
         while running:
             logits_NV = self._next_logits(ids_NL, mask_NL, cache)
             next_N, logp_N = draw(logits_NV, sampling, generators)
+            finished = []
             for row in sorted(running):
                 tokens[row].append(int(next_N[row]))
                 logprobs[row].append(float(logp_N[row]))
-                if tokens[row][-1] in self._eos or len(tokens[row]) == sampling.max_len:
+                ended = tokens[row][-1] in self._eos
+                if ended or len(tokens[row]) == sampling.max_len:
                     running.remove(row)
+                    finished.append((row, Response(tokens[row], logprobs[row], not ended)))
+            yield finished
             ids_NL = next_N.unsqueeze(1)
             mask_NL = torch.cat([mask_NL, torch.ones_like(ids_NL)], dim=1)
-        return [
-            Response(t, p, truncated=t[-1] not in self._eos)
-            for t, p in zip(tokens, logprobs, strict=True)
-        ]
 
     def _next_logits(self, ids_NL: Tensor, mask_NL: Tensor, cache: DynamicCache) -> Tensor:
         positions_NL = (mask_NL.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_NL.shape[1] :]

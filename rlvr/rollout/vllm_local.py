@@ -6,11 +6,12 @@ import importlib.util
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.rollout.engine import Request, Response, Sampling
+from rlvr.recipe import RunError
+from rlvr.rollout.engine import Engine, Request, Response, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +37,8 @@ def _set_environment(recipe: TrainRecipe) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
-class VllmEngine:
-    """vLLM's LLM class, driven with token ids only."""
+class VllmEngine(Engine):
+    """vLLM's LLM class, driven with token ids only, one decoding step at a time."""
 
     name = "vllm"
 
@@ -77,29 +78,26 @@ class VllmEngine:
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._adapter: Any = None
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
-        from vllm import SamplingParams
-
-        params = [
-            SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                min_p=sampling.min_p,
-                max_tokens=sampling.max_len,
-                seed=request.seed,
-                logprobs=0,
-                detokenize=False,
-            )
-            for request in requests
-        ]
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": request.prompt_ids} for request in requests],
-            params,
-            use_tqdm=False,
-            lora_request=self._adapter,
-        )
-        return [_response(output.outputs[0]) for output in outputs]
+    def stream(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Generator[list[tuple[int, Response]], None, None]:
+        engine = self._llm.llm_engine
+        running: dict[int, str] = {}
+        try:
+            for index, request in enumerate(requests):
+                prompt: Any = {"type": "token", "prompt_token_ids": request.prompt_ids}
+                params = _sampling_params(sampling, request.seed)
+                running[index] = engine.add_request(
+                    str(index), prompt, params, lora_request=self._adapter
+                )
+            while running:
+                outputs: list[Any] = engine.step()
+                for output in outputs:
+                    del running[int(output.request_id)]
+                yield [(int(o.request_id), _response(o.outputs[0])) for o in outputs]
+        finally:
+            if running:
+                engine.abort_request(list(running.values()), internal=True)
 
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         from vllm import SamplingParams
@@ -118,7 +116,7 @@ class VllmEngine:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
         counted = _Counter(weights)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(counted)})
-        self._llm.reset_prefix_cache()
+        self._forget_prefixes()
         return counted.num_bytes
 
     def load_adapter(self, folder: Path) -> int:
@@ -126,8 +124,12 @@ class VllmEngine:
 
         self._llm.llm_engine.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
         self._adapter = LoRARequest("policy", 1, str(folder))  # loaded: requests only name it
-        self._llm.reset_prefix_cache()
+        self._forget_prefixes()
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+    def _forget_prefixes(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise RunError("vLLM kept prefixes of the old weights: requests are still running")
 
     def close(self) -> None:
         self._llm.llm_engine.engine_core.shutdown()
@@ -143,6 +145,23 @@ class _Counter:
         for name, value in self._weights:
             self.num_bytes += value.numel() * value.element_size()
             yield name, value
+
+
+def _sampling_params(sampling: Sampling, seed: int) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        max_tokens=sampling.max_len,
+        seed=seed,
+        logprobs=0,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 def _response(output: Any) -> Response:

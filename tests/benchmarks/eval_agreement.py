@@ -7,7 +7,9 @@ counts for each kind how often either scorer follows the construction, and the l
 differ. lighteval's `pass@k` for math parses gold and response with expression and LaTeX extraction
 and compares at 6 digits; math-verify is given the same. The gold is passed as `\\boxed{gold}`.
 lighteval is not among the pinned packages, since it pins another LaTeX parser: install it with
-`pip install --target DIR` and give `--peer-path DIR`.
+`pip install --no-deps --target DIR` and give `--peer-path DIR`. The rules of Qwen2.5-Math are not
+on PyPI; evalscope 1.0.0 ships a copy: install it and word2number the same way, and give
+`--peer-path DIR/evalscope/metrics:DIR`.
 """
 
 import argparse
@@ -116,7 +118,14 @@ def by_lighteval(response: str, gold: str) -> bool:
     return bool(metric.compute(doc, ModelResponse(text=[response])))
 
 
-PEERS = {"math-verify": by_math_verify, "lighteval": by_lighteval}
+def by_qwen_math(response: str, gold: str) -> bool:
+    """The rules of Qwen2.5-Math's evaluation, in the copy that evalscope 1.0.0 ships."""
+    from math_parser import extract_answer, math_equal, strip_answer_string  # pyright: ignore
+
+    return bool(math_equal(extract_answer(response), strip_answer_string(gold)))
+
+
+PEERS = {"math-verify": by_math_verify, "lighteval": by_lighteval, "qwen2.5-math": by_qwen_math}
 
 
 def main() -> None:

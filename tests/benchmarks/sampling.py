@@ -3,6 +3,8 @@
 A table of problems with pass rates from Beta(0.3, 0.3) that drift upwards; every step needs 16
 informative groups of 8. The selector, the refill and the kept surplus are those of training; only
 the responses are drawn from the table. Run: python -m tests.benchmarks.sampling [--json FILE]
+
+With --quickstart it runs `rlvr train recipes/quickstart.toml` with both strategies instead.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import numpy as np
 
 from rlvr.config import SamplingConfig
 from rlvr.selection import Selector
+from tests.benchmarks import sampling_quickstart
 
 STEPS, GROUPS, GROUP_SIZE, NUM_LEVELS = 300, 16, 8, 5
 DRIFT = 1.5
@@ -86,14 +89,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table and writes it to --json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", help="file for the results")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--quickstart", action="store_true", help="train instead of simulating")
+    parser.add_argument("--steps", type=int, default=80, help="of each run with --quickstart")
     args = parser.parse_args(argv)
+    if args.quickstart:
+        result = sampling_quickstart.compare(args.seeds, args.steps)
+    else:
+        result = compare_simulations(args.seeds)
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(result, file, indent=1)
+
+
+def compare_simulations(seeds: Sequence[int]) -> dict:
+    """Prints the table and returns it."""
     print(
         "strategy    problems labels groups/informative  vs uniform  max use/mean  used  met once"
     )
     results, base = [], {}
     for strategy, num_problems, noise in CASES:
-        runs = [simulate(strategy, num_problems, seed, noise) for seed in range(args.seeds)]
+        runs = [simulate(strategy, num_problems, seed, noise) for seed in seeds]
         row = {key: statistics.fmean(run[key] for run in runs) for key in runs[0]}
         row["used_max_over_mean"] = max(run["used_max_over_mean"] for run in runs)
         cost = row["groups_per_informative"]
@@ -104,9 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f" {cost:18.2f} {row['vs_uniform']:11.2f} {row['used_max_over_mean']:13.2f}"
             f" {row['problems_used_frac']:5.2f} {row['met_once_frac']:9.2f}"
         )
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump({"seeds": args.seeds, "drift": DRIFT, "results": results}, file, indent=1)
+    return {"seeds": list(seeds), "drift": DRIFT, "results": results}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from rlvr.analysis.stream import Update
 from rlvr.config import AdapterConfig, TrainRecipe
 from rlvr.data import encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
-from rlvr.evaluate import Evaluation, evaluate
+from rlvr.evaluate import eval_sets, evaluate
 from rlvr.policy import load_base, load_policy
 from rlvr.recipe import load_recipe, validate
 from rlvr.rollout.inplace import base_weights
@@ -161,8 +161,8 @@ class Bench:
             "seed": recipe.train.seed,
             "series": series,
             "reward_last": sum(rewards) / len(rewards),
-            "accuracy_before": before.to_json() | {"texts": []},
-            "accuracy_after": after.to_json() | {"texts": []},
+            "accuracy_before": before,
+            "accuracy_after": after,
             "drift": drift,
             "learned_norm": learned,
             "drift_over_update": drift[-1] / learned,
@@ -188,16 +188,16 @@ class Bench:
             self.verifier,
             Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
             data,
-            test,
+            eval_sets(recipe, test, (), policy.tokenizer),
         )
         return session, pristine
 
-    def evaluate(self, session: Session) -> Evaluation:
-        assert session.held_out is not None
-        data, prompts = session.held_out
-        return evaluate(
-            session.recipe, data.problems, prompts, self.engine, self.verifier, session.decode
+    def evaluate(self, session: Session) -> dict[str, Any]:
+        """Held-out accuracy with its interval, and the fraction right of every problem."""
+        found, _ = evaluate(
+            session.recipe, session.evals, self.engine, self.verifier, session.decode
         )
+        return {"accuracy": asdict(found.accuracy), "fractions": found.fractions}
 
     @torch.no_grad()
     def spectra(self, session: Session) -> list[dict[str, Any]]:

@@ -1,6 +1,9 @@
 """Answers meet in one class when they are mathematically equal, whatever their spelling."""
 
+import pytest
+
 from eval.votes import answer_groups
+from rewards import Verifier
 
 
 def test_equal_answers_share_a_class_and_different_ones_do_not(verifier):
@@ -26,3 +29,10 @@ def test_an_unreadable_answer_equals_only_its_own_text(verifier):
 
 def test_no_answers_give_no_classes(verifier):
     assert answer_groups({}, verifier) == {}
+
+
+@pytest.mark.parametrize("mode", ["boxed", "answer_line", "hash", "last_number"])
+def test_answers_are_compared_in_every_answer_mode(mode):
+    with Verifier(answer_mode=mode, num_workers=1) as judge:
+        groups = answer_groups({("b", "x"): ["0.5", "1/2", "3"]}, judge)["b", "x"]
+    assert groups == {"0.5": 1, "1/2": 1, "3": 2}

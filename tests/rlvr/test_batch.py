@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlvr.batch import fill, make_batch
+from rlvr.batch import make_batch
 from rlvr.entropy import EntropyControl
 from rlvr.optim import build_optimizer
 from rlvr.policy import TokenRow, load_policy
@@ -83,11 +83,3 @@ def test_the_entropy_bonus_raises_the_entropy():
     ]
     assert seen == sorted(seen)
     assert seen[-1] > seen[0] + 0.05
-
-
-def test_micro_batches_hold_every_row_once_and_stay_within_the_budget():
-    lengths = [3, 50, 7, 7, 30, 1, 29]
-    parts = fill(lengths, 60)
-    assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
-    assert all(len(part) * max(lengths[i] for i in part) <= 60 for part in parts)
-    assert fill([100], 60) == [[0]]

@@ -110,6 +110,34 @@ def test_vllm_rollouts_do_not_depend_on_their_batch(vllm_engine):
     assert together[0].token_ids != together[4].token_ids, "one prompt, two seeds"
 
 
+@pytest.mark.engine
+def test_our_loop_gives_what_vllms_own_gives(vllm_engine):
+    from vllm import SamplingParams
+
+    asked = requests(12)
+    outputs = vllm_engine._llm.generate(
+        [{"prompt_token_ids": r.prompt_ids} for r in asked],
+        [SamplingParams(max_tokens=24, seed=r.seed, logprobs=0, detokenize=False) for r in asked],
+        use_tqdm=False,
+    )
+    theirs = [(list(o.outputs[0].token_ids), o.outputs[0].finish_reason) for o in outputs]
+    ours = vllm_engine.generate(asked, SAMPLING)
+    assert [(r.token_ids, "length" if r.truncated else "stop") for r in ours] == theirs
+
+
+@pytest.mark.engine
+def test_closing_the_stream_aborts_what_is_left(make_recipe, vllm_engine):
+    before = vllm_engine.generate(requests(12), SAMPLING)
+    stream = vllm_engine.stream(requests(12), SAMPLING)
+    for _ in range(3):
+        next(stream)
+    assert vllm_engine._llm.llm_engine.has_unfinished_requests()
+    stream.close()
+    assert not vllm_engine._llm.llm_engine.has_unfinished_requests()
+    clear_adapter(vllm_engine, make_recipe())
+    assert vllm_engine.generate(requests(12), SAMPLING) == before
+
+
 def test_transformers_rollouts_do_not_depend_on_their_batch(make_recipe):
     policy = adapted_policy(make_recipe())
     engine = TransformersEngine(policy)

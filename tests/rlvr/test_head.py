@@ -3,26 +3,28 @@
 import pytest
 import torch
 
-from rlvr import head as head_module
 from rlvr.head import token_logprobs
 from tests.benchmarks.memory import in_process
 
 T, H, V = 11, 6, 17
 
 
-def both(chunk_rows, monkeypatch, temperature=0.7, entropy_grad=False):
+def both(chunk_len, temperature=0.7, entropy_grad=False, trained=True, bias=False):
     """[(log-probabilities, entropies, gradients of hidden states and weight)]: chunked, at once."""
-    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", chunk_rows * V)
     torch.manual_seed(0)
     hidden, targets = torch.randn(T, H), torch.randint(V, (T,))
     weight, mix = torch.randn(V, H), torch.randn(2, T)
     results = []
     for chunked in (True, False):
-        head = torch.nn.Linear(H, V, bias=False)
+        head = torch.nn.Linear(H, V, bias=bias).requires_grad_(trained)
         head.weight.data.copy_(weight)
+        if bias:
+            head.bias.data.fill_(0.5)
         leaf = hidden.clone().requires_grad_()
         if chunked:
-            logp, entropy = token_logprobs(leaf, head, targets, temperature, V, entropy_grad)
+            logp, entropy = token_logprobs(
+                leaf, head, targets, temperature, V, entropy_grad, chunk_len
+            )
         else:
             logprobs = (head(leaf) / temperature).log_softmax(-1)
             logp, entropy = logprobs[torch.arange(T), targets], -(logprobs.exp() * logprobs).sum(-1)
@@ -31,15 +33,35 @@ def both(chunk_rows, monkeypatch, temperature=0.7, entropy_grad=False):
             loss = loss + (mix[1] * entropy).sum()
         loss.backward()
         results.append((logp.detach(), entropy.detach(), leaf.grad, head.weight.grad))
+        assert (head.weight.grad is not None) == trained
     return results
 
 
-@pytest.mark.parametrize("entropy_grad", [False, True])
-@pytest.mark.parametrize("chunk_rows", [1, 4, 11, 100])
-def test_every_chunk_size_equals_all_logits_at_once(chunk_rows, entropy_grad, monkeypatch):
-    chunked, at_once = both(chunk_rows, monkeypatch, entropy_grad=entropy_grad)
+@pytest.mark.parametrize(
+    "options", [{}, {"entropy_grad": True}, {"trained": False}, {"bias": True}]
+)
+@pytest.mark.parametrize("chunk_len", [1, 4, 11, 100])
+def test_every_chunk_size_equals_all_logits_at_once(chunk_len, options):
+    chunked, at_once = both(chunk_len, **options)
     for ours, theirs in zip(chunked, at_once, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("master", [torch.float32, torch.bfloat16])
+def test_bfloat16_computation_keeps_the_gradients_of_sure_tokens(master):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(H, V, bias=False)
+    exact = head.weight.detach().to(torch.bfloat16).double().requires_grad_()
+    hidden = (20 * head.weight[:T]).detach().to(torch.bfloat16)
+    leaf, wide = hidden.clone().requires_grad_(), hidden.double().requires_grad_()
+    head.to(master)
+    targets = torch.arange(T)
+    with torch.autocast("cpu", torch.bfloat16):
+        token_logprobs(leaf, head, targets, 1.0, V, chunk_len=4)[0].sum().backward()
+    (wide @ exact.T).log_softmax(-1)[torch.arange(T), targets].sum().backward()
+    assert head.weight.grad.dtype == master
+    for ours, theirs in ((leaf.grad, wide.grad), (head.weight.grad, exact.grad)):
+        assert (ours.double() - theirs).norm() < 0.02 * theirs.norm()
 
 
 def test_entropies_carry_no_gradient_unless_asked():

@@ -4,7 +4,6 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from rlvr.checkpoint import load_checkpoint, save_checkpoint
-from rlvr.head import token_logprobs
 from rlvr.policy import Policy, TokenRow, load_policy
 from rlvr.recipe import ConfigError
 
@@ -42,30 +41,13 @@ def train_a_little(policy: Policy, steps: int = 3) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def test_logprobs_of_bucketed_rows_equal_one_row_at_a_time(make_recipe):
+def test_logprobs_of_packed_rows_equal_one_row_at_a_time(make_recipe):
     policy = make_policy(make_recipe())
     for temperature in (1.0, 0.7):
         logp, entropy = policy.logprobs(ROWS, temperature)
         expected = plain_logprobs(policy.model, ROWS, temperature)
         torch.testing.assert_close(logp, expected, atol=1e-5, rtol=0)
         assert (entropy > 0).all()
-
-
-def test_the_head_in_chunks_gives_the_same_values_and_gradients(monkeypatch):
-    torch.manual_seed(0)
-    head = torch.nn.Linear(8, 50, bias=False)
-    targets = torch.randint(50, (13,))
-    results = []
-    for elements in (1 << 24, 50 * 4):
-        monkeypatch.setattr("rlvr.head.CHUNK_ELEMENTS", elements)
-        torch.manual_seed(1)
-        hidden = torch.randn(13, 8, requires_grad=True)
-        head.zero_grad()
-        logp, entropy = token_logprobs(hidden, head, targets, 0.8, 50)
-        logp.square().sum().backward()
-        results.append((logp, entropy, hidden.grad, head.weight.grad.clone()))
-    for whole, chunked in zip(*results, strict=True):
-        torch.testing.assert_close(whole, chunked, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

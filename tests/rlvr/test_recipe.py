@@ -20,6 +20,15 @@ BAD = [
     (["--optim.lr"], "--optim.lr: a value is missing"),
     (["--algorithm.preset", "gpro"], "algorithm.preset = 'gpro'"),
     (["--rollout.top_p", "0.9"], "biased when sampling is truncated"),
+    (
+        ["--rollout.top_p", "0.9", "--algorithm.mismatch", "none"],
+        "rollout.max_staleness = 4: responses of older weights",
+    ),
+    (["--rollout.mode", "async", "--rollout.max_staleness", "0"], "set it to 1 or more"),
+    (
+        ["--rollout.abort_stragglers", "true", "--sampling.dynamic", "false"],
+        "rollout.abort_stragglers = true",
+    ),
     (["--adapter.dropout", "0.05"], "adapter.dropout = 0.05"),
     (["--rollout.max_response_len", "160"], "leaves no room for a prompt"),
     (["--model.sft_recipe", "x.toml"], "give exactly one of model.path and model.sft_recipe"),

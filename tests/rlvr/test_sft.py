@@ -101,8 +101,8 @@ def test_a_failure_leaves_no_folder_behind(tmp_path, monkeypatch):
 
 def test_a_level_that_does_not_exist_is_refused_before_anything_is_made(tmp_path, monkeypatch):
     monkeypatch.setenv("RLVR_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"data.levels = \[9\]"):
-        run_sft(recipe(data={"levels": [9]}))
+    with pytest.raises(ConfigError, match=r"data.levels = \[99\]"):
+        run_sft(recipe(data={"levels": [99]}))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -148,10 +148,10 @@ def our_step(recipe, groups, *, off_policy=False):
     rows = make_rows(batch, recipe, step=1 if off_policy else 0, entropy_on=coef > 0)
     num_tokens = sum(len(row.tokens.response_ids) for row in rows)
     sums = dict.fromkeys(SUMS, 0.0)
-    for part in micro_batches(rows, 40):
+    for part in micro_batches(policy, rows, 40):
         accumulate(policy, part, recipe, coef / num_tokens, sums)
     values = torch.tensor([value for group in batch.advantages for value in group])
-    return values, sums["loss"], gradient(policy.model)
+    return values, float(sums["loss"]), gradient(policy.model)
 
 
 def gradient(model):

@@ -1,8 +1,19 @@
+import hashlib
+import json
 import random
 
 import pytest
 
-from rlvr.word_problems import LEVELS, MAX_TOTAL, Mistakes, generate, split_of, worked_solution
+from rlvr.word_problems import (
+    LEVELS,
+    MAX_LEVEL,
+    MAX_TOTAL,
+    SPLITS,
+    Mistakes,
+    generate,
+    split_of,
+    worked_solution,
+)
 
 
 def boxed(solution: str) -> str:
@@ -32,7 +43,32 @@ def test_levels_come_in_turn_and_their_number_is_the_number_of_steps():
     assert all(len(row["plan"].split()) == 1 + row["level"] for row in rows)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+def test_levels_1_to_5_stay_what_they_were_byte_by_byte():
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for seed in (0, 1):
+            rows, rng = generate(split, 400, seed), random.Random(seed)
+            solutions = [worked_solution(row, rng, Mistakes(0.35, 0.1, 0.02)) for row in rows]
+            digest.update(json.dumps([rows, solutions]).encode())
+    expected = "0727eb70ebe200fc1a85a72ee2ead0b0d6d4226787552b59b5e98613a7dd036b"
+    assert digest.hexdigest() == expected, "runs and warm starts of the quickstart would change"
+
+
+def test_a_problem_of_the_highest_level_has_a_label_of_its_own_for_every_step():
+    row = generate("train", 1, seed=0, levels=[MAX_LEVEL])[0]
+    labels = [word for word in row["problem"].split() if word.endswith(")")]
+    assert labels[:2] + labels[24:28] == ["a)", "b)", "y)", "z)", "aa)", "ab)"]
+    assert len(set(labels)) == MAX_LEVEL
+    lines = worked_solution(row, random.Random(0)).split("\n")[:-1]
+    assert [line.split()[0] for line in lines] == labels
+
+
+def test_a_level_named_twice_comes_twice_as_often():
+    rows = generate("train", 30, seed=0, levels=(7, 12, 7))
+    assert [row["level"] for row in rows] == [7, 12, 7] * 10
+
+
+@pytest.mark.parametrize("level", [*LEVELS, 6, 20, MAX_LEVEL])
 def test_a_solution_without_mistakes_is_true_line_by_line_and_ends_in_the_answer(level):
     for row in generate("sft", 200, seed=5, levels=[level]):
         *lines, last = worked_solution(row, random.Random(0)).split("\n")
@@ -108,7 +144,8 @@ def test_mistakes_lower_the_share_of_right_solutions_by_about_their_rates():
     ("arguments", "message"),
     [
         ({"split": "test", "num": 1, "seed": 0}, "split = 'test'"),
-        ({"split": "train", "num": 1, "seed": 0, "levels": [6]}, r"levels = \[6\]"),
+        ({"split": "train", "num": 1, "seed": 0, "levels": [53]}, r"levels = \[53\]"),
+        ({"split": "train", "num": 1, "seed": 0, "levels": [0]}, r"levels = \[0\]"),
         ({"split": "train", "num": 1, "seed": 0, "levels": []}, r"levels = \[\]"),
     ],
 )

@@ -1,0 +1,1 @@
+"""`rlvr eval --model`: samples responses to benchmarks with an engine, then scores them."""

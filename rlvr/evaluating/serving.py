@@ -1,0 +1,222 @@
+"""One loaded base that serves its adapters one after the other, and streams what they say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.generations import Generation
+from rlvr.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RolloutConfig,
+    TrainConfig,
+    TrainRecipe,
+)
+from rlvr.evaluating.plan import Job, Plan
+from rlvr.evaluating.targets import Target
+from rlvr.rollout.engine import Engine, Request, Response, Sampling
+from rlvr.rollout.vllm_local import VllmEngine
+
+if TYPE_CHECKING:
+    from rlvr.policy import Policy
+    from rlvr.rollout.transformers import TransformersEngine
+
+BATCH_ROWS = 64
+PROBE_LEN = 64
+
+
+class StreamingVllm(VllmEngine):
+    """The engine of a training run, which also gives responses as soon as they end."""
+
+    def stream(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[tuple[int, Response]]:
+        """(position of the request, its response), the first to end first; no log-probabilities.
+
+        All requests are in the engine from the start, so that no place in its batch stays empty.
+        """
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_len,
+                seed=request.seed,
+                detokenize=False,
+            )
+            for request in requests
+        ]
+        prompts: Any = [{"prompt_token_ids": request.prompt_ids} for request in requests]
+        ids = self._llm.enqueue(prompts, params, lora_request=self._adapter, use_tqdm=False)
+        place = {
+            name.partition("-")[0]: i for i, name in enumerate(ids)
+        }  # inside, a suffix follows
+        engine: Any = self._llm.llm_engine
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    last = output.outputs[0]
+                    truncated = last.finish_reason == "length"
+                    yield place[output.request_id], Response(list(last.token_ids), [], truncated)
+
+    def drop_adapter(self) -> None:
+        """The base answers from now on."""
+        self._adapter = None
+        self._llm.reset_prefix_cache()
+
+
+class Server:
+    """Holds the engine of a plan; `serve` makes it answer as one target."""
+
+    def __init__(self, plan: Plan, speaks: bool = True) -> None:
+        self._plan, self._speaks = plan, speaks
+        self._vllm: StreamingVllm | None = None
+        self._tokenizer: Any = None
+        self._weights_changed = False
+        self._probe: list[list[int]] = []
+        self._base_scores: list[list[float]] = []
+
+    def sample(self, job: Job) -> Iterator[Generation]:
+        """The job's generations, as they end."""
+        engine, tokenizer = self._serve(job.target, job.requests)
+        for place, response in stream(engine, job.requests, self._plan.sampling):
+            text = tokenizer.decode(response.token_ids, skip_special_tokens=True)
+            reason = "length" if response.truncated else "stop"
+            yield Generation(*job.keys[place], text, len(response.token_ids), reason)
+
+    def _serve(self, target: Target, requests: Sequence[Request]) -> tuple[Engine, Any]:
+        if self._plan.engine == "transformers" or target.kind == "live":
+            return self._with_transformers(target)
+        if self._vllm is None:
+            self._vllm = self._start()
+            probe = [request.prompt_ids[:PROBE_LEN] for request in requests[:2]]
+            self._probe = [ids for ids in probe if len(ids) > 1]
+            self._base_scores = self._vllm.score(self._probe)
+        self._hand_over(self._vllm, target)
+        is_adapter = target.kind != "base" and bool(self._probe)
+        if is_adapter and self._vllm.score(self._probe) == self._base_scores:
+            self._say(f"{target.name}: gives the base's probabilities: untrained, or not applied")
+        return self._vllm, self._tokenizer
+
+    def _start(self) -> StreamingVllm:
+        plan = self._plan
+        ranks = [job.target.rank for job in plan.jobs if job.target.kind == "lora"]
+        from transformers import AutoTokenizer
+
+        from rlvr.adapters.export import VLLM_RANKS
+
+        options = {"revision": plan.revision, "trust_remote_code": plan.trust_remote_code}
+        self._tokenizer = AutoTokenizer.from_pretrained(plan.base, **options)
+        limit = min(r for r in VLLM_RANKS if r >= max(ranks)) if ranks else None
+        return StreamingVllm(_engine_recipe(plan), plan.base, limit)
+
+    def _hand_over(self, engine: StreamingVllm, target: Target) -> None:
+        """From a pristine base every time: what an earlier target changed is put back first."""
+        engine.drop_adapter()
+        if target.kind == "merged" or self._weights_changed:
+            from rlvr.adapters.merge import merged_weights
+
+            merged = target.kind == "merged"
+            wanted = target if merged else Target("base", None, "base")
+            policy = load_target(self._plan, wanted, on_device=False)
+            engine.load_weights(merged_weights(policy.model, everything=True))
+            self._weights_changed = merged
+            self._check(engine, policy, target.name)
+        if target.kind == "lora":
+            assert target.folder is not None
+            engine.load_adapter(Path(target.folder))
+
+    def _check(self, engine: StreamingVllm, policy: Policy, name: str) -> None:
+        """Raises: SyncError when engine and transformers score the probe differently."""
+        from rlvr.rollout.sync import TOLERANCE, SyncError
+        from rlvr.rollout.transformers import TransformersEngine
+
+        if not self._probe:
+            return
+        both = zip(
+            TransformersEngine(policy).score(self._probe), engine.score(self._probe), strict=True
+        )
+        error = max(abs(a - b) for ours, theirs in both for a, b in zip(ours, theirs, strict=True))
+        if not error <= TOLERANCE[policy.dtype]:
+            raise SyncError(
+                f"{name}: engine and transformers differ by {error:.3g} nats on fixed tokens"
+                f" (tolerance {TOLERANCE[policy.dtype]:g}): its weights did not arrive"
+            )
+
+    def _with_transformers(self, target: Target) -> tuple[TransformersEngine, Any]:
+        from rlvr.rollout.transformers import TransformersEngine
+
+        if self._plan.engine == "vllm":
+            self._say(f"{target.name}: vLLM cannot serve it; generating with transformers, slowly")
+        policy = load_target(self._plan, target, on_device=True)
+        return TransformersEngine(policy), policy.tokenizer
+
+    def _say(self, line: str) -> None:
+        if self._speaks:
+            print(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Ends the engine."""
+        if self._vllm is not None:
+            self._vllm.close()
+
+
+def stream(
+    engine: Engine, requests: Sequence[Request], sampling: Sampling
+) -> Iterator[tuple[int, Response]]:
+    """(position of the request, its response), as an engine gives them."""
+    if isinstance(engine, StreamingVllm):
+        yield from engine.stream(requests, sampling)
+        return
+    for start in range(0, len(requests), BATCH_ROWS):
+        batch = engine.generate(requests[start : start + BATCH_ROWS], sampling)
+        yield from enumerate(batch, start=start)
+
+
+def load_target(plan: Plan, target: Target, on_device: bool) -> Policy:
+    """The base with a target's adapter in place, frozen; on the GPU, if any, or in CPU memory."""
+    import torch
+
+    from rlvr.adapters import get_method
+    from rlvr.adapters.load import load_adapted
+    from rlvr.config import AdapterConfig
+    from rlvr.policy import Policy, load_base
+
+    settings = AdapterConfig()
+    device = torch.device("cuda" if on_device and torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, plan.dtype)
+    model, tokenizer = load_base(_model_config(plan), plan.base, dtype)
+    model.to(device)
+    model = model.eval() if target.folder is None else load_adapted(model, target.folder)
+    model.requires_grad_(False)
+    return Policy(model, tokenizer, get_method(settings), settings, dtype, device, plan.base)
+
+
+def _model_config(plan: Plan) -> ModelConfig:
+    return ModelConfig(
+        path=plan.base,
+        revision=plan.revision,
+        dtype=plan.dtype,  # pyright: ignore[reportArgumentType]
+        max_len=plan.max_len,
+        trust_remote_code=plan.trust_remote_code,
+    )
+
+
+def _engine_recipe(plan: Plan) -> TrainRecipe:
+    """The engine's settings in the form in which a training run gives them to it."""
+    return TrainRecipe(
+        model=_model_config(plan),
+        data=DataConfig(path="none"),
+        optim=OptimConfig(lr=1e-6),
+        train=TrainConfig(steps=1),
+        rollout=RolloutConfig(
+            max_response_len=1,
+            gpu_memory_utilization=plan.gpu_memory_utilization,
+            max_num_seqs=plan.max_num_seqs,
+        ),
+    )

@@ -1,0 +1,69 @@
+"""This project's own loop as one side of a comparison: `rlvr.train.one_step`, nothing left out."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.step_worker import Job, Step
+
+if TYPE_CHECKING:
+    from rlvr.sampler import Collected, Group
+
+
+def serve(job: Job, connection: Connection) -> None:
+    """Builds a session as `rlvr train` does and takes steps on demand (see Worker)."""
+    import torch
+
+    from rlvr.session import build
+    from rlvr.train import Run, one_step
+
+    session = build(job.recipe, job.model_path)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    collected: list[Collected] = []
+    collect = session.sampler.collect
+
+    def keep(*args, **settings) -> Collected:
+        collected.append(collect(*args, **settings))
+        return collected[-1]
+
+    session.sampler.collect = keep
+    session.syncer.sync()
+    connection.send([])
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), "benchmark")
+        while (num_steps := connection.recv()) is not None:
+            steps = []
+            for _ in range(num_steps):
+                start = time.perf_counter()
+                metrics = one_step(session, run, lambda: None)
+                steps.append(_step(time.perf_counter() - start, metrics, collected.pop().groups))
+                run.next_step += 1
+            connection.send(steps)
+    session.close()
+
+
+def _step(seconds: float, metrics: dict[str, float], groups: Sequence[Group]) -> Step:
+    return Step(
+        seconds,
+        update_s=metrics["time/train_s"],
+        generate_s=metrics["time/rollout_s"],
+        verify_s=metrics["time/verify_s"],
+        sync_s=metrics["time/sync_s"],
+        response_lens=[len(r.token_ids) for group in groups for r in group.responses],
+        num_tokens=sum(map(_num_tokens, groups)),
+        num_trained=sum(_num_tokens(group) for group in groups if group.informative),
+        padding_frac=metrics.get("train/padding_frac", 0.0),
+        reward=statistics.fmean(reward for group in groups for reward in group.rewards),
+    )
+
+
+def _num_tokens(group: Group) -> int:
+    """Prompt and response of every response."""
+    return sum(len(group.prompt_ids) + len(r.token_ids) for r in group.responses)

@@ -1,0 +1,212 @@
+"""Rollouts one step ahead with the real vLLM: they overlap, they age, and they survive a stop."""
+
+import signal
+import time
+
+import pytest
+
+import rlvr.train
+from rewards import Verifier
+from rlvr.checkpoint import load_checkpoint
+from rlvr.cli import main
+from rlvr.config import AdapterConfig
+from rlvr.data import encode_prompts, load_problems
+from rlvr.entropy import EntropyControl
+from rlvr.policy import load_policy
+from rlvr.rollout.sync import Syncer, choose_mode
+from rlvr.rollout.vllm_local import VllmEngine
+from rlvr.sampler import Sampler
+from rlvr.session import Session
+from rlvr.stop import Stopped
+from rlvr.train import Run, one_step
+
+VAGUE = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_per_s")
+
+
+@pytest.fixture(scope="module")
+def engine(make_recipe):
+    recipe = make_recipe(rollout={"engine": "vllm"})
+    engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=None)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with Verifier(answer_mode="last_number", num_workers=1) as verifier:
+        yield verifier
+
+
+@pytest.fixture
+def make_session(make_recipe, engine, verifier):
+    """A session on the shared engine, which starts from the base policy."""
+
+    def make(method: str = "lora", **rollout) -> Session:
+        recipe = make_recipe(
+            rollout={"engine": "vllm", "mode": "async"} | rollout,
+            train={"steps": 5},
+            track={"rollouts_per_step": 0},
+        )
+        path = recipe.model.path
+        whole = load_policy(recipe.model, AdapterConfig(method="full"), path, 0, False)
+        engine.load_weights(whole.engine_weights())
+        if method == "full":
+            recipe = recipe.model_copy(update={"adapter": AdapterConfig(method="full")})
+        policy = load_policy(recipe.model, recipe.adapter, path, 0, keep_reference=False)
+        problems = load_problems(recipe.data)
+        data, prompts = encode_prompts(problems, policy.tokenizer, recipe.data, 100)
+        session = Session(
+            recipe,
+            policy,
+            policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
+            EntropyControl(recipe.algorithm),
+            engine,
+            Syncer(recipe, policy, engine, choose_mode(recipe, policy), prompts),
+            verifier,
+            Sampler(recipe, data.problems, prompts, policy.tokenizer.decode),
+            data,
+            None,
+        )
+        session.syncer.sync()
+        return session
+
+    return make
+
+
+def drive(session: Session, run: Run, stop_in_update_of: int | None = None):
+    """(metrics of every step, the sampler's state to save), as the command's loop does it."""
+
+    def safe_point() -> None:
+        if run.next_step == stop_in_update_of:
+            raise Stopped(signal.SIGTERM)
+
+    run.folder.mkdir(exist_ok=True)
+    rows = []
+    while run.next_step < session.recipe.train.steps:
+        state = session.sampler.state()
+        try:
+            metrics = one_step(session, run, safe_point)
+        except Stopped:
+            return rows, state
+        rows.append({key: x for key, x in metrics.items() if not key.startswith(VAGUE)})
+        run.next_step += 1
+    return rows, session.sampler.state()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_stopped_with_rollouts_in_flight_resumes_bit_for_bit(make_session, method, tmp_path):
+    whole = make_session(method)
+    expected, end = drive(whole, Run(tmp_path / "whole", "a"))
+    first, run = make_session(method), Run(tmp_path / "stopped", "b")
+    rows, state = drive(first, run, stop_in_update_of=2)
+    assert len(rows) == 2
+    assert state["ahead"]["groups"], "the groups of the stopped step are in the checkpoint"
+    folder = rlvr.train._save(first, run, state)
+    second = make_session(method)
+    saved = load_checkpoint(folder, second.policy, second.optimizer)
+    second.sampler.load_state(saved["sampler"])
+    second.syncer.sync()
+    later, again = drive(second, Run(run.folder, "b", saved["step"]))
+    assert rows + later == expected
+    assert again == end
+    for ours, theirs in zip(second.policy.trainable, whole.policy.trainable, strict=True):
+        assert (ours == theirs).all()
+
+
+@pytest.mark.engine
+def test_generation_of_the_next_step_starts_before_the_update_ends(
+    make_session, engine, monkeypatch, tmp_path
+):
+    session, events = make_session(), []
+    stream, update, sync = engine.stream, rlvr.train.update, session.syncer.sync
+
+    def watched(name, function):
+        def call(*args):
+            events.append((f"{name} starts", time.perf_counter()))
+            try:
+                return function(*args)
+            finally:
+                events.append((f"{name} ends", time.perf_counter()))
+
+        return call
+
+    def watched_stream(*args):
+        events.append(("generation starts", time.perf_counter()))
+        yield from stream(*args)
+        events.append(("generation ends", time.perf_counter()))
+
+    monkeypatch.setattr(engine, "stream", watched_stream)
+    monkeypatch.setattr(rlvr.train, "update", watched("update", update))
+    monkeypatch.setattr(session.syncer, "sync", watched("sync", sync))
+    run = Run(tmp_path, "a", 0)
+    one_step(session, run, lambda: None)
+    run.next_step, first = 1, len(events)
+    one_step(session, run, lambda: None)
+    names = [name for name, _ in sorted(events[first:], key=lambda event: event[1])]
+    assert names.index("generation starts") < names.index("update ends")
+    last = len(names) - 1 - names[::-1].index("generation ends")
+    assert last < names.index("sync starts"), "the engine is idle when its weights change"
+
+
+@pytest.mark.engine
+def test_no_response_is_trained_on_beyond_its_age(make_session, tmp_path):
+    ages, dropped = [], 0.0
+    for limit in (1, 4):
+        session = make_session(max_staleness=limit)
+        rows, _ = drive(session, Run(tmp_path / str(limit), "a"))
+        assert rows[0]["rollout/staleness_mean"] == 0
+        ages.append(max(row["rollout/staleness_mean"] for row in rows))
+        dropped = dropped or sum(row["rollout/stale_dropped"] for row in rows)
+    assert ages[0] == 1, "collected one step ahead, and nothing left over from before"
+    assert dropped > 0
+    assert ages[1] > 1, "this run has groups left over, so the first one's limit did something"
+
+
+@pytest.mark.parametrize("engine_name", ["transformers", "auto"])
+def test_async_is_refused_where_engine_and_trainer_share_the_model(
+    write_recipe, capsys, engine_name
+):
+    recipe = write_recipe(rollout={"engine": engine_name, "mode": "async"})
+    if engine_name == "auto":  # a method that vLLM cannot serve
+        text = recipe.read_text().replace('method = "lora"', 'method = "prompt_tuning"')
+        recipe.write_text(text.replace("rank = 4\n", ""))
+    assert main(["train", str(recipe)]) == 2
+    assert 'set it to "sync"' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_command_stopped_by_a_signal_resumes_bit_for_bit(
+    write_recipe, rlvr_command, tmp_path, method
+):
+    import os
+
+    from tests.rlvr.test_train import read_metrics, start, wait_for_step
+
+    runs = []
+    for name in ("whole", "stopped"):
+        recipe = write_recipe(
+            rollout={"engine": "vllm", "mode": "async"},
+            train={"steps": 6, "checkpoint_every": 2},
+            run={"name": name},
+        )
+        if method == "full":
+            text = recipe.read_text().replace('method = "lora"', 'method = "full"')
+            recipe.write_text(text.replace("rank = 4\n", ""))
+        run = tmp_path / "runs" / name
+        runs.append(run)
+        if name == "whole":
+            assert rlvr_command("train", recipe).returncode == 0
+            continue
+        process = start(recipe)
+        wait_for_step(run, 2)
+        os.kill(process.pid, signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM, output
+        assert rlvr_command("train", "--resume", run).returncode == 0
+    assert read_metrics(runs[0]) == read_metrics(runs[1])
+    name = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    files = [run / "checkpoints" / "step_6" / name for run in runs]
+    assert files[0].read_bytes() == files[1].read_bytes()
