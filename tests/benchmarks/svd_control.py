@@ -39,7 +39,7 @@ from rlvr.recipe import load_recipe, validate
 from rlvr.rollout.inplace import base_weights
 from rlvr.rollout.sync import Syncer
 from rlvr.rollout.vllm_local import VllmEngine
-from rlvr.sampler import Sampler
+from rlvr.sampler import NoSignalError, Sampler
 from rlvr.session import Session, check, held_out_data
 from rlvr.train import Run, model_path, one_step
 
@@ -135,18 +135,25 @@ class Bench:
         self.decompositions: dict[str, Svd] = {}
 
     def measure(self, recipe: TrainRecipe) -> dict[str, Any]:
-        """Trains once; series over steps, accuracies, drift and spectra."""
+        """Trains once; series over steps, accuracies, drift and spectra.
+
+        collapsed_at: the step in which no group carried a signal any more, or None.
+        """
         start = time.perf_counter()
         session, pristine = self.session(recipe)
         series: dict[str, list[float]] = {name: [] for name in SERIES}
-        drift = [drift_norm(session, pristine)]
+        drift, collapsed = [drift_norm(session, pristine)], None
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder), "control")
             session.syncer.sync()
             before = self.evaluate(session)
             for step in range(recipe.train.steps):
                 run.next_step = step
-                metrics = one_step(session, run, lambda: None)
+                try:
+                    metrics = one_step(session, run, lambda: None)
+                except NoSignalError:
+                    collapsed = step
+                    break
                 for name, metric in SERIES.items():
                     series[name].append(metrics.get(metric, float("nan")))
                 drift.append(drift_norm(session, pristine))
@@ -159,8 +166,9 @@ class Bench:
             "lr": recipe.optim.lr,
             "inplace": recipe.adapter.emulate_inplace_merge,
             "seed": recipe.train.seed,
+            "collapsed_at": collapsed,
             "series": series,
-            "reward_last": sum(rewards) / len(rewards),
+            "reward_last": sum(rewards) / len(rewards) if rewards else 0.0,
             "accuracy_before": before,
             "accuracy_after": after,
             "drift": drift,

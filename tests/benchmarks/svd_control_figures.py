@@ -90,8 +90,10 @@ def save(figure: Any, titled: list[tuple[Any, str, list[str]]], path: Path) -> N
 
 
 def band(ax: Any, x: Any, series: list[list[float]], row: dict[str, Any]) -> None:
-    """Mean over seeds as a line, smallest to largest as a band."""
-    values = np.array(series, dtype=float)
+    """Mean over seeds as a line, smallest to largest as a band; a collapsed run ends early."""
+    values = np.full((len(series), len(x)), np.nan)
+    for line, entries in zip(values, series, strict=True):
+        line[: len(entries)] = entries
     ax.plot(x, np.nanmean(values, axis=0), **style(row))
     low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
     ax.fill_between(x, low, high, color=COLOURS[row["method"]], alpha=0.12)
@@ -103,7 +105,7 @@ def curves(runs: Runs, path: Path, name: str, text: str) -> None:
     for ax, _, labels in titled:
         for label in labels:
             rows = runs[label]
-            x = range(1, len(rows[0]["series"][name]) + 1)
+            x = range(1, max(len(row["series"][name]) for row in rows) + 1)
             band(ax, x, [row["series"][name] for row in rows], rows[0])
         ax.set_xlabel("step")
     titled[0][0].set_ylabel(text)
@@ -117,7 +119,7 @@ def drift(runs: Runs, path: Path) -> None:
         for label in labels:
             rows = runs[label]
             series = [[d / row["learned_norm"] for d in row["drift"]] for row in rows]
-            band(ax, range(len(series[0])), series, rows[0])
+            band(ax, range(max(map(len, series))), series, rows[0])
         ax.set_xlabel("step")
     titled[0][0].set_ylabel("||drift|| / ||learned update||")
     save(figure, titled, path)
@@ -149,9 +151,9 @@ def per_problem(rows: list[dict[str, Any]], when: str) -> np.ndarray:
 def table(runs: Runs) -> str:
     """One line per arm."""
     lines = [
-        "| method | LR | base | seeds | accuracy before | after [95%] | seeds' range"
+        "| method | LR | base | seeds | collapsed | accuracy before | after [95%] | seeds' range"
         " | reward, last 5 | drift / update | rank 90% | energy top 10% |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for rows in runs.values():
         first = rows[0]
@@ -166,6 +168,7 @@ def table(runs: Runs) -> str:
             f"{first['lr']:g}",
             "in place" if first["inplace"] else "pristine",
             str(len(rows)),
+            str(sum(row["collapsed_at"] is not None for row in rows)),
             f"{100 * per_problem(rows, 'before').mean():.1f}",
             f"{100 * after.value:.1f} [{100 * after.lo:.1f}, {100 * after.hi:.1f}]",
             f"{100 * min(seeds):.1f} to {100 * max(seeds):.1f}",
