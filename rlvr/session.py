@@ -127,9 +127,7 @@ StartEngine = Callable[[TrainRecipe, Policy, bool, str], Engine]
 """Gives the engine for a recipe and its policy: (recipe, policy, whether vLLM, sync mode)."""
 
 
-def build(
-    recipe: TrainRecipe, model_path: str, start_engine: StartEngine | None = None
-) -> Session:
+def build(recipe: TrainRecipe, model_path: str, start_engine: StartEngine | None = None) -> Session:
     """The session of a recipe whose policy lies at `model_path` (folder or hub id).
 
     start_engine: gives a live engine that serves the base; None starts one for this run alone.
