@@ -114,6 +114,11 @@ def resume(
     if not (folder / "config.toml").is_file():
         raise ConfigError(f"{folder}: not a run folder (no config.toml); give the folder of a run")
     recipe = load_recipe(folder / "config.toml", [], TrainRecipe)
+    if recipe.adapter.emulate_inplace_merge:
+        raise ConfigError(
+            f"{folder}: adapter.emulate_inplace_merge has moved its base, and checkpoints do not"
+            " hold that; start the run again"
+        )
     checkpoints = intact_checkpoints(folder)
     if not checkpoints:
         raise ConfigError(f"{folder}: has no usable checkpoint; delete the folder and start again")
