@@ -75,35 +75,61 @@ def cut(run: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(make_recipe, digit_problems, tmp_path_factory):
-    """Folder with one/CASE and two/CASE, by as many processes, and two/resumed of one/lora."""
-    folder = tmp_path_factory.mktemp("ranks")
-    recipes = []
-    for count in ("one", "two"):
-        for name, sections in CASES.items():
-            sections = sections | {
+def write_pair(make_recipe, digit_problems):
+    """Writes the recipe of a case twice, for runs FOLDER/one/CASE and FOLDER/two/CASE."""
+
+    def write(folder: Path, name: str) -> list[Path]:
+        paths = []
+        for count in ("one", "two"):
+            sections = CASES[name] | {
                 "run": {"dir": str(folder / count), "name": name},
                 "train": {"checkpoint_every": 1, "keep_checkpoints": 3, "num_threads": 1},
             }
             if "eval" in sections:
                 sections["eval"] = sections["eval"] | {"path": str(digit_problems)}
-            path = folder / f"{count}-{name}.toml"
-            path.write_text(dump_toml(make_recipe(**sections)))
-            recipes.append(path)
-    for path in recipes[: len(CASES)]:
-        train.train(load_recipe(path, [], TrainRecipe), path, Console(quiet=True))
+            paths.append(folder / f"{count}-{name}.toml")
+            paths[-1].write_text(dump_toml(make_recipe(**sections)))
+        return paths
+
+    return write
+
+
+def train_alone(recipe: Path) -> None:
+    train.train(load_recipe(recipe, [], TrainRecipe), recipe, Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def runs(write_pair, tmp_path_factory):
+    """Folder with one/lora and two/lora, by as many processes, and two/resumed of one/lora."""
+    folder = tmp_path_factory.mktemp("ranks")
+    one, two = write_pair(folder, "lora")
+    train_alone(one)
     resumed = cut(folder / "one" / "lora", folder / "two" / "resumed")
-    done = launch(WORKER, folder / "facts.json", *recipes[len(CASES) :], resumed)
+    done = launch(WORKER, folder / "facts.json", two, resumed)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_two_processes_train_the_parameters_that_one_trains(runs, name):
-    start = load_file(next((runs / "two" / name / "checkpoints" / "step_1").glob("*.safetensors")))
-    end = weights(runs / "two" / name)
+def assert_trained_alike(folder: Path, name: str) -> None:
+    first = next((folder / "two" / name / "checkpoints" / "step_1").glob("*.safetensors"))
+    start, end = load_file(first), weights(folder / "two" / name)
     assert max(float((end[key] - start[key]).abs().max()) for key in end) > 1e-4, "it did train"
-    assert_same_run(runs / "two" / name, runs / "one" / name)
+    assert_same_run(folder / "two" / name, folder / "one" / name)
+
+
+def test_two_processes_train_the_parameters_that_one_trains(runs):
+    assert_trained_alike(runs, "lora")
+
+
+@pytest.mark.slow
+def test_two_processes_train_all_weights_as_one_does(write_pair, tmp_path):
+    one, two = write_pair(tmp_path, "full")
+    train_alone(one)
+    done = launch("-m", "rlvr.cli", "train", two)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "step 3/3" in done.stdout
+    assert done.stdout.count("run folder:") == 1, "one process prints"
+    assert_trained_alike(tmp_path, "full")
 
 
 def test_two_processes_continue_what_one_began(runs):
@@ -217,12 +243,9 @@ def test_a_rank_that_dies_ends_all(write_recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_a_checkpoint_that_one_process_continues(runs, write_recipe, tmp_path):
-    sections = CASES["full"] | {
-        "train": {"checkpoint_every": 1, "keep_checkpoints": 3, "num_threads": 1}
-    }
-    process = start(recipe := write_recipe(**sections))
-    run = tmp_path / "runs" / "run"
+def test_sigterm_leaves_a_checkpoint_that_one_process_continues(runs, write_pair, tmp_path):
+    _, recipe = write_pair(tmp_path, "lora")
+    process, run = start(recipe), tmp_path / "two" / "lora"
     wait_for_step(run, 1)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=90)
@@ -230,7 +253,7 @@ def test_sigterm_leaves_a_checkpoint_that_one_process_continues(runs, write_reci
     time.sleep(1)
     assert processes_of(recipe) == []
     train.resume(run, Console(quiet=True))
-    assert_same_run(run, runs / "one" / "full")
+    assert_same_run(run, runs / "one" / "lora")
 
 
 @pytest.mark.slow
