@@ -175,7 +175,7 @@ def test_gradients_add_up_where_some_rank_has_one(runs):
 
 
 def test_shares_put_the_longest_first_on_the_rank_with_the_least():
-    assert ranks.shares([3, 9, 1, 4, 2], 2) == [[1], [0, 2, 3, 4]]
+    assert ranks.shares([3, 9, 1, 4, 2], 2) == [[1, 2], [0, 3, 4]]
     assert ranks.shares([5, 5], 3) == [[0], [1], []]
     assert ranks.shares([], 2) == [[], []]
 
