@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rlvr import ranks
+from rlvr import ranks, sharding
 from rlvr.advantage import advantages
 from rlvr.loss import kl_penalty
 from rlvr.policy import Policy, TokenRow
@@ -84,7 +84,10 @@ def _score(rows: Sequence[TokenRow], policy: Policy, recipe: TrainRecipe) -> lis
     """[rows][tokens] log-probabilities of the responses by the reference policy."""
     scores: list[list[float]] = [[] for _ in rows]
     with policy.reference_at_hand():
-        for chosen in policy.micro_batches(rows, recipe.train.tokens_per_microbatch):
+        batches = policy.micro_batches(rows, recipe.train.tokens_per_microbatch)
+        for _ in range(sharding.num_passes(policy, len(batches)) - len(batches)):
+            policy.reference_logprobs([sharding.IDLE], recipe.rollout.temperature)
+        for chosen in batches:
             part = [rows[i] for i in chosen]
             logp_T = policy.reference_logprobs(part, recipe.rollout.temperature).cpu()
             pieces = logp_T.split([len(row.response_ids) for row in part])

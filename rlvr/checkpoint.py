@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rlvr import sharding
 from rlvr.policy import Policy
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer) -> dict[
         folder / STATE_FOLDER / "optimizer.pt", map_location="cpu", weights_only=True
     )
     policy.load_training_state(folder, saved["policy"])
-    optimizer.load_state_dict(saved["optimizer"])
+    optimizer.load_state_dict(sharding.parts_of_state(saved["optimizer"], optimizer))
     torch.set_rng_state(saved["rng"])
     return json.loads((folder / STATE_FOLDER / "state.json").read_text())
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from peft import PeftModel
 
+from rlvr import ranks
 from rlvr.adapters.base import Setup
 from rlvr.adapters.facts import (
     module_facts,
@@ -96,7 +97,8 @@ def finish_manifest(
             facts["update_norms"] = tensor_norms(adapter_state(policy.model), adapter_state(start))
     if num_bytes is not None:
         facts["sync_bytes"] = num_bytes
-    path.write_text(json.dumps(facts, indent=1))
+    if ranks.is_main():
+        path.write_text(json.dumps(facts, indent=1))
 
 
 def _versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rlvr import sharding
 from rlvr.adapters import get_method
 from rlvr.adapters.base import Method, Setup
 from rlvr.adapters.budget import match_rank
 from rlvr.adapters.merge import adapter_off, merged_weights
 from rlvr.adapters.prompt import prompt_cache
-from rlvr.adapters.state import adapter_state, load_adapter_state
+from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_state
 from rlvr.attention import bucketed, packed_hidden, packs, take, use_packing
 from rlvr.config import AdapterConfig, ModelConfig
 from rlvr.head import token_logprobs
@@ -33,6 +34,7 @@ class Policy:
     """The trained model. `reference` is a frozen copy under full fine-tuning with a KL penalty.
 
     adapter: its settings, with the seed in force and the rank that adapter.match picked.
+    roots: what puts a sharded model together for a pass, by model; empty where every rank has all.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Policy:
     device: torch.device
     path: str
     reference: PreTrainedModel | None = None
+    roots: dict[nn.Module, nn.Module] = field(default_factory=dict)
 
     @property
     def causal_lm(self) -> Any:
@@ -64,10 +67,11 @@ class Policy:
     @contextlib.contextmanager
     def reference_at_hand(self) -> Iterator[None]:
         """Keeps the frozen copy, if there is one, on the device; outside it waits in CPU memory."""
-        if self.reference is not None:
+        moves = self.reference is not None and not self.roots
+        if moves:
             nn.Module.to(self.reference, self.device)
         yield
-        if self.reference is not None:
+        if moves:
             nn.Module.to(self.reference, "cpu")
 
     def prefix(self, num_rows: int) -> Any | None:
@@ -92,7 +96,7 @@ class Policy:
         entropy_grad: bool = False,
         prefix: Any | None = None,
     ) -> tuple[Tensor, Tensor]:
-        with self.autocast():
+        def work() -> tuple[Tensor, Tensor]:
             if prefix is None and packs(causal_lm):
                 packing = pack(rows, self.device, bucketed(self.device, self.dtype))
                 hidden_TH, targets_T = packed_hidden(causal_lm, packing), packing.targets_T
@@ -106,6 +110,9 @@ class Policy:
                 causal_lm.config.vocab_size,
                 entropy_grad,
             )
+
+        with self.autocast():
+            return sharding.run(self.roots.get(causal_lm), work)
 
     def micro_batches(self, rows: Sequence[TokenRow], max_tokens: int) -> list[list[int]]:
         """Indices of rows for forward passes of at most `max_tokens` tokens, or one row."""
@@ -161,13 +168,20 @@ class Policy:
         self.save_adapter(folder)
         self.tokenizer.save_pretrained(folder)
 
+    def saved_tensors(self) -> list[Tensor]:
+        """What `save` writes: an adapter's own tensors, or every parameter."""
+        if isinstance(self.model, PeftModel):
+            return list(adapter_tensors(self.model).values())
+        return list(self.model.parameters())
+
     def save_adapter(self, folder: Path) -> None:
         """What `save` writes, without the tokenizer."""
         model: Any = self.model
-        if self.method.save:
-            self.method.save(model, folder, self.adapter)
-        else:
-            model.save_pretrained(folder)
+        with sharding.gathered(self):
+            if self.method.save:
+                self.method.save(model, folder, self.adapter)
+            else:
+                model.save_pretrained(folder)
 
     def training_state(self) -> dict[str, Any]:
         """What a checkpoint needs to continue, besides the folder that `save` writes."""
@@ -185,7 +199,9 @@ class Policy:
             saved = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True
             )
-            self.model.load_state_dict(saved.state_dict())
+            live = dict(self.model.named_parameters())
+            for name, value in saved.named_parameters():
+                live[name].detach().copy_(sharding.part_of(value.detach(), live[name]))
         if self.method.schedule:
             self.method.schedule.load_state(self.model, state["schedule"])
 

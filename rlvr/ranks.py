@@ -27,7 +27,6 @@ TIMEOUT = timedelta(minutes=30)
 BUCKET_ELEMENTS = 1 << 26
 """Gradient elements summed at a time: 256 MiB in float32."""
 REFUSED = {
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
@@ -66,9 +65,8 @@ def join() -> None:
     for flag, name in REFUSED.items():
         if os.environ.get(flag, "").lower() == "true":
             raise ConfigError(
-                f"accelerate's configuration asks for {name}: every GPU has to hold the whole"
-                " policy here; launch with recipes/accelerate/ddp.yaml, and where the policy is too"
-                " large, train an adapter"
+                f"accelerate's configuration asks for {name}, which is not supported; launch with"
+                " recipes/accelerate/ddp.yaml, or fsdp2.yaml where the policy is too large"
             )
     import torch
     from accelerate import PartialState

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rewards import Verifier
-from rlvr import ranks
+from rlvr import ranks, sharding
 from rlvr.adapters import get_method, quantized
 from rlvr.adapters.base import Method
 from rlvr.adapters.export import max_lora_rank
@@ -82,6 +82,7 @@ def check(recipe: TrainRecipe) -> None:
     _check_compile(recipe, method)
     _check_async(recipe, method)
     _check_ranks(recipe)
+    sharding.check(recipe, method)
     if recipe.rollout.engine == "vllm" and not vllm_local.is_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
@@ -177,7 +178,10 @@ def build(recipe: TrainRecipe, model_path: str, start_engine: StartEngine | None
         encode_rows=encode_rows,
     )
     ranks.copy_from_main(policy.model)
-    prepare_reference(policy, recipe.algorithm)
+    if sharding.is_asked():
+        sharding.shard(policy)
+    else:
+        prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
     if recipe.train.compile:
         policy.compile_layers()

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 
 from rewards import Verifier
-from rlvr import ranks
+from rlvr import ranks, sharding
 from rlvr.batch import StepBatch, make_batch
 from rlvr.checkpoint import (
     STATE_FOLDER,
@@ -81,17 +81,21 @@ def train(
     folder = ranks.from_main(lambda: new_run_folder(recipe, recipe_path))
     session = build(recipe, model_path(recipe, recipe_path, console), start_engine)
     run = Run(folder, run_id=secrets.token_hex(4))
-    ranks.from_main(lambda: _write_facts(session, folder))
+    facts = _facts(session)
+    ranks.from_main(lambda: _make_folder(folder, recipe, facts))
     return _drive(session, run, console, end)
 
 
-def _write_facts(session: Session, folder: Path) -> None:
-    """Makes the run folder, with config.toml and manifest.json."""
-    recipe = session.recipe
+def _make_folder(folder: Path, recipe: TrainRecipe, facts: dict[str, Any]) -> None:
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(dump_toml(recipe))
+    (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
+
+
+def _facts(session: Session) -> dict[str, Any]:
+    """What manifest.json says."""
     facts = manifest(
-        recipe,
+        session.recipe,
         session.policy,
         session.optimizer,
         session.data,
@@ -99,9 +103,9 @@ def _write_facts(session: Session, folder: Path) -> None:
         session.syncer.mode,
     )
     evaluated = [one.loaded for one in session.evals]
-    facts["num_ranks"] = ranks.size()
-    facts["contamination"] = check_training_data(recipe, session.data.problems, evaluated)
-    (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
+    facts |= {"num_ranks": ranks.size(), "sharded": bool(session.policy.roots)}
+    facts["contamination"] = check_training_data(session.recipe, session.data.problems, evaluated)
+    return facts
 
 
 def resume(
@@ -151,7 +155,7 @@ def _drive(session: Session, run: Run, console: Console, end: End | None = None)
                     metrics = one_step(session, run, stop.check)
                 except Stopped:
                     run.seconds = time.perf_counter() - start
-                    path = ranks.from_main(partial(_save, session, run, before))
+                    path = _save(session, run, before)
                     display.say(
                         f"stopped; continue with: rlvr train --resume {run.folder} ({path})"
                     )
@@ -165,15 +169,16 @@ def _drive(session: Session, run: Run, console: Console, end: End | None = None)
                 if tracker is not None:
                     tracker.log(run.next_step, metrics)
                     display.step(run.next_step, metrics)
-                    is_due = _is_due(recipe.train.checkpoint_every, run.next_step)
-                    if last or is_due or is_best(run.folder, run.next_step):
-                        _save(session, run, session.sampler.state())
+                is_due = last or _is_due(recipe.train.checkpoint_every, run.next_step)
+                if is_due or ranks.from_main(partial(is_best, run.folder, run.next_step)):
+                    _save(session, run, session.sampler.state())
                 if last:
                     break
         run.seconds = time.perf_counter() - start
-        if tracker is not None:
+        if sharding.takes_part(session.policy):
             num_bytes = session.syncer.num_bytes
             finish_manifest(run.folder / "manifest.json", session.policy, recipe.model, num_bytes)
+        if tracker is not None:
             finish(session, run.folder, run.next_step, run.seconds, console)
         return run.folder
     finally:
@@ -283,16 +288,22 @@ def _save(session: Session, run: Run, sampler_state: dict[str, Any]) -> Path:
         "run_id": run.run_id,
         "seconds": run.seconds,
     }
-    path = save_checkpoint(
-        run.folder,
-        run.next_step,
-        session.policy,
-        session.optimizer,
-        state,
-        save_more=lambda inner: save_reference(session.policy, session.recipe.algorithm, inner),
-    )
-    prune_checkpoints(run.folder, session.recipe.train.keep_checkpoints)
-    return path
+    policy, optimizer = session.policy, session.optimizer
+
+    def save() -> Path:
+        path = save_checkpoint(
+            run.folder,
+            run.next_step,
+            policy,
+            optimizer,
+            state,
+            save_more=lambda inner: save_reference(policy, session.recipe.algorithm, inner),
+        )
+        prune_checkpoints(run.folder, session.recipe.train.keep_checkpoints)
+        return path
+
+    with sharding.gathered(policy, optimizer, only_main=True):
+        return ranks.from_main(save)
 
 
 def _is_due(every: int, step: int) -> bool:

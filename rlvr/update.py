@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlvr import ranks
+from rlvr import ranks, sharding
 from rlvr.batch import StepBatch
 from rlvr.entropy import EntropyControl
 from rlvr.loss import TokenBatch, policy_loss, row_weights
@@ -114,12 +114,12 @@ def update(
         check = safe_point if part == 0 else _go_on
         weight = entropy.coef / num_tokens
         ranks.together(partial(_backward, policy, mine, recipe, weight, sums, check))
-        ranks.sum_gradients(policy.trainable)
+        if not policy.roots:
+            ranks.sum_gradients(policy.trainable)
         if schedule:
             schedule.penalty(policy.model).backward()
-        grad_norm = float(
-            torch.nn.utils.clip_grad_norm_(policy.trainable, recipe.optim.max_grad_norm)
-        )
+        norm = torch.nn.utils.clip_grad_norm_(policy.trainable, recipe.optim.max_grad_norm)
+        grad_norm = float(sharding.whole(norm))
         if not math.isfinite(grad_norm):
             raise RunError(
                 f"step {step}: the gradient norm is {grad_norm}; lower optim.lr, or use float32"
@@ -147,10 +147,21 @@ def _backward(
     sums: Sums,
     safe_point: Callable[[], None],
 ) -> None:
-    """Backward through this rank's rows."""
-    for micro_batch in micro_batches(policy, rows, recipe.train.tokens_per_microbatch):
-        safe_point()
-        accumulate(policy, micro_batch, recipe, entropy_weight, sums)
+    """Backward through this rank's rows; sharded, as many times as on the rank with the most."""
+    batches = micro_batches(policy, rows, recipe.train.tokens_per_microbatch)
+    check = sharding.agreed(policy, safe_point)
+    for i in range(sharding.num_passes(policy, len(batches))):
+        check()
+        if i < len(batches):
+            accumulate(policy, batches[i], recipe, entropy_weight, sums)
+        else:
+            _idle(policy, recipe, entropy_weight != 0)
+
+
+def _idle(policy: Policy, recipe: TrainRecipe, entropy_grad: bool) -> None:
+    """A pass that adds nothing to any gradient, beside a micro-batch of another rank."""
+    logp_T, entropy_T = policy.logprobs([sharding.IDLE], recipe.rollout.temperature, entropy_grad)
+    (0.0 * (logp_T + entropy_T).sum()).backward()
 
 
 def accumulate(

@@ -9,6 +9,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from rlvr import sharding
 from rlvr.adapters.merge import dense, merged_weights, plain_name
 
 _ATTRIBUTES = {
@@ -38,8 +39,8 @@ def module_facts(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 def _tensor_facts(value: torch.Tensor) -> dict[str, Any]:
     facts: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype)}
-    if value.requires_grad:
-        facts["norm"] = float(value.detach().float().norm())  # of the initialisation
+    if value.requires_grad:  # the norm of its initialisation
+        facts["norm"] = float(sharding.whole(value.detach()).float().norm())
     return facts
 
 
@@ -60,8 +61,8 @@ def _layer_facts(layer: Any) -> dict[str, Any]:
             facts[shown] = values["default"]
     if "start" in getattr(layer, "lora_A", {}):
         facts["start"] = {
-            "A_max": float(layer.lora_A["start"].weight.abs().max()),
-            "B_max": float(layer.lora_B["start"].weight.abs().max()),
+            "A_max": float(sharding.whole(layer.lora_A["start"].weight).abs().max()),
+            "B_max": float(sharding.whole(layer.lora_B["start"].weight).abs().max()),
         }
     return facts
 

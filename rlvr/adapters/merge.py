@@ -8,15 +8,15 @@ copy, and the copy is dropped.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from rlvr import sharding
 from rlvr.rollout.vllm_local import FUSED
 
 
@@ -91,7 +91,7 @@ def _merged(module: BaseTunerLayer) -> Iterator[tuple[str, Tensor]]:
         if base.bias is not None:
             yield "bias", base.bias
         return
-    merged: Any = copy.deepcopy(module)
+    merged = sharding.whole_copy(cast(nn.Module, module))
     merged.float()
     merged.merge()
     for key, value in merged.get_base_layer().named_parameters():
@@ -104,10 +104,10 @@ def _low_rank(layer: Any) -> Tensor:
 
 
 def dense(value: Tensor) -> Tensor:
-    """The tensor itself; a 4-bit weight comes dequantised to float32."""
+    """The tensor itself, whole; a 4-bit weight comes dequantised to float32."""
     state = getattr(value, "quant_state", None)
     if state is None:
-        return value.detach()
+        return sharding.whole(value.detach())
     from bitsandbytes.functional import dequantize_4bit
 
     return dequantize_4bit(value.data, state).float()

@@ -8,8 +8,10 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from rlvr import sharding
 
-def _tensors(model: Any) -> dict[str, Tensor]:
+
+def adapter_tensors(model: Any) -> dict[str, Tensor]:
     """Every parameter and buffer that is not the base's."""
     found = {n: p for n, p in model.named_parameters() if p.requires_grad}
     for name, layer in model.named_modules():
@@ -25,13 +27,13 @@ def _tensors(model: Any) -> dict[str, Tensor]:
 
 def adapter_state(model: Any) -> dict[str, Tensor]:
     """Copies of the adapter's tensors, by name."""
-    return {name: value.detach().clone() for name, value in _tensors(model).items()}
+    return {name: value.detach().clone() for name, value in adapter_tensors(model).items()}
 
 
 @torch.no_grad()
 def load_adapter_state(model: Any, saved: dict[str, Tensor]) -> None:
     """Writes tensors from `adapter_state` into a model made by the same method and settings."""
-    live = _tensors(model)
+    live = adapter_tensors(model)
     assert live.keys() == saved.keys(), sorted(live.keys() ^ saved.keys())[:3]
     for name, value in saved.items():
-        live[name].copy_(value)
+        live[name].copy_(sharding.part_of(value, live[name]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,11 @@ class Syncer:
         elif self.mode == "none":
             num_bytes = 0
         else:
-            num_bytes = self._engine.load_weights(self._policy.engine_weights())
+            weights = self._policy.engine_weights()
+            try:
+                num_bytes = self._engine.load_weights(weights)
+            finally:
+                deque(weights, maxlen=0)  # what is left: other ranks may wait for a part of it
         self.num_bytes = num_bytes
         error = self.check()
         if not error <= self._tolerance:
@@ -123,6 +128,8 @@ class Syncer:
         from peft import PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
 
+        if self._policy.roots:
+            return "with the policy in one piece, recipes/accelerate/ddp.yaml, the module is named"
         if not isinstance(self._policy.model, PeftModel):
             return "set rollout.sync_tolerance only if this is rounding; else report the model"
         theirs = torch.tensor([p for part in self._engine.score(self._probe) for p in part])

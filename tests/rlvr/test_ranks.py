@@ -54,12 +54,15 @@ def metrics(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if not k.startswith(VAGUE)} for row in rows]
 
 
-def assert_same_run(ours: Path, theirs: Path) -> None:
-    """Parameters to 1e-5, every metric, the problems met and the evaluations."""
-    found, expected = weights(ours), weights(theirs)
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0, msg=name)
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Parameters to 1e-5, every metric, the problems met and the evaluations."""
+    assert_close(weights(ours), weights(theirs))
     assert [row.keys() for row in metrics(ours)] == [row.keys() for row in metrics(theirs)]
     for one, other in zip(metrics(ours), metrics(theirs), strict=True):
         exact = {"train/padding_frac", "sync/logprob_error"}  # by the split; by the batch

@@ -1,0 +1,99 @@
+"""Trains recipes for three steps on made-up groups, whole in one process or, by torchrun, sharded.
+
+Arguments: a folder for what comes out, one with whole runs to continue by name, recipe files.
+"""
+
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from rlvr import ranks, sharding
+from rlvr.adapters.facts import module_facts
+from rlvr.adapters.merge import merged_weights
+from rlvr.batch import make_batch
+from rlvr.checkpoint import load_checkpoint, save_checkpoint
+from rlvr.config import TrainRecipe
+from rlvr.entropy import EntropyControl
+from rlvr.policy import Policy, load_policy
+from rlvr.recipe import load_recipe
+from rlvr.reference import prepare_reference
+from rlvr.update import update
+from tests.rlvr.cases import make_groups
+
+STEPS = 3
+
+
+def start(recipe: TrainRecipe) -> tuple[Policy, Optimizer]:
+    """The policy at step 0 and its optimizer, as a session builds them."""
+    assert recipe.model.path is not None
+    policy = load_policy(
+        recipe.model,
+        recipe.adapter,
+        recipe.model.path,
+        recipe.train.seed,
+        keep_reference=recipe.algorithm.kl_beta > 0,
+        num_updates=STEPS,
+        encode_rows=lambda _: [list(range(2, 10 + i)) for i in range(8)],
+    )
+    ranks.copy_from_main(policy.model)
+    if ranks.size() > 1:
+        sharding.shard(policy)
+    else:
+        prepare_reference(policy, recipe.algorithm)
+    policy.set_checkpointing(recipe.train.activation_checkpointing)
+    return policy, policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
+
+
+def train(recipe: TrainRecipe, folder: Path, first_step: int = 0) -> dict[str, Any]:
+    """Steps up to STEPS, each with a checkpoint in the folder; metrics, weights and layout."""
+    policy, optimizer = start(recipe)
+    if first_step:
+        load_checkpoint(folder / "checkpoints" / f"step_{first_step}", policy, optimizer)
+    facts = module_facts(policy.model)
+    metrics = []
+    for step in range(first_step, STEPS):
+        batch = make_batch(make_groups(), policy, recipe)
+        entropy = EntropyControl(recipe.algorithm)
+        metrics.append(update(policy, optimizer, batch, recipe, step, entropy, lambda: None))
+        with sharding.gathered(policy, optimizer, only_main=True):
+            ranks.from_main(partial(save_checkpoint, folder, step + 1, policy, optimizer, {}))
+    parameters = dict(policy.model.named_parameters())
+    with sharding.gathered(policy):
+        in_sync = {n: sharding.is_sharded(p) for n, p in policy.model.named_parameters()}
+    return {
+        "facts": facts,
+        "metrics": metrics,
+        "weights": {name: value.clone() for name, value in merged_weights(policy.model)},
+        "held": {n: (_held(p), p.numel()) for n, p in parameters.items()},
+        "in_sync": in_sync,
+    }
+
+
+@torch.no_grad()
+def _held(value: Any) -> int:
+    return (value.to_local() if sharding.is_sharded(value) else value).numel()
+
+
+def main() -> None:
+    ranks.join()
+    torch.set_num_threads(1)
+    out, whole = map(Path, sys.argv[1:3])
+    for path in map(Path, sys.argv[3:]):
+        recipe = load_recipe(path, [], TrainRecipe)
+        found = train(recipe, out / path.stem)
+        begun = whole / path.stem / "checkpoints" / "step_1"
+        folder = out / f"continued-{path.stem}"
+        ranks.from_main(partial(shutil.copytree, begun, folder / "checkpoints" / "step_1"))
+        found["continued"] = train(recipe, folder, first_step=1)["weights"]
+        if ranks.is_main():
+            torch.save(found, out / f"{path.stem}.pt")
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()

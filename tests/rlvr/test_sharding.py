@@ -1,0 +1,237 @@
+"""Two real processes that hold half of the policy each, against one that holds all."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from rlvr import ranks, sharding
+from rlvr.adapters import METHODS
+from rlvr.config import TrainRecipe
+from rlvr.recipe import ConfigError, dump_toml, load_recipe
+from rlvr.session import check
+from tests.rlvr import cases, sharding_worker
+from tests.rlvr.test_ranks import LAUNCH, assert_close, assert_same_run
+
+CASES = {
+    "lora": {
+        "adapter": {"method": "lora", "rank": 4},
+        "train": {"activation_checkpointing": 1},
+        "algorithm": {"kl_beta": 0.01, "entropy_coef": 0.01},
+    },
+    "full": {"algorithm": {"kl_beta": 0.01}, "optim": {"updates_per_step": 2}},
+    "tied": {},
+}
+
+
+def sections(name: str) -> dict:
+    """A case's, with several micro-batches a step. The large eps keeps rounding from training."""
+    common = {
+        "algorithm": {"preset": "dapo"},
+        "optim": {"eps": 1e-6, "lr": 1e-3},
+        "train": {"tokens_per_microbatch": 40},
+    }
+    own = CASES[name]
+    return {key: common.get(key, {}) | own.get(key, {}) for key in common.keys() | own.keys()}
+
+
+def tied_model(folder: Path) -> Path:
+    """The model of the other cases with its embeddings as its head."""
+    config = AutoConfig.from_pretrained(cases.model_folder(), tie_word_embeddings=True)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(cases.model_folder()).save_pretrained(folder)
+    return folder
+
+
+def train_both(folder: Path, recipes: dict) -> dict[str, tuple[dict, dict]]:
+    """What every recipe gives (sharded, whole), by name; checkpoints in two/NAME and one/NAME."""
+    paths = []
+    for name, recipe in recipes.items():
+        paths.append(folder / f"{name}.toml")
+        paths[-1].write_text(dump_toml(recipe))
+    whole = {name: sharding_worker.train(r, folder / "one" / name) for name, r in recipes.items()}
+    launch(folder / "two", folder / "one", *paths)
+    return {
+        name: (torch.load(folder / "two" / f"{name}.pt"), found) for name, found in whole.items()
+    }
+
+
+def launch(*words: object) -> None:
+    command = [*LAUNCH, "-m", "tests.rlvr.sharding_worker", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=270, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def assert_same(ours: dict, theirs: dict) -> None:
+    """Weights to 1e-5, every metric, and what the manifest says of the modules."""
+    assert_close(ours["weights"], theirs["weights"])
+    for one, other in zip(ours["metrics"], theirs["metrics"], strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"train/padding_frac"}:  # by the split
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6), name
+    assert ours["facts"] == theirs["facts"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, dict[str, tuple[dict, dict]]]:
+    """(folder, what each of CASES gives)."""
+    folder = tmp_path_factory.mktemp("sharding")
+    recipes = {name: cases.make_recipe(**sections(name)) for name in CASES}
+    path = str(tied_model(folder / "model"))
+    recipes["tied"] = cases.make_recipe(model={"path": path}, **sections("tied"))
+    return folder, train_both(folder, recipes)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_halves_train_the_weights_that_a_whole_trains(trained, name):
+    ours, theirs = trained[1][name]
+    assert_same(ours, theirs)
+    start = trained[0] / "one" / name / "checkpoints"
+    first, last = (load(start / f"step_{step}") for step in (1, 3))
+    assert max(float((last[key] - first[key]).abs().max()) for key in first) > 1e-4, "it did train"
+
+
+def load(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return load_file(next(checkpoint.glob("*model.safetensors")))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_rank_holds_its_half_of_every_weight(trained, name):
+    held = trained[1][name][0]["held"].values()
+    assert all(ours <= -(-total // 2) + 32 for ours, total in held)  # rows are not cut
+    assert sum(ours for ours, _ in held) < 0.6 * sum(total for _, total in held)
+
+
+def test_the_base_stays_in_parts_while_an_adapter_is_handed_over(trained):
+    in_parts = trained[1]["lora"][0]["in_sync"]
+    assert {name for name, sharded in in_parts.items() if not sharded} == {
+        name for name in in_parts if ".lora_" in name
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_checkpoint_has_no_trace_of_the_ranks(trained, name):
+    folder, _ = trained
+    ours, theirs = (folder / count / name / "checkpoints" / "step_3" for count in ("two", "one"))
+    assert_close(load(ours), load(theirs))
+    saved, expected = (
+        torch.load(path / "trainer_state" / "optimizer.pt", weights_only=True)["optimizer"]
+        for path in (ours, theirs)
+    )
+    assert saved["param_groups"] == expected["param_groups"]
+    for index, state in expected["state"].items():
+        for key, value in state.items():
+            torch.testing.assert_close(saved["state"][index][key], value, atol=1e-5, rtol=1e-3)
+    assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
+
+
+def test_a_whole_continues_what_two_halves_began(trained, tmp_path):
+    folder, results = trained
+    for name in CASES:
+        copied = copy_start(folder / "two" / name, tmp_path / name)
+        recipe = load_recipe(folder / f"{name}.toml", [], TrainRecipe)
+        found = sharding_worker.train(recipe, copied, first_step=1)
+        assert_close(found["weights"], results[name][1]["weights"])
+
+
+def copy_start(run: Path, folder: Path) -> Path:
+    """A folder with the run's checkpoint after step 1."""
+    shutil.copytree(run / "checkpoints" / "step_1", folder / "checkpoints" / "step_1")
+    return folder
+
+
+def test_two_halves_continue_what_a_whole_began(trained):
+    for ours, theirs in trained[1].values():
+        assert_close(ours["continued"], theirs["weights"])
+
+
+@pytest.mark.slow
+def test_every_method_that_claims_to_shard_does(tmp_path):
+    recipes = {}
+    for name, method in METHODS.items():
+        rank = {"rank": 4} if "rank" in method.options else {}
+        if method.shards:
+            recipes[name] = cases.make_recipe(
+                adapter={"method": name} | rank, optim={"eps": 1e-6, "lr": 1e-3}
+            )
+    results = train_both(tmp_path, recipes)
+    for name, (ours, theirs) in results.items():
+        assert ours["weights"].keys() == theirs["weights"].keys(), name
+        for key, value in theirs["weights"].items():
+            torch.testing.assert_close(
+                ours["weights"][key], value, atol=1e-5, rtol=0, msg=f"{name}: {key}"
+            )
+
+
+def refuse(monkeypatch, flags: dict[str, str], recipe, message: str) -> None:
+    monkeypatch.setattr(ranks, "_world", ranks._World(0, 2, None))
+    for key, value in {"ACCELERATE_USE_FSDP": "true", **flags}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ConfigError, match=message):
+        check(recipe)
+
+
+@pytest.mark.parametrize(("flag", "setting"), sharding.SETTINGS.items())
+def test_other_kinds_of_sharding_are_refused_with_the_remedy(
+    make_recipe, monkeypatch, flag, setting
+):
+    message = rf"{flag} = other: .*; set it to {setting[0]}, as recipes/accelerate/fsdp2\.yaml"
+    refuse(monkeypatch, {flag: "other"}, make_recipe(rollout={"engine": "vllm"}), message)
+
+
+@pytest.mark.parametrize(
+    ("sections", "setting"),
+    [
+        ({}, r'rollout\.engine = "transformers"'),
+        (
+            {"adapter": {"method": "adalora"}, "train": {"steps": 30}},
+            r'adapter\.method = "adalora"',
+        ),
+        ({"optim": {"name": "adamw_8bit"}}, r'optim\.name = "adamw_8bit"'),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused_before_anything_loads(
+    make_recipe, monkeypatch, sections, setting
+):
+    recipe = make_recipe(**sections)
+    refuse(monkeypatch, {}, recipe, rf"{setting}.*: does not work on a sharded.*ddp\.yaml")
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    "adapter", [{"method": "lora", "rank": 4}, {"method": "full", "rank": None}]
+)
+def test_a_sharded_run_under_accelerate_is_the_run_of_one_process(
+    make_recipe, pytestconfig, tmp_path, adapter
+):
+    accelerate = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2")
+    config = pytestconfig.rootpath / "recipes" / "accelerate" / "fsdp2.yaml"
+    commands = {"one": [sys.executable], "two": [*accelerate, "--config_file", str(config)]}
+    for count, command in commands.items():
+        path = tmp_path / f"{count}.toml"
+        recipe = make_recipe(
+            adapter=adapter,
+            run={"dir": str(tmp_path), "name": count},
+            rollout={"engine": "vllm"},
+            optim={"lr": 1e-3 if adapter["method"] == "lora" else 1e-4, "eps": 1e-6},
+            train={"num_threads": 1},
+        )
+        path.write_text(dump_toml(recipe))
+        done = subprocess.run(
+            [*command, "-m", "rlvr.cli", "train", str(path)],
+            capture_output=True,
+            text=True,
+            timeout=270,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads((tmp_path / "two" / "manifest.json").read_text())["sharded"]
+    assert_same_run(tmp_path / "two", tmp_path / "one")
