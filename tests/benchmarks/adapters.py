@@ -178,7 +178,7 @@ def _session(recipe: TrainRecipe, path: str, shared: dict[str, Any]) -> Session:
         shared["verifier"],
         Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
         data,
-        None,
+        (),
     )
     return session
 
