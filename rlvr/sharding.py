@@ -74,9 +74,9 @@ def check(recipe: TrainRecipe, method: Method) -> None:
             )
     engine = recipe.rollout.engine
     conflicts = {
-        f'adapter.method = "{method.name}"': not method.shards,
-        f'rollout.engine = "{engine}" without vLLM': engine == "transformers"
-        or not vllm_local.is_installed(),
+        f'adapter.method = "{method.name}"': not can_shard(method),
+        'rollout.engine = "transformers"': engine == "transformers",
+        f'rollout.engine = "{engine}" without vLLM': not vllm_local.is_installed(),
         "train.compile = true": recipe.train.compile,
         "adapter.emulate_inplace_merge = true": recipe.adapter.emulate_inplace_merge,
         f'optim.name = "{recipe.optim.name}"': recipe.optim.name != "adamw",
@@ -90,6 +90,16 @@ def check(recipe: TrainRecipe, method: Method) -> None:
                 f"{setting}: does not work on a sharded policy; change it, or launch with"
                 " recipes/accelerate/ddp.yaml"
             )
+
+
+def can_shard(method: Method) -> bool:
+    """Whether the method can be trained in parts.
+
+    Not what vLLM cannot serve, what trains one tensor for several layers, and what looks at whole
+    gradients or weights in an optimizer or schedule of its own.
+    """
+    whole = method.shared or method.own_optimizer or method.schedule is not None
+    return bool(method.syncs) and not whole
 
 
 class _Root(nn.Module):
@@ -115,19 +125,25 @@ def shard(policy: Policy) -> None:
     from torch.distributed.device_mesh import init_device_mesh
 
     mesh = init_device_mesh(policy.device.type, (ranks.size(),))
-    policy.roots[policy.causal_lm] = _shard(policy.model, mesh)
+    compute = None if policy.method.keeps_base else policy.dtype
+    policy.roots[policy.causal_lm] = _shard(policy.model, mesh, compute)
     if policy.reference is not None:
-        policy.roots[policy.reference] = _shard(policy.reference, mesh)
+        policy.roots[policy.reference] = _shard(policy.reference, mesh, None)
     if policy.device.type == "cuda":
         torch.cuda.empty_cache()  # what was whole until now is vLLM's
 
 
-def _shard(model: nn.Module, mesh: Any) -> nn.Module:
-    from torch.distributed.fsdp import fully_shard
+def _shard(model: nn.Module, mesh: Any, compute: torch.dtype | None) -> nn.Module:
+    """The root. compute: type in which the layers' weights come together; None: their own.
+
+    Autocast's copies of float32 weights would stay from a layer's forward to its backward pass.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     frees = _is_true("FSDP_RESHARD_AFTER_FORWARD", "true")
+    types = MixedPrecisionPolicy(compute, torch.float32, cast_forward_inputs=False)
     units: list[Any] = [
-        fully_shard(layer, mesh=mesh, reshard_after_forward=frees)
+        fully_shard(layer, mesh=mesh, reshard_after_forward=frees, mp_policy=types)
         for layer in model.modules()
         if isinstance(layer, GradientCheckpointingLayer)
     ]

@@ -17,12 +17,13 @@ set -euo pipefail
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 PORT=$((20000 + SLURM_JOB_ID % 20000))
-export GPUS_PER_NODE HEAD PORT
+CONFIG=${CONFIG:-recipes/accelerate/ddp.yaml} # fsdp2.yaml: a policy too large for each GPU
+export GPUS_PER_NODE HEAD PORT CONFIG
 
 srun rlvr doctor
 # each node fills in its own number
 srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
-    --config_file recipes/accelerate/ddp.yaml \
+    --config_file "$CONFIG" \
     --num_machines "$SLURM_NNODES" --machine_rank "$SLURM_NODEID" \
     --num_processes "$((SLURM_NNODES * GPUS_PER_NODE))" \
     --main_process_ip "$HEAD" --main_process_port "$PORT" \

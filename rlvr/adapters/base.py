@@ -90,7 +90,7 @@ class Method:
     check(config, num_updates): refuses, before anything loads, settings that cannot work; optimizer
     steps of the run are None where they are not known yet.
     checkpointing: whether activations can be recomputed in the backward pass.
-    shards: whether ranks can hold a part of it each: see rlvr.sharding.
+    shared: whether one trained tensor serves several layers.
     packing: whether several examples may share one sequence.
     own_optimizer: whether it has an update rule of its own, so that optim.name cannot choose one.
     rank_multiple(config): the rank has to be a multiple of this.
@@ -112,7 +112,7 @@ class Method:
     start: str = ""
     needs_rows: bool = False
     checkpointing: bool = True
-    shards: bool = True
+    shared: bool = False
     packing: bool = True
     own_optimizer: bool = False
     check: Callable[[AdapterConfig, int | None], None] | None = None

@@ -106,6 +106,7 @@ METHODS = (
         syncs=("merged",),
         options=_OPTIONS | {"rank", "dropout", "tinylora"},
         apply=_tinylora,
+        shared=True,
     ),
     Method(
         name="fourierft",

@@ -246,11 +246,15 @@ def test_a_rank_that_dies_ends_all(write_recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_a_checkpoint_that_one_process_continues(runs, write_pair, tmp_path):
+@pytest.mark.parametrize("to", ["launcher", "rank 1"])
+def test_sigterm_leaves_a_checkpoint_that_one_process_continues(runs, write_pair, tmp_path, to):
     _, recipe = write_pair(tmp_path, "lora")
     process, run = start(recipe), tmp_path / "two" / "lora"
     wait_for_step(run, 1)
-    process.send_signal(signal.SIGTERM)
+    if to == "launcher":
+        process.send_signal(signal.SIGTERM)
+    else:
+        os.kill(min(processes_of(recipe, "RANK=1")), signal.SIGTERM)
     output, _ = process.communicate(timeout=90)
     assert f"continue with: rlvr train --resume {run}" in output
     time.sleep(1)
