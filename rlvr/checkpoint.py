@@ -128,7 +128,10 @@ def prune_checkpoints(run_dir: Path, keep: int) -> None:
 def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer) -> dict[str, Any]:
     """Restores weights, optimizer and random state; the saved `state`, with its step."""
     saved = torch.load(
-        folder / STATE_FOLDER / "optimizer.pt", map_location="cpu", weights_only=True
+        folder / STATE_FOLDER / "optimizer.pt",
+        map_location="cpu",
+        weights_only=True,
+        mmap=bool(policy.roots),  # else every rank would read all of it into memory
     )
     policy.load_training_state(folder, saved["policy"])
     optimizer.load_state_dict(sharding.parts_of_state(saved["optimizer"], optimizer))

@@ -23,9 +23,29 @@ from rlvr.policy import Policy, load_policy
 from rlvr.recipe import load_recipe
 from rlvr.reference import prepare_reference
 from rlvr.update import update
-from tests.rlvr.cases import make_groups
+from tests.rlvr.cases import make_groups, make_recipe
 
 STEPS = 3
+CASES = {
+    "lora": {
+        "adapter": {"method": "lora", "rank": 4},
+        "train": {"activation_checkpointing": 1},
+        "algorithm": {"kl_beta": 0.01, "entropy_coef": 0.01},
+    },
+    "full": {"algorithm": {"kl_beta": 0.01}, "optim": {"updates_per_step": 2}},
+    "tied": {},
+}
+
+
+def case(name: str, **more: dict[str, Any]) -> TrainRecipe:
+    """A recipe with several micro-batches a step, and an eps that keeps rounding from training."""
+    common: dict[str, dict[str, Any]] = {
+        "algorithm": {"preset": "dapo"},
+        "optim": {"eps": 1e-6, "lr": 1e-3},
+        "train": {"tokens_per_microbatch": 40},
+    }
+    own = CASES[name] | more
+    return make_recipe(**{k: common.get(k, {}) | own.get(k, {}) for k in common | own})
 
 
 def start(recipe: TrainRecipe) -> tuple[Policy, Optimizer]:

@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 from rlvr import ranks, train
 from rlvr.config import TrainRecipe
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
+from tests.rlvr import sharding_worker
 from tests.rlvr.test_train import wait_for_step
 
 LAUNCH = [
     *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
     *("--monitor-interval", "0.1"),
 ]
-WORKER = Path(__file__).with_name("ranks_worker.py")
+ROOT = Path(__file__).parents[2]
 CASES = {
     "lora": {
         "algorithm": {"preset": "dapo", "kl_beta": 0.01},
@@ -70,6 +71,16 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
             assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6), name
 
 
+def assert_same_steps(ours: dict, theirs: dict) -> None:
+    """Weights to 1e-5, every metric, and what the manifest says of the modules."""
+    assert_close(ours["weights"], theirs["weights"])
+    for one, other in zip(ours["metrics"], theirs["metrics"], strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"train/padding_frac"}:  # by the split
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6), name
+    assert ours["facts"] == theirs["facts"]
+
+
 def cut(run: Path, folder: Path) -> Path:
     """A copy of a finished run as it stood after step 2."""
     copy = shutil.copytree(run, folder)
@@ -103,12 +114,18 @@ def train_alone(recipe: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(write_pair, tmp_path_factory):
-    """Folder with one/lora and two/lora, by as many processes, and two/resumed of one/lora."""
+    """Folder with one/lora and two/lora, by as many processes, two/resumed of one/lora, and
+    parts.pt, what two train that hold a part each."""
     folder = tmp_path_factory.mktemp("ranks")
     one, two = write_pair(folder, "lora")
     train_alone(one)
+    (folder / "parts.toml").write_text(dump_toml(sharding_worker.case("lora")))
     resumed = cut(folder / "one" / "lora", folder / "two" / "resumed")
-    done = launch(WORKER, folder / "facts.json", two, resumed)
+    command = [sys.executable, "-m", "tests.rlvr.ranks_worker"]
+    words = [folder / "facts.json", two, resumed, folder / "parts.pt"]
+    done = subprocess.run(
+        [*command, *map(str, words)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 
@@ -143,6 +160,12 @@ def test_one_process_continues_what_two_began(runs, tmp_path):
     resumed = cut(runs / "two" / "lora", tmp_path / "resumed")
     train.resume(resumed, Console(quiet=True))
     assert_same_run(resumed, runs / "one" / "lora")
+
+
+def test_two_processes_train_in_parts_what_one_trains(runs, tmp_path):
+    """Of the methods with more to them, and of runs: see test_sharding.py."""
+    expected = sharding_worker.train(sharding_worker.case("lora"), tmp_path)
+    assert_same_steps(torch.load(runs / "parts.pt"), expected)
 
 
 def test_only_one_process_writes(runs):

@@ -17,29 +17,10 @@ from rlvr.config import TrainRecipe
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from rlvr.session import check
 from tests.rlvr import cases, sharding_worker
-from tests.rlvr.test_ranks import LAUNCH, assert_close, assert_same_run
+from tests.rlvr.sharding_worker import CASES, case
+from tests.rlvr.test_ranks import LAUNCH, ROOT, assert_close, assert_same_run, assert_same_steps
 
-CASES = {
-    "lora": {
-        "adapter": {"method": "lora", "rank": 4},
-        "train": {"activation_checkpointing": 1},
-        "algorithm": {"kl_beta": 0.01, "entropy_coef": 0.01},
-    },
-    "full": {"algorithm": {"kl_beta": 0.01}, "optim": {"updates_per_step": 2}},
-    "tied": {},
-}
 HALF = {"model": {"dtype": "bfloat16"}, "algorithm": {"preset": "dapo"}}
-
-
-def sections(name: str) -> dict:
-    """A case's, with several micro-batches a step. The large eps keeps rounding from training."""
-    common = {
-        "algorithm": {"preset": "dapo"},
-        "optim": {"eps": 1e-6, "lr": 1e-3},
-        "train": {"tokens_per_microbatch": 40},
-    }
-    own = CASES[name]
-    return {key: common.get(key, {}) | own.get(key, {}) for key in common.keys() | own.keys()}
 
 
 def tied_model(folder: Path) -> Path:
@@ -66,35 +47,28 @@ def train_both(folder: Path, recipes: dict) -> dict[str, tuple[dict, dict]]:
 
 def launch(*words: object) -> None:
     command = [*LAUNCH, "-m", "tests.rlvr.sharding_worker", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=270, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=270, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr[-4000:]
-
-
-def assert_same(ours: dict, theirs: dict) -> None:
-    """Weights to 1e-5, every metric, and what the manifest says of the modules."""
-    assert_close(ours["weights"], theirs["weights"])
-    for one, other in zip(ours["metrics"], theirs["metrics"], strict=True):
-        assert one.keys() == other.keys()
-        for name in one.keys() - {"train/padding_frac"}:  # by the split
-            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6), name
-    assert ours["facts"] == theirs["facts"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, dict[str, tuple[dict, dict]]]:
     """(folder, what each of CASES gives)."""
     folder = tmp_path_factory.mktemp("sharding")
-    recipes = {name: cases.make_recipe(**sections(name)) for name in CASES}
+    recipes = {name: case(name) for name in CASES}
     path = str(tied_model(folder / "model"))
-    recipes["tied"] = cases.make_recipe(model={"path": path}, **sections("tied"))
+    recipes["tied"] = case("tied", model={"path": path})
     recipes["half"] = cases.make_recipe(**HALF)
     return folder, train_both(folder, recipes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_halves_train_the_weights_that_a_whole_trains(trained, name):
     ours, theirs = trained[1][name]
-    assert_same(ours, theirs)
+    assert_same_steps(ours, theirs)
     start = trained[0] / "one" / name / "checkpoints"
     first, last = (load(start / f"step_{step}") for step in (1, 3))
     assert max(float((last[key] - first[key]).abs().max()) for key in first) > 1e-4, "it did train"
@@ -104,12 +78,14 @@ def load(checkpoint: Path) -> dict[str, torch.Tensor]:
     return load_file(next(checkpoint.glob("*model.safetensors")))
 
 
+@pytest.mark.slow
 def test_half_precision_differs_by_the_rounding_of_norms_alone(trained):
     ours, theirs = (found["metrics"][0] for found in trained[1]["half"])
     assert ours["optim/grad_norm"] == pytest.approx(theirs["optim/grad_norm"], rel=0.02)
     assert ours["policy/entropy"] == pytest.approx(theirs["policy/entropy"], rel=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_rank_holds_its_half_of_every_weight(trained, name):
     held = trained[1][name][0]["held"].values()
@@ -117,6 +93,7 @@ def test_a_rank_holds_its_half_of_every_weight(trained, name):
     assert sum(ours for ours, _ in held) < 0.6 * sum(total for _, total in held)
 
 
+@pytest.mark.slow
 def test_the_base_stays_in_parts_while_an_adapter_is_handed_over(trained):
     in_parts = trained[1]["lora"][0]["in_sync"]
     assert {name for name, sharded in in_parts.items() if not sharded} == {
@@ -124,6 +101,7 @@ def test_the_base_stays_in_parts_while_an_adapter_is_handed_over(trained):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_checkpoint_has_no_trace_of_the_ranks(trained, name):
     folder, _ = trained
@@ -140,6 +118,7 @@ def test_a_checkpoint_has_no_trace_of_the_ranks(trained, name):
     assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_whole_continues_what_two_halves_began(trained, tmp_path):
     folder, results = trained
     for name in CASES:
@@ -155,6 +134,7 @@ def copy_start(run: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_halves_continue_what_a_whole_began(trained):
     for name in CASES:
         ours, theirs = trained[1][name]
