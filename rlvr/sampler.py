@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rlvr.groups import Collected, Group, Tally, diagnose
 from rlvr.recipe import RunError
 from rlvr.rewarding import shaped_rewards
-from rlvr.rollout.engine import Engine, Response, Sampling, sample_seed
+from rlvr.rollout.engine import Engine, EngineLost, Response, Sampling, sample_seed
 from rlvr.selection import Selector, difficulty_levels
 from rlvr.streaming import Asked, run_round
 
@@ -96,8 +96,8 @@ class Sampler:
         have finished step - 1 steps; else nothing. The block must leave the engine alone.
 
         Gives a list whose only element is, at the end, the seconds that the block had to be waited
-        after. A block that raises stops the collection at its next decoding step and loses it.
-        Raises: as `collect`.
+        after. A block that raises stops the collection at its next decoding step and loses it. An
+        engine that dies loses it too: `collect` does it anew. Raises: as `collect`.
         """
         waited = [0.0]
         if self._recipe.rollout.mode == "sync" or step >= self._recipe.train.steps:
@@ -109,12 +109,15 @@ class Sampler:
             if cancelled.is_set():
                 raise CancelledError
 
-        job = Job(step, step - 1, engine, verifier, safe_point)
+        job, before = Job(step, step - 1, engine, verifier, safe_point), self.state()
         future = self._thread.submit(self._collect, job)
         try:
             yield waited
             start = time.perf_counter()
-            self._ahead = future.result()
+            try:
+                self._ahead = future.result()
+            except EngineLost:
+                self.load_state(before)
             waited[0] = time.perf_counter() - start
         except BaseException:
             cancelled.set()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import resource
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,9 @@ from rewards import Verifier
 from rlvr.batch import StepBatch, make_batch
 from rlvr.checkpoint import (
     STATE_FOLDER,
+    NotWrittenError,
     intact_checkpoints,
+    list_checkpoints,
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
@@ -31,10 +32,14 @@ from rlvr.contamination import check_training_data
 from rlvr.display import Display
 from rlvr.evaluate import evaluate_step, forget_evaluations, is_best
 from rlvr.manifest import finish_manifest, manifest
-from rlvr.recipe import ConfigError, dump_toml, load_recipe
+from rlvr.recipe import ConfigError, RunError, load_recipe
+from rlvr.recover import with_engine
 from rlvr.reference import follow, load_reference, save_reference
+from rlvr.rollout.sync import SyncError
+from rlvr.run_folder import check_same_recipe, held, make_folder, new_run_folder
 from rlvr.schedule import lr_at
 from rlvr.session import Session, StartEngine, build, check
+from rlvr.skipped import check_streak, save_batch
 from rlvr.stop import Stopped, StopRequest
 from rlvr.summary import finish
 from rlvr.track import Tracker, write_rollouts
@@ -52,12 +57,20 @@ MAX_VERIFIER_FAILURES = 0.01
 
 @dataclass
 class Run:
-    """A run folder and where it stands. next_step: steps finished so far."""
+    """A run folder and where it stands. next_step: steps finished so far.
+
+    boundary: the sampler's state between the last two steps. unlogged: metrics of a step that has
+    trained but is not closed, with its number as "step". num_skipped: steps in a row, up to now,
+    whose loss or gradient was not finite.
+    """
 
     folder: Path
     run_id: str
     next_step: int = 0
     seconds: float = 0.0
+    boundary: dict[str, Any] = field(default_factory=dict)
+    unlogged: dict[str, Any] | None = None
+    num_skipped: int = 0
 
 
 End = Callable[[int, dict[str, float]], bool]
@@ -79,8 +92,6 @@ def train(
     folder = new_run_folder(recipe, recipe_path)
     session = build(recipe, model_path(recipe, recipe_path, console), start_engine)
     run = Run(folder, run_id=secrets.token_hex(4))
-    folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(dump_toml(recipe))
     facts = manifest(
         recipe,
         session.policy,
@@ -91,8 +102,10 @@ def train(
     )
     evaluated = [one.loaded for one in session.evals]
     facts["contamination"] = check_training_data(recipe, session.data.problems, evaluated)
-    (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
-    return _drive(session, run, console, end)
+    facts["run_id"] = run.run_id
+    make_folder(folder, recipe, facts)
+    with held(folder):
+        return _drive(session, run, console, end)
 
 
 def resume(
@@ -100,24 +113,38 @@ def resume(
     console: Console,
     start_engine: StartEngine | None = None,
     end: End | None = None,
+    same_as: TrainRecipe | None = None,
 ) -> Path:
-    """Continues the run in `folder` from its newest checkpoint. Raises: ConfigError, Stopped."""
+    """Continues the run in `folder` from its newest checkpoint, or from the start where none was
+    written yet. same_as: a recipe that must be the run's own. Raises: ConfigError, Stopped."""
     if not (folder / "config.toml").is_file():
         raise ConfigError(f"{folder}: not a run folder (no config.toml); give the folder of a run")
+    if same_as is not None:
+        check_same_recipe(folder, same_as)
+    with held(folder):
+        session, run = _restored(folder, start_engine)
+        return _drive(session, run, console, end)
+
+
+def _restored(folder: Path, start_engine: StartEngine | None) -> tuple[Session, Run]:
+    """The session and the run as the newest intact checkpoint has them. Raises: ConfigError."""
     recipe = load_recipe(folder / "config.toml", [], TrainRecipe)
     checkpoints = intact_checkpoints(folder)
-    if not checkpoints:
+    if not checkpoints and list_checkpoints(folder):
         raise ConfigError(f"{folder}: has no usable checkpoint; delete the folder and start again")
     check(recipe)
     facts = json.loads((folder / "manifest.json").read_text())
-    session = build(recipe, facts["model"], start_engine)
+    session = build(recipe, facts["model"], start_engine, facts["data"]["sha256"])
+    if not checkpoints:
+        return session, Run(folder, facts["run_id"])
     state = load_checkpoint(checkpoints[-1], session.policy, session.optimizer)
     load_reference(session.policy, recipe.algorithm, checkpoints[-1] / STATE_FOLDER)
     session.sampler.load_state(state["sampler"])
     session.entropy.load_state(state["entropy"])
     forget_evaluations(folder, state["step"])
     run = Run(folder, state["run_id"], state["step"], state["seconds"])
-    return _drive(session, run, console, end)
+    run.unlogged, run.num_skipped = state.get("unlogged"), state.get("num_skipped", 0)
+    return session, run
 
 
 def _drive(session: Session, run: Run, console: Console, end: End | None = None) -> Path:
@@ -127,33 +154,13 @@ def _drive(session: Session, run: Run, console: Console, end: End | None = None)
     start = time.perf_counter() - run.seconds
     try:
         with StopRequest() as stop, Display(console, recipe.train.steps, run.next_step) as display:
-            session.syncer.sync()
-            if run.next_step == 0:
-                evaluate_step(session, run.folder, 0, display.say)
-            while run.next_step < recipe.train.steps:
-                before = session.sampler.state()
-                try:
-                    metrics = one_step(session, run, stop.check)
-                except Stopped:
-                    run.seconds = time.perf_counter() - start
-                    path = _save(session, run, before)
-                    display.say(
-                        f"stopped; continue with: rlvr train --resume {run.folder} ({path})"
-                    )
-                    raise
-                run.next_step += 1
+            try:
+                _steps(session, run, Loop(tracker, display, stop.check, end, start))
+            except (Stopped, RunError) as error:
                 run.seconds = time.perf_counter() - start
-                ended = end is not None and end(run.next_step, metrics)
-                last = ended or run.next_step == recipe.train.steps
-                if last or _is_due(recipe.eval.every, run.next_step):
-                    metrics |= evaluate_step(session, run.folder, run.next_step, display.say)
-                tracker.log(run.next_step, metrics)
-                display.step(run.next_step, metrics)
-                is_due = _is_due(recipe.train.checkpoint_every, run.next_step)
-                if last or is_due or is_best(run.folder, run.next_step):
-                    _save(session, run, session.sampler.state())
-                if last:
-                    break
+                if not isinstance(error, SyncError):  # then nobody knows which weights are right
+                    _leave(session, run, display.say)
+                raise
         run.seconds = time.perf_counter() - start
         num_bytes = session.syncer.num_bytes
         finish_manifest(run.folder / "manifest.json", session.policy, recipe.model, num_bytes)
@@ -162,6 +169,81 @@ def _drive(session: Session, run: Run, console: Console, end: End | None = None)
     finally:
         tracker.close()
         session.close()
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What the loop reports to, and asks after every step. start: perf_counter at the run's 0 s."""
+
+    tracker: Tracker
+    display: Display
+    safe_point: Callable[[], None]
+    end: End | None
+    start: float
+
+
+def _steps(session: Session, run: Run, loop: Loop) -> None:
+    """Steps until the recipe or `end` says so. Raises: Stopped, RunError."""
+    num_steps = session.recipe.train.steps
+    run.boundary = session.sampler.state()
+    with_engine(session, session.syncer.sync)
+    if run.next_step == 0:
+        _evaluate(session, run, loop)
+    ended = False
+    while not ended and (run.unlogged is not None or run.next_step < num_steps):
+        if run.unlogged is None:
+            run.boundary = session.sampler.state()
+            metrics = one_step(session, run, loop.safe_point)
+            run.next_step += 1
+            run.unlogged = {**metrics, "step": run.next_step}
+        ended = _close_step(session, run, loop)
+
+
+def _close_step(session: Session, run: Run, loop: Loop) -> bool:
+    """Evaluates, logs and saves what the step has trained; whether it was the last."""
+    recipe, step = session.recipe, run.next_step
+    metrics = {name: value for name, value in (run.unlogged or {}).items() if name != "step"}
+    run.seconds = time.perf_counter() - loop.start
+    ended = loop.end is not None and loop.end(step, metrics)
+    last = ended or step == recipe.train.steps
+    if last or _is_due(recipe.eval.every, step):
+        metrics |= _evaluate(session, run, loop)
+    loop.tracker.log(step, metrics)
+    loop.display.step(step, metrics)
+    run.unlogged = None
+    run.num_skipped = run.num_skipped + 1 if metrics["optim/skipped"] else 0
+    run.boundary = session.sampler.state()
+    if last or _is_due(recipe.train.checkpoint_every, step) or is_best(run.folder, step):
+        try:
+            _save(session, run, run.boundary)
+        except NotWrittenError as error:
+            if last:
+                raise
+            loop.display.say(f"{error}; training goes on")
+    check_streak(run.num_skipped)
+    return last
+
+
+def _evaluate(session: Session, run: Run, loop: Loop) -> dict[str, float]:
+    return with_engine(
+        session,
+        lambda: evaluate_step(
+            session, run.folder, run.next_step, loop.display.say, loop.safe_point
+        ),
+    )
+
+
+def _leave(session: Session, run: Run, say: Callable[[str], None]) -> None:
+    """A checkpoint of where the run stands, before it ends early."""
+    state = run.boundary
+    if run.unlogged is not None:  # the policy has moved since
+        run.next_step, state = run.unlogged["step"], session.sampler.state()
+    try:
+        path = _save(session, run, state)
+    except NotWrittenError as error:
+        say(f"stopped; {error}, then go on with: rlvr train --resume {run.folder}")
+    else:
+        say(f"stopped; continue with: rlvr train --resume {run.folder} ({path})")
 
 
 def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict[str, float]:
@@ -175,7 +257,12 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
     for group in session.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_ratio", 1.0)
     with _timed() as step_s:
-        collected = session.sampler.collect(step, session.engine, session.verifier, safe_point)
+        sampler, before = session.sampler, session.sampler.state()
+        collected = with_engine(
+            session,
+            lambda: sampler.collect(step, session.engine, session.verifier, safe_point),
+            undo=lambda: sampler.load_state(before),
+        )
         ahead = session.sampler.ahead(step + 1, session.engine, session.verifier)
         with ahead as wait_s, _timed() as train_s:
             batch = make_batch(collected.groups, session.policy, recipe)
@@ -183,9 +270,12 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
                 session.policy, session.optimizer, batch, recipe, step, session.entropy, safe_point
             )
             follow(session.policy, recipe.algorithm, step + 1)
+            run.unlogged = {**collected.metrics, **stats, "step": step + 1}
         with _timed() as sync_s:
-            synced = session.syncer.sync()
+            synced = with_engine(session, session.syncer.sync)
     write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
+    if stats["optim/skipped"]:
+        save_batch(run.folder, step + 1, batch)
     own = {
         "optim/lr": lr,
         "time/train_s": train_s[0],
@@ -259,6 +349,8 @@ def _save(session: Session, run: Run, sampler_state: dict[str, Any]) -> Path:
         "entropy": session.entropy.state(),
         "run_id": run.run_id,
         "seconds": run.seconds,
+        "unlogged": run.unlogged,
+        "num_skipped": run.num_skipped,
     }
     path = save_checkpoint(
         run.folder,
@@ -274,25 +366,6 @@ def _save(session: Session, run: Run, sampler_state: dict[str, Any]) -> Path:
 
 def _is_due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def new_run_folder(recipe: TrainRecipe, recipe_path: Path) -> Path:
-    """The run's folder, not yet made. Raises: ConfigError when it exists."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    default = f"{recipe_path.stem}-{recipe.adapter.method}-seed{recipe.train.seed}-{stamp}"
-    folder = Path(recipe.run.dir) / (recipe.run.name or default)
-    if folder.exists():
-        raise ConfigError(
-            f"run.name = {folder.name!r}: {folder} exists; continue it with rlvr train --resume"
-            f" {folder}, or take another name"
-        )
-    if shutil.disk_usage(_existing(folder)).free < 2**28:
-        raise ConfigError(f"run.dir = {recipe.run.dir!r}: less than 0.25 GiB free; make room")
-    return folder
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.absolute().parent)
 
 
 def model_path(recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path, console: Console) -> str:
