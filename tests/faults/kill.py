@@ -1,0 +1,139 @@
+"""Kills one run with SIGKILL at random moments and resumes it until it has finished.
+
+The last checkpoint's weights and every metric must be those of a run that nobody disturbed, and no
+checkpoint may ever be unreadable. Exit code 0 when that holds.
+
+    python tests/faults/kill.py --kills 50
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tiny_run import read_metrics, write_recipe
+
+COMMAND = [sys.executable, "-m", "rlvr.cli", "train"]
+
+
+def state_of(run: Path) -> tuple[int, str]:
+    """(steps logged, what lies half-made in the folder or "between writes")."""
+    log = run / "metrics.jsonl"
+    steps = log.read_bytes().count(b"\n") if log.exists() else 0
+    partial = sorted({p.parent.name + "/" for p in run.rglob(".*.partial")})
+    deleted = ["checkpoints/ (deleting)"] if list(run.rglob(".*.deleted")) else []
+    return steps, ", ".join(partial + deleted) or "between writes"
+
+
+def first_step_s(run: Path, start: float) -> float:
+    """Seconds from the start until the run folder is there."""
+    while not (run / "config.toml").exists():
+        if time.monotonic() - start > 300:
+            raise SystemExit("the run did not start in 300 s")
+        time.sleep(0.01)
+    return time.monotonic() - start
+
+
+def kill_once(words: list[str], run: Path, wait_s: float, start_s: float) -> str | None:
+    """Starts the run, waits, kills it; its output, or None when it had finished before."""
+    process = subprocess.Popen(
+        [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    start = time.monotonic()
+    if start_s == 0:
+        first_step_s(run, start)
+        start_s = time.monotonic() - start
+    try:
+        output, _ = process.communicate(timeout=max(0.0, start_s + wait_s))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()[0]
+    if process.returncode:
+        raise SystemExit(f"the run ended with {process.returncode}:\n{output[-3000:]}")
+    return None
+
+
+def unreadable(run: Path) -> list[str]:
+    """Checkpoints that are not as they were written."""
+    from rlvr.checkpoint import damage, list_checkpoints
+
+    return [f"{path.name}: {harm}" for path in list_checkpoints(run) if (harm := damage(path))]
+
+
+def differences(run: Path, calm: Path, steps: int) -> list[str]:
+    """What the killed run has otherwise than the calm one."""
+    found = []
+    for name in ("adapter_model.safetensors", "trainer_state/optimizer.pt"):
+        path = Path("checkpoints") / f"step_{steps}" / name
+        if (run / path).read_bytes() != (calm / path).read_bytes():
+            found.append(str(path))
+    if read_metrics(run) != read_metrics(calm):
+        found.append("metrics.jsonl")
+    for path in sorted((calm / "eval").glob("step_*.json")):
+        if (run / "eval" / path.name).read_bytes() != path.read_bytes():
+            found.append(f"eval/{path.name}")
+    half = [str(path.relative_to(run)) for path in run.rglob(".*.partial")]
+    return found + [f"left over: {name}" for name in half]
+
+
+def run_check(kills: int, seed: int, steps: int, folder: Path) -> dict:
+    """The result of `kills` kills of one run of `steps` steps."""
+    recipe = write_recipe(folder, steps, checkpoint_every=1, eval_every=2)
+    runs = folder / "runs"
+    calm, run = runs / "calm", runs / "killed"
+    start = time.monotonic()
+    done = subprocess.run([*COMMAND, str(recipe), "--run.name", "calm"], check=False)
+    if done.returncode:
+        raise SystemExit(f"the calm run ended with {done.returncode}")
+    whole_s = time.monotonic() - start
+    seconds = json.loads((calm / "summary.json").read_text())["seconds"]
+    draw, hit, damaged = random.Random(seed), Counter(), []
+    words, num_kills, start_s = [str(recipe), "--run.name", "killed"], 0, 0.0
+    while num_kills < kills:
+        # up to 1.5 steps after the moment at which the loop goes on
+        output = kill_once(words, run, draw.uniform(0, 1.5 * seconds / steps), start_s)
+        if output is None:
+            break
+        num_kills += 1
+        start_s = whole_s - seconds
+        at, where = state_of(run)
+        hit[where] += 1
+        damaged += unreadable(run)
+        print(f"kill {num_kills}: {at} steps logged, {where}", flush=True)
+        words = ["--resume", str(run)]
+    last = subprocess.run([*COMMAND, "--resume", str(run)], check=False, stdout=subprocess.DEVNULL)
+    return {
+        "kills": num_kills,
+        "seed": seed,
+        "hit": dict(hit),
+        "unreadable": damaged,
+        "exit": last.returncode,
+        "different": differences(run, calm, steps),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--steps", type=int, help="of the run; default: one per kill, 4 at least")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rlvr-kill-") as folder:
+        steps = args.steps or max(4, args.kills)
+        result = run_check(args.kills, args.seed, steps, Path(folder))
+    good = not (result["unreadable"] or result["different"] or result["exit"])
+    print(json.dumps(result, indent=1))
+    print("bit-identical after every kill" if good else "NOT identical")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
