@@ -11,27 +11,35 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from tiny_run import write_recipe
 
 
-def sample() -> dict[str, float]:
-    """Resident memory (MiB), open files and child processes of this process, threads too."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    children = 0
+def num_descendants(pid: int) -> int:
+    """How many processes live below `pid`."""
+    parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
+            with suppress(FileNotFoundError, ProcessLookupError):
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            children += int(fields[2]) == os.getpgrp()
+                parents[int(entry.name)] = int(fields[1])
+    below = {pid}
+    while more := {child for child, parent in parents.items() if parent in below} - below:
+        below |= more
+    return len(below) - 1
+
+
+def sample() -> dict[str, float]:
+    """Resident memory (MiB), open files, threads and descendants of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
     return {
         "rss_mib": int(status["VmRSS"].split()[0]) / 1024,
         "fds": len(list(Path("/proc/self/fd").iterdir())),
         "threads": int(status["Threads"]),
-        "processes": children,
+        "processes": num_descendants(os.getpid()),
     }
 
 
