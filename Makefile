@@ -24,6 +24,7 @@ fuzz: $(STAMP)  ## fuzz the verifier for 10 minutes on two cores
 faults: $(STAMP)  ## kill a run 50 times and resume it; 10,000 steps with flat memory (hours)
 	@$(BIN)/python tests/faults/kill.py --kills 50
 	@$(BIN)/python tests/faults/soak.py --steps 10000
+	@$(BIN)/python tests/faults/engine.py
 
 bench-verifier: $(STAMP)  ## measure the verifier against its peers
 	@$(BIN)/python tests/benchmarks/verifier.py $(ARGS)
