@@ -45,6 +45,8 @@ def judge_fast(answer: str, gold: Gold) -> Ruling | None:
         ruling = _by_words(plain, node, gold)
         if ruling:
             return ruling
+    if (node is None) != (gold.node is None):
+        return _UNREADABLE
     return _by_tree(node, plain, gold, same, "exact")
 
 
@@ -124,8 +126,6 @@ def judge_slow(answer: str, gold: Gold) -> Ruling:
 
     plain = normalise(answer)
     node = read(plain)
-    if (node is None) != (gold.node is None):
-        return _UNREADABLE
     if node is None:
         return Ruling(by_math_verify(plain, gold), "math-verify")
     if too_large(node):

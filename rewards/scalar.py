@@ -10,7 +10,7 @@ from rewards.approx import Point, approx
 from rewards.exact import NotExact, TooLarge, Undefined, exact
 from rewards.guard import log_size
 from rewards.nodes import Node
-from rewards.tree import features, read_log, symbols
+from rewards.tree import calls, features, read_log, symbols
 
 Same = Callable[[Node, Node], bool | None]
 
@@ -43,6 +43,8 @@ def same(a: Node, b: Node) -> bool | None:
     kinds = features(a) | features(b)
     if "c:inf" in kinds:
         return infinite(a) != 0 and infinite(a) == infinite(b)
+    if calls(a) != calls(b):
+        return False
     if "bare log" in kinds:
         return _same_logs(a, b, same)
     rounded = _rounded(a, b)

@@ -57,6 +57,12 @@ def symbols(node: Node) -> frozenset[str]:
 
 
 @lru_cache(maxsize=8192)
+def calls(node: Node) -> frozenset[str]:
+    """Return the names of the unknown functions that the tree calls, as f in f(x)."""
+    return frozenset(part[1] for part in walk(node) if part[0] == "f" and part[1][0] == "@")
+
+
+@lru_cache(maxsize=8192)
 def features(node: Node) -> frozenset[str]:
     """Return the tags, function names and constants of the tree, each as one word."""
     found = set()

@@ -68,6 +68,7 @@ class Verifier:
         from rewards.judge import judge_fast
 
         self._judge_fast = judge_fast
+        self._known: dict[tuple[str, str], Ruling] = {}
         self._counters = Counters()
         self._events_before: Counter[str] = Counter()
         self._closed = False
@@ -88,7 +89,8 @@ class Verifier:
         return self.verify_many([(response, gold)])[0]
 
     def verify_many(self, pairs: Iterable[tuple[str, Gold | str]]) -> list[Verdict]:
-        """One verdict per (response, gold), in order. Equal answers to equal golds are judged once.
+        """One verdict per (response, gold), in order. Equal answers to equal golds are judged once,
+        and those that a worker has judged before are remembered (not timeouts).
 
         A gold that is a string and cannot be understood gives the reason gold_invalid.
         Raises RuntimeError after close, or when the worker processes cannot be started at all.
@@ -126,12 +128,18 @@ class Verifier:
     def _judge_in_workers(
         self, slow: dict[tuple[str, str], list[tuple[int, float]]], verdicts: list[Verdict]
     ) -> None:
+        for call in slow.keys() & self._known.keys():
+            for place, ms in slow.pop(call):
+                verdicts[place] = verdict_of(self._known[call], call[0], ms)
         with _pool_lock:
             pool = self._pool or self._start_pool()
         outcomes = pool.map(list(slow))
         for (call, places), outcome in zip(slow.items(), outcomes, strict=True):
+            ruling = ruling_of(outcome)
+            if outcome.status == "done" and len(self._known) < KNOWN_PAIRS:
+                self._known[call] = ruling
             for place, ms in places:
-                verdicts[place] = verdict_of(ruling_of(outcome), call[0], ms + outcome.ms)
+                verdicts[place] = verdict_of(ruling, call[0], ms + outcome.ms)
 
     def stats(self, *, reset: bool = False) -> VerifierStats:
         """Counts since the last reset; with reset=True the next call counts from here."""
@@ -154,6 +162,7 @@ class Verifier:
         self.close()
 
 
+KNOWN_PAIRS = 65_536
 NOT_JUDGED = Ruling(Reason.WORKER_DIED, "pool")
 OUTCOME_RULINGS = {
     "timeout": Ruling(Reason.TIMEOUT, "pool"),

@@ -27,6 +27,7 @@ from rlvr.recipe import ConfigError, RunError
 from rlvr.reference import prepare_reference
 from rlvr.rollout import vllm_local
 from rlvr.rollout.engine import Engine, EngineLost
+from rlvr.rollout.inplace import check_emulation
 from rlvr.rollout.sync import Syncer, check_mode, choose_mode
 from rlvr.run_folder import check_same_data
 from rlvr.sampler import Sampler
@@ -93,6 +94,7 @@ def check(recipe: TrainRecipe) -> None:
             " vLLM; set it to 'transformers'"
         )
     check_mode(recipe, method)
+    check_emulation(recipe)
     every = recipe.train.activation_checkpointing
     if every and not method.checkpointing:
         raise ConfigError(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import (
     LORA_OPTIONS,
+    PLAIN_LORA_OPTIONS,
     Method,
     Setup,
     adamw_groups,
@@ -104,7 +105,7 @@ METHODS = (
         trains=_FACTORS,
         merges=True,
         syncs=("adapter", "merged"),
-        options=LORA_OPTIONS,
+        options=PLAIN_LORA_OPTIONS,
         apply=_lora,
     ),
     Method(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, wrap
+from rlvr.adapters.base import PLAIN_LORA_OPTIONS, Method, Setup, wrap
 from rlvr.adapters.export import save_as_lora
 from rlvr.adapters.lora import lora_config
 from rlvr.recipe import ConfigError
@@ -178,7 +178,7 @@ def start_method(
         trains=f"A and B of every target module, from {start}",
         merges=True,
         syncs=("adapter", "merged"),
-        options=(LORA_OPTIONS - unused) | {*blocks, *(["calibration_rows"] if rows else [])},
+        options=(PLAIN_LORA_OPTIONS - unused) | {*blocks, *(["calibration_rows"] if rows else [])},
         apply=apply,
         save=save_as_lora,
         needs_rows=rows,

@@ -15,6 +15,7 @@ from rlvr.adapters.merge import adapter_off
 from rlvr.policy import Policy, TokenRow
 from rlvr.recipe import ConfigError, RunError
 from rlvr.rollout.engine import Engine
+from rlvr.rollout.inplace import InplaceMerge
 
 if TYPE_CHECKING:
     from rlvr.config import TrainRecipe
@@ -57,7 +58,8 @@ def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:
     if wanted == "auto":
         # on CPU, LoRA kernels generate 5 to 10 times slower than merged weights
         slow_adapter = policy.device.type == "cpu" and "merged" in policy.method.syncs
-        return "merged" if slow_adapter else policy.method.syncs[0]
+        moving_base = recipe.adapter.emulate_inplace_merge
+        return "merged" if slow_adapter or moving_base else policy.method.syncs[0]
     return wanted
 
 
@@ -76,6 +78,8 @@ class Syncer:
         self.mode: Sync = mode
         self.num_bytes = 0
         self._policy, self._engine = policy, engine
+        emulate = recipe.adapter.emulate_inplace_merge
+        self._inplace = InplaceMerge(policy.model) if emulate else None
         self._tolerance = recipe.rollout.sync_tolerance or TOLERANCE[policy.dtype]
         self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
         memory = Path("/dev/shm")
@@ -108,6 +112,8 @@ class Syncer:
                 f"after the sync, engine and trainer differ by {error:.3g} nats on fixed tokens"
                 f" (tolerance {self._tolerance:g}); {self._culprit(error)}"
             )
+        if self._inplace is not None:
+            self._inplace.cycle()
         return SyncStats(num_bytes, error)
 
     def check(self) -> float:

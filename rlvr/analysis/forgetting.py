@@ -1,0 +1,171 @@
+"""What a policy still knows of other things: accuracy on multiple-choice questions.
+
+Source: 2405.09673: the mean accuracy of HellaSwag, ARC-Challenge and WinoGrande. Those go through
+lm-evaluation-harness; files of one's own questions through the same scoring rule here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.benchmarks import read_lines
+from eval.intervals import fraction_over_problems, stratified
+from rlvr.analysis.diversity import interval_json
+from rlvr.policy import Policy, TokenRow
+from rlvr.recipe import ConfigError
+
+HARNESS_TASKS = {"hellaswag": "acc_norm", "arc_challenge": "acc_norm", "winogrande": "acc"}
+"""Tasks of lm-evaluation-harness and the metric of each that is reported for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A question, its possible continuations, and which of them is right."""
+
+    question: str
+    choices: list[str]
+    answer: int
+
+
+def read_choices(path: Path) -> list[Choice]:
+    """Questions from JSONL: {"question", "choices", "answer"}; answer: an index or the choice.
+
+    Raises: ConfigError with file and line.
+    """
+    rows = []
+    try:
+        for number, line in read_lines(path):
+            rows.append(_choice(json.loads(line), f"{path}:{number}"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable JSONL file ({error})") from error
+    if not rows:
+        raise ConfigError(f"{path}: has no questions")
+    return rows
+
+
+def _choice(row: dict[str, Any], where: str) -> Choice:
+    question, choices, answer = row.get("question"), row.get("choices", []), row.get("answer")
+    texts = isinstance(choices, list) and all(isinstance(c, str) and c for c in choices)
+    if not isinstance(question, str) or not texts or len(choices) < 2:
+        raise ConfigError(f"{where}: needs a question and at least 2 choices that are texts")
+    index = choices.index(answer) if answer in choices else answer
+    if not isinstance(index, int) or not 0 <= index < len(choices):
+        raise ConfigError(
+            f"{where}: answer = {answer!r}: give one of the choices, or its index from 0"
+        )
+    return Choice(question, choices, index)
+
+
+@torch.no_grad()
+def score_choices(policy: Policy, questions: Sequence[Choice], max_tokens: int = 8192) -> list[int]:
+    """1 for every question whose right choice has the highest log-likelihood per character.
+
+    A choice continues its question after one space, with no chat template. Divided by characters
+    as lm-evaluation-harness's acc_norm, so that long choices are not at a disadvantage.
+    max_tokens: of a batch.
+    Raises: ConfigError for a question that the model's context does not hold.
+    """
+    rows, lengths = [], []
+    for question in questions:
+        for choice in question.choices:
+            rows.append(_row(policy, question.question, choice))
+            lengths.append(len(choice))
+    sums = _sums(policy, rows, max_tokens)
+    scores = [logp / length for logp, length in zip(sums, lengths, strict=True)]
+    right, start = [], 0
+    for question in questions:
+        ours = scores[start : start + len(question.choices)]
+        right.append(int(max(range(len(ours)), key=ours.__getitem__) == question.answer))
+        start += len(ours)
+    return right
+
+
+def _row(policy: Policy, question: str, choice: str) -> TokenRow:
+    """The question's tokens and those that the choice adds; a joint encoding decides the border."""
+    tokenizer = policy.tokenizer
+    prompt = tokenizer(question.rstrip(), add_special_tokens=False)["input_ids"]
+    both = tokenizer(f"{question.rstrip()} {choice}", add_special_tokens=False)["input_ids"]
+    longest = getattr(policy.causal_lm.config, "max_position_embeddings", len(both))
+    if not prompt or len(both) > longest:
+        raise ConfigError(
+            f"a question of {len(both)} tokens ({question[:40]!r}...): the model takes 1 to"
+            f" {longest}; leave it out"
+        )
+    shared = len(prompt) if both[: len(prompt)] == prompt else len(prompt) - 1
+    return TokenRow(both[: max(shared, 1)], both[max(shared, 1) :])
+
+
+def _sums(policy: Policy, rows: Sequence[TokenRow], max_tokens: int) -> list[float]:
+    """Log-likelihood of each row's response, in batches of similar length."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    sums = [0.0] * len(rows)
+    while order:
+        count = 1
+        while count < len(order) and len(rows[order[count]]) * (count + 1) <= max_tokens:
+            count += 1
+        batch, order = order[:count], order[count:]
+        flat = policy.logprobs([rows[i] for i in batch], temperature=1.0)[0]
+        parts = flat.split([len(rows[i].response_ids) for i in batch])
+        for i, part in zip(batch, parts, strict=True):
+            sums[i] = float(part.double().sum())
+    return sums
+
+
+def summarise(right: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Accuracy of every task and their unweighted mean, each {"value", "ci95"} over questions."""
+    tasks = {name: interval_json(fraction_over_problems(v)) for name, v in right.items()}
+    return tasks | {"mean": interval_json(stratified(list(right.values())))}
+
+
+def accuracies(policy: Policy, files: Sequence[Path], harness: bool) -> dict[str, Any]:
+    """`summarise` of the files, by their names, and of the harness's tasks where asked for."""
+    right: dict[str, Sequence[float]] = {
+        path.name.partition(".")[0]: score_choices(policy, read_choices(path)) for path in files
+    }
+    return summarise(right | (run_harness(policy) if harness else {}))
+
+
+def run_harness(
+    policy: Policy,
+    tasks: Mapping[str, str] = HARNESS_TASKS,
+    limit: int | None = None,
+    include_path: Path | None = None,
+) -> dict[str, list[float]]:
+    """Per-question scores (0 or 1) of lm-evaluation-harness tasks on the live policy.
+
+    tasks: name and metric. Data come from the hub or its cache. limit: questions per task.
+    include_path: folder with further task definitions.
+    Raises: ConfigError where the harness is not installed or its data cannot be had.
+    """
+    try:
+        from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
+        from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ConfigError(
+            "--harness: lm-evaluation-harness is not installed; pip install lm_eval, or give"
+            " questions of your own with --multiple-choice FILE"
+        ) from error
+    model = HFLM(pretrained=policy.causal_lm, tokenizer=policy.tokenizer)
+    try:
+        found = simple_evaluate(
+            model=model,
+            tasks=list(tasks),
+            task_manager=TaskManager(include_path=str(include_path) if include_path else None),
+            limit=limit,
+            log_samples=True,
+            bootstrap_iters=0,
+        )
+    except (OSError, ConnectionError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ConfigError(f"--harness: {', '.join(tasks)} cannot be run ({reason})") from error
+    return {
+        task: [float(sample[metric]) for sample in found["samples"][task]]
+        for task, metric in tasks.items()
+    }

@@ -1,0 +1,171 @@
+"""What needs the trained model itself: curvature and attention on given texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
+from torch.nn import Parameter
+
+from eval.benchmarks import read_lines
+from rlvr.adapters import METHODS
+from rlvr.adapters.load import load_adapted
+from rlvr.adapters.merge import plain_name
+from rlvr.analysis.curvature import hessian_product, lanczos
+from rlvr.analysis.entanglement import mean_profile
+from rlvr.analysis.stream import find_manifest, is_adapter, layer_of
+from rlvr.config import AdapterConfig, ModelConfig
+from rlvr.policy import Policy, TokenRow, load_base
+from rlvr.recipe import ConfigError
+
+MAX_BASIS_BYTES = 4 << 30
+"""Memory of Lanczos' vectors; fewer iterations fit of many parameters."""
+MAX_ATTENTION_LEN, ATTENTION_ROWS = 128, 4
+TOKENS_AT_A_TIME = 4096
+
+
+def load_trained(checkpoint: Path, base: Path) -> Policy:
+    """The policy of a checkpoint in float32, nothing of it set to train."""
+    folder = base if is_adapter(checkpoint) else checkpoint
+    config = ModelConfig(path=str(folder), dtype="float32", max_len=16)
+    model, tokenizer = load_base(config, str(folder), torch.float32)
+    if is_adapter(checkpoint):
+        model = load_adapted(model, checkpoint)
+    name = (find_manifest(checkpoint) or {}).get("method", "full")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.requires_grad_(False).eval().to(device)
+    method = METHODS[name]
+    return Policy(model, tokenizer, method, AdapterConfig(), torch.float32, device, str(folder))
+
+
+def read_rows(path: Path, tokenizer: Any, limit: int) -> list[TokenRow]:
+    """Token ids of the first `limit` {"prompt", "response"} lines; rollout files have that form.
+
+    Raises: ConfigError with file and line.
+    """
+    rows: list[TokenRow] = []
+    try:
+        for number, line in read_lines(path):
+            texts = json.loads(line)
+            prompt, response = texts.get("prompt"), texts.get("response")
+            if not (isinstance(prompt, str) and isinstance(response, str) and prompt and response):
+                raise ConfigError(f"{path}:{number}: needs a prompt and a response that are texts")
+            ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prompt, response)]
+            rows.append(TokenRow(*ids))
+            if len(rows) == limit:
+                break
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable JSONL file ({error})") from error
+    if not rows:
+        raise ConfigError(f"{path}: has no rows")
+    return rows
+
+
+def curvature(
+    policy: Policy,
+    rows: Sequence[TokenRow],
+    layers: Sequence[int] | None = None,
+    max_iterations: int = 300,
+) -> dict[str, Any]:
+    """Largest Hessian eigenvalue of the mean negative log-likelihood of the responses' tokens.
+
+    "modules": over the parameters of each trained module (an adapter's own, or the weight of a
+    matrix inside a block), "whole": over all of those jointly, None where fewer than 10 vectors fit
+    in memory. "unconverged": names for which the iterations ran out.
+    Source: 2602.04998.
+    """
+    modules = _trained_modules(policy, layers)
+    losses = _losses(policy, rows)
+    values: dict[str, float] = {}
+    unconverged: list[str] = []
+
+    def top(name: str, params: Sequence[Parameter]) -> float | None:
+        size = sum(p.numel() for p in params)
+        fitting = min(max_iterations, MAX_BASIS_BYTES // (4 * size))
+        if fitting < 10:
+            return None
+        for parameter in params:
+            parameter.requires_grad_(True)
+        found = lanczos(hessian_product(losses, params), params, fitting)
+        for parameter in params:
+            parameter.requires_grad_(False)
+        if not found.converged:
+            unconverged.append(name)
+        return found.value
+
+    for name, params in modules.items():
+        value = top(name, params)
+        assert value is not None, f"{name}: one module's vectors fit in memory"
+        values[name] = value
+    whole = top("whole", [p for params in modules.values() for p in params])
+    return {"whole": whole, "modules": values, "unconverged": unconverged}
+
+
+def _trained_modules(policy: Policy, layers: Sequence[int] | None) -> dict[str, list[Parameter]]:
+    if not isinstance(policy.model, PeftModel):
+        found = {
+            name.removesuffix(".weight"): [value]
+            for name, value in policy.model.named_parameters()
+            if value.ndim == 2 and layer_of(name) is not None
+        }
+    else:
+        found = {
+            plain_name(name): _own_parameters(module)
+            for name, module in policy.model.named_modules()
+            if isinstance(module, BaseTunerLayer)
+        }
+    kept = {n: p for n, p in found.items() if p and (layers is None or layer_of(f"{n}.") in layers)}
+    if not kept:
+        raise ConfigError("--curvature: the checkpoint has no trained module in these layers")
+    return kept
+
+
+def _own_parameters(layer: Any) -> list[Parameter]:
+    """The adapter's, without those of the layer it wraps."""
+    return [value for name, value in layer.named_parameters() if "base_layer" not in name]
+
+
+def _losses(policy: Policy, rows: Sequence[TokenRow]) -> list[Callable[[], Tensor]]:
+    """Parts of one mean over tokens, each small enough to hold the graph of."""
+    total = sum(len(row.response_ids) for row in rows)
+    batches: list[list[TokenRow]] = [[]]
+    for row in sorted(rows, key=len):
+        if batches[-1] and len(row) * (len(batches[-1]) + 1) > TOKENS_AT_A_TIME:
+            batches.append([])
+        batches[-1].append(row)
+
+    def loss(batch: list[TokenRow]) -> Tensor:
+        return -policy.logprobs(batch, temperature=1.0)[0].sum() / total
+
+    return [partial(loss, batch) for batch in batches]
+
+
+@torch.no_grad()
+def attention_profiles(
+    policy: Policy, rows: Sequence[TokenRow], layers: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """Entanglement of the token-token attention matrices, layer by layer, mean over heads and rows.
+
+    The first rows, cut to the largest power of two that all of them reach.
+    Source: 2601.06788.
+    """
+    rows = rows[:ATTENTION_ROWS]
+    shortest = min(MAX_ATTENTION_LEN, *(len(row) for row in rows))
+    length = 1 << (shortest.bit_length() - 1)
+    ids = torch.tensor([(r.prompt_ids + r.response_ids)[:length] for r in rows])
+    policy.causal_lm.set_attn_implementation("eager")  # the only one that returns its matrices
+    out = policy.causal_lm(ids.to(policy.device), output_attentions=True, use_cache=False)
+    return [
+        {"name": f"layers.{number}", "what": "attention", "layer": number}
+        | asdict(mean_profile(maps.float().flatten(0, 1)))
+        for number, maps in enumerate(out.attentions)
+        if layers is None or number in layers
+    ]
