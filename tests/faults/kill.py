@@ -30,32 +30,27 @@ def state_of(run: Path) -> tuple[int, str]:
     return steps, ", ".join(partial + deleted) or "between writes"
 
 
-def first_step_s(run: Path, start: float) -> float:
-    """Seconds from the start until the run folder is there."""
-    while not (run / "config.toml").exists():
+def kill_once(words: list[str], run: Path, wait_s: float, log: Path) -> bool:
+    """Starts the run, kills it `wait_s` after its start or after its folder is there, whichever is
+    later; False when it had finished before. What it says goes to `log`: a pipe would stay open as
+    long as a process that it had started."""
+    with log.open("w") as file:
+        process = subprocess.Popen([*COMMAND, *words], stdout=file, stderr=subprocess.STDOUT)
+    start = time.monotonic()
+    while not (run / "config.toml").exists() and process.poll() is None:
         if time.monotonic() - start > 300:
+            process.kill()
             raise SystemExit("the run did not start in 300 s")
         time.sleep(0.01)
-    return time.monotonic() - start
-
-
-def kill_once(words: list[str], run: Path, wait_s: float, start_s: float) -> str | None:
-    """Starts the run, waits, kills it; its output, or None when it had finished before."""
-    process = subprocess.Popen(
-        [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    start = time.monotonic()
-    if start_s == 0:
-        first_step_s(run, start)
-        start_s = time.monotonic() - start
     try:
-        output, _ = process.communicate(timeout=max(0.0, start_s + wait_s))
+        code = process.wait(timeout=max(0.0, start + wait_s - time.monotonic()))
     except subprocess.TimeoutExpired:
         process.kill()
-        return process.communicate()[0]
-    if process.returncode:
-        raise SystemExit(f"the run ended with {process.returncode}:\n{output[-3000:]}")
-    return None
+        process.wait()
+        return True
+    if code:
+        raise SystemExit(f"the run ended with {code}:\n{log.read_text()[-3000:]}")
+    return False
 
 
 def unreadable(run: Path) -> list[str]:
@@ -93,14 +88,13 @@ def run_check(kills: int, seed: int, steps: int, folder: Path) -> dict:
     whole_s = time.monotonic() - start
     seconds = json.loads((calm / "summary.json").read_text())["seconds"]
     draw, hit, damaged = random.Random(seed), Counter(), []
-    words, num_kills, start_s = [str(recipe), "--run.name", "killed"], 0, 0.0
+    words, num_kills, log = [str(recipe), "--run.name", "killed"], 0, folder / "output.log"
     while num_kills < kills:
-        # up to 1.5 steps after the moment at which the loop goes on
-        output = kill_once(words, run, draw.uniform(0, 1.5 * seconds / steps), start_s)
-        if output is None:
+        # from the moment at which the loop goes on to 1.5 steps later
+        wait_s = whole_s - seconds + draw.uniform(0, 1.5 * seconds / steps)
+        if not kill_once(words, run, wait_s, log):
             break
         num_kills += 1
-        start_s = whole_s - seconds
         at, where = state_of(run)
         hit[where] += 1
         damaged += unreadable(run)
