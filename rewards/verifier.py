@@ -128,9 +128,11 @@ class Verifier:
     def _judge_in_workers(
         self, slow: dict[tuple[str, str], list[tuple[int, float]]], verdicts: list[Verdict]
     ) -> None:
-        for call in slow.keys() & self._known.keys():
+        for call in [call for call in slow if call in self._known]:
             for place, ms in slow.pop(call):
                 verdicts[place] = verdict_of(self._known[call], call[0], ms)
+        if not slow:
+            return
         with _pool_lock:
             pool = self._pool or self._start_pool()
         outcomes = pool.map(list(slow))

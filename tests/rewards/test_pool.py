@@ -261,7 +261,8 @@ def test_killing_every_idle_worker_at_once_blames_no_call(make_pool):
 
 PARENT = textwrap.dedent(
     """
-    import os, sys, threading, time
+    import os, signal, sys, threading, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
     sys.path.insert(0, {tasks!r})
     from rewards.pool import Pool, PoolSettings
     pool = Pool(PoolSettings("pool_tasks:misbehave", num_workers=2, timeout_s=60.0))

@@ -48,7 +48,10 @@ def test_a_paused_run_goes_on_to_repeat_the_uninterrupted_one_and_a_finished_one
     assert execute(apart, WarmEngine(), QUIET).status == "finished"
     assert execute(whole, WarmEngine(), QUIET).status == "finished"
     ours, theirs = exact(apart.folder), exact(whole.folder)
-    assert ours[0].pop("eval/accuracy", None) is not None, "evaluated at the pause"
+    evaluated = [name for name in ours[0] if name.startswith("eval/")]
+    assert "eval/accuracy" in evaluated, "evaluated at the pause"
+    for name in evaluated:
+        del ours[0][name]
     assert ours == theirs
     before = (whole.folder / "metrics.jsonl").stat().st_mtime_ns
     assert execute(whole, WarmEngine(), QUIET).status == "finished"

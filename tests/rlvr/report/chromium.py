@@ -77,6 +77,7 @@ class Chromium:
 
     def open(self, url: str, width: int = 1440, height: int = 900, *, dark: bool = False) -> None:
         """Loads the page in a window of this size and waits until it is built."""
+        self.call("Page.navigate", url="about:blank")  # what the page before still asks for ends
         self.log, self.requests = [], []
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
