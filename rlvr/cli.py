@@ -99,7 +99,7 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
 
     if args.recipe is None and args.resume is None:
         raise ConfigError("train: give a recipe, or --resume RUN")
-    if args.recipe is None and settings:
+    if args.resume is not None and settings and not Path(args.recipe or "").is_file():
         raise ConfigError(f"{settings[0]}: a resumed run keeps its settings; leave this out")
     recipe = None
     if args.recipe:

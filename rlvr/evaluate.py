@@ -129,7 +129,7 @@ def evaluate(
     engine: Engine,
     verifier: Verifier,
     decode: Callable[[Sequence[int]], str],
-    safe_point: Callable[[], None],
+    safe_point: Callable[[], None] = lambda: None,
 ) -> tuple[Evaluation, list[Generation]]:
     """Samples eval.samples responses per problem, with the same seeds in every evaluation.
 

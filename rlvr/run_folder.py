@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,24 @@ if TYPE_CHECKING:
     from rlvr.config import TrainRecipe
 
 LOCK_FILE = ".lock"
+
+
+@dataclass
+class Run:
+    """A run folder and where the run stands. next_step: steps finished so far.
+
+    boundary: the sampler's state after the last finished step. unlogged: the line of metrics.jsonl
+    of a step that has trained but is not finished. num_skipped: steps in a row, up to the last
+    finished one, with an update left out because it was not finite.
+    """
+
+    folder: Path
+    run_id: str
+    next_step: int = 0
+    seconds: float = 0.0
+    boundary: dict[str, Any] = field(default_factory=dict)
+    unlogged: dict[str, Any] | None = None
+    num_skipped: int = 0
 
 
 def new_run_folder(recipe: TrainRecipe, recipe_path: Path) -> Path:

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,8 @@ class Sampler:
         was collected ahead is handed out.
 
         safe_point is called after every decoding step and may raise to stop the run.
-        Raises: NoSignalError when not one informative group came in all rounds.
+        Raises: NoSignalError when not one informative group came in all rounds; EngineLost, then
+        the sampler is as it was before.
         """
         if self._ahead is not None:
             collected, self._ahead = self._ahead, None
@@ -97,7 +98,7 @@ class Sampler:
 
         Gives a list whose only element is, at the end, the seconds that the block had to be waited
         after. A block that raises stops the collection at its next decoding step and loses it. An
-        engine that dies loses it too: `collect` does it anew. Raises: as `collect`.
+        engine that dies loses it too: `collect` does it anew. Raises: NoSignalError.
         """
         waited = [0.0]
         if self._recipe.rollout.mode == "sync" or step >= self._recipe.train.steps:
@@ -109,15 +110,13 @@ class Sampler:
             if cancelled.is_set():
                 raise CancelledError
 
-        job, before = Job(step, step - 1, engine, verifier, safe_point), self.state()
+        job = Job(step, step - 1, engine, verifier, safe_point)
         future = self._thread.submit(self._collect, job)
         try:
             yield waited
             start = time.perf_counter()
-            try:
+            with suppress(EngineLost):
                 self._ahead = future.result()
-            except EngineLost:
-                self.load_state(before)
             waited[0] = time.perf_counter() - start
         except BaseException:
             cancelled.set()
@@ -125,6 +124,14 @@ class Sampler:
             raise
 
     def _collect(self, job: Job) -> Collected:
+        before = self.state()
+        try:
+            return self._gather(job)
+        except EngineLost:
+            self.load_state(before)
+            raise
+
+    def _gather(self, job: Job) -> Collected:
         wanted = self._recipe.rollout.prompts_per_step
         oldest = job.step - self._recipe.rollout.max_staleness
         groups = [group for group in self._surplus if group.step >= oldest]

@@ -87,7 +87,8 @@ class Tracker:
                 lines = lines[self._file.write(lines) :]
             os.fsync(self._file.fileno())
         except OSError as error:
-            os.ftruncate(self._file.fileno(), self._size)
+            if self._path.stat().st_size > self._size:
+                os.ftruncate(self._file.fileno(), self._size)
             first = min(self._waiting)
             print(f"{self._path} lacks steps from {first} on: {error}; make room", file=sys.stderr)
         else:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import secrets
 import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +17,17 @@ from rich.console import Console
 
 from rewards import Verifier
 from rlvr.batch import StepBatch, make_batch
-from rlvr.checkpoint import (
-    STATE_FOLDER,
-    NotWrittenError,
-    intact_checkpoints,
-    list_checkpoints,
-    load_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-)
+from rlvr.checkpoint import NotWrittenError
 from rlvr.config import TrainRecipe
 from rlvr.contamination import check_training_data
 from rlvr.display import Display
-from rlvr.evaluate import evaluate_step, forget_evaluations, is_best
+from rlvr.evaluate import evaluate_step, is_best
 from rlvr.manifest import finish_manifest, manifest
 from rlvr.recipe import ConfigError, RunError, load_recipe
-from rlvr.recover import with_engine
-from rlvr.reference import follow, load_reference, save_reference
+from rlvr.recover import leave, restore, save, with_engine
+from rlvr.reference import follow
 from rlvr.rollout.sync import SyncError
-from rlvr.run_folder import check_same_recipe, held, make_folder, new_run_folder
+from rlvr.run_folder import Run, check_same_recipe, held, make_folder, new_run_folder
 from rlvr.schedule import lr_at
 from rlvr.session import Session, StartEngine, build, check
 from rlvr.skipped import check_streak, save_batch
@@ -53,24 +44,6 @@ if TYPE_CHECKING:
 
 MAX_VERIFIER_FAILURES = 0.01
 """Fraction of a step's verdicts above which timeouts and dead workers are an alarm."""
-
-
-@dataclass
-class Run:
-    """A run folder and where it stands. next_step: steps finished so far.
-
-    boundary: the sampler's state between the last two steps. unlogged: metrics of a step that has
-    trained but is not closed, with its number as "step". num_skipped: steps in a row, up to now,
-    whose loss or gradient was not finite.
-    """
-
-    folder: Path
-    run_id: str
-    next_step: int = 0
-    seconds: float = 0.0
-    boundary: dict[str, Any] = field(default_factory=dict)
-    unlogged: dict[str, Any] | None = None
-    num_skipped: int = 0
 
 
 End = Callable[[int, dict[str, float]], bool]
@@ -92,6 +65,14 @@ def train(
     folder = new_run_folder(recipe, recipe_path)
     session = build(recipe, model_path(recipe, recipe_path, console), start_engine)
     run = Run(folder, run_id=secrets.token_hex(4))
+    make_folder(folder, recipe, _facts(session) | {"run_id": run.run_id})
+    with held(folder):
+        return _drive(session, run, console, end)
+
+
+def _facts(session: Session) -> dict[str, Any]:
+    """manifest.json as far as it is known before the first step."""
+    recipe = session.recipe
     facts = manifest(
         recipe,
         session.policy,
@@ -102,10 +83,7 @@ def train(
     )
     evaluated = [one.loaded for one in session.evals]
     facts["contamination"] = check_training_data(recipe, session.data.problems, evaluated)
-    facts["run_id"] = run.run_id
-    make_folder(folder, recipe, facts)
-    with held(folder):
-        return _drive(session, run, console, end)
+    return facts
 
 
 def resume(
@@ -122,34 +100,8 @@ def resume(
     if same_as is not None:
         check_same_recipe(folder, same_as)
     with held(folder):
-        session, run = _restored(folder, start_engine)
+        session, run = restore(folder, start_engine)
         return _drive(session, run, console, end)
-
-
-def _restored(folder: Path, start_engine: StartEngine | None) -> tuple[Session, Run]:
-    """The session and the run as the newest intact checkpoint has them. Raises: ConfigError."""
-    recipe = load_recipe(folder / "config.toml", [], TrainRecipe)
-    if recipe.adapter.emulate_inplace_merge:
-        raise ConfigError(
-            f"{folder}: adapter.emulate_inplace_merge has moved its base, and checkpoints do not"
-            " hold that; start the run again"
-        )
-    checkpoints = intact_checkpoints(folder)
-    if not checkpoints and list_checkpoints(folder):
-        raise ConfigError(f"{folder}: has no usable checkpoint; delete the folder and start again")
-    check(recipe)
-    facts = json.loads((folder / "manifest.json").read_text())
-    session = build(recipe, facts["model"], start_engine, facts["data"]["sha256"])
-    if not checkpoints:
-        return session, Run(folder, facts["run_id"])
-    state = load_checkpoint(checkpoints[-1], session.policy, session.optimizer)
-    load_reference(session.policy, recipe.algorithm, checkpoints[-1] / STATE_FOLDER)
-    session.sampler.load_state(state["sampler"])
-    session.entropy.load_state(state["entropy"])
-    forget_evaluations(folder, state["step"])
-    run = Run(folder, state["run_id"], state["step"], state["seconds"])
-    run.unlogged, run.num_skipped = state.get("unlogged"), state.get("num_skipped", 0)
-    return session, run
 
 
 def _drive(session: Session, run: Run, console: Console, end: End | None = None) -> Path:
@@ -164,7 +116,7 @@ def _drive(session: Session, run: Run, console: Console, end: End | None = None)
             except (Stopped, RunError) as error:
                 run.seconds = time.perf_counter() - start
                 if not isinstance(error, SyncError):  # then nobody knows which weights are right
-                    _leave(session, run, display.say)
+                    leave(session, run, display.say)
                 raise
         run.seconds = time.perf_counter() - start
         num_bytes = session.syncer.num_bytes
@@ -197,10 +149,9 @@ def _steps(session: Session, run: Run, loop: Loop) -> None:
     ended = False
     while not ended and (run.unlogged is not None or run.next_step < num_steps):
         if run.unlogged is None:
-            run.boundary = session.sampler.state()
             metrics = one_step(session, run, loop.safe_point)
             run.next_step += 1
-            run.unlogged = {**metrics, "step": run.next_step}
+            run.unlogged = {"step": run.next_step, **metrics}
         ended = _close_step(session, run, loop)
 
 
@@ -220,7 +171,7 @@ def _close_step(session: Session, run: Run, loop: Loop) -> bool:
     run.boundary = session.sampler.state()
     if last or _is_due(recipe.train.checkpoint_every, step) or is_best(run.folder, step):
         try:
-            _save(session, run, run.boundary)
+            save(session, run)
         except NotWrittenError as error:
             if last:
                 raise
@@ -238,19 +189,6 @@ def _evaluate(session: Session, run: Run, loop: Loop) -> dict[str, float]:
     )
 
 
-def _leave(session: Session, run: Run, say: Callable[[str], None]) -> None:
-    """A checkpoint of where the run stands, before it ends early."""
-    state = run.boundary
-    if run.unlogged is not None:  # the policy has moved since
-        run.next_step, state = run.unlogged["step"], session.sampler.state()
-    try:
-        path = _save(session, run, state)
-    except NotWrittenError as error:
-        say(f"stopped; {error}, then go on with: rlvr train --resume {run.folder}")
-    else:
-        say(f"stopped; continue with: rlvr train --resume {run.folder} ({path})")
-
-
 def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict[str, float]:
     """One step of the algorithm and its metrics.
 
@@ -262,11 +200,9 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
     for group in session.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_ratio", 1.0)
     with _timed() as step_s:
-        sampler, before = session.sampler, session.sampler.state()
         collected = with_engine(
             session,
-            lambda: sampler.collect(step, session.engine, session.verifier, safe_point),
-            undo=lambda: sampler.load_state(before),
+            lambda: session.sampler.collect(step, session.engine, session.verifier, safe_point),
         )
         ahead = session.sampler.ahead(step + 1, session.engine, session.verifier)
         with ahead as wait_s, _timed() as train_s:
@@ -274,8 +210,9 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
             stats = update(
                 session.policy, session.optimizer, batch, recipe, step, session.entropy, safe_point
             )
+            num_tokens = stats.pop("train/tokens", 0.0)
             follow(session.policy, recipe.algorithm, step + 1)
-            run.unlogged = {**collected.metrics, **stats, "step": step + 1}
+            run.unlogged = {"step": step + 1, **stats, **collected.metrics}
         with _timed() as sync_s:
             synced = with_engine(session, session.syncer.sync)
     write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
@@ -287,7 +224,7 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
         "time/wait_s": wait_s[0],
         "time/sync_s": sync_s[0],
         "time/step_s": step_s[0],
-        "train/tokens_per_s": stats.pop("train/tokens", 0.0) / train_s[0],
+        "train/tokens_per_s": num_tokens / train_s[0],
         "memory/peak_gib": _peak_gib(),
         "sync/bytes": float(synced.num_bytes),
         "sync/logprob_error": synced.logprob_error,
@@ -346,27 +283,6 @@ def _sample_rollouts(session: Session, batch: StepBatch) -> list[dict[str, Any]]
             group.responses, group.rewards, group.reasons, row, strict=True
         )
     ]
-
-
-def _save(session: Session, run: Run, sampler_state: dict[str, Any]) -> Path:
-    state = {
-        "sampler": sampler_state,
-        "entropy": session.entropy.state(),
-        "run_id": run.run_id,
-        "seconds": run.seconds,
-        "unlogged": run.unlogged,
-        "num_skipped": run.num_skipped,
-    }
-    path = save_checkpoint(
-        run.folder,
-        run.next_step,
-        session.policy,
-        session.optimizer,
-        state,
-        save_more=lambda inner: save_reference(session.policy, session.recipe.algorithm, inner),
-    )
-    prune_checkpoints(run.folder, session.recipe.train.keep_checkpoints)
-    return path
 
 
 def _is_due(every: int, step: int) -> bool:

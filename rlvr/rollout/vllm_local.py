@@ -150,7 +150,9 @@ class VllmEngine(Engine):
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
     def _forget_prefixes(self) -> None:
-        if not self._llm.reset_prefix_cache():
+        with self._alive() as llm:
+            forgotten = llm.reset_prefix_cache()
+        if not forgotten:
             raise RunError("vLLM kept prefixes of the old weights: requests are still running")
 
     def drop_adapter(self) -> None:

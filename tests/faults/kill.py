@@ -9,6 +9,8 @@ checkpoint may ever be unreadable. Exit code 0 when that holds.
 import argparse
 import json
 import random
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,16 +20,41 @@ from pathlib import Path
 
 from tiny_run import read_metrics, write_recipe
 
-COMMAND = [sys.executable, "-m", "rlvr.cli", "train"]
+MAIN = """
+import faulthandler, signal, sys
+faulthandler.register(signal.SIGUSR1, all_threads=False)
+from rlvr.cli import main
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+"""`rlvr train` that writes on SIGUSR1 where it is, without a change to what it does."""
+
+COMMAND = [sys.executable, "-c", MAIN]
+
+PHASES = {
+    "save_checkpoint": "checkpoint",
+    "prune_checkpoints": "checkpoint",
+    "evaluate_step": "evaluation",
+    "result": "verification",
+    "run_round": "rollout",
+    "update": "update",
+    "sync": "sync",
+    "write_rollouts": "logging",
+    "log": "logging",
+    "finish": "summary",
+    "build": "loading",
+}
+"""Functions on the stack, the first of which that is found says what a run was doing."""
 
 
-def state_of(run: Path) -> tuple[int, str]:
-    """(steps logged, what lies half-made in the folder or "between writes")."""
-    log = run / "metrics.jsonl"
-    steps = log.read_bytes().count(b"\n") if log.exists() else 0
-    partial = sorted({p.parent.name + "/" for p in run.rglob(".*.partial")})
-    deleted = ["checkpoints/ (deleting)"] if list(run.rglob(".*.deleted")) else []
-    return steps, ", ".join(partial + deleted) or "between writes"
+def phase(output: str) -> str:
+    """What the run was doing, by the stack that it has written."""
+    stack = re.findall(r"^  File .* in (\w+)$", output, re.MULTILINE)
+    return next((name for function, name in PHASES.items() if function in stack), "between")
+
+
+def half_made(run: Path) -> list[Path]:
+    """What was being written or deleted."""
+    return [*run.rglob("*.partial"), *run.rglob(".*.deleted")]
 
 
 def kill_once(words: list[str], run: Path, wait_s: float, log: Path) -> bool:
@@ -45,6 +72,8 @@ def kill_once(words: list[str], run: Path, wait_s: float, log: Path) -> bool:
     try:
         code = process.wait(timeout=max(0.0, start + wait_s - time.monotonic()))
     except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.005)
         process.kill()
         process.wait()
         return True
@@ -69,11 +98,11 @@ def differences(run: Path, calm: Path, steps: int) -> list[str]:
             found.append(str(path))
     if read_metrics(run) != read_metrics(calm):
         found.append("metrics.jsonl")
-    for path in sorted((calm / "eval").glob("step_*.json")):
-        if (run / "eval" / path.name).read_bytes() != path.read_bytes():
-            found.append(f"eval/{path.name}")
-    half = [str(path.relative_to(run)) for path in run.rglob(".*.partial")]
-    return found + [f"left over: {name}" for name in half]
+    for path in [*(calm / "eval").iterdir(), *(calm / "rollouts").iterdir()]:
+        again = run / path.relative_to(calm)
+        if not again.exists() or again.read_bytes() != path.read_bytes():
+            found.append(str(path.relative_to(calm)))
+    return found + [f"left over: {path.relative_to(run)}" for path in half_made(run)]
 
 
 def run_check(kills: int, seed: int, steps: int, folder: Path) -> dict:
@@ -95,10 +124,10 @@ def run_check(kills: int, seed: int, steps: int, folder: Path) -> dict:
         if not kill_once(words, run, wait_s, log):
             break
         num_kills += 1
-        at, where = state_of(run)
+        where, half = phase(log.read_text()), [path.name for path in half_made(run)]
         hit[where] += 1
         damaged += unreadable(run)
-        print(f"kill {num_kills}: {at} steps logged, {where}", flush=True)
+        print(f"kill {num_kills}: {where}" + (f", half-made: {half}" if half else ""), flush=True)
         words = ["--resume", str(run)]
     last = subprocess.run([*COMMAND, "--resume", str(run)], check=False, stdout=subprocess.DEVNULL)
     return {

@@ -13,7 +13,11 @@ VAGUE = ("time/", "memory/", "verify/", "rollout/tokens_per_s", "train/tokens_pe
 
 
 def write_recipe(folder: Path, steps: int, checkpoint_every: int, eval_every: int) -> Path:
-    """A recipe, with its policy and its problems, in `folder`; runs go to `folder`/runs."""
+    """A recipe, with its policy and its problems, in `folder`; runs go to `folder`/runs.
+
+    No benchmark file is at hand then: runs do not compare their problems with them.
+    """
+    os.environ["RLVR_DATA"] = str(folder)
     from rlvr import tiny, word_problems
     from rlvr.config import TrainRecipe
     from rlvr.recipe import dump_toml, validate

@@ -11,110 +11,148 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
+from safetensors.torch import load
 
-from rlvr.checkpoint import intact_checkpoints
-from rlvr.recipe import RunError
+from rlvr.checkpoint import NotWrittenError, intact_checkpoints
 from rlvr.recover import MAX_RESTARTS
 from rlvr.rollout.engine import EngineLost
 from rlvr.rollout.transformers import TransformersEngine
 from rlvr.skipped import MAX_IN_A_ROW, NotFiniteError
+from rlvr.stop import Stopped
 from rlvr.train import resume, train
-
-VAGUE = ("time/", "memory/", "verify/", "rollout/tokens_per_s", "train/tokens_per_s")
-
-
-def numbers(run: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(VAGUE)} for row in rows]
+from tests.rlvr.test_train import read_metrics
 
 
 def weights(run: Path, step: int) -> bytes:
     return (run / "checkpoints" / f"step_{step}" / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.fixture
-def begin(make_recipe, digit_problems, tmp_path):
-    """begin(name, sections, **what `train` takes): trains into tmp_path/name."""
+def logged(run: Path) -> list[int]:
+    return [row["step"] for row in read_metrics(run)]
 
-    def run(name, sections, **options):
+
+@pytest.fixture(scope="module", autouse=True)
+def no_benchmarks(tmp_path_factory):
+    """No benchmark files at hand: runs do not compare their problems with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLVR_DATA", str(tmp_path_factory.mktemp("empty")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def begin(make_recipe, digit_problems):
+    """begin(folder, **what `train` takes or sections): trains three steps into the folder."""
+
+    def run(folder: Path, *, start_engine=None, end=None, **sections):
         base = {
-            "run": {"dir": str(tmp_path), "name": name},
+            "run": {"dir": str(folder.parent), "name": folder.name},
             "eval": {"path": str(digit_problems), "limit": 5},
         }
         recipe = make_recipe(**(base | sections))
-        return train(recipe, Path("tiny.toml"), Console(quiet=True), **options)
+        return train(recipe, Path("tiny.toml"), Console(quiet=True), start_engine, end)
 
     return run
 
 
-class Fragile(TransformersEngine):
-    """The real engine, which dies at the calls of `stream` and `score` whose numbers are given.
+@pytest.fixture(scope="module")
+def calm(begin, tmp_path_factory):
+    """A run that nothing happens to."""
+    return begin(tmp_path_factory.mktemp("calm") / "run")
 
-    Calls are counted over all engines of a run.
+
+class Watched(TransformersEngine):
+    """The real engine, which asks `dies` in every `stream` and `score` whether it dies there.
+
+    dies gets the names of all such calls so far, of all engines of the run.
     """
 
-    def __init__(self, policy, calls: list[int], deaths: set[int]) -> None:
+    def __init__(self, policy, calls: list[str], dies) -> None:
         super().__init__(policy)
-        self._calls, self._deaths = calls, deaths
+        self._calls, self._dies = calls, dies
 
-    def _count(self) -> None:
-        self._calls[0] += 1
-        self.lost = self.lost or self._calls[0] in self._deaths
+    def _ask(self, name: str) -> None:
+        self._calls.append(name)
+        self.lost = self.lost or self._dies(self._calls)
         if self.lost:
-            raise EngineLost(f"call {self._calls[0]} was its last")
+            raise EngineLost(f"{name} was its last call")
 
     def stream(self, requests, sampling):
         for number, finished in enumerate(super().stream(requests, sampling)):
             if number == 3:
-                self._count()
+                self._ask("stream")
             yield finished
 
     def score(self, sequences):
-        self._count()
+        self._ask("score")
         return super().score(sequences)
 
 
-def fragile(deaths, started):
-    calls = [0]
+def watched(dies, started: list):
+    """What `train` takes as start_engine; appends every engine to `started`."""
+    calls: list[str] = []
 
     def start(_recipe, policy, _use_vllm, _mode):
-        started.append(1)
-        return Fragile(policy, calls, deaths)
+        started.append(Watched(policy, calls, dies))
+        return started[-1]
 
     return start
 
 
-@pytest.fixture
-def calm(begin):
-    """A run of three steps that nothing happens to."""
-    return begin("calm", {"train": {"steps": 3, "checkpoint_every": 1}})
-
-
-def test_a_run_whose_engines_die_ends_as_one_whose_engine_lives(begin, calm, capsys):
-    started: list[int] = []
-    # call 2 is the first evaluation's; 5 the first step's, after a sync and the evaluation anew
-    start = fragile({2, 5, 8}, started)
-    run = begin("fragile", {"train": {"steps": 3, "checkpoint_every": 1}}, start_engine=start)
+def test_a_run_whose_engines_die_ends_as_one_whose_engine_lives(begin, calm, tmp_path, capsys):
+    started: list = []
+    # in the first evaluation, in the first step after a sync and the evaluation anew, and later
+    run = begin(
+        tmp_path / "run", start_engine=watched(lambda calls: len(calls) in {2, 5, 8}, started)
+    )
     assert len(started) == 4, "one engine, and one for each that died"
-    assert "starting another" in capsys.readouterr().err
-    assert numbers(run) == numbers(calm)
+    assert capsys.readouterr().err.count("starting another") == 3
+    assert read_metrics(run) == read_metrics(calm)
     assert weights(run, 3) == weights(calm, 3)
 
 
+FOR_GOOD = {
+    "in a rollout": (lambda calls: len(calls) >= 3, "step_0"),
+    "in the sync after an update": (lambda calls: calls.count("score") >= 2, "step_1"),
+}
+
+
+@pytest.mark.parametrize("when", FOR_GOOD)
 def test_engine_after_engine_dying_stops_the_run_with_a_checkpoint_that_goes_on(
-    begin, calm, tmp_path
+    begin, calm, tmp_path, when
 ):
-    started: list[int] = []
-    start = fragile(set(range(6, 1000)), started)
-    with pytest.raises(EngineLost, match=f"{MAX_RESTARTS + 1} times in a row"):
-        begin("dead", {"train": {"steps": 3, "checkpoint_every": 0}}, start_engine=start)
+    dies, checkpoint = FOR_GOOD[when]
+    started: list = []
+    with pytest.raises(EngineLost, match=f"{1 + MAX_RESTARTS} times in a row"):
+        begin(
+            tmp_path / "run",
+            start_engine=watched(dies, started),
+            train={"steps": 3, "checkpoint_every": 0},
+        )
     assert len(started) == 1 + MAX_RESTARTS
-    run = tmp_path / "dead"
-    assert len(intact_checkpoints(run)) == 1
+    run = tmp_path / "run"
+    assert [path.name for path in intact_checkpoints(run)] == [checkpoint]
     resume(run, Console(quiet=True))
     assert weights(run, 3) == weights(calm, 3)
-    assert [row["step"] for row in numbers(run)] == [1, 2, 3]
+    assert logged(run) == [1, 2, 3]
+
+
+def test_a_step_that_has_trained_is_kept_when_a_signal_ends_its_evaluation(begin, calm, tmp_path):
+    def preempt(calls: list[str]) -> bool:
+        """After the syncs at the start and of three steps comes the last evaluation."""
+        if calls.count("score") == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        begin(run, start_engine=watched(preempt, []), train={"steps": 3, "checkpoint_every": 0})
+    assert [path.name for path in intact_checkpoints(run)] == ["step_3"]
+    assert logged(run) == [1, 2]
+    resume(run, Console(quiet=True))
+    assert read_metrics(run) == read_metrics(calm)
+    assert weights(run, 3) == weights(calm, 3)
 
 
 def test_a_full_disk_is_said_and_training_goes_on_where_it_can(begin, calm, tmp_path, capsys):
@@ -124,12 +162,12 @@ def test_a_full_disk_is_said_and_training_goes_on_where_it_can(begin, calm, tmp_
     def disk(step: int, _metrics: dict) -> bool:
         """Before step 2 is written the disk fills; before step 3 there is room again."""
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 if step == 2 else hard, hard))
-        kept.append([path.name for path in intact_checkpoints(tmp_path / "full")])
+        kept.append([path.name for path in intact_checkpoints(run)])
         return False
 
-    sections = {"train": {"steps": 3, "checkpoint_every": 1}, "eval": {}}
+    run = tmp_path / "run"
     try:
-        run = begin("full", sections, end=disk)
+        begin(run, end=disk, eval={})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     said = capsys.readouterr().err
@@ -137,7 +175,7 @@ def test_a_full_disk_is_said_and_training_goes_on_where_it_can(begin, calm, tmp_
     assert kept == [[], ["step_1"], ["step_1"]], "step_2 failed and took nothing with it"
     assert [path.name for path in intact_checkpoints(run)] == ["step_1", "step_3"]
     assert weights(run, 3) == weights(calm, 3)
-    assert [row["step"] for row in numbers(run)] == [1, 2, 3], "the line waited for room"
+    assert logged(run) == [1, 2, 3], "the line waited for room"
     assert not list(run.rglob(".*.partial"))
 
 
@@ -151,36 +189,33 @@ def test_a_disk_full_to_the_end_stops_the_run_which_goes_on_when_there_is_room(
             resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
         return False
 
+    run = tmp_path / "run"
     try:
-        with pytest.raises(RunError, match="make room"):
-            begin("full", {"train": {"steps": 3, "checkpoint_every": 1}, "eval": {}}, end=fill)
+        with pytest.raises(NotWrittenError, match="make room"):
+            begin(run, end=fill, eval={})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    run = tmp_path / "full"
     assert [path.name for path in intact_checkpoints(run)] == ["step_1"]
     resume(run, Console(quiet=True))
     assert weights(run, 3) == weights(calm, 3)
-    assert [row["step"] for row in numbers(run)] == [1, 2, 3]
+    assert logged(run) == [1, 2, 3]
 
 
 def test_steps_that_overflow_change_nothing_are_kept_and_stop_the_run(begin, tmp_path):
-    sections = {
-        "train": {"steps": 10, "checkpoint_every": 0},
-        "reward": {"correct": 1e38, "incorrect": -3e38},  # their mean overflows float32
-        "algorithm": {"advantage": "group_mean"},
-        "eval": {},
-    }
-    first = {"train": {"steps": 10, "checkpoint_every": 0}, "eval": {}}
+    run = tmp_path / "run"
     with pytest.raises(NotFiniteError, match="3 steps in a row"):
-        begin("overflow", sections)
-    run = tmp_path / "overflow"
-    assert [row["optim/skipped"] for row in numbers(run)] == [1.0] * MAX_IN_A_ROW
-    begin("one", first, end=lambda *_: True)
-    moved, still = weights(tmp_path / "one", 1), weights(run, MAX_IN_A_ROW)
-    assert moved != still
-    from safetensors.torch import load
-
-    assert all((value == 0).all() for name, value in load(still).items() if "lora_B" in name)
+        begin(
+            run,
+            train={"steps": 10, "checkpoint_every": 0},
+            reward={"correct": 1e38, "incorrect": -3e38},  # their mean overflows float32
+            algorithm={"advantage": "group_mean"},
+            eval={},
+        )
+    assert [row["optim/skipped"] for row in read_metrics(run)] == [1.0] * MAX_IN_A_ROW
+    still = load(weights(run, MAX_IN_A_ROW))
+    assert all((value == 0).all() for name, value in still.items() if "lora_B" in name)
+    state = run / "checkpoints" / f"step_{MAX_IN_A_ROW}" / "trainer_state" / "optimizer.pt"
+    assert torch.load(state, weights_only=True)["optimizer"]["state"] == {}
     with gzip.open(run / "skipped" / "step_1.json.gz", "rt") as file:
         batch = json.load(file)
     assert [len(group["responses"]) for group in batch["groups"]] == [8, 8]
@@ -197,7 +232,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def test_a_run_whose_verifier_workers_are_killed_goes_on(begin):
+def test_a_run_whose_verifier_workers_are_killed_goes_on(begin, tmp_path):
     """The workers are the processes that the verifier's template, a child of ours, has forked."""
     over, killed = threading.Event(), []
 
@@ -218,12 +253,11 @@ def test_a_run_whose_verifier_workers_are_killed_goes_on(begin):
         return False
 
     try:
-        run = begin("killed", {"train": {"steps": 4, "checkpoint_every": 0}}, end=after)
+        run = begin(tmp_path / "run", end=after, train={"steps": 4, "checkpoint_every": 0}, eval={})
     finally:
         over.set()
         if thread.is_alive():
             thread.join()
-    rows = numbers(run)
     assert killed
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert rows[-1]["reward/worker_died_frac"] == 0, "it has recovered"
+    assert logged(run) == [1, 2, 3, 4]
+    assert read_metrics(run)[-1]["reward/worker_died_frac"] == 0, "it has recovered"

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from rlvr.compare.config import CompareRecipe
 from rlvr.config import ModelConfig
 from rlvr.policy import load_base, load_tokenizer
 from rlvr.recipe import ConfigError, validate
+from rlvr.sft_config import SftRunConfig
 
 SECRETS = {"WANDB_API_KEY": "f4ke" * 10, "HF_TOKEN": "hf_f4kef4kef4kef4ke"}
 
@@ -88,10 +90,15 @@ def test_nothing_foreign_is_unpickled_and_recipes_are_toml(pytestconfig):
 def test_no_name_leaves_its_folder(make_recipe, name):
     with pytest.raises(ConfigError, match=r"run\.name"):
         make_recipe(run={"name": name})
-    from rlvr.sft_config import SftConfig
-
-    with pytest.raises(ConfigError, match=r"run\.name"):
-        validate({"run": {"name": name}}, SftConfig)
+    with pytest.raises(ConfigError, match="name"):
+        validate({"name": name}, SftRunConfig)
+    tree = {
+        "compare": {"name": "x", "base": "x.toml"},
+        "methods": {name: {"method": "lora"}},
+        "budget": {"steps": 1},
+    }
+    with pytest.raises(ConfigError, match="methods"):
+        validate(tree, CompareRecipe)
 
 
 LISTENERS = """
