@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 PASSED_ON = {
@@ -110,15 +111,16 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
     from rich.console import Console
 
     from rlvr import train
+    from rlvr.files import Lenient
     from rlvr.stop import Stopped
 
-    console = Console()
     try:
-        if args.resume is not None:
-            train.resume(Path(args.resume), console, same_as=recipe)
-        else:
-            assert recipe is not None
-            train.train(recipe, Path(args.recipe), console)
+        with redirect_stdout(Lenient(sys.stdout)), redirect_stderr(Lenient(sys.stderr)):
+            if args.resume is not None:
+                train.resume(Path(args.resume), Console(), same_as=recipe)
+            else:
+                assert recipe is not None
+                train.train(recipe, Path(args.recipe), Console())
     except Stopped as stopped:
         return 128 + stopped.signum
     return 0

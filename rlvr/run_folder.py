@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +91,8 @@ def held(folder: Path) -> Iterator[None]:
                 f"{folder}: process {holder or 'unknown'} is training in it; wait for its end, or"
                 " end it with SIGTERM"
             ) from None
+        except OSError as error:  # some cluster file systems are mounted without locks
+            print(f"{folder}: no lock ({error}); let no other run use it", file=sys.stderr)
         os.truncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
         yield

@@ -57,20 +57,26 @@ def half_made(run: Path) -> list[Path]:
     return [*run.rglob("*.partial"), *run.rglob(".*.deleted")]
 
 
+def begun(run: Path) -> int:
+    """Changes when the loop begins: the file number of metrics.jsonl, which is then made anew."""
+    log = run / "metrics.jsonl"
+    return log.stat().st_ino if log.exists() else 0
+
+
 def kill_once(words: list[str], run: Path, wait_s: float, log: Path) -> bool:
-    """Starts the run, kills it `wait_s` after its start or after its folder is there, whichever is
-    later; False when it had finished before. What it says goes to `log`: a pipe would stay open as
-    long as a process that it had started."""
+    """Starts the run and kills it `wait_s` after its loop has begun, or, where that is negative,
+    -wait_s after its start; False when it had finished before. What it says goes to `log`: a pipe
+    would stay open as long as a process that it had started."""
+    before, start = begun(run), time.monotonic()
     with log.open("w") as file:
         process = subprocess.Popen([*COMMAND, *words], stdout=file, stderr=subprocess.STDOUT)
-    start = time.monotonic()
-    while not (run / "config.toml").exists() and process.poll() is None:
+    while wait_s >= 0 and begun(run) in (0, before) and process.poll() is None:
         if time.monotonic() - start > 300:
             process.kill()
             raise SystemExit("the run did not start in 300 s")
-        time.sleep(0.01)
+        time.sleep(0.005)
     try:
-        code = process.wait(timeout=max(0.0, start + wait_s - time.monotonic()))
+        code = process.wait(timeout=abs(wait_s))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.005)
@@ -89,13 +95,39 @@ def unreadable(run: Path) -> list[str]:
     return [f"{path.name}: {harm}" for path in list_checkpoints(run) if (harm := damage(path))]
 
 
+def weights(checkpoint: Path) -> bytes:
+    return (checkpoint / "adapter_model.safetensors").read_bytes()
+
+
+def trainer_state(checkpoint: Path) -> dict:
+    import torch
+
+    return torch.load(checkpoint / "trainer_state" / "optimizer.pt", weights_only=True)
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two trees of dicts, lists and tensors are equal, bit for bit."""
+    import torch
+
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        assert isinstance(other, dict)
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        assert isinstance(other, list)
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
 def differences(run: Path, calm: Path, steps: int) -> list[str]:
     """What the killed run has otherwise than the calm one."""
     found = []
-    for name in ("adapter_model.safetensors", "trainer_state/optimizer.pt"):
-        path = Path("checkpoints") / f"step_{steps}" / name
-        if (run / path).read_bytes() != (calm / path).read_bytes():
-            found.append(str(path))
+    last = Path("checkpoints") / f"step_{steps}"
+    if weights(run / last) != weights(calm / last):
+        found.append("weights")
+    if not same(trainer_state(run / last), trainer_state(calm / last)):
+        found.append("optimizer state")
     if read_metrics(run) != read_metrics(calm):
         found.append("metrics.jsonl")
     for path in [*(calm / "eval").iterdir(), *(calm / "rollouts").iterdir()]:
@@ -117,19 +149,24 @@ def run_check(kills: int, seed: int, steps: int, folder: Path) -> dict:
     whole_s = time.monotonic() - start
     seconds = json.loads((calm / "summary.json").read_text())["seconds"]
     draw, hit, damaged = random.Random(seed), Counter(), []
-    words, num_kills, log = [str(recipe), "--run.name", "killed"], 0, folder / "output.log"
+    num_kills, log = 0, folder / "output.log"
+
+    def words() -> list[str]:
+        return ["--resume", str(run)] if run.exists() else [str(recipe), "--run.name", run.name]
+
     while num_kills < kills:
-        # from the moment at which the loop goes on to 1.5 steps later
-        wait_s = whole_s - seconds + draw.uniform(0, 1.5 * seconds / steps)
-        if not kill_once(words, run, wait_s, log):
+        # up to 1.5 steps after the loop has begun; one in eight while the run is starting
+        wait_s = draw.uniform(0, 1.5 * seconds / steps)
+        if draw.random() < 1 / 8:
+            wait_s = -draw.uniform(0, whole_s - seconds)
+        if not kill_once(words(), run, wait_s, log):
             break
         num_kills += 1
-        where, half = phase(log.read_text()), [path.name for path in half_made(run)]
+        where, half = phase(log.read_text(errors="replace")), [path.name for path in half_made(run)]
         hit[where] += 1
         damaged += unreadable(run)
         print(f"kill {num_kills}: {where}" + (f", half-made: {half}" if half else ""), flush=True)
-        words = ["--resume", str(run)]
-    last = subprocess.run([*COMMAND, "--resume", str(run)], check=False, stdout=subprocess.DEVNULL)
+    last = subprocess.run([*COMMAND, *words()], check=False, stdout=subprocess.DEVNULL)
     return {
         "kills": num_kills,
         "seed": seed,

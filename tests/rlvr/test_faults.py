@@ -16,6 +16,7 @@ from rich.console import Console
 from safetensors.torch import load
 
 from rlvr.checkpoint import NotWrittenError, intact_checkpoints
+from rlvr.recipe import ConfigError
 from rlvr.recover import MAX_RESTARTS
 from rlvr.rollout.engine import EngineLost
 from rlvr.rollout.transformers import TransformersEngine
@@ -155,6 +156,19 @@ def test_a_step_that_has_trained_is_kept_when_a_signal_ends_its_evaluation(begin
     assert weights(run, 3) == weights(calm, 3)
 
 
+def test_no_second_process_trains_in_the_folder_of_a_run(begin, tmp_path):
+    run = tmp_path / "run"
+
+    def beside(_step: int, _metrics: dict) -> bool:
+        with pytest.raises(ConfigError, match="is training in it"):
+            resume(run, Console(quiet=True))
+        return True
+
+    begin(run, end=beside, eval={})
+    resume(run, Console(quiet=True), end=beside)
+    assert logged(run) == [1, 2]
+
+
 def test_a_full_disk_is_said_and_training_goes_on_where_it_can(begin, calm, tmp_path, capsys):
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     kept = []
@@ -180,8 +194,9 @@ def test_a_full_disk_is_said_and_training_goes_on_where_it_can(begin, calm, tmp_
 
 
 def test_a_disk_full_to_the_end_stops_the_run_which_goes_on_when_there_is_room(
-    begin, calm, tmp_path
+    begin, calm, tmp_path, capsys
 ):
+    """capsys: what is said must not go to a file."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(step: int, _metrics: dict) -> bool:

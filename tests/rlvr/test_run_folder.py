@@ -1,8 +1,11 @@
 """One run per folder, made whole, and resumed only as it was begun."""
 
+import errno
+import fcntl
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +15,7 @@ import pytest
 
 from rlvr.checkpoint import HASHES, STATE_FOLDER, intact_checkpoints
 from rlvr.cli import main
-from rlvr.files import write_whole
+from rlvr.files import Lenient, write_whole
 from rlvr.recipe import ConfigError
 from rlvr.run_folder import check_same_data, check_same_recipe, held, make_folder
 
@@ -42,6 +45,15 @@ def test_a_folder_in_use_is_refused_and_free_again_when_its_holder_is_killed(tmp
         pass
     with held(tmp_path):
         pass
+
+
+def test_a_file_system_without_locks_is_said_and_stops_nothing(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with held(tmp_path):
+        assert "no lock (" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -97,6 +109,24 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     with pytest.raises(OSError, match="Is a directory"):
         write_whole(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_log_on_a_full_disk_stops_nothing(tmp_path):
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with (tmp_path / "log").open("w", buffering=1) as log:
+        lenient = Lenient(log)
+        print("begun", file=lenient)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (log.tell(), hard))
+            with pytest.raises(OSError, match="too large"):
+                print("lost", file=log)
+            for _ in range(10_000):
+                print("lost", file=lenient, flush=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        print("ended", file=lenient)
+    words = (tmp_path / "log").read_text().split()
+    assert (words[0], words[-1]) == ("begun", "ended")
 
 
 def checkpoint(folder: Path) -> Path:
