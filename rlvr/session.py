@@ -163,6 +163,7 @@ def build(
     The verifier's workers start first, before any other library pins or multiplies threads.
     Raises: ConfigError for anything in the recipe that cannot work with this model and data.
     """
+    torch.manual_seed(recipe.train.seed)  # for libraries that draw without a generator of their own
     data = load_problems(recipe.data)
     if data_sha256 is not None:
         check_same_data(recipe.data.path, data.sha256, data_sha256)

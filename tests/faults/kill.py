@@ -41,6 +41,7 @@ PHASES = {
     "write_rollouts": "logging",
     "log": "logging",
     "finish": "summary",
+    "_steps": "between two of these",
     "build": "loading",
 }
 """Functions on the stack, the first of which that is found says what a run was doing."""
@@ -49,7 +50,7 @@ PHASES = {
 def phase(output: str) -> str:
     """What the run was doing, by the stack that it has written."""
     stack = re.findall(r"^  File .* in (\w+)$", output, re.MULTILINE)
-    return next((name for function, name in PHASES.items() if function in stack), "between")
+    return next((name for function, name in PHASES.items() if function in stack), "start or end")
 
 
 def half_made(run: Path) -> list[Path]:

@@ -34,24 +34,13 @@ def logged(run: Path) -> list[int]:
     return [row["step"] for row in read_metrics(run)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_benchmarks(tmp_path_factory):
-    """No benchmark files at hand: runs do not compare their problems with them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RLVR_DATA", str(tmp_path_factory.mktemp("empty")))
-        yield
-
-
 @pytest.fixture(scope="module")
-def begin(make_recipe, digit_problems):
+def begin(make_recipe):
     """begin(folder, **what `train` takes or sections): trains three steps into the folder."""
 
     def run(folder: Path, *, start_engine=None, end=None, **sections):
-        base = {
-            "run": {"dir": str(folder.parent), "name": folder.name},
-            "eval": {"path": str(digit_problems), "limit": 5},
-        }
-        recipe = make_recipe(**(base | sections))
+        sections["run"] = {"dir": str(folder.parent), "name": folder.name}
+        recipe = make_recipe(**sections, rollout={"max_response_len": 16})
         return train(recipe, Path("tiny.toml"), Console(quiet=True), start_engine, end)
 
     return run
@@ -71,11 +60,11 @@ class Watched(TransformersEngine):
 
     def __init__(self, policy, calls: list[str], dies) -> None:
         super().__init__(policy)
-        self._calls, self._dies = calls, dies
+        self.calls, self._dies = calls, dies
 
     def _ask(self, name: str) -> None:
-        self._calls.append(name)
-        self.lost = self.lost or self._dies(self._calls)
+        self.calls.append(name)
+        self.lost = self.lost or self._dies(self.calls)
         if self.lost:
             raise EngineLost(f"{name} was its last call")
 
@@ -103,27 +92,27 @@ def watched(dies, started: list):
 
 def test_a_run_whose_engines_die_ends_as_one_whose_engine_lives(begin, calm, tmp_path, capsys):
     started: list = []
-    # in the first evaluation, in the first step after a sync and the evaluation anew, and later
-    run = begin(
-        tmp_path / "run", start_engine=watched(lambda calls: len(calls) in {2, 5, 8}, started)
-    )
+    # call 1 is the first sync's; 2 to 4 the first step's, with another sync; 5 the sync's after it
+    start = watched(lambda calls: len(calls) in {2, 5, 8}, started)
+    run = begin(tmp_path / "run", start_engine=start)
     assert len(started) == 4, "one engine, and one for each that died"
     assert capsys.readouterr().err.count("starting another") == 3
+    after = [started[0].calls[number] for number in (2, 5, 8)]
+    assert after == ["score"] * 3, "every engine is checked before it works"
     assert read_metrics(run) == read_metrics(calm)
     assert weights(run, 3) == weights(calm, 3)
 
 
 FOR_GOOD = {
-    "in a rollout": (lambda calls: len(calls) >= 3, "step_0"),
-    "in the sync after an update": (lambda calls: calls.count("score") >= 2, "step_1"),
+    "in a rollout": (lambda calls: len(calls) >= 2, 0),
+    "in the sync after an update": (lambda calls: calls.count("score") >= 2, 1),
 }
 
 
-@pytest.mark.parametrize("when", FOR_GOOD)
+@pytest.mark.parametrize(("dies", "num_steps"), FOR_GOOD.values(), ids=FOR_GOOD)
 def test_engine_after_engine_dying_stops_the_run_with_a_checkpoint_that_goes_on(
-    begin, calm, tmp_path, when
+    begin, calm, tmp_path, dies, num_steps
 ):
-    dies, checkpoint = FOR_GOOD[when]
     started: list = []
     with pytest.raises(EngineLost, match=f"{1 + MAX_RESTARTS} times in a row"):
         begin(
@@ -133,13 +122,15 @@ def test_engine_after_engine_dying_stops_the_run_with_a_checkpoint_that_goes_on(
         )
     assert len(started) == 1 + MAX_RESTARTS
     run = tmp_path / "run"
-    assert [path.name for path in intact_checkpoints(run)] == [checkpoint]
+    assert [path.name for path in intact_checkpoints(run)] == [f"step_{num_steps}"]
     resume(run, Console(quiet=True))
     assert weights(run, 3) == weights(calm, 3)
     assert logged(run) == [1, 2, 3]
 
 
-def test_a_step_that_has_trained_is_kept_when_a_signal_ends_its_evaluation(begin, calm, tmp_path):
+def test_a_step_that_has_trained_is_kept_when_a_signal_ends_its_evaluation(
+    begin, calm, digit_problems, tmp_path
+):
     def preempt(calls: list[str]) -> bool:
         """After the syncs at the start and of three steps comes the last evaluation."""
         if calls.count("score") == 4:
@@ -148,11 +139,19 @@ def test_a_step_that_has_trained_is_kept_when_a_signal_ends_its_evaluation(begin
 
     run = tmp_path / "run"
     with pytest.raises(Stopped):
-        begin(run, start_engine=watched(preempt, []), train={"steps": 3, "checkpoint_every": 0})
+        begin(
+            run,
+            start_engine=watched(preempt, []),
+            eval={"path": str(digit_problems), "limit": 5},
+            train={"steps": 3, "checkpoint_every": 0},
+        )
     assert [path.name for path in intact_checkpoints(run)] == ["step_3"]
     assert logged(run) == [1, 2]
     resume(run, Console(quiet=True))
-    assert read_metrics(run) == read_metrics(calm)
+    *rows, last = read_metrics(run)
+    assert "eval/accuracy" in last
+    plain = {name: value for name, value in last.items() if not name.startswith("eval/")}
+    assert [*rows, plain] == read_metrics(calm)
     assert weights(run, 3) == weights(calm, 3)
 
 
@@ -164,7 +163,7 @@ def test_no_second_process_trains_in_the_folder_of_a_run(begin, tmp_path):
             resume(run, Console(quiet=True))
         return True
 
-    begin(run, end=beside, eval={})
+    begin(run, end=beside)
     resume(run, Console(quiet=True), end=beside)
     assert logged(run) == [1, 2]
 
@@ -181,7 +180,7 @@ def test_a_full_disk_is_said_and_training_goes_on_where_it_can(begin, calm, tmp_
 
     run = tmp_path / "run"
     try:
-        begin(run, end=disk, eval={})
+        begin(run, end=disk)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     said = capsys.readouterr().err
@@ -207,7 +206,7 @@ def test_a_disk_full_to_the_end_stops_the_run_which_goes_on_when_there_is_room(
     run = tmp_path / "run"
     try:
         with pytest.raises(NotWrittenError, match="make room"):
-            begin(run, end=fill, eval={})
+            begin(run, end=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert [path.name for path in intact_checkpoints(run)] == ["step_1"]
@@ -224,7 +223,6 @@ def test_steps_that_overflow_change_nothing_are_kept_and_stop_the_run(begin, tmp
             train={"steps": 10, "checkpoint_every": 0},
             reward={"correct": 1e38, "incorrect": -3e38},  # their mean overflows float32
             algorithm={"advantage": "group_mean"},
-            eval={},
         )
     assert [row["optim/skipped"] for row in read_metrics(run)] == [1.0] * MAX_IN_A_ROW
     still = load(weights(run, MAX_IN_A_ROW))
@@ -268,7 +266,7 @@ def test_a_run_whose_verifier_workers_are_killed_goes_on(begin, tmp_path):
         return False
 
     try:
-        run = begin(tmp_path / "run", end=after, train={"steps": 4, "checkpoint_every": 0}, eval={})
+        run = begin(tmp_path / "run", end=after, train={"steps": 4, "checkpoint_every": 0})
     finally:
         over.set()
         if thread.is_alive():

@@ -139,6 +139,7 @@ train(load_recipe(sys.argv[1], [], TrainRecipe), Path(sys.argv[1]), Console(), e
 """
 
 
+@pytest.mark.slow
 def test_a_run_opens_no_port_and_writes_no_secret(write_recipe, tmp_path):
     """A whole run with W&B offline and secrets in its environment."""
     recipe = write_recipe(train={"steps": 1}, track={"wandb": "offline"})
