@@ -22,6 +22,7 @@ from rlvr.adapters.facts import (
 )
 from rlvr.adapters.state import adapter_state
 from rlvr.examples import Examples
+from rlvr.files import write_whole
 from rlvr.policy import Policy, load_base
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def finish_manifest(
     if num_bytes is not None:
         facts["sync_bytes"] = num_bytes
     if ranks.is_main():
-        path.write_text(json.dumps(facts, indent=1))
+        write_whole(path, json.dumps(facts, indent=1))
 
 
 def _versions() -> dict[str, str]:

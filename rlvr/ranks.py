@@ -50,6 +50,10 @@ class _Failure:
     argument: int | str
 
 
+class Alone(RunError):
+    """The other ranks are gone."""
+
+
 _world: _World | None = None
 
 
@@ -84,10 +88,10 @@ def leave() -> None:
         return
     from torch import distributed
 
-    gather(None)
-    _world = None
-    if distributed.is_initialized():
+    if distributed.is_initialized():  # vLLM's end has ended it before
+        gather(None)
         distributed.destroy_process_group()
+    _world = None
 
 
 def rank() -> int:
@@ -111,7 +115,7 @@ def is_main() -> bool:
 
 
 def gather(value: T) -> list[T]:
-    """The value of every rank, by rank. Raises: RunError when another rank is gone."""
+    """The value of every rank, by rank. Raises: Alone when another rank is gone."""
     if _world is None:
         return [value]
     from torch import distributed
@@ -126,7 +130,7 @@ def gather(value: T) -> list[T]:
 
 def _lost(error: RuntimeError) -> NoReturn:
     reason = str(error).splitlines()[0][:200]
-    raise RunError(
+    raise Alone(
         f"rank {rank()} of {size()} lost the other ranks ({reason}); the first rank to fail says"
         " why, above"
     ) from error
@@ -146,8 +150,7 @@ def together(work: Callable[[], T]) -> list[T]:
     except Stopped as stopped:
         mine, failure = stopped, _Failure(Stopped, stopped.signum)
     except (ConfigError, RunError) as error:
-        kind = ConfigError if isinstance(error, ConfigError) else RunError
-        mine, failure = error, _Failure(kind, str(error))
+        mine, failure = error, _Failure(type(error), str(error))
     parts: list[tuple[Any, _Failure | None]] = gather((value, failure))
     failures = [(i, part[1]) for i, part in enumerate(parts) if part[1] is not None]
     if failures:
@@ -204,7 +207,7 @@ def shares(lengths: Sequence[int], num_ranks: int) -> list[list[int]]:
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Every parameter's gradient becomes its sum over the ranks, in float32.
 
-    None where every rank has none. Raises: RunError when another rank is gone.
+    None where every rank has none. Raises: Alone when another rank is gone.
     """
     if _world is None:
         return

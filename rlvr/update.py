@@ -17,7 +17,6 @@ from rlvr.entropy import EntropyControl
 from rlvr.loss import TokenBatch, policy_loss, row_weights
 from rlvr.packing import to_device
 from rlvr.policy import Policy, TokenRow
-from rlvr.recipe import RunError
 from rlvr.surrogate import Rows
 
 if TYPE_CHECKING:
@@ -96,19 +95,20 @@ def update(
     Every rank is given the whole batch, trains on its share of the rows, balanced by tokens, and
     ends with the same parameters: a row's weight is that in the whole step, and gradients add up.
 
-    safe_point is called as long as no parameter has moved and may raise to stop the run. Raises:
-    RunError for a non-finite loss or gradient.
+    safe_point is called as long as no parameter has moved and may raise to stop the run. An update
+    whose loss or gradient is not finite is left out: parameters and optimizer stay as they are, and
+    optim/skipped counts it.
     """
     schedule = policy.method.schedule
     num_updates = min(recipe.optim.updates_per_step, len(batch.groups))
     sums: Sums = dict.fromkeys(SUMS, 0.0)
-    grad_norms = []
+    grad_norms, num_skipped = [], 0
     for part in range(num_updates):
         rows = make_rows(batch.part(part, num_updates), recipe, step, entropy.enabled)
         if not rows:
             continue
         num_tokens = sum(len(row.tokens.response_ids) for row in rows)
-        entropy_before = sums["entropy"]
+        before = dict(sums)
         optimizer.zero_grad(set_to_none=True)
         mine = [rows[i] for i in ranks.balanced([len(row.tokens) for row in rows])]
         check = safe_point if part == 0 else _go_on
@@ -120,18 +120,19 @@ def update(
             schedule.penalty(policy.model).backward()
         norm = torch.nn.utils.clip_grad_norm_(policy.trainable, recipe.optim.max_grad_norm)
         grad_norm = float(sharding.whole(norm))
-        if not math.isfinite(grad_norm):
-            raise RunError(
-                f"step {step}: the gradient norm is {grad_norm}; lower optim.lr, or use float32"
-            )
+        entropy_sum = float(sums["entropy"] - before["entropy"])
+        parts = ranks.gather((float(sums["loss"]), entropy_sum))
+        if not math.isfinite(grad_norm + sum(loss for loss, _ in parts)):
+            sums, num_skipped = before, num_skipped + 1
+            continue
         optimizer.step()
         if schedule:
             schedule.after_update(policy.model, step * num_updates + part)
         grad_norms.append(grad_norm)
-        entropies = ranks.gather(float(sums["entropy"] - entropy_before))
-        entropy.observe(sum(entropies) / num_tokens)
+        entropy.observe(sum(entropy for _, entropy in parts) / num_tokens)
     optimizer.zero_grad(set_to_none=True)
-    metrics = _metrics(_merge(ranks.gather(_read(sums))), grad_norms)
+    numbers = _merge(ranks.gather(_read(sums)))
+    metrics = _metrics(numbers, grad_norms) | {"optim/skipped": float(num_skipped)}
     return metrics | {"policy/entropy_coef": entropy.coef} if entropy.enabled else metrics
 
 

@@ -6,6 +6,7 @@ forked when everything is imported, which takes half the time of a launcher.
 """
 
 import json
+import math
 import os
 import signal
 import socket
@@ -18,10 +19,14 @@ import torch
 from rich.console import Console
 
 from rlvr import ranks, train
+from rlvr.batch import make_batch
 from rlvr.config import TrainRecipe
+from rlvr.entropy import EntropyControl
 from rlvr.recipe import ConfigError, RunError, load_recipe
 from rlvr.stop import Stopped
+from rlvr.update import update
 from tests.rlvr import sharding_worker
+from tests.rlvr.cases import make_groups, make_recipe
 
 
 def fail(mine: Exception | None) -> None:
@@ -55,9 +60,23 @@ def gradients(bucket_elements: int) -> dict[str, list | None]:
     return {name: None if p.grad is None else p.grad.tolist() for name, p in found.items()}
 
 
+def not_finite() -> dict[str, float]:
+    """What an update does to which one row, on one of the ranks, brings a loss of nan."""
+    recipe = make_recipe()
+    policy, optimizer = sharding_worker.start(recipe, in_parts=False)
+    groups = make_groups()
+    groups[0].responses[0].logprobs[0] = math.nan
+    before = [p.detach().clone() for p in policy.trainable]
+    batch, entropy = make_batch(groups, policy, recipe), EntropyControl(recipe.algorithm)
+    stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+    moved = [(p - start).abs().max() for p, start in zip(policy.trainable, before, strict=True)]
+    return {"skipped": stats["optim/skipped"], "moved": float(max(moved))}
+
+
 def write_facts(path: Path) -> None:
     facts = {
         "raised": ranks.gather(raised()),
+        "not_finite": ranks.gather(not_finite()),
         "gradients": [*ranks.gather(gradients(1)), *ranks.gather(gradients(1 << 26))],
     }
     if ranks.is_main():

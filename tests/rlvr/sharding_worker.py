@@ -48,7 +48,7 @@ def case(name: str, **more: dict[str, Any]) -> TrainRecipe:
     return make_recipe(**{k: common.get(k, {}) | own.get(k, {}) for k in common | own})
 
 
-def start(recipe: TrainRecipe) -> tuple[Policy, Optimizer]:
+def start(recipe: TrainRecipe, in_parts: bool) -> tuple[Policy, Optimizer]:
     """The policy at step 0 and its optimizer, as a session builds them."""
     assert recipe.model.path is not None
     policy = load_policy(
@@ -61,7 +61,7 @@ def start(recipe: TrainRecipe) -> tuple[Policy, Optimizer]:
         encode_rows=lambda _: [list(range(2, 10 + i)) for i in range(8)],
     )
     ranks.copy_from_main(policy.model)
-    if ranks.size() > 1:
+    if in_parts:
         sharding.shard(policy)
     else:
         prepare_reference(policy, recipe.algorithm)
@@ -71,7 +71,7 @@ def start(recipe: TrainRecipe) -> tuple[Policy, Optimizer]:
 
 def train(recipe: TrainRecipe, folder: Path, first_step: int = 0) -> dict[str, Any]:
     """Steps up to STEPS, each with a checkpoint in the folder; metrics, weights and layout."""
-    policy, optimizer = start(recipe)
+    policy, optimizer = start(recipe, in_parts=ranks.size() > 1)
     if first_step:
         load_checkpoint(folder / "checkpoints" / f"step_{first_step}", policy, optimizer)
     facts = module_facts(policy.model)

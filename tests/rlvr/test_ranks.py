@@ -200,6 +200,11 @@ def test_gradients_add_up_where_some_rank_has_one(runs):
         assert gradients == {"a": [1.0, 2.0, 3.0], "b": None, "c": [[3.0], [3.0]]}
 
 
+def test_a_loss_that_is_not_finite_on_one_rank_leaves_the_update_out_on_all(runs):
+    found = json.loads((runs / "facts.json").read_text())["not_finite"]
+    assert found == [{"skipped": 1.0, "moved": 0.0}] * 2
+
+
 def test_shares_put_the_longest_first_on_the_rank_with_the_least():
     assert ranks.shares([3, 9, 1, 4, 2], 2) == [[1, 2], [0, 3, 4]]
     assert ranks.shares([5, 5], 3) == [[0], [1], []]
