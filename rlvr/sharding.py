@@ -76,7 +76,7 @@ def check(recipe: TrainRecipe, method: Method) -> None:
     conflicts = {
         f'adapter.method = "{method.name}"': not can_shard(method),
         'rollout.engine = "transformers"': engine == "transformers",
-        f'rollout.engine = "{engine}" without vLLM': not vllm_local.is_installed(),
+        'rollout.engine = "auto" without vLLM': engine == "auto" and not vllm_local.is_installed(),
         "train.compile = true": recipe.train.compile,
         "adapter.emulate_inplace_merge = true": recipe.adapter.emulate_inplace_merge,
         f'optim.name = "{recipe.optim.name}"': recipe.optim.name != "adamw",
