@@ -97,7 +97,7 @@ def fork(num_ranks: int) -> None:
         port = free.getsockname()[1]
     count = str(num_ranks)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ |= {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "OMP_NUM_THREADS": "1"}
     children = []
     for rank in range(num_ranks):
         child = os.fork()
@@ -119,6 +119,7 @@ def fork(num_ranks: int) -> None:
 def main() -> None:
     fork(2)
     ranks.join()
+    torch.set_num_threads(1)
     console = Console(quiet=True)
     for path in map(Path, sys.argv[1:]):
         if path.suffix == ".json":
