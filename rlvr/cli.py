@@ -101,10 +101,10 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
 
     if args.recipe is None and args.resume is None:
         raise ConfigError("train: give a recipe, or --resume RUN")
-    if args.resume is not None and settings and not Path(args.recipe or "").is_file():
+    recipe, path = None, Path(args.recipe or "")
+    if args.resume is not None and settings and not path.is_file():
         raise ConfigError(f"{settings[0]}: a resumed run keeps its settings; leave this out")
-    recipe = None
-    if args.recipe:
+    if args.recipe is not None:
         from rlvr.config import TrainRecipe
 
         recipe = load_recipe(args.recipe, settings, TrainRecipe)
@@ -123,7 +123,7 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
                 train.resume(Path(args.resume), console(), same_as=recipe)
             else:
                 assert recipe is not None
-                train.train(recipe, Path(args.recipe), console())
+                train.train(recipe, path, console())
     except Stopped as stopped:
         code = 128 + stopped.signum
     ranks.leave()

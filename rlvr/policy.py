@@ -67,12 +67,12 @@ class Policy:
     @contextlib.contextmanager
     def reference_at_hand(self) -> Iterator[None]:
         """Keeps the frozen copy, if there is one, on the device; outside it waits in CPU memory."""
-        moves = self.reference is not None and not self.roots
-        if moves:
-            nn.Module.to(self.reference, self.device)
+        copied = None if self.roots else self.reference
+        if copied is not None:
+            nn.Module.to(copied, self.device)
         yield
-        if moves:
-            nn.Module.to(self.reference, "cpu")
+        if copied is not None:
+            nn.Module.to(copied, "cpu")
 
     def prefix(self, num_rows: int) -> Any | None:
         """A key-value cache of trained positions before every row; None for most methods."""

@@ -61,7 +61,7 @@ class VllmEngine(Engine):
             "max_num_batched_tokens": max(8192, recipe.model.max_len),
         }
         # an engine per rank, inside the ranks' process group: each takes its own local GPU
-        per_rank = {"distributed_executor_backend": "external_launcher"}
+        per_rank: dict[str, Any] = {"distributed_executor_backend": "external_launcher"}
         lora = {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
         self._llm: Any = LLM(
             model=path,

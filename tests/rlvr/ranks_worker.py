@@ -1,8 +1,8 @@
 """Two ranks out of one process: train recipes and resume run folders, one after another.
 
 Arguments: .toml files to train by, run folders to resume, a .json file for what the ranks saw of
-each other, a .pt file for what training in parts gives by the recipe beside it. The ranks are
-forked when everything is imported, which takes half the time of a launcher.
+each other, a .pt file for what training in parts gives; the last two by a recipe beside them. The
+ranks are forked when everything is imported, which takes half the time of a launcher.
 """
 
 import json
@@ -26,7 +26,7 @@ from rlvr.recipe import ConfigError, RunError, load_recipe
 from rlvr.stop import Stopped
 from rlvr.update import update
 from tests.rlvr import sharding_worker
-from tests.rlvr.cases import make_groups, make_recipe
+from tests.rlvr.cases import make_groups
 
 
 def fail(mine: Exception | None) -> None:
@@ -60,9 +60,8 @@ def gradients(bucket_elements: int) -> dict[str, list | None]:
     return {name: None if p.grad is None else p.grad.tolist() for name, p in found.items()}
 
 
-def not_finite() -> dict[str, float]:
+def not_finite(recipe: TrainRecipe) -> dict[str, float]:
     """What an update does to which one row, on one of the ranks, brings a loss of nan."""
-    recipe = make_recipe()
     policy, optimizer = sharding_worker.start(recipe, in_parts=False)
     groups = make_groups()
     groups[0].responses[0].logprobs[0] = math.nan
@@ -74,9 +73,10 @@ def not_finite() -> dict[str, float]:
 
 
 def write_facts(path: Path) -> None:
+    recipe = load_recipe(path.with_suffix(".toml"), [], TrainRecipe)
     facts = {
         "raised": ranks.gather(raised()),
-        "not_finite": ranks.gather(not_finite()),
+        "not_finite": ranks.gather(not_finite(recipe)),
         "gradients": [*ranks.gather(gradients(1)), *ranks.gather(gradients(1 << 26))],
     }
     if ranks.is_main():

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from rlvr import ranks, train
 from rlvr.config import TrainRecipe
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
-from tests.rlvr import sharding_worker
+from tests.rlvr import cases, sharding_worker
 from tests.rlvr.test_train import wait_for_step
 
 LAUNCH = [
@@ -120,6 +120,7 @@ def runs(write_pair, tmp_path_factory):
     one, two = write_pair(folder, "lora")
     train_alone(one)
     (folder / "parts.toml").write_text(dump_toml(sharding_worker.case("lora")))
+    (folder / "facts.toml").write_text(dump_toml(cases.make_recipe()))
     resumed = cut(folder / "one" / "lora", folder / "two" / "resumed")
     command = [sys.executable, "-m", "tests.rlvr.ranks_worker"]
     words = [folder / "facts.json", two, resumed, folder / "parts.pt"]

@@ -156,7 +156,7 @@ def test_a_run_opens_no_port_and_writes_no_secret(write_recipe, tmp_path):
     assert "listening: []" in done.stdout, done.stdout
     from rlvr.report.cli import report_main
 
-    report_main([str(tmp_path / "runs" / "run")])
+    report_main([str(tmp_path / "runs" / "run"), "-o", str(tmp_path / "runs" / "page.html")])
     written = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert len(written) > 10
     for secret in SECRETS.values():
