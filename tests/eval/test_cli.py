@@ -1,10 +1,10 @@
 """The commands as a user runs them, in processes of their own."""
 
 import json
-from pathlib import Path
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
