@@ -102,7 +102,7 @@ def overlap(engine: vllm_local.VllmEngine, asked: Sequence[Asked], num_slow: int
         verifier.verify_many([slow_pair(10)])
         generate_s = seconds(lambda: engine.generate(requests, sampling))
         verify_s = seconds(lambda: [verifier.verify(*slow_pair(100 + i)) for i in range(num_slow)])
-        judge = judged_by(verifier, 300)
+        judge = judged_by(verifier, 100 + num_slow)
         both_s = seconds(
             lambda: run_round(asked, engine, sampling, judge, lambda: None, num_threads=1)
         )
