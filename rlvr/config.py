@@ -1,12 +1,15 @@
 """Every setting of a recipe: frozen pydantic models, one per section. Imports no torch."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rlvr.adapter_config import AdapterConfig
 from rlvr.algorithm_config import AlgorithmConfig
 from rlvr.section import Section
+
+SERVER = r"^https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$"
+"""An address without user, path or query: it is written to config.toml."""
 
 
 class ModelConfig(Section):
@@ -77,8 +80,13 @@ class DataConfig(Section):
 class RolloutConfig(Section):
     """How the engine generates."""
 
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """auto takes vLLM where it is installed, else transformers' generate (slow), and says so."""
+    engine: Literal["auto", "vllm", "vllm_server", "transformers"] = "auto"
+    """auto takes vLLM where it is installed, else transformers' generate (slow), and says so.
+    vllm_server takes the vLLM servers in `servers`, see `rlvr serve`."""
+    servers: tuple[Annotated[str, Field(pattern=SERVER)], ...] = ()
+    """Addresses of vLLM servers, such as http://127.0.0.1:8000; engine = "vllm_server" only."""
+    server_wait_s: float = Field(default=600, gt=0)
+    """Seconds to wait for servers at the start, and whenever none is left."""
     mode: Literal["sync", "async"] = "sync"
     """sync: generate, then update. async: generate and verify the next step's responses while the
     update runs, by weights one step older; vLLM only."""
@@ -354,6 +362,12 @@ class TrainRecipe(Section):
                 f"optim.updates_per_step = {self.optim.updates_per_step}: the engine's"
                 " probabilities are the old policy's only when sampling is not truncated; set"
                 " rollout.top_p = 1, top_k = 0, min_p = 0"
+            )
+        if bool(self.rollout.servers) != (self.rollout.engine == "vllm_server"):
+            raise ValueError(
+                f"rollout.servers = {list(self.rollout.servers)}: goes with rollout.engine ="
+                f' "vllm_server", which is {self.rollout.engine!r}; start servers with rlvr serve'
+                ' and list them, ["http://127.0.0.1:8000"], or leave both out'
             )
         is_async = self.rollout.mode == "async"
         if is_async and self.rollout.max_staleness < 1:
