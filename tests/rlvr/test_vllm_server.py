@@ -109,6 +109,7 @@ def test_after_real_updates_the_server_serves_exactly_the_policy(server, server_
         ServerEngine(recipe, recipe.model.path, mode).close()  # the base again, for other tests
 
 
+@pytest.mark.slow
 def test_the_server_samples_the_tokens_of_the_local_engine(server, server_recipe):
     recipe = server_recipe(server)
     remote = ServerEngine(recipe, recipe.model.path, "merged")
