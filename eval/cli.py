@@ -3,10 +3,13 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from eval.tables import FORMATS, render
+
+if TYPE_CHECKING:
+    from eval.generations import Generation
 
 EVAL_HELP = """\
 rlvr eval --model M ...          sample and score benchmarks; see rlvr eval --model M --help
@@ -52,45 +55,14 @@ def _guarded(prog: str, command: Callable[[str, Sequence[str]], int], argv: Sequ
 
 
 def _score_main(prog: str, argv: Sequence[str]) -> int:
-    parser = Parser(
-        prog=prog, epilog=EVAL_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--generations", metavar="FILE", required=True, help="JSONL, or JSONL.gz")
-    parser.add_argument(
-        "--from-harness",
-        metavar="BENCHMARK",
-        help="FILE is a samples file of lm-evaluation-harness on this benchmark",
-    )
-    parser.add_argument(
-        "--from-lighteval",
-        metavar="BENCHMARK",
-        help="FILE is a Parquet details file of lighteval on this benchmark",
-    )
-    parser.add_argument(
-        "--benchmarks",
-        metavar="NAMES",
-        help="score only these, separated by commas; your own problems as NAME=FILE.jsonl",
-    )
-    parser.add_argument("--samples", type=int, metavar="K", help="the first K samples per problem")
-    parser.add_argument("--out", metavar="DIR", help="folder for results.json and samples.jsonl.gz")
-    add_format(parser)
-    add_verifier(parser)
-    args = parser.parse_args(argv)
+    args = _score_parser(prog).parse_args(argv)
     if args.samples is not None and args.samples < 1:
         raise ValueError(f"--samples {args.samples}: score at least 1")
 
-    from eval.generations import read_generations
-    from eval.harness import read_harness_samples
-    from eval.lighteval import read_details
     from eval.report import results_tables
     from eval.score import score
 
-    if args.from_harness:
-        generations = read_harness_samples(args.generations, args.from_harness)
-    elif args.from_lighteval:
-        generations = read_details(args.generations, args.from_lighteval)
-    else:
-        generations = read_generations(args.generations)
+    generations = _read_any(args)
     named = args.benchmarks or args.from_harness or args.from_lighteval or ""
     chosen = [name.strip() for name in named.split(",") if name.strip()]
     start = time.perf_counter()
@@ -112,6 +84,47 @@ def _score_main(prog: str, argv: Sequence[str]) -> int:
     if args.out:
         print(f"written to {args.out}", file=sys.stderr)
     return 0
+
+
+def _score_parser(prog: str) -> Parser:
+    parser = Parser(
+        prog=prog, epilog=EVAL_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--generations", metavar="FILE", required=True, help="JSONL, or JSONL.gz")
+    add(
+        "--from-harness",
+        metavar="BENCHMARK",
+        help="FILE is a samples file of lm-evaluation-harness on this benchmark",
+    )
+    add(
+        "--from-lighteval",
+        metavar="BENCHMARK",
+        help="FILE is a Parquet details file of lighteval on this benchmark",
+    )
+    add(
+        "--benchmarks",
+        metavar="NAMES",
+        help="score only these, separated by commas; your own problems as NAME=FILE.jsonl",
+    )
+    add("--samples", type=int, metavar="K", help="the first K samples per problem")
+    add("--out", metavar="DIR", help="folder for results.json and samples.jsonl.gz")
+    add_format(parser)
+    add_verifier(parser)
+    return parser
+
+
+def _read_any(args: argparse.Namespace) -> "Iterator[Generation]":
+    """The generations of --generations, in the form that the options name."""
+    from eval.generations import read_generations
+    from eval.harness import read_harness_samples
+    from eval.lighteval import read_details
+
+    if args.from_harness:
+        return read_harness_samples(args.generations, args.from_harness)
+    if args.from_lighteval:
+        return read_details(args.generations, args.from_lighteval)
+    return read_generations(args.generations)
 
 
 def _compare_main(prog: str, argv: Sequence[str]) -> int:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from eval.benchmarks import LoadedBenchmark, Question, load_benchmark
+from eval.benchmarks import LoadedBenchmark, Question, load_benchmark, resolve
 from eval.generations import Generation, write_generations
 from eval.intervals import Interval, fraction_over_problems
 from eval.records import Benchmark
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rlvr.data import Dataset
     from rlvr.session import Session
 
+R = TypeVar("R")
 HELD_OUT = "heldout"
 """The name under which the problems of eval.path are scored."""
 
@@ -77,10 +78,19 @@ def metrics_of(results: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+def check_benchmarks(recipe: TrainRecipe) -> None:
+    """Raises: ConfigError for an unknown benchmark; reads no data."""
+    _of_benchmarks(recipe, resolve)
+
+
 def load_benchmarks(recipe: TrainRecipe) -> list[LoadedBenchmark]:
     """The problems of eval.benchmarks. Raises: ConfigError."""
+    return _of_benchmarks(recipe, load_benchmark)
+
+
+def _of_benchmarks(recipe: TrainRecipe, function: Callable[[str], R]) -> list[R]:
     try:
-        return [load_benchmark(name) for name in recipe.eval.benchmarks]
+        return [function(name) for name in recipe.eval.benchmarks]
     except ValueError as error:
         raise ConfigError(f"eval.benchmarks: {error}") from error
 

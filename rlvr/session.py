@@ -19,7 +19,7 @@ from rlvr.adapters.export import max_lora_rank
 from rlvr.config import DataConfig, TrainRecipe
 from rlvr.data import Dataset, encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
-from rlvr.evaluate import EvalSet, eval_sets, load_benchmarks
+from rlvr.evaluate import EvalSet, check_benchmarks, eval_sets, load_benchmarks
 from rlvr.optim import check_optimizer
 from rlvr.policy import Policy, load_policy
 from rlvr.recipe import ConfigError
@@ -76,6 +76,7 @@ def check(recipe: TrainRecipe) -> None:
         )
     check_mode(recipe, method)
     check_emulation(recipe)
+    check_benchmarks(recipe)
     every = recipe.train.activation_checkpointing
     if every and not method.checkpointing:
         raise ConfigError(

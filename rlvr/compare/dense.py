@@ -13,11 +13,12 @@ from rlvr.compare.task import Task, settled
 
 def dense_tasks(comparison: Comparison, labels: Sequence[str]) -> list[Task]:
     """All runs of the sweep, so ordered that a sweep cut short is a coarser one: one seed after
-    another, every second rate first."""
+    another, every second rate first. The rules of the short runs end those that diverge: a rate
+    where a seed diverged is never the best."""
     recipe = comparison.recipe
     rates = between(recipe.dense.min_lr, recipe.dense.max_lr)
     return [
-        comparison.task(label, seed, lr, recipe.find.steps)
+        comparison.task(label, seed, lr, recipe.find.steps, rules=recipe.find.rules)
         for seed in recipe.dense.seeds
         for part in (rates[::2], rates[1::2])
         for label in labels

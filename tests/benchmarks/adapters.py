@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -45,9 +46,14 @@ LRS = {
     "lora_ga": 2e-4,
     "corda": 2e-4,
     "milora": 6e-4,
-    "lora_plus": 5e-4,
+    "lora_plus": 1e-4,
+    "eva": 2e-4,
+    "orthogonal": 2e-4,
+    "hra": 2e-4,
+    "oft": 3e-4,
+    "boft": 3e-4,
     "rslora": 3.5e-4,
-    "init_ab": 1e-3,
+    "init_ab": 2e-4,
     "adalora": 2e-2,
     "orthogeolora": 2e-2,
     "miss": 3e-4,
@@ -55,8 +61,8 @@ LRS = {
     "ia3": 1e-2,
     "ln_tuning": 5e-3,
     "bitfit": 5e-3,
-    "tinylora": 1e-2,
-    "fourierft": 1e-2,
+    "tinylora": 1e-3,
+    "fourierft": 1e-3,
     "prompt_tuning": 1e-2,
     "prefix_tuning": 1e-2,
 }
@@ -104,7 +110,9 @@ def measure(recipe: TrainRecipe, recipe_path: Path, shared: dict[str, Any]) -> d
     collapsed_at: the step in which no group carried a signal any more, or None.
     """
     session = _session(recipe, model_path(recipe, recipe_path, Console()), shared)
-    rewards, seconds, num_bytes, collapsed = [], 0.0, 0.0, None
+    rewards: list[float] = []
+    seconds: list[float] = []
+    num_bytes, collapsed = 0.0, None
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), "benchmark")
         session.syncer.sync()
@@ -117,7 +125,7 @@ def measure(recipe: TrainRecipe, recipe_path: Path, shared: dict[str, Any]) -> d
                 break
             if "reward/mean" in metrics:
                 rewards.append(metrics["reward/mean"])
-            seconds += metrics["time/step_s"]
+            seconds.append(metrics["time/step_s"])
             num_bytes = metrics["sync/bytes"]
         session.syncer.close()
     return {
@@ -127,7 +135,7 @@ def measure(recipe: TrainRecipe, recipe_path: Path, shared: dict[str, Any]) -> d
         "reward_first": round(sum(rewards[:3]) / 3, 3),
         "reward_last": round(sum(rewards[-5:]) / 5, 3),
         "collapsed_at": collapsed,
-        "s_per_step": round(seconds / (step + 1), 2),
+        "s_per_step": round(statistics.median(seconds), 2),
         "parameters": sum(p.numel() for p in session.policy.trainable),
         "sync_bytes": int(num_bytes),
     }
@@ -170,7 +178,7 @@ def _session(recipe: TrainRecipe, path: str, shared: dict[str, Any]) -> Session:
         shared["verifier"],
         Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
         data,
-        None,
+        (),
     )
     return session
 

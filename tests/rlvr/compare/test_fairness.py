@@ -18,6 +18,12 @@ def test_a_fair_comparison_says_what_is_equal_and_what_is_not(open_written):
     assert fairness.num_params["lora"] < fairness.num_params["full"]
 
 
+def test_an_unknown_benchmark_is_refused_before_anything_runs(open_written):
+    comparison = open_written(FAIR, ["--settings.eval.benchmarks", '["aime2024"]'])
+    with pytest.raises(ConfigError, match="did you mean aime2"):
+        comparison.resolve("lora", 0, 1e-3)
+
+
 UNFAIR = [
     (FAIR + "[methods.full.settings.rollout]\ngroup_size = 4\n", "rollout.group_size is 8"),
     ('[methods.lora]\nlr=1e-3\n[methods.dora]\nlr=2e-3\nsettings={adapter={target_modules=["q_proj"]}}',
