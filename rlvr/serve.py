@@ -35,15 +35,18 @@ def main(words: Sequence[str]) -> int:
     check_host(host)
     set_environment()
     path = _model_path(recipe, Path(args.recipe))
-    command = [*program(path), *serve_options(recipe, path, host, port), *words[cut + 1 :]]
+    command = [*program(path), *serve_options(recipe, path), *words[cut + 1 :]]
+    command += ["--host", host, "--port", str(port)]  # last, so that nothing undoes the check
     variables = serve_environment(recipe)
     shown = " ".join(f"{name}={value}" for name, value in variables.items())
     print(f"{shown} {shlex.join(command)}", flush=True)
     if args.print:
         return 0
-    from rlvr.rollout.server_key import make_key
+    from rlvr.rollout.server_key import VARIABLE, key_file, make_key
 
     variables["VLLM_API_KEY"] = make_key(recipe)  # not an argument: `ps` shows those to everybody
+    where = VARIABLE if os.environ.get(VARIABLE) else key_file(recipe)
+    print(f"the API key is in {where}", file=sys.stderr, flush=True)
     os.execve(command[0], command, os.environ | variables)
 
 
@@ -107,7 +110,7 @@ def _has_package(name: str) -> bool:
     return True
 
 
-def serve_options(recipe: TrainRecipe, path: str, host: str, port: int) -> list[str]:
+def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
     """The options of vLLM's server for this recipe's policy at `path`, a folder or hub id."""
     import torch
 
@@ -117,8 +120,6 @@ def serve_options(recipe: TrainRecipe, path: str, host: str, port: int) -> list[
     model, rollout = recipe.model, recipe.rollout
     on_cpu = not torch.cuda.is_available()
     options: dict[str, object] = {
-        "host": host,
-        "port": port,
         "dtype": model.dtype,
         "max-model-len": model.max_len,
         "max-num-seqs": rollout.max_num_seqs,

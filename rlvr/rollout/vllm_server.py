@@ -155,8 +155,19 @@ async def _make_pool(recipe: TrainRecipe, mode: str, path: str) -> Pool:
     from rlvr.rollout.sync import TOLERANCE
 
     tolerance = recipe.rollout.sync_tolerance or TOLERANCE[getattr(torch, recipe.model.dtype)]
-    base = str(Path(path).absolute()) if Path(path).is_dir() else path
+    base = _base_path(path, recipe.model.revision)
     return Pool(recipe, mode, base, session(find_key(recipe)), tolerance)
+
+
+def _base_path(path: str, revision: str | None) -> str:
+    """What vLLM reloads the base from: a folder, or a hub id at its newest revision."""
+    if Path(path).is_dir():
+        return str(Path(path).absolute())
+    if revision is None:
+        return path
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(path, revision=revision, local_files_only=True)  # the policy's own
 
 
 async def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

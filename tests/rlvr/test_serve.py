@@ -24,7 +24,8 @@ def serve(capsys, *words: object) -> tuple[int, str, str]:
 def test_the_server_listens_on_loopback_unless_told(write_recipe, capsys):
     code, out, _ = serve(capsys, write_recipe())
     assert code == 0
-    assert "--host 127.0.0.1 --port 8000 --dtype float32 --max-model-len 160" in out
+    assert out.endswith(" --host 127.0.0.1 --port 8000\n")
+    assert "--dtype float32 --max-model-len 160" in out
     assert "--logprobs-mode processed_logprobs --middleware rlvr.rollout.guard.Guard" in out
 
 
@@ -96,7 +97,12 @@ def test_the_port_is_that_of_the_first_server_and_what_follows_the_dashes_goes_o
     main(["serve", str(path), "--print", "--", "--tensor-parallel-size", "2"])
     out = capsys.readouterr().out
     assert "--port 8011" in out
-    assert out.endswith("--tensor-parallel-size 2\n")
+    assert "--tensor-parallel-size 2 --host" in out
+
+
+def test_no_address_slips_in_behind_the_check(write_recipe, capsys):
+    main(["serve", str(write_recipe()), "--print", "--", "--host", "0.0.0.0"])
+    assert capsys.readouterr().out.endswith("--host 0.0.0.0 --host 127.0.0.1 --port 8000\n")
 
 
 @pytest.mark.parametrize(
