@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from rlvr.adapter_config import AdapterConfig
 from rlvr.algorithm_config import AlgorithmConfig
+from rlvr.consistency import contradictions
 from rlvr.section import Section
 
 SERVER = r"^https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$"
@@ -338,76 +339,7 @@ class TrainRecipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.model.path is None) == (self.model.sft_recipe is None):
-            raise ValueError("model.path: give exactly one of model.path and model.sft_recipe")
-        if self.rollout.max_response_len >= self.model.max_len:
-            raise ValueError(
-                f"rollout.max_response_len = {self.rollout.max_response_len}: leaves no room for a"
-                f" prompt in model.max_len = {self.model.max_len}; lower the first or raise that"
-            )
-        if self.adapter.dropout > 0:
-            raise ValueError(
-                f"adapter.dropout = {self.adapter.dropout}: the trainer's probabilities would"
-                " differ from the engine's; set it to 0"
-            )
-        truncated = self.rollout.top_p < 1 or self.rollout.top_k > 0 or self.rollout.min_p > 0
-        if truncated and self.algorithm.mismatch != "none":
-            raise ValueError(
-                f'algorithm.mismatch = "{self.algorithm.mismatch}": biased when sampling is'
-                " truncated (rollout.top_p, top_k or min_p); sample from the full distribution or"
-                ' set it to "none"'
-            )
-        if truncated and self.optim.updates_per_step > 1:
-            raise ValueError(
-                f"optim.updates_per_step = {self.optim.updates_per_step}: the engine's"
-                " probabilities are the old policy's only when sampling is not truncated; set"
-                " rollout.top_p = 1, top_k = 0, min_p = 0"
-            )
-        if bool(self.rollout.servers) != (self.rollout.engine == "vllm_server"):
-            raise ValueError(
-                f"rollout.servers = {list(self.rollout.servers)}: goes with rollout.engine ="
-                f' "vllm_server", which is {self.rollout.engine!r}; start servers with rlvr serve'
-                ' and list them, ["http://127.0.0.1:8000"], or leave both out'
-            )
-        is_async = self.rollout.mode == "async"
-        if is_async and self.rollout.max_staleness < 1:
-            raise ValueError(
-                f"rollout.max_staleness = {self.rollout.max_staleness}: async rollouts are one step"
-                ' old when they are trained on; set it to 1 or more, or rollout.mode to "sync"'
-            )
-        if truncated and self.rollout.max_staleness and (is_async or self.sampling.dynamic):
-            raise ValueError(
-                f"rollout.max_staleness = {self.rollout.max_staleness}: responses of older weights"
-                " are weighed by the engine's probabilities, which truncated sampling (top_p,"
-                ' top_k, min_p) renormalises; set it to 0 with rollout.mode = "sync", or sample'
-                " from the full distribution"
-            )
-        if self.rollout.abort_stragglers and not self.sampling.dynamic:
-            raise ValueError(
-                "rollout.abort_stragglers = true: without sampling.dynamic every group is wanted;"
-                " turn one off or the other on"
-            )
-        if self.optim.updates_per_step > self.rollout.prompts_per_step:
-            raise ValueError(
-                f"optim.updates_per_step = {self.optim.updates_per_step}: more than"
-                f" rollout.prompts_per_step = {self.rollout.prompts_per_step} groups; lower it"
-            )
-        if self.reward.overlong == "penalty" and not (
-            0 < self.reward.overlong_cache_len <= self.rollout.max_response_len
-        ):
-            raise ValueError(
-                f"reward.overlong_cache_len = {self.reward.overlong_cache_len}: must lie in"
-                f" 1..rollout.max_response_len = {self.rollout.max_response_len} for the soft"
-                " penalty; DAPO takes a fifth of it"
-            )
-        if self.algorithm.reference != "initial" and self.adapter.method != "full":
-            raise ValueError(
-                f'algorithm.reference = "{self.algorithm.reference}": with an adapter the reference'
-                ' is the pristine base; set it to "initial" or adapter.method to "full"'
-            )
-        if self.eval.every and self.eval.path is None and not self.eval.benchmarks:
-            raise ValueError(
-                f"eval.every = {self.eval.every}: there is nothing to score; set eval.path or"
-                " eval.benchmarks"
-            )
+        first = next(contradictions(self), None)
+        if first is not None:
+            raise ValueError(first)
         return self

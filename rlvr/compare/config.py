@@ -91,8 +91,11 @@ class RulesConfig(Section):
 class FindConfig(Section):
     """How learning rates are found."""
 
-    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)
-    """train.seed of the short runs; the same at every rate."""
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    """train.seed of the short runs: all rates with the first, then, as long as the vertex is not
+    known to `precision`, the rates around the best with the next."""
+    precision: float = Field(default=1.778, gt=1)
+    """The search ends when the interval of the vertex reaches no further than this factor."""
     steps: int | None = Field(default=None, ge=2)
     """Steps of a short run; None takes budget.steps."""
     num_points: int = Field(default=5, ge=3)

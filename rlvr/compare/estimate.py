@@ -132,16 +132,16 @@ def plan_lines(comparison: Comparison, fairness: Fairness) -> list[str]:
 
 
 def _search_seconds(comparison: Comparison, cost: Cost) -> float:
-    """Of one search at its first grid: it may take up to max_points / num_points times as long."""
+    """Of one search that takes twice its first grid; `_search_text` says what it may take."""
     find = comparison.recipe.find
     steps = find.steps or comparison.recipe.budget.steps or 0
-    return find.num_points * len(find.seeds) * (cost.step_s * steps + cost.extra_s)
+    return 2 * find.num_points * (cost.step_s * steps + cost.extra_s)
 
 
 def _search_text(comparison: Comparison) -> str:
     find, methods = comparison.recipe.find, comparison.recipe.methods.values()
     count = sum(method.lr == "find" for method in methods)
-    runs = find.num_points * len(find.seeds)
+    runs = find.num_points
     most = find.max_points * len(find.seeds)
     steps = find.steps or comparison.recipe.budget.steps
     return f"{count} of {runs} to {most} runs of {steps} steps"

@@ -132,6 +132,48 @@ def _doubt(fit: Fit | None, window: Sequence[Point], config: FindConfig) -> str 
     return None
 
 
+class Search:
+    """The search of one label so far. points: of the runs that `next_runs` has asked for."""
+
+    def __init__(self, centre: float, config: FindConfig) -> None:
+        self._config = config
+        self._tried: list[int] = []
+        self._centre = centre
+        self._num_seeds = 1
+        self.points: list[Point] = []
+
+    def next_runs(self) -> list[tuple[int, int]]:
+        """(grid index, seed) of the runs to make now; none at the end.
+
+        The first grid with the first seed; further rates while the best lies at an end; then, as
+        long as the vertex is not known to find.precision, the rates that the parabola is fitted to
+        with one seed more.
+        """
+        seeds = self._config.seeds
+        if not self._tried:
+            self._tried = first_grid(self._centre, self._config)
+            return [(k, seeds[0]) for k in self._tried]
+        if not self.points:
+            return []
+        rates = more_rates(self._tried, self.points, self._config)
+        if rates:
+            self._tried += rates
+            return [(k, seed) for k in rates for seed in seeds[: self._num_seeds]]
+        window = near_best(self.points, FIT_WINDOW)
+        if self._num_seeds == len(seeds) or _is_precise(window, self._config):
+            return []
+        self._num_seeds += 1
+        indices = sorted({nearest(point.lr) for point in window})
+        return [(k, seeds[self._num_seeds - 1]) for k in indices]
+
+
+def _is_precise(window: Sequence[Point], config: FindConfig) -> bool:
+    fit = fit_parabola(window)
+    if fit is None or _doubt(fit, window, config):
+        return False
+    return max(fit.ci95[1] / fit.vertex_lr, fit.vertex_lr / fit.ci95[0]) <= config.precision
+
+
 def find_rates(
     comparison: Comparison,
     labels: Sequence[str],
@@ -145,26 +187,19 @@ def find_rates(
     find.reference_lr. A label whose every run failed is left out.
     """
     config = comparison.recipe.find
-    start = {label: _centre(label, priors, centres or {}, config) for label in labels}
-    tried = {label: first_grid(start[label], config) for label in labels}
-    points: dict[str, list[Point]] = {label: [] for label in labels}
-    wanted = {label: list(tried[label]) for label in labels}
-    while any(wanted.values()):
+    searches = {
+        label: Search(_centre(label, priors, centres or {}, config), config) for label in labels
+    }
+    while wanted := {label: runs for label in labels if (runs := searches[label].next_runs())}:
         tasks = [
             comparison.task(label, seed, rate(k), config.steps, rules=config.rules)
-            for label, ks in wanted.items()
-            for k in ks
-            for seed in config.seeds
+            for label, runs in wanted.items()
+            for k, seed in runs
         ]
         for task, outcome in zip(tasks, run(tasks), strict=True):
             point = read_point(task, outcome, config.rules)
-            points[task.label] += [] if point is None else [point]
-        wanted = {
-            label: more_rates(tried[label], points[label], config) if points[label] else []
-            for label in labels
-        }
-        for label, ks in wanted.items():
-            tried[label] += ks
+            searches[task.label].points += [] if point is None else [point]
+    points = {label: search.points for label, search in searches.items()}
     return {
         label: _conclude(comparison, label, priors, points[label])
         for label in labels

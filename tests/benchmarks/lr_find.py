@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from rlvr.compare.dense import read_dense
 from rlvr.compare.fit import fit_parabola, means_by_lr, near_best
@@ -39,8 +40,7 @@ def main() -> None:
     console = Console(width=120)
     comparison = open_comparison(args.recipe, rest, console)
     rows = evaluate(comparison)
-    for row in rows:
-        console.print(json.dumps(row), soft_wrap=True, highlight=False)
+    console.print(table(rows))
     found = [row for row in rows if row["factor"] is not None]
     within = sum(row["factor"] <= FACTOR for row in found)
     cost = sum(row["find_steps"] for row in found) / max(
@@ -53,6 +53,29 @@ def main() -> None:
     if args.json:
         goals = {"within": within, "of": len(rows), "cost": cost}
         args.json.write_text(json.dumps({"results": rows, "goals": goals}, indent=1))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A line per method."""
+    made = Table("method", "dense best", "vertex", "prior", "found", "by", "factor", "steps",
+                 "dense steps", "of LoRA's", "published")  # fmt: skip
+    for row in rows:
+        numbers = [row[name] for name in ("dense_best_measured", "dense_vertex", "prior", "found")]
+        made.add_row(
+            row["label"],
+            *(_short(number) for number in numbers),
+            row["found_by"] or "",
+            _short(row["factor"]),
+            str(row["find_steps"]),
+            str(row["dense_steps"]),
+            _short(row["relative_to_lora"]),
+            _short(row["published_relative_to_lora"]),
+        )
+    return made
+
+
+def _short(number: float | None) -> str:
+    return "" if number is None else f"{number:.3g}"
 
 
 def evaluate(comparison: Comparison) -> list[dict[str, Any]]:

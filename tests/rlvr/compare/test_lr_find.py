@@ -8,7 +8,7 @@ import pytest
 
 from rlvr.compare.config import FindConfig
 from rlvr.compare.grid import nearest, rate
-from rlvr.compare.lr_find import conclude, find_rates, first_grid, more_rates
+from rlvr.compare.lr_find import Search, conclude, find_rates, first_grid, more_rates
 from rlvr.compare.prior import prior_of, priors_from
 from rlvr.compare.results import Point
 from rlvr.compare.task import OUTCOME, Outcome, run_key
@@ -94,6 +94,35 @@ def test_the_prior_is_loras_rate_over_the_ratio_of_eigenvalues():
     )
 
 
+def run_search(noise):
+    """The search itself on noisy values; its runs as (index, seed)."""
+    made, asked = Search(1e-3, CONFIG), []
+    rng = np.random.default_rng(3)
+    while runs := made.next_runs():
+        asked += runs
+        made.points += [
+            Point(
+                rate(k),
+                s,
+                value(rate(k), 1.3e-3) + 0.02 * s + noise * rng.standard_normal(),
+                20,
+                None,
+            )
+            for k, s in runs
+        ]
+    return asked
+
+
+def test_seeds_are_added_until_the_vertex_is_known_and_at_the_same_rates():
+    assert {seed for _, seed in run_search(noise=0.0)} == {0}
+    noisy = run_search(noise=0.03)
+    assert {seed for _, seed in noisy[: CONFIG.num_points]} == {0}
+    assert {seed for _, seed in noisy} == set(CONFIG.seeds)
+    first = {k for k, seed in noisy if seed == 0}
+    assert {k for k, seed in noisy if seed > 0} <= first
+    assert len(set(noisy)) == len(noisy)
+
+
 def write_runs(tasks, best):
     """An executor that writes the folders of runs whose curve is known."""
     outcomes = []
@@ -112,7 +141,7 @@ def write_runs(tasks, best):
     return outcomes
 
 
-def test_labels_are_searched_together_with_the_same_seeds_at_every_rate(open_written):
+def test_labels_are_searched_together_and_end_with_their_rates(open_written):
     comparison = open_written("[methods.lora]\n[methods.dora]\n")
     best = {"lora": 2e-3, "dora": 3e-4}
     batches = []
@@ -126,10 +155,7 @@ def test_labels_are_searched_together_with_the_same_seeds_at_every_rate(open_wri
     assert {task.label for task in batches[0]} == {"lora", "dora"}
     for label, find in found.items():
         assert find.chosen_lr == pytest.approx(best[label], rel=0.25)
-        seeds = {
-            lr: {p.seed for p in find.points if p.lr == lr} for lr in {p.lr for p in find.points}
-        }
-        assert set(map(frozenset, seeds.values())) == {frozenset({0, 1})}
+        assert {p.seed for p in find.points} == {0}, "an exact parabola asks for no second seed"
     tree = json.loads(json.dumps(found["dora"].to_json()))
     assert tree["prior"]["lr"] == pytest.approx(2.5e-4)
     assert tree["cost"]["steps"] == 2 * tree["cost"]["runs"] == found["dora"].num_steps

@@ -1,0 +1,122 @@
+"""Settings of a recipe that contradict each other. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlvr.config import TrainRecipe
+
+
+def contradictions(recipe: TrainRecipe) -> Iterator[str]:
+    """What cannot hold together, one sentence each: the setting, the reason and the remedy."""
+    for check in (
+        _of_model,
+        _of_servers,
+        _of_truncated_sampling,
+        _of_staleness,
+        _of_batch,
+        _of_reward,
+        _of_eval,
+    ):
+        yield from check(recipe)
+
+
+def _of_model(recipe: TrainRecipe) -> Iterator[str]:
+    if (recipe.model.path is None) == (recipe.model.sft_recipe is None):
+        yield "model.path: give exactly one of model.path and model.sft_recipe"
+    if recipe.rollout.max_response_len >= recipe.model.max_len:
+        yield (
+            f"rollout.max_response_len = {recipe.rollout.max_response_len}: leaves no room for a"
+            f" prompt in model.max_len = {recipe.model.max_len}; lower the first or raise that"
+        )
+    if recipe.adapter.dropout > 0:
+        yield (
+            f"adapter.dropout = {recipe.adapter.dropout}: the trainer's probabilities would"
+            " differ from the engine's; set it to 0"
+        )
+    if recipe.algorithm.reference != "initial" and recipe.adapter.method != "full":
+        yield (
+            f'algorithm.reference = "{recipe.algorithm.reference}": with an adapter the reference'
+            ' is the pristine base; set it to "initial" or adapter.method to "full"'
+        )
+
+
+def _of_servers(recipe: TrainRecipe) -> Iterator[str]:
+    rollout = recipe.rollout
+    if bool(rollout.servers) != (rollout.engine == "vllm_server"):
+        yield (
+            f"rollout.servers = {list(rollout.servers)}: goes with rollout.engine ="
+            f' "vllm_server", which is {rollout.engine!r}; start servers with rlvr serve'
+            ' and list them, ["http://127.0.0.1:8000"], or leave both out'
+        )
+
+
+def _truncates(recipe: TrainRecipe) -> bool:
+    rollout = recipe.rollout
+    return rollout.top_p < 1 or rollout.top_k > 0 or rollout.min_p > 0
+
+
+def _of_truncated_sampling(recipe: TrainRecipe) -> Iterator[str]:
+    if not _truncates(recipe):
+        return
+    if recipe.algorithm.mismatch != "none":
+        yield (
+            f'algorithm.mismatch = "{recipe.algorithm.mismatch}": biased when sampling is'
+            " truncated (rollout.top_p, top_k or min_p); sample from the full distribution or"
+            ' set it to "none"'
+        )
+    if recipe.optim.updates_per_step > 1:
+        yield (
+            f"optim.updates_per_step = {recipe.optim.updates_per_step}: the engine's"
+            " probabilities are the old policy's only when sampling is not truncated; set"
+            " rollout.top_p = 1, top_k = 0, min_p = 0"
+        )
+
+
+def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
+    is_async, staleness = recipe.rollout.mode == "async", recipe.rollout.max_staleness
+    if is_async and staleness < 1:
+        yield (
+            f"rollout.max_staleness = {staleness}: async rollouts are one step"
+            ' old when they are trained on; set it to 1 or more, or rollout.mode to "sync"'
+        )
+    if _truncates(recipe) and staleness and (is_async or recipe.sampling.dynamic):
+        yield (
+            f"rollout.max_staleness = {staleness}: responses of older weights"
+            " are weighed by the engine's probabilities, which truncated sampling (top_p,"
+            ' top_k, min_p) renormalises; set it to 0 with rollout.mode = "sync", or sample'
+            " from the full distribution"
+        )
+
+
+def _of_batch(recipe: TrainRecipe) -> Iterator[str]:
+    if recipe.rollout.abort_stragglers and not recipe.sampling.dynamic:
+        yield (
+            "rollout.abort_stragglers = true: without sampling.dynamic every group is wanted;"
+            " turn one off or the other on"
+        )
+    if recipe.optim.updates_per_step > recipe.rollout.prompts_per_step:
+        yield (
+            f"optim.updates_per_step = {recipe.optim.updates_per_step}: more than"
+            f" rollout.prompts_per_step = {recipe.rollout.prompts_per_step} groups; lower it"
+        )
+
+
+def _of_reward(recipe: TrainRecipe) -> Iterator[str]:
+    cache_len, longest = recipe.reward.overlong_cache_len, recipe.rollout.max_response_len
+    if recipe.reward.overlong == "penalty" and not 0 < cache_len <= longest:
+        yield (
+            f"reward.overlong_cache_len = {cache_len}: must lie in"
+            f" 1..rollout.max_response_len = {longest} for the soft"
+            " penalty; DAPO takes a fifth of it"
+        )
+
+
+def _of_eval(recipe: TrainRecipe) -> Iterator[str]:
+    if recipe.eval.every and recipe.eval.path is None and not recipe.eval.benchmarks:
+        yield (
+            f"eval.every = {recipe.eval.every}: there is nothing to score; set eval.path or"
+            " eval.benchmarks"
+        )
