@@ -44,12 +44,16 @@ def _of_model(recipe: TrainRecipe) -> Iterator[str]:
 
 
 def _of_servers(recipe: TrainRecipe) -> Iterator[str]:
-    rollout = recipe.rollout
-    if bool(rollout.servers) != (rollout.engine == "vllm_server"):
+    engine, servers = recipe.rollout.engine, list(recipe.rollout.servers)
+    if engine == "vllm_server" and not servers:
         yield (
-            f"rollout.servers = {list(rollout.servers)}: goes with rollout.engine ="
-            f' "vllm_server", which is {rollout.engine!r}; start servers with rlvr serve'
-            ' and list them, ["http://127.0.0.1:8000"], or leave both out'
+            'rollout.engine = "vllm_server": rollout.servers lists none; start them with rlvr serve'
+            ' and give their addresses, ["http://127.0.0.1:8000"]'
+        )
+    if servers and engine != "vllm_server":
+        yield (
+            f'rollout.servers = {servers}: rollout.engine = "{engine}" does not ask them; set it to'
+            ' "vllm_server" or leave them out'
         )
 
 

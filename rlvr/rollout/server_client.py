@@ -23,6 +23,7 @@ HEALTH_S = 30.0
 WEIGHTS_S = 600.0
 """Seconds for a server to take new weights."""
 
+COMPLETIONS = "/v1/completions"
 ENDPOINTS = {"adapter": "/v1/load_lora_adapter", "merged": "/collective_rpc"}
 """What a server needs for each sync mode."""
 
@@ -31,7 +32,11 @@ IMPOSSIBLE = -1000.0
 
 
 class ServerLost(RunError):
-    """The server does not answer, or it is no longer the process that was given the weights."""
+    """The server did not answer as one that is well."""
+
+
+class ServerRestarted(ServerLost):
+    """It answers, but is no longer the process that was given the weights."""
 
 
 @dataclass
@@ -62,7 +67,7 @@ class Server:
         timeout_s: float | None = None,
         meet: bool = False,
     ) -> Any:
-        """The reply's JSON, or None where it has none; `meet` accepts another process than before.
+        """The reply's JSON, else its text. meet: it may be another process than before.
 
         Raises: ServerLost; ConfigError for a key that it refuses; RunError for another refusal.
         """
@@ -86,17 +91,14 @@ class Server:
         if meet:
             self.instance = instance
         elif instance != self.instance:
-            raise ServerLost("it was restarted")
+            raise ServerRestarted("it was restarted")
         if reply.status >= 400:
-            gone = path == "/v1/completions" and reply.status == 404  # restarted: no adapter there
-            if gone or (reply.status >= 500 and not await self.is_alive()):
+            if reply.status == 404 and path == COMPLETIONS:
+                raise ServerRestarted(f"it does not know {self.model}")
+            if reply.status >= 500 and await self._health() is None:
                 raise ServerLost(f"{path} gives {reply.status}")
             raise RunError(f"{self.url}{path} gives {reply.status}: {_message(found)}")
         return found
-
-    async def is_alive(self) -> bool:
-        """Whether it answers and is well, whichever process it is."""
-        return await self._health() is not None
 
     async def is_same(self) -> bool:
         """Whether it is well and the process that was given the weights."""
@@ -124,7 +126,7 @@ class Server:
 
     async def complete(self, request: Request, sampling: Sampling) -> Response:
         """The response to one request, drawn as the local engine draws it. Raises: as `call`."""
-        reply = await self.call("POST", "/v1/completions", _body(self.model, request, sampling))
+        reply = await self.call("POST", COMPLETIONS, _body(self.model, request, sampling))
         (choice,) = reply["choices"]
         if choice["finish_reason"] not in ("stop", "length"):
             raise ServerLost(f"it ended a response with {choice['finish_reason']!r}")
@@ -134,7 +136,7 @@ class Server:
     async def score(self, token_ids: list[int]) -> list[float]:
         """As Engine.score, for one sequence. Raises: as `call`."""
         body = _body(self.model, Request(token_ids, seed=0), Sampling(max_len=1))
-        reply = await self.call("POST", "/v1/completions", body | {"prompt_logprobs": 0})
+        reply = await self.call("POST", COMPLETIONS, body | {"prompt_logprobs": 0})
         places = reply["choices"][0]["prompt_logprobs"][1:]
         return [at[str(token)]["logprob"] for at, token in zip(places, token_ids[1:], strict=True)]
 
@@ -231,7 +233,7 @@ async def examine(server: Server, recipe: TrainRecipe, mode: str) -> None:
             f" base's weights would go unnoticed; {how}"
         )
     body = _body(server.base, Request(list(range(1, 9)), seed=0), Sampling(max_len=1, top_k=1))
-    reply = await server.call("POST", "/v1/completions", body | {"logprobs": 5})
+    reply = await server.call("POST", COMPLETIONS, body | {"logprobs": 5})
     if min(reply["choices"][0]["logprobs"]["top_logprobs"][0].values()) > IMPOSSIBLE:
         raise ConfigError(
             f"rollout.servers: {server.url} gives log-probabilities before temperature and"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.recipe import ConfigError, RunError
 from rlvr.rollout.engine import Request, Response, Sampling
-from rlvr.rollout.server_client import Server, ServerLost, examine
+from rlvr.rollout.server_client import Server, ServerLost, ServerRestarted, examine
 
 if TYPE_CHECKING:
     import aiohttp
@@ -229,7 +229,7 @@ class Pool:
             try:
                 return await server.complete(request, sampling)
             except ServerLost as error:
-                if not await server.is_same():
+                if isinstance(error, ServerRestarted) or not await server.is_same():
                     self._lose(server, str(error))
                 return error
 

@@ -108,8 +108,8 @@ def test_no_address_slips_in_behind_the_check(write_recipe, capsys):
 @pytest.mark.parametrize(
     ("rollout", "message"),
     [
-        ({"engine": "vllm_server"}, r'start servers with rlvr serve and list them, \["http'),
-        ({"engine": "vllm", "servers": ["http://127.0.0.1:8000"]}, "or leave both out"),
+        ({"engine": "vllm_server"}, "lists none; start them with rlvr serve and give their addr"),
+        ({"engine": "vllm", "servers": ["http://127.0.0.1:8000"]}, "does not ask them"),
         ({"engine": "vllm_server", "servers": ["http://me:pw@host:8000"]}, "rollout.servers.0"),
         ({"engine": "vllm_server", "servers": ["http://host:8000/v1"]}, "rollout.servers.0"),
     ],
