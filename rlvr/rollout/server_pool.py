@@ -236,6 +236,8 @@ class Pool:
         def end(task: asyncio.Task[Any]) -> None:
             server.running.discard(task)
             server.num_tokens -= num_tokens
+            if not task.cancelled():
+                task.exception()  # of many that fail together the first is raised, the rest are not
             events.put_nowait((index, task))
 
         task = asyncio.create_task(ask())
