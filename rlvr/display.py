@@ -46,7 +46,8 @@ class Display:
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """Shows the numbers of finished step `step` (counted from 1)."""
         spent = time.perf_counter() - self._start
-        left = spent / (step - self._first) * (self._num_steps - step)
+        num_done = max(1, step - self._first)  # a step resumed in its evaluation: step is first
+        left = spent / num_done * (self._num_steps - step)
         values = {name: _short(metrics.get(key)) for name, key in SHOWN.items()}
         values["left"] = f"{left / 60:.1f} min"
         if self._live:

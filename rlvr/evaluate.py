@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,9 +17,10 @@ from eval.records import Benchmark
 from eval.score import score_problems
 from rlvr.contamination import problem_text
 from rlvr.evaluating.plan import PromptStyle, request
+from rlvr.files import write_whole
 from rlvr.metrics import EVAL_METRICS
 from rlvr.recipe import ConfigError
-from rlvr.rollout.engine import Engine, Sampling
+from rlvr.rollout.engine import Engine, Request, Response, Sampling
 
 if TYPE_CHECKING:
     from rewards import Verifier
@@ -136,8 +139,12 @@ def evaluate(
     engine: Engine,
     verifier: Verifier,
     decode: Callable[[Sequence[int]], str],
+    safe_point: Callable[[], None] = lambda: None,
 ) -> tuple[Evaluation, list[Generation]]:
-    """Samples eval.samples responses per problem, with the same seeds in every evaluation."""
+    """Samples eval.samples responses per problem, with the same seeds in every evaluation.
+
+    safe_point: called after every decoding step; may raise.
+    """
     config, requests = recipe.eval, []
     keys: list[tuple[str, str, int]] = []
     for one in sets:
@@ -147,6 +154,7 @@ def evaluate(
                 requests.append(request(prompt, recipe.train.seed, keys[-1]))
     longest = recipe.rollout.max_response_len
     sampling = Sampling(longest, config.temperature, config.top_p, logprobs=False)
+    responses = _generate(engine, requests, sampling, safe_point)
     generations = [
         Generation(
             *key,
@@ -154,7 +162,7 @@ def evaluate(
             len(response.token_ids),
             "length" if response.truncated else "stop",
         )
-        for key, response in zip(keys, engine.generate(requests, sampling), strict=True)
+        for key, response in zip(keys, responses, strict=True)
     ]
     results, problems = score_problems(
         generations, verifier, benchmarks=[one.loaded for one in sets]
@@ -173,25 +181,44 @@ def evaluate(
     return evaluation, generations
 
 
+def _generate(
+    engine: Engine,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    safe_point: Callable[[], None],
+) -> list[Response]:
+    done: dict[int, Response] = {}
+    with closing(engine.stream(requests, sampling)) as stream:
+        for finished in stream:
+            safe_point()
+            done.update(finished)
+    return [done[index] for index in range(len(requests))]
+
+
 def evaluate_step(
-    session: Session, run_dir: Path, step: int, say: Callable[[str], None]
+    session: Session,
+    run_dir: Path,
+    step: int,
+    say: Callable[[str], None],
+    safe_point: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """The metrics of the policy after `step` steps; empty where the recipe evaluates nothing.
 
-    Writes eval/step_N.jsonl.gz (what was sampled) and eval/step_N.json.
+    Writes eval/step_N.jsonl.gz (what was sampled) and eval/step_N.json; says so where it cannot.
     """
     if not session.evals:
         return {}
-    path = run_dir / "eval" / f"step_{step}.json"
-    path.parent.mkdir(exist_ok=True)
-    _write_held_out(path.parent, session.evals[0].loaded)
     found, generations = evaluate(
-        session.recipe, session.evals, session.engine, session.verifier, session.decode
+        session.recipe, session.evals, session.engine, session.verifier, session.decode, safe_point
     )
-    write_generations(path.with_suffix(".jsonl.gz"), generations)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found.to_json()))
-    partial.rename(path)
+    path = run_dir / "eval" / f"step_{step}.json"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        _write_held_out(path.parent, session.evals[0].loaded)
+        write_generations(path.with_suffix(".jsonl.gz"), generations)
+        write_whole(path, json.dumps(found.to_json()))
+    except OSError as error:
+        print(f"{path} is missing: {error}; metrics.jsonl has its numbers", file=sys.stderr)
     a = found.accuracy
     say(f"held-out accuracy {a.value:.3f} [{a.lo:.3f}, {a.hi:.3f}] at step {step}")
     for one in session.evals:
@@ -208,7 +235,7 @@ def _write_held_out(folder: Path, loaded: LoadedBenchmark) -> None:
     path = folder / f"{HELD_OUT}.jsonl"
     if loaded.name == HELD_OUT and not path.exists():
         rows = ({"id": q.id, "problem": q.problem, "answer": q.answer} for q in loaded.questions)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_evaluation(run_dir: Path, step: int) -> Evaluation:

@@ -21,6 +21,7 @@ from rlvr.adapters.facts import (
 )
 from rlvr.adapters.state import adapter_state
 from rlvr.examples import Examples
+from rlvr.files import write_whole
 from rlvr.policy import Policy, load_base
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def finish_manifest(
             facts["update_norms"] = tensor_norms(adapter_state(policy.model), adapter_state(start))
     if num_bytes is not None:
         facts["sync_bytes"] = num_bytes
-    path.write_text(json.dumps(facts, indent=1))
+    write_whole(path, json.dumps(facts, indent=1))
 
 
 def _versions() -> dict[str, str]:

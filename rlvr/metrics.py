@@ -29,6 +29,7 @@ METRICS: dict[str, str] = {
     "policy/ratio_max": "largest trainer / engine probability of a sampled token",
     "policy/clip_frac": "fraction of trained tokens whose ratio is clipped",
     "optim/lr": "learning rate",
+    "optim/skipped": "updates left out: their loss or gradient was not finite",
     "optim/grad_norm": "gradient norm before clipping, mean over the step's updates",
     "time/rollout_s": "seconds generating; in async mode mostly during the step before",
     "time/verify_s": "seconds that verification took beyond generation",

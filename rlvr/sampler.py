@@ -14,14 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlvr.groups import Collected, Group, Tally, diagnose
 from rlvr.recipe import RunError
 from rlvr.rewarding import shaped_rewards
-from rlvr.rollout.engine import Engine, Response, Sampling, sample_seed
+from rlvr.rollout.engine import Engine, EngineLost, Response, Sampling, sample_seed
 from rlvr.selection import Selector, difficulty_levels
 from rlvr.streaming import Asked, run_round
 
@@ -83,7 +83,8 @@ class Sampler:
         was collected ahead is handed out.
 
         safe_point is called after every decoding step and may raise to stop the run.
-        Raises: NoSignalError when not one informative group came in all rounds.
+        Raises: NoSignalError when not one informative group came in all rounds; EngineLost, then
+        the sampler is as it was before.
         """
         if self._ahead is not None:
             collected, self._ahead = self._ahead, None
@@ -96,8 +97,8 @@ class Sampler:
         have finished step - 1 steps; else nothing. The block must leave the engine alone.
 
         Gives a list whose only element is, at the end, the seconds that the block had to be waited
-        after. A block that raises stops the collection at its next decoding step and loses it.
-        Raises: as `collect`.
+        after. A block that raises stops the collection at its next decoding step and loses it. An
+        engine that dies loses it too: `collect` does it anew. Raises: NoSignalError.
         """
         waited = [0.0]
         if self._recipe.rollout.mode == "sync" or step >= self._recipe.train.steps:
@@ -114,7 +115,8 @@ class Sampler:
         try:
             yield waited
             start = time.perf_counter()
-            self._ahead = future.result()
+            with suppress(EngineLost):
+                self._ahead = future.result()
             waited[0] = time.perf_counter() - start
         except BaseException:
             cancelled.set()
@@ -122,6 +124,14 @@ class Sampler:
             raise
 
     def _collect(self, job: Job) -> Collected:
+        before = self.state()
+        try:
+            return self._gather(job)
+        except EngineLost:
+            self.load_state(before)
+            raise
+
+    def _gather(self, job: Job) -> Collected:
         wanted = self._recipe.rollout.prompts_per_step
         oldest = job.step - self._recipe.rollout.max_staleness
         groups = [group for group in self._surplus if group.step >= oldest]

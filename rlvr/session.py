@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,14 @@ from rlvr.entropy import EntropyControl
 from rlvr.evaluate import EvalSet, check_benchmarks, eval_sets, load_benchmarks
 from rlvr.optim import check_optimizer
 from rlvr.policy import Policy, load_policy
-from rlvr.recipe import ConfigError
+from rlvr.recipe import ConfigError, RunError
 from rlvr.reference import prepare_reference
 from rlvr.rollout import vllm_local
-from rlvr.rollout.engine import Engine
+from rlvr.rollout.engine import Engine, EngineLost
 from rlvr.rollout.inplace import check_emulation
 from rlvr.rollout.sync import Syncer, check_mode, choose_mode, mode_of
 from rlvr.rollout.vllm_server import ServerEngine, check_servers
+from rlvr.run_folder import check_same_data
 from rlvr.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ VLLM = ("vllm", "vllm_server")
 
 @dataclass
 class Session:
-    """The parts of a run. evals: the problem sets of its evaluations, the main one first."""
+    """The parts of a run. evals: the problem sets of its evaluations, the main one first. start:
+    gives another engine when the first has died."""
 
     recipe: TrainRecipe
     policy: Policy
@@ -52,6 +55,26 @@ class Session:
     sampler: Sampler
     data: Dataset
     evals: tuple[EvalSet, ...]
+    start: Callable[[], Engine] | None = None
+
+    def restart_engine(self) -> None:
+        """Another engine in place of the one that died, with the policy's weights, checked.
+
+        Raises: EngineLost when it cannot be started, SyncError when it serves other weights.
+        """
+        assert self.start is not None, "a session without `start` has no other engine"
+        with suppress(Exception):  # it is dead: what its end says changes nothing
+            self.engine.close()
+        rng = torch.get_rng_state()
+        try:
+            self.engine = self.start()
+        except (ConfigError, RunError):
+            raise
+        except Exception as error:
+            raise EngineLost(f"another engine did not start: {error}") from error
+        torch.set_rng_state(rng)
+        self.syncer.use(self.engine)
+        self.syncer.sync()
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Response tokens to text, special tokens left out."""
@@ -135,14 +158,23 @@ StartEngine = Callable[[TrainRecipe, Policy, bool, str], Engine]
 """Gives the engine for a recipe and its policy: (recipe, policy, whether vLLM, sync mode)."""
 
 
-def build(recipe: TrainRecipe, model_path: str, start_engine: StartEngine | None = None) -> Session:
+def build(
+    recipe: TrainRecipe,
+    model_path: str,
+    start_engine: StartEngine | None = None,
+    data_sha256: str | None = None,
+) -> Session:
     """The session of a recipe whose policy lies at `model_path` (folder or hub id).
 
     start_engine: gives a live engine that serves the base; None starts one for this run alone.
+    data_sha256: of the problems that the run began with; others are refused.
     The verifier's workers start first, before any other library pins or multiplies threads.
     Raises: ConfigError for anything in the recipe that cannot work with this model and data.
     """
+    torch.manual_seed(recipe.train.seed)  # for libraries that draw without a generator of their own
     data = load_problems(recipe.data)
+    if data_sha256 is not None:
+        check_same_data(recipe.data.path, data.sha256, data_sha256)
     held_out_config = held_out_data(recipe)
     held_out = load_problems(held_out_config, "eval") if held_out_config else None
     benchmarks = load_benchmarks(recipe)
@@ -177,9 +209,14 @@ def build(recipe: TrainRecipe, model_path: str, start_engine: StartEngine | None
     if held_out is not None and held_out_config is not None:
         test = encode_prompts(held_out, policy.tokenizer, held_out_config, max_prompt_len, "eval")
     mode = choose_mode(recipe, policy)
-    engine = (start_engine or new_engine)(recipe, policy, use_vllm, mode)
-    if policy.device.type == "cpu":
-        torch.set_num_threads(recipe.train.num_threads or len(os.sched_getaffinity(0)))
+
+    def start() -> Engine:
+        engine = (start_engine or new_engine)(recipe, policy, use_vllm, mode)
+        if policy.device.type == "cpu":  # vLLM sets its own number of threads
+            torch.set_num_threads(recipe.train.num_threads or len(os.sched_getaffinity(0)))
+        return engine
+
+    engine = start()
     session = Session(
         recipe,
         policy,
@@ -191,6 +228,7 @@ def build(recipe: TrainRecipe, model_path: str, start_engine: StartEngine | None
         Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
         data,
         eval_sets(recipe, test, benchmarks, policy.tokenizer),
+        start,
     )
     return session
 

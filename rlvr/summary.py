@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 from eval.intervals import Interval, paired_difference
 from rlvr.checkpoint import best_checkpoint
 from rlvr.evaluate import Evaluation, read_evaluation
+from rlvr.files import write_whole
+from rlvr.report.folder import read_metrics
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +34,10 @@ def finish(
     checkpoint = str(best_checkpoint(folder).relative_to(folder))
     summary: dict[str, object] = {"seconds": seconds, "steps": steps, "best_checkpoint": checkpoint}
     summary["problem_uses"] = session.sampler.problem_uses()
-    if session.evals:
+    lost = [n for n in (0, steps) if not (folder / "eval" / f"step_{n}.json").exists()]
+    if session.evals and lost:
+        console.print(f"no held-out comparison: eval/step_{lost[0]}.json is missing")
+    elif session.evals:
         before, after = (read_evaluation(folder, step) for step in (0, steps))
         difference = paired_difference(before.fractions, after.fractions)
         summary |= {
@@ -52,7 +58,7 @@ def finish(
             highlight=False,
             markup=False,
         )
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+    write_whole(folder / "summary.json", json.dumps(summary, indent=1))
     console.print(f"reward curve: {curve}", soft_wrap=True)
     console.print(f"run folder:   {folder} ({steps} steps, {seconds:.0f} s)", soft_wrap=True)
 
@@ -85,7 +91,7 @@ def draw_reward_curve(folder: Path) -> Path:
     """reward_curve.png from metrics.jsonl: mean reward per step and its running mean."""
     from matplotlib.figure import Figure
 
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(folder / "metrics.jsonl")
     points = [(row["step"], row["reward/mean"]) for row in rows if "reward/mean" in row]
     held_out = [
         (int(path.stem.removeprefix("step_")), json.loads(path.read_text())["accuracy"])
@@ -111,5 +117,7 @@ def draw_reward_curve(folder: Path) -> Path:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     path = folder / "reward_curve.png"
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format="png")
+    write_whole(path, picture.getvalue())
     return path

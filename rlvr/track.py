@@ -1,4 +1,7 @@
-"""Where a run's numbers go: metrics.jsonl, rollouts/, and W&B when it works."""
+"""Where a run's numbers go: metrics.jsonl, rollouts/, and W&B when it works.
+
+A disk that cannot take them never stops a run: lines wait for room, and what is missing is said.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr.files import write_whole
 from rlvr.metrics import is_known
+from rlvr.report.folder import read_metrics
 
 if TYPE_CHECKING:
     from rlvr.config import TrainRecipe
@@ -22,18 +27,19 @@ class Tracker:
     def __init__(self, recipe: TrainRecipe, run_dir: Path, run_id: str, resumed_step: int) -> None:
         self._path = run_dir / "metrics.jsonl"
         self._forget_after(resumed_step)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab", buffering=0)
+        self._size = self._path.stat().st_size
+        self._waiting: dict[int, bytes] = {}
         self._wandb: Any = None
         mode = _wandb_mode(recipe.track.wandb)
         if mode != "disabled":
             self._start_wandb(recipe, run_dir, run_id, mode)
 
     def _forget_after(self, step: int) -> None:
-        """Drops the lines of steps that a resumed run does again."""
+        """Drops the lines of steps that a resumed run does again, and half-written ones."""
         if self._path.exists():
-            rows = [json.loads(line) for line in self._path.read_text().splitlines()]
-            kept = [row for row in rows if row["step"] <= step]
-            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            kept = [row for row in read_metrics(self._path) if row["step"] <= step]
+            write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _start_wandb(self, recipe: TrainRecipe, run_dir: Path, run_id: str, mode: str) -> None:
         """In `mode`, else offline, else not at all: a person is told, the run goes on."""
@@ -64,8 +70,8 @@ class Tracker:
         """Writes one step. Names are those of METRICS and EVAL_METRICS."""
         unknown = [name for name in metrics if not is_known(name)]
         assert not unknown, f"{unknown}: not in METRICS"
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
+        self._waiting[step] = (json.dumps({"step": step, **metrics}) + "\n").encode()
+        self._append()
         if self._wandb is not None:
             try:
                 self._wandb.log(metrics, step=step)
@@ -73,8 +79,26 @@ class Tracker:
                 print(f"W&B stopped: {error}; metrics.jsonl goes on", file=sys.stderr)
                 self._wandb = None
 
+    def _append(self) -> None:
+        """Writes the lines that wait: all of them, or none and says so."""
+        lines = b"".join(self._waiting.values())
+        try:
+            while lines:
+                lines = lines[self._file.write(lines) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            if self._path.stat().st_size > self._size:
+                os.ftruncate(self._file.fileno(), self._size)
+            first = min(self._waiting)
+            print(f"{self._path} lacks steps from {first} on: {error}; make room", file=sys.stderr)
+        else:
+            self._size += sum(map(len, self._waiting.values()))
+            self._waiting.clear()
+
     def close(self) -> None:
         """Finishes the files and W&B."""
+        if self._waiting:
+            self._append()
         self._file.close()
         if self._wandb is not None:
             try:
@@ -85,10 +109,13 @@ class Tracker:
 
 def write_rollouts(run_dir: Path, step: int, rollouts: Sequence[dict[str, Any]]) -> None:
     """rollouts/step_N.jsonl.gz: prompt, response, reward, advantage, reason of each."""
-    folder = run_dir / "rollouts"
-    folder.mkdir(exist_ok=True)
-    with gzip.open(folder / f"step_{step}.jsonl.gz", "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(rollout) + "\n" for rollout in rollouts)
+    path = run_dir / "rollouts" / f"step_{step}.jsonl.gz"
+    text = "".join(json.dumps(rollout) + "\n" for rollout in rollouts)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, gzip.compress(text.encode(), mtime=0))
+    except OSError as error:
+        print(f"{path} is missing: {error}", file=sys.stderr)
 
 
 def _wandb_mode(wanted: str) -> str:

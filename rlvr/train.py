@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -19,22 +17,20 @@ from rich.console import Console
 
 from rewards import Verifier
 from rlvr.batch import StepBatch, make_batch
-from rlvr.checkpoint import (
-    STATE_FOLDER,
-    intact_checkpoints,
-    load_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-)
+from rlvr.checkpoint import NotWrittenError
 from rlvr.config import TrainRecipe
 from rlvr.contamination import check_training_data
 from rlvr.display import Display
-from rlvr.evaluate import evaluate_step, forget_evaluations, is_best
+from rlvr.evaluate import evaluate_step, is_best
 from rlvr.manifest import finish_manifest, manifest
-from rlvr.recipe import ConfigError, dump_toml, load_recipe
-from rlvr.reference import follow, load_reference, save_reference
+from rlvr.recipe import ConfigError, RunError, load_recipe
+from rlvr.recover import leave, restore, save, with_engine
+from rlvr.reference import follow
+from rlvr.rollout.sync import SyncError
+from rlvr.run_folder import Run, check_same_recipe, held, make_folder, new_run_folder
 from rlvr.schedule import lr_at
 from rlvr.session import Session, StartEngine, build, check
+from rlvr.skipped import check_streak, save_batch
 from rlvr.stop import Stopped, StopRequest
 from rlvr.summary import finish
 from rlvr.track import Tracker, write_rollouts
@@ -48,16 +44,6 @@ if TYPE_CHECKING:
 
 MAX_VERIFIER_FAILURES = 0.01
 """Fraction of a step's verdicts above which timeouts and dead workers are an alarm."""
-
-
-@dataclass
-class Run:
-    """A run folder and where it stands. next_step: steps finished so far."""
-
-    folder: Path
-    run_id: str
-    next_step: int = 0
-    seconds: float = 0.0
 
 
 End = Callable[[int, dict[str, float]], bool]
@@ -79,8 +65,14 @@ def train(
     folder = new_run_folder(recipe, recipe_path)
     session = build(recipe, model_path(recipe, recipe_path, console), start_engine)
     run = Run(folder, run_id=secrets.token_hex(4))
-    folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(dump_toml(recipe))
+    make_folder(folder, recipe, _facts(session) | {"run_id": run.run_id})
+    with held(folder):
+        return _drive(session, run, console, end)
+
+
+def _facts(session: Session) -> dict[str, Any]:
+    """manifest.json as far as it is known before the first step."""
+    recipe = session.recipe
     facts = manifest(
         recipe,
         session.policy,
@@ -91,8 +83,7 @@ def train(
     )
     evaluated = [one.loaded for one in session.evals]
     facts["contamination"] = check_training_data(recipe, session.data.problems, evaluated)
-    (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
-    return _drive(session, run, console, end)
+    return facts
 
 
 def resume(
@@ -100,29 +91,17 @@ def resume(
     console: Console,
     start_engine: StartEngine | None = None,
     end: End | None = None,
+    same_as: TrainRecipe | None = None,
 ) -> Path:
-    """Continues the run in `folder` from its newest checkpoint. Raises: ConfigError, Stopped."""
+    """Continues the run in `folder` from its newest checkpoint, or from the start where none was
+    written yet. same_as: a recipe that must be the run's own. Raises: ConfigError, Stopped."""
     if not (folder / "config.toml").is_file():
         raise ConfigError(f"{folder}: not a run folder (no config.toml); give the folder of a run")
-    recipe = load_recipe(folder / "config.toml", [], TrainRecipe)
-    if recipe.adapter.emulate_inplace_merge:
-        raise ConfigError(
-            f"{folder}: adapter.emulate_inplace_merge has moved its base, and checkpoints do not"
-            " hold that; start the run again"
-        )
-    checkpoints = intact_checkpoints(folder)
-    if not checkpoints:
-        raise ConfigError(f"{folder}: has no usable checkpoint; delete the folder and start again")
-    check(recipe)
-    facts = json.loads((folder / "manifest.json").read_text())
-    session = build(recipe, facts["model"], start_engine)
-    state = load_checkpoint(checkpoints[-1], session.policy, session.optimizer)
-    load_reference(session.policy, recipe.algorithm, checkpoints[-1] / STATE_FOLDER)
-    session.sampler.load_state(state["sampler"])
-    session.entropy.load_state(state["entropy"])
-    forget_evaluations(folder, state["step"])
-    run = Run(folder, state["run_id"], state["step"], state["seconds"])
-    return _drive(session, run, console, end)
+    if same_as is not None:
+        check_same_recipe(folder, same_as)
+    with held(folder):
+        session, run = restore(folder, start_engine)
+        return _drive(session, run, console, end)
 
 
 def _drive(session: Session, run: Run, console: Console, end: End | None = None) -> Path:
@@ -132,33 +111,13 @@ def _drive(session: Session, run: Run, console: Console, end: End | None = None)
     start = time.perf_counter() - run.seconds
     try:
         with StopRequest() as stop, Display(console, recipe.train.steps, run.next_step) as display:
-            session.syncer.sync()
-            if run.next_step == 0:
-                evaluate_step(session, run.folder, 0, display.say)
-            while run.next_step < recipe.train.steps:
-                before = session.sampler.state()
-                try:
-                    metrics = one_step(session, run, stop.check)
-                except Stopped:
-                    run.seconds = time.perf_counter() - start
-                    path = _save(session, run, before)
-                    display.say(
-                        f"stopped; continue with: rlvr train --resume {run.folder} ({path})"
-                    )
-                    raise
-                run.next_step += 1
+            try:
+                _steps(session, run, Loop(tracker, display, stop.check, end, start))
+            except (Stopped, RunError) as error:
                 run.seconds = time.perf_counter() - start
-                ended = end is not None and end(run.next_step, metrics)
-                last = ended or run.next_step == recipe.train.steps
-                if last or _is_due(recipe.eval.every, run.next_step):
-                    metrics |= evaluate_step(session, run.folder, run.next_step, display.say)
-                tracker.log(run.next_step, metrics)
-                display.step(run.next_step, metrics)
-                is_due = _is_due(recipe.train.checkpoint_every, run.next_step)
-                if last or is_due or is_best(run.folder, run.next_step):
-                    _save(session, run, session.sampler.state())
-                if last:
-                    break
+                if not isinstance(error, SyncError):  # then nobody knows which weights are right
+                    leave(session, run, display.say)
+                raise
         run.seconds = time.perf_counter() - start
         num_bytes = session.syncer.num_bytes
         finish_manifest(run.folder / "manifest.json", session.policy, recipe.model, num_bytes)
@@ -167,6 +126,67 @@ def _drive(session: Session, run: Run, console: Console, end: End | None = None)
     finally:
         tracker.close()
         session.close()
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What the loop reports to, and asks after every step. start: perf_counter at the run's 0 s."""
+
+    tracker: Tracker
+    display: Display
+    safe_point: Callable[[], None]
+    end: End | None
+    start: float
+
+
+def _steps(session: Session, run: Run, loop: Loop) -> None:
+    """Steps until the recipe or `end` says so. Raises: Stopped, RunError."""
+    num_steps = session.recipe.train.steps
+    run.boundary = session.sampler.state()
+    with_engine(session, session.syncer.sync)
+    if run.next_step == 0:
+        _evaluate(session, run, loop)
+    ended = False
+    while not ended and (run.unlogged is not None or run.next_step < num_steps):
+        if run.unlogged is None:
+            metrics = one_step(session, run, loop.safe_point)
+            run.next_step += 1
+            run.unlogged = {"step": run.next_step, **metrics}
+        ended = _close_step(session, run, loop)
+
+
+def _close_step(session: Session, run: Run, loop: Loop) -> bool:
+    """Evaluates, logs and saves what the step has trained; whether it was the last."""
+    recipe, step = session.recipe, run.next_step
+    metrics = {name: value for name, value in (run.unlogged or {}).items() if name != "step"}
+    run.seconds = time.perf_counter() - loop.start
+    ended = loop.end is not None and loop.end(step, metrics)
+    last = ended or step == recipe.train.steps
+    if last or _is_due(recipe.eval.every, step):
+        metrics |= _evaluate(session, run, loop)
+    loop.tracker.log(step, metrics)
+    loop.display.step(step, metrics)
+    run.unlogged = None
+    run.num_skipped = run.num_skipped + 1 if metrics["optim/skipped"] else 0
+    run.boundary = session.sampler.state()
+    if last or _is_due(recipe.train.checkpoint_every, step) or is_best(run.folder, step):
+        try:
+            save(session, run)
+        except NotWrittenError as error:
+            if last:
+                raise
+            loop.display.say(f"{error}; training goes on")
+    check_streak(run.num_skipped)
+    return last
+
+
+def _evaluate(session: Session, run: Run, loop: Loop) -> dict[str, float]:
+    return with_engine(
+        session,
+        lambda: evaluate_step(
+            session, run.folder, run.next_step, loop.display.say, loop.safe_point
+        ),
+    )
 
 
 def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict[str, float]:
@@ -180,24 +200,31 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
     for group in session.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_ratio", 1.0)
     with _timed() as step_s:
-        collected = session.sampler.collect(step, session.engine, session.verifier, safe_point)
+        collected = with_engine(
+            session,
+            lambda: session.sampler.collect(step, session.engine, session.verifier, safe_point),
+        )
         ahead = session.sampler.ahead(step + 1, session.engine, session.verifier)
         with ahead as wait_s, _timed() as train_s:
             batch = make_batch(collected.groups, session.policy, recipe)
             stats = update(
                 session.policy, session.optimizer, batch, recipe, step, session.entropy, safe_point
             )
+            num_tokens = stats.pop("train/tokens", 0.0)
             follow(session.policy, recipe.algorithm, step + 1)
+            run.unlogged = {"step": step + 1, **stats, **collected.metrics}
         with _timed() as sync_s:
-            synced = session.syncer.sync()
+            synced = with_engine(session, session.syncer.sync)
     write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
+    if stats["optim/skipped"]:
+        save_batch(run.folder, step + 1, batch)
     own = {
         "optim/lr": lr,
         "time/train_s": train_s[0],
         "time/wait_s": wait_s[0],
         "time/sync_s": sync_s[0],
         "time/step_s": step_s[0],
-        "train/tokens_per_s": stats.pop("train/tokens", 0.0) / train_s[0],
+        "train/tokens_per_s": num_tokens / train_s[0],
         "memory/peak_gib": _peak_gib(),
         "sync/bytes": float(synced.num_bytes),
         "sync/logprob_error": synced.logprob_error,
@@ -258,46 +285,8 @@ def _sample_rollouts(session: Session, batch: StepBatch) -> list[dict[str, Any]]
     ]
 
 
-def _save(session: Session, run: Run, sampler_state: dict[str, Any]) -> Path:
-    state = {
-        "sampler": sampler_state,
-        "entropy": session.entropy.state(),
-        "run_id": run.run_id,
-        "seconds": run.seconds,
-    }
-    path = save_checkpoint(
-        run.folder,
-        run.next_step,
-        session.policy,
-        session.optimizer,
-        state,
-        save_more=lambda inner: save_reference(session.policy, session.recipe.algorithm, inner),
-    )
-    prune_checkpoints(run.folder, session.recipe.train.keep_checkpoints)
-    return path
-
-
 def _is_due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def new_run_folder(recipe: TrainRecipe, recipe_path: Path) -> Path:
-    """The run's folder, not yet made. Raises: ConfigError when it exists."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    default = f"{recipe_path.stem}-{recipe.adapter.method}-seed{recipe.train.seed}-{stamp}"
-    folder = Path(recipe.run.dir) / (recipe.run.name or default)
-    if folder.exists():
-        raise ConfigError(
-            f"run.name = {folder.name!r}: {folder} exists; continue it with rlvr train --resume"
-            f" {folder}, or take another name"
-        )
-    if shutil.disk_usage(_existing(folder)).free < 2**28:
-        raise ConfigError(f"run.dir = {recipe.run.dir!r}: less than 0.25 GiB free; make room")
-    return folder
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.absolute().parent)
 
 
 def model_path(recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path, console: Console) -> str:

@@ -15,7 +15,6 @@ from rlvr.entropy import EntropyControl
 from rlvr.loss import TokenBatch, policy_loss, row_weights
 from rlvr.packing import to_device
 from rlvr.policy import Policy, TokenRow
-from rlvr.recipe import RunError
 from rlvr.surrogate import Rows
 
 if TYPE_CHECKING:
@@ -91,19 +90,20 @@ def update(
 ) -> dict[str, float]:
     """Trains on the batch, `updates_per_step` optimizer steps; the step's metrics by name.
 
-    safe_point is called as long as no parameter has moved and may raise to stop the run. Raises:
-    RunError for a non-finite loss or gradient.
+    safe_point is called as long as no parameter has moved and may raise to stop the run. An update
+    whose loss or gradient is not finite is left out: parameters and optimizer stay as they are, and
+    optim/skipped counts it.
     """
     schedule = policy.method.schedule
     num_updates = min(recipe.optim.updates_per_step, len(batch.groups))
     sums: Sums = dict.fromkeys(SUMS, 0.0)
-    grad_norms = []
+    grad_norms, num_skipped = [], 0
     for part in range(num_updates):
         rows = make_rows(batch.part(part, num_updates), recipe, step, entropy.enabled)
         if not rows:
             continue
         num_tokens = sum(len(row.tokens.response_ids) for row in rows)
-        entropy_before = sums["entropy"]
+        before = dict(sums)
         optimizer.zero_grad(set_to_none=True)
         for micro_batch in micro_batches(policy, rows, recipe.train.tokens_per_microbatch):
             if part == 0:
@@ -114,17 +114,16 @@ def update(
         grad_norm = float(
             torch.nn.utils.clip_grad_norm_(policy.trainable, recipe.optim.max_grad_norm)
         )
-        if not math.isfinite(grad_norm):
-            raise RunError(
-                f"step {step}: the gradient norm is {grad_norm}; lower optim.lr, or use float32"
-            )
+        if not math.isfinite(grad_norm + float(sums["loss"])):
+            sums, num_skipped = before, num_skipped + 1
+            continue
         optimizer.step()
         if schedule:
             schedule.after_update(policy.model, step * num_updates + part)
         grad_norms.append(grad_norm)
-        entropy.observe(float(sums["entropy"] - entropy_before) / num_tokens)
+        entropy.observe(float(sums["entropy"] - before["entropy"]) / num_tokens)
     optimizer.zero_grad(set_to_none=True)
-    metrics = _metrics(_read(sums), grad_norms)
+    metrics = _metrics(_read(sums), grad_norms) | {"optim/skipped": float(num_skipped)}
     return metrics | {"policy/entropy_coef": entropy.coef} if entropy.enabled else metrics
 
 

@@ -1,10 +1,13 @@
 """Settings of a comparison recipe. Imports no torch."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rlvr.section import Section
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""What folders are named after."""
 
 Tree = dict[str, dict[str, Any]]
 """Settings of `rlvr train` by section, as in its recipes."""
@@ -13,7 +16,7 @@ Tree = dict[str, dict[str, Any]]
 class CompareConfig(Section):
     """What is compared, and where it goes."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     """Name of the comparison's folder."""
     base: str
     """Recipe of `rlvr train` that every run starts from; a relative path starts at this recipe."""
@@ -166,7 +169,7 @@ class CompareRecipe(Section):
     """A whole recipe for `rlvr compare` and `rlvr lr-find`."""
 
     compare: CompareConfig
-    methods: dict[str, MethodConfig] = Field(min_length=1)
+    methods: dict[Name, MethodConfig] = Field(min_length=1)
     budget: BudgetConfig
     settings: Tree = Field(default_factory=dict)
     """Settings of `rlvr train` that all runs share, over those of the base recipe."""

@@ -57,7 +57,7 @@ class WarmEngine:
         if not use_vllm:
             return new_engine(recipe, policy, use_vllm, mode)
         key = _key(recipe, policy, mode)
-        if self._engine is None or key != self._key:
+        if self._engine is None or self._engine.lost or key != self._key:
             self.close()
             self._engine, self._key = new_engine(recipe, policy, use_vllm, mode), key
         else:

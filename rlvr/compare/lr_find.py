@@ -15,8 +15,10 @@ from rlvr.compare.plan import Comparison
 from rlvr.compare.prior import Prior
 from rlvr.compare.results import Point, read_point
 
-FIT_WINDOW = FACTOR**3 * 1.01
-"""The parabola sees rates within three grid steps of the best."""
+FLANK = 2
+"""Rates wanted below the best, and above it unless they diverge."""
+FIT_WINDOW = FACTOR**FLANK * 1.01
+"""The parabola sees rates within FLANK grid steps of the best; further away the curve is none."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ def first_grid(centre: float, config: FindConfig) -> list[int]:
 
 
 def more_rates(tried: Sequence[int], points: Sequence[Point], config: FindConfig) -> list[int]:
-    """The grid index to try next, past the end that the best rate or the vertex lies at, or none.
+    """The grid index to try next, past the end that the best rate or the vertex lies near, or none.
 
-    A rate that diverged bounds the search from above, as a worse one does. Where all diverged, two
-    lower ones.
+    The best should have FLANK rates on either side: a parabola with one flank has no sure vertex. A
+    rate that diverged bounds the search from above. Where all diverged, two lower ones.
     """
     room = max(0, config.max_points - len(tried))
     low, high = min(tried), max(tried)
@@ -72,9 +74,10 @@ def more_rates(tried: Sequence[int], points: Sequence[Point], config: FindConfig
     top_diverged = rate(high) in diverged_lrs(points)
     fit = fit_parabola(near_best(points, FIT_WINDOW))
     vertex = nearest(fit.vertex_lr) if fit else best
-    if best == low or vertex < low:
+    if best < low + FLANK or vertex < low:
         return [low - 1][:room]
-    if (best == high or vertex > high) and not top_diverged and rate(high + 1) <= 1:
+    near_top = best > high - FLANK or vertex > high
+    if near_top and not top_diverged and rate(high + 1) <= 1:
         return [high + 1][:room]
     return []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +29,9 @@ def diverged(rows: Rows, rules: RulesConfig) -> str | None:
     kl, kl_step = now.get("policy/kl_ref", 0.0), now.get("policy/kl_engine", 0.0)
     if not (kl <= rules.max_kl and kl_step <= rules.max_kl_step):
         return "kl"
-    norms = [row["optim/grad_norm"] for row in rows if "optim/grad_norm" in row]
-    if norms and not math.isfinite(norms[-1]):
+    if now.get("optim/skipped", 0.0) > 0:  # an update whose loss or gradient was not finite
         return "grad_norm"
+    norms = [row["optim/grad_norm"] for row in rows if "optim/grad_norm" in row]
     if len(norms) > WINDOW:
         usual = statistics.median(norms[:WINDOW])
         if usual > 0 and norms[-1] > rules.max_grad_norm_ratio * usual:

@@ -222,7 +222,7 @@ def _failure(task: Task, reason: str) -> Outcome:
 
 def rule_behind(reason: str) -> str | None:
     """The rule that a trainer's own stop amounts to when a rate is far too high, or None."""
-    signs = {"gradient norm is": "grad_norm", "no group carried a signal": "reward"}
+    signs = {"was not finite in": "grad_norm", "no group carried a signal": "reward"}
     return next((rule for words, rule in signs.items() if words in reason), None)
 
 

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rlvr.recipe import RunError
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class EngineLost(RunError):
+    """The engine died and answers no more; another one may do the same work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,8 @@ class Engine(Protocol):
     """The boundary between the trainer and whatever generates."""
 
     name: str
+    lost: bool = False
+    """Whether it died: every further call raises EngineLost."""
 
     def stream(
         self, requests: Sequence[Request], sampling: Sampling

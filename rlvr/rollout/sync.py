@@ -92,6 +92,10 @@ class Syncer:
             prefix="rlvr-adapter-", dir=memory if memory.is_dir() else None
         )
 
+    def use(self, engine: Engine) -> None:
+        """Hands over to this engine from now on."""
+        self._engine = engine
+
     def sync(self) -> SyncStats:
         """Hands over what changed, then checks it.
 

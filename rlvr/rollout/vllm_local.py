@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import os
+import traceback
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.recipe import RunError
-from rlvr.rollout.engine import Engine, Request, Response, Sampling
+from rlvr.rollout.engine import Engine, EngineLost, Request, Response, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +60,7 @@ class VllmEngine(Engine):
             "max_num_batched_tokens": max(8192, recipe.model.max_len),
         }
         lora = {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
-        self._llm = LLM(
+        self._llm: Any = LLM(
             model=path,
             revision=recipe.model.revision,
             trust_remote_code=recipe.model.trust_remote_code,
@@ -81,33 +84,50 @@ class VllmEngine(Engine):
     def stream(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Generator[list[tuple[int, Response]], None, None]:
-        engine = self._llm.llm_engine
         running: dict[int, str] = {}
         try:
-            for index, request in enumerate(requests):
-                prompt: Any = {"type": "token", "prompt_token_ids": request.prompt_ids}
-                params = _sampling_params(sampling, request.seed)
-                running[index] = engine.add_request(
-                    str(index), prompt, params, lora_request=self._adapter
-                )
+            with self._alive() as llm:
+                for index, request in enumerate(requests):
+                    prompt: Any = {"type": "token", "prompt_token_ids": request.prompt_ids}
+                    params = _sampling_params(sampling, request.seed)
+                    running[index] = llm.llm_engine.add_request(
+                        str(index), prompt, params, lora_request=self._adapter
+                    )
             while running:
-                outputs: list[Any] = engine.step()
+                with self._alive() as llm:
+                    outputs: list[Any] = llm.llm_engine.step()
                 for output in outputs:
                     del running[int(output.request_id)]
                 yield [(int(o.request_id), _response(o.outputs[0])) for o in outputs]
         finally:
-            if running:
-                engine.abort_request(list(running.values()), internal=True)
+            if running and not self.lost:
+                self._llm.llm_engine.abort_request(list(running.values()), internal=True)
+
+    @contextmanager
+    def _alive(self) -> Iterator[Any]:
+        """vLLM's LLM; whatever it raises in the block is its end. Raises: EngineLost."""
+        if self.lost:
+            raise EngineLost("vLLM died before")
+        try:
+            yield self._llm
+        except RunError:
+            raise
+        except Exception as error:
+            self.lost = True
+            traceback.print_exc()
+            traceback.clear_frames(error.__traceback__)  # they keep its memory
+            raise EngineLost(f"vLLM: {type(error).__name__}: {error}") from error
 
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         from vllm import SamplingParams
 
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": ids} for ids in sequences],
-            SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False),
-            use_tqdm=False,
-            lora_request=self._adapter,
-        )
+        with self._alive() as llm:
+            outputs = llm.generate(
+                [{"prompt_token_ids": ids} for ids in sequences],
+                SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False),
+                use_tqdm=False,
+                lora_request=self._adapter,
+            )
         return [
             _chosen((output.prompt_logprobs or [])[1:], ids[1:])
             for output, ids in zip(outputs, sequences, strict=True)
@@ -115,20 +135,24 @@ class VllmEngine(Engine):
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
         counted = _Counter(weights)
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(counted)})
+        with self._alive() as llm:
+            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(counted)})
         self._forget_prefixes()
         return counted.num_bytes
 
     def load_adapter(self, folder: Path) -> int:
         from vllm.lora.request import LoRARequest
 
-        self._llm.llm_engine.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
+        with self._alive() as llm:
+            llm.llm_engine.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
         self._adapter = LoRARequest("policy", 1, str(folder))  # loaded: requests only name it
         self._forget_prefixes()
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
     def _forget_prefixes(self) -> None:
-        if not self._llm.reset_prefix_cache():
+        with self._alive() as llm:
+            forgotten = llm.reset_prefix_cache()
+        if not forgotten:
             raise RunError("vLLM kept prefixes of the old weights: requests are still running")
 
     def drop_adapter(self) -> None:
@@ -137,7 +161,17 @@ class VllmEngine(Engine):
         self._llm.reset_prefix_cache()
 
     def close(self) -> None:
-        self._llm.llm_engine.engine_core.shutdown()
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        llm.llm_engine.engine_core.shutdown()
+        if self.lost:  # its memory is needed by the one that follows
+            import torch
+
+            del llm
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
 class _Counter:

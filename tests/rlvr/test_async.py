@@ -13,6 +13,7 @@ from rlvr.config import AdapterConfig
 from rlvr.data import encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
 from rlvr.policy import load_policy
+from rlvr.recover import save
 from rlvr.rollout.sync import Syncer, choose_mode
 from rlvr.rollout.vllm_local import VllmEngine
 from rlvr.sampler import Sampler
@@ -102,7 +103,8 @@ def test_a_run_stopped_with_rollouts_in_flight_resumes_bit_for_bit(make_session,
     rows, state = drive(first, run, stop_in_update_of=2)
     assert len(rows) == 2
     assert state["ahead"]["groups"], "the groups of the stopped step are in the checkpoint"
-    folder = rlvr.train._save(first, run, state)
+    run.boundary, run.unlogged = state, None
+    folder = save(first, run)
     second = make_session(method)
     saved = load_checkpoint(folder, second.policy, second.optimizer)
     second.sampler.load_state(saved["sampler"])

@@ -1,9 +1,17 @@
+from pathlib import Path
+
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from rlvr.checkpoint import load_checkpoint, save_checkpoint
+from rlvr.checkpoint import (
+    NotWrittenError,
+    damage,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from rlvr.policy import Policy, TokenRow, load_policy
 from rlvr.recipe import ConfigError
 
@@ -94,6 +102,24 @@ def test_a_saved_full_policy_loads_with_transformers_as_it_is(make_recipe, tmp_p
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     expected = policy.logprobs(ROWS, 1.0)[0]
     torch.testing.assert_close(plain_logprobs(loaded, ROWS, 1.0), expected, atol=1e-5, rtol=0)
+
+
+def test_a_checkpoint_has_its_name_only_while_it_is_whole(make_recipe, tmp_path):
+    policy, listed = make_policy(make_recipe()), []
+    optimizer = train_a_little(policy)
+
+    def look(_folder: Path) -> None:
+        listed.append(list_checkpoints(tmp_path))
+
+    def fail(_folder: Path) -> None:
+        raise OSError("No space left on device")
+
+    folder = save_checkpoint(tmp_path, 1, policy, optimizer, {}, save_more=look)
+    assert listed == [[]], "half-way through"
+    with pytest.raises(NotWrittenError, match="No space left"):
+        save_checkpoint(tmp_path, 1, policy, optimizer, {"other": 1}, save_more=fail)
+    assert [path.name for path in folder.parent.iterdir()] == ["step_1"]
+    assert damage(folder) is None, "the old one is as it was"
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

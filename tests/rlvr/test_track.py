@@ -57,3 +57,21 @@ def test_a_name_outside_the_table_is_a_bug(make_recipe, tmp_path):
     assert "reward/mean" in METRICS
     with pytest.raises(AssertionError, match="not in METRICS"):
         Tracker(make_recipe(), tmp_path, "x", 0).log(1, {"rewards/mean": 1.0})
+
+
+def test_wandb_without_a_folder_to_write_to_stops_nothing(make_recipe, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "wandb"))
+    (tmp_path / "wandb").write_text("a file where the folder should be")
+    tracker = Tracker(make_recipe(track={"wandb": "offline"}), tmp_path, "abcd1236", 0)
+    tracker.log(1, {"reward/mean": 0.5})
+    tracker.close()
+    assert lines(tmp_path) == [{"step": 1, "reward/mean": 0.5}]
+
+
+def test_a_half_written_last_line_is_dropped_on_resume(make_recipe, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n{"step": 2, "rew')
+    tracker = Tracker(make_recipe(), tmp_path, "x", 1)
+    tracker.log(2, {"reward/mean": 0.7})
+    tracker.close()
+    assert [row["step"] for row in lines(tmp_path)] == [1, 2]

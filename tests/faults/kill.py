@@ -1,0 +1,200 @@
+"""Kills one run with SIGKILL at random moments and resumes it until it has finished.
+
+The last checkpoint's weights and every metric must be those of a run that nobody disturbed, and no
+checkpoint may ever be unreadable. Exit code 0 when that holds.
+
+    python tests/faults/kill.py --kills 50
+"""
+
+import argparse
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tiny_run import read_metrics, write_recipe
+
+MAIN = """
+import faulthandler, signal, sys
+faulthandler.register(signal.SIGUSR1, all_threads=False)
+from rlvr.cli import main
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+"""`rlvr train` that writes on SIGUSR1 where it is, without a change to what it does."""
+
+COMMAND = [sys.executable, "-c", MAIN]
+
+PHASES = {
+    "save_checkpoint": "checkpoint",
+    "prune_checkpoints": "checkpoint",
+    "evaluate_step": "evaluation",
+    "result": "verification",
+    "run_round": "rollout",
+    "update": "update",
+    "sync": "sync",
+    "write_rollouts": "logging",
+    "log": "logging",
+    "finish": "summary",
+    "_steps": "between two of these",
+    "build": "loading",
+}
+"""Functions on the stack, the first of which that is found says what a run was doing."""
+
+
+def phase(output: str) -> str:
+    """What the run was doing, by the stack that it has written."""
+    stack = re.findall(r"^  File .* in (\w+)$", output, re.MULTILINE)
+    return next((name for function, name in PHASES.items() if function in stack), "start or end")
+
+
+def half_made(run: Path) -> list[Path]:
+    """What was being written or deleted."""
+    return [*run.rglob("*.partial"), *run.rglob(".*.deleted")]
+
+
+def begun(run: Path) -> int:
+    """Changes when the loop begins: the file number of metrics.jsonl, which is then made anew."""
+    log = run / "metrics.jsonl"
+    return log.stat().st_ino if log.exists() else 0
+
+
+def kill_once(words: list[str], run: Path, wait_s: float, log: Path) -> bool:
+    """Starts the run and kills it `wait_s` after its loop has begun, or, where that is negative,
+    -wait_s after its start; False when it had finished before. What it says goes to `log`: a pipe
+    would stay open as long as a process that it had started."""
+    before, start = begun(run), time.monotonic()
+    with log.open("w") as file:
+        process = subprocess.Popen([*COMMAND, *words], stdout=file, stderr=subprocess.STDOUT)
+    while wait_s >= 0 and begun(run) in (0, before) and process.poll() is None:
+        if time.monotonic() - start > 300:
+            process.kill()
+            raise SystemExit("the run did not start in 300 s")
+        time.sleep(0.005)
+    try:
+        code = process.wait(timeout=abs(wait_s))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.005)
+        process.kill()
+        process.wait()
+        return True
+    if code:
+        raise SystemExit(f"the run ended with {code}:\n{log.read_text()[-3000:]}")
+    return False
+
+
+def unreadable(run: Path) -> list[str]:
+    """Checkpoints that are not as they were written."""
+    from rlvr.checkpoint import damage, list_checkpoints
+
+    return [f"{path.name}: {harm}" for path in list_checkpoints(run) if (harm := damage(path))]
+
+
+def weights(checkpoint: Path) -> bytes:
+    return (checkpoint / "adapter_model.safetensors").read_bytes()
+
+
+def trainer_state(checkpoint: Path) -> dict:
+    import torch
+
+    return torch.load(checkpoint / "trainer_state" / "optimizer.pt", weights_only=True)
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two trees of dicts, lists and tensors are equal, bit for bit."""
+    import torch
+
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        assert isinstance(other, dict)
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        assert isinstance(other, list)
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def differences(run: Path, calm: Path, steps: int) -> list[str]:
+    """What the killed run has otherwise than the calm one."""
+    found = []
+    last = Path("checkpoints") / f"step_{steps}"
+    if weights(run / last) != weights(calm / last):
+        found.append("weights")
+    if not same(trainer_state(run / last), trainer_state(calm / last)):
+        found.append("optimizer state")
+    if read_metrics(run) != read_metrics(calm):
+        found.append("metrics.jsonl")
+    for path in [*(calm / "eval").iterdir(), *(calm / "rollouts").iterdir()]:
+        again = run / path.relative_to(calm)
+        if not again.exists() or again.read_bytes() != path.read_bytes():
+            found.append(str(path.relative_to(calm)))
+    return found + [f"left over: {path.relative_to(run)}" for path in half_made(run)]
+
+
+def run_check(kills: int, seed: int, steps: int, folder: Path) -> dict:
+    """The result of `kills` kills of one run of `steps` steps."""
+    recipe = write_recipe(folder, steps, checkpoint_every=1, eval_every=2)
+    runs = folder / "runs"
+    calm, run = runs / "calm", runs / "killed"
+    start = time.monotonic()
+    done = subprocess.run([*COMMAND, str(recipe), "--run.name", "calm"], check=False)
+    if done.returncode:
+        raise SystemExit(f"the calm run ended with {done.returncode}")
+    whole_s = time.monotonic() - start
+    seconds = json.loads((calm / "summary.json").read_text())["seconds"]
+    draw, hit, damaged = random.Random(seed), Counter(), []
+    num_kills, log = 0, folder / "output.log"
+
+    def words() -> list[str]:
+        return ["--resume", str(run)] if run.exists() else [str(recipe), "--run.name", run.name]
+
+    while num_kills < kills:
+        # up to 1.5 steps after the loop has begun; one in eight while the run is starting
+        wait_s = draw.uniform(0, 1.5 * seconds / steps)
+        if draw.random() < 1 / 8:
+            wait_s = -draw.uniform(0, whole_s - seconds)
+        if not kill_once(words(), run, wait_s, log):
+            break
+        num_kills += 1
+        where, half = phase(log.read_text(errors="replace")), [path.name for path in half_made(run)]
+        hit[where] += 1
+        damaged += unreadable(run)
+        print(f"kill {num_kills}: {where}" + (f", half-made: {half}" if half else ""), flush=True)
+    last = subprocess.run([*COMMAND, *words()], check=False, stdout=subprocess.DEVNULL)
+    return {
+        "kills": num_kills,
+        "seed": seed,
+        "hit": dict(hit),
+        "unreadable": damaged,
+        "exit": last.returncode,
+        "different": differences(run, calm, steps),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--steps", type=int, help="of the run; default: one per kill, 4 at least")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rlvr-kill-") as folder:
+        steps = args.steps or max(4, args.kills)
+        result = run_check(args.kills, args.seed, steps, Path(folder))
+    good = not (result["unreadable"] or result["different"] or result["exit"])
+    print(json.dumps(result, indent=1))
+    print("bit-identical after every kill" if good else "NOT identical")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
