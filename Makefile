@@ -22,9 +22,9 @@ fuzz: $(STAMP)  ## fuzz the verifier for 10 minutes on two cores
 	@$(BIN)/python tests/rewards/fuzz.py --seconds 600 --processes 2
 
 faults: $(STAMP)  ## kill a run 50 times and resume it; 10,000 steps with flat memory (hours)
-	@$(BIN)/python tests/faults/kill.py --kills 50
-	@$(BIN)/python tests/faults/soak.py --steps 10000
-	@$(BIN)/python tests/faults/engine.py
+	@$(BIN)/python -m tests.faults.kill --kills 50
+	@$(BIN)/python -m tests.faults.soak --steps 10000
+	@$(BIN)/python -m tests.faults.engine
 
 bench-verifier: $(STAMP)  ## measure the verifier against its peers
 	@$(BIN)/python tests/benchmarks/verifier.py $(ARGS)

@@ -24,10 +24,10 @@ def export_samples(folder: str | Path, out: str | Path) -> list[Path]:
     A document is the problem, its metric `exact_match` the mean over its samples (avg@k).
     """
     folder, out = Path(folder), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for row in read_samples(folder):
         rows[row["benchmark"]][row["id"]].append(row)
+    out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, by_problem in rows.items():
         benchmark = load_for(folder, name)

@@ -184,26 +184,8 @@ def build(
         num_workers=recipe.reward.num_workers,
     )
     use_vllm = _use_vllm(recipe)
-    max_prompt_len = recipe.data.max_prompt_len or 1_000_000_000
-    max_prompt_len = min(max_prompt_len, recipe.model.max_len - recipe.rollout.max_response_len)
-
-    def encode_rows(tokenizer: Any) -> list[list[int]]:
-        prompts = encode_prompts(data, tokenizer, recipe.data, max_prompt_len)[1]
-        return prompts[: recipe.adapter.calibration_rows]
-
-    policy = load_policy(
-        recipe.model,
-        recipe.adapter,
-        model_path,
-        recipe.train.seed,
-        keep_reference=recipe.algorithm.kl_beta > 0,
-        num_updates=recipe.train.steps * recipe.optim.updates_per_step,
-        encode_rows=encode_rows,
-    )
-    prepare_reference(policy, recipe.algorithm)
-    policy.set_checkpointing(recipe.train.activation_checkpointing)
-    if recipe.train.compile:
-        policy.compile_layers()
+    max_prompt_len = _max_prompt_len(recipe)
+    policy = _policy(recipe, model_path, data)
     data, prompts = encode_prompts(data, policy.tokenizer, recipe.data, max_prompt_len)
     test = None
     if held_out is not None and held_out_config is not None:
@@ -231,6 +213,35 @@ def build(
         start,
     )
     return session
+
+
+def _policy(recipe: TrainRecipe, model_path: str, data: Dataset) -> Policy:
+    """The policy as it will be trained; its start may look at the first prompts of the data."""
+
+    def encode_rows(tokenizer: Any) -> list[list[int]]:
+        prompts = encode_prompts(data, tokenizer, recipe.data, _max_prompt_len(recipe))[1]
+        return prompts[: recipe.adapter.calibration_rows]
+
+    policy = load_policy(
+        recipe.model,
+        recipe.adapter,
+        model_path,
+        recipe.train.seed,
+        keep_reference=recipe.algorithm.kl_beta > 0,
+        num_updates=recipe.train.steps * recipe.optim.updates_per_step,
+        encode_rows=encode_rows,
+    )
+    prepare_reference(policy, recipe.algorithm)
+    policy.set_checkpointing(recipe.train.activation_checkpointing)
+    if recipe.train.compile:
+        policy.compile_layers()
+    return policy
+
+
+def _max_prompt_len(recipe: TrainRecipe) -> int:
+    """Tokens that a prompt may have: what the recipe says and the response leaves room for."""
+    room = recipe.model.max_len - recipe.rollout.max_response_len
+    return min(recipe.data.max_prompt_len or room, room)
 
 
 def held_out_data(recipe: TrainRecipe) -> DataConfig | None:

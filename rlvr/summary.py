@@ -11,7 +11,7 @@ from eval.intervals import Interval, paired_difference
 from rlvr.checkpoint import best_checkpoint
 from rlvr.evaluate import Evaluation, read_evaluation
 from rlvr.files import write_whole
-from rlvr.report.folder import read_metrics
+from rlvr.metrics import read_metrics
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +91,7 @@ def draw_reward_curve(folder: Path) -> Path:
     """reward_curve.png from metrics.jsonl: mean reward per step and its running mean."""
     from matplotlib.figure import Figure
 
-    rows = read_metrics(folder / "metrics.jsonl")
+    rows = read_metrics(folder)
     points = [(row["step"], row["reward/mean"]) for row in rows if "reward/mean" in row]
     held_out = [
         (int(path.stem.removeprefix("step_")), json.loads(path.read_text())["accuracy"])

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.files import write_whole
-from rlvr.metrics import is_known
-from rlvr.report.folder import read_metrics
+from rlvr.metrics import is_known, read_metrics
 
 if TYPE_CHECKING:
     from rlvr.config import TrainRecipe
@@ -38,7 +37,7 @@ class Tracker:
     def _forget_after(self, step: int) -> None:
         """Drops the lines of steps that a resumed run does again, and half-written ones."""
         if self._path.exists():
-            kept = [row for row in read_metrics(self._path) if row["step"] <= step]
+            kept = [row for row in read_metrics(self._path.parent) if row["step"] <= step]
             write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _start_wandb(self, recipe: TrainRecipe, run_dir: Path, run_id: str, mode: str) -> None:

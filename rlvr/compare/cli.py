@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def compare_main(words: Sequence[str]) -> int:
     parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
     args, rest = parser.parse_known_args(list(words))
     set_environment()
-    console = Console()
+    console = _console()
     comparison = open_comparison(args.recipe, rest, console, warm_start=not args.plan)
     fairness = examine(comparison)
     executor, folder = comparison.recipe.executor, comparison.folder
@@ -65,7 +66,7 @@ def lr_find_main(words: Sequence[str]) -> int:
     parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
     args, rest = parser.parse_known_args(list(words))
     set_environment()
-    console = Console()
+    console = _console()
     comparison = open_comparison(args.recipe, rest, console)
     labels = chosen_labels(comparison, args.methods)
     executor = comparison.recipe.executor
@@ -82,6 +83,11 @@ def lr_find_main(words: Sequence[str]) -> int:
     except Stopped as stopped:
         return _stopped(stopped, args.recipe, console)
     return 0
+
+
+def _console() -> Console:
+    """A log file has room for the whole table."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def _stopped(stopped: Stopped, recipe: Path, console: Console) -> int:

@@ -104,7 +104,7 @@ class FindConfig(Section):
     num_points: int = Field(default=5, ge=3)
     """Rates tried at first, a factor of 10^(1/4) = 1.778 apart."""
     max_points: int = Field(default=9, ge=3)
-    """Rates tried at most, when the best one lies at the end of the grid."""
+    """Rates tried at most, when the best one lies near the end of the grid."""
     prior: Literal["curvature", "none"] = "curvature"
     """Where the grid is centred: LoRA's rate times its largest Hessian eigenvalue over the
     method's; or at reference_lr for every method."""

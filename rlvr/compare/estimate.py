@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.compare.fairness import Fairness
 from rlvr.compare.plan import Comparison
-from rlvr.compare.task import Task, read_metrics, settled
+from rlvr.compare.task import Task, settled
+from rlvr.metrics import read_metrics
 
 if TYPE_CHECKING:
     from rlvr.config import TrainRecipe

@@ -202,11 +202,10 @@ def find_rates(
         for task, outcome in zip(tasks, run(tasks), strict=True):
             point = read_point(task, outcome, config.rules)
             searches[task.label].points += [] if point is None else [point]
-    points = {label: search.points for label, search in searches.items()}
     return {
-        label: _conclude(comparison, label, priors, points[label])
-        for label in labels
-        if points[label]
+        label: _conclude(comparison, label, priors, search.points)
+        for label, search in searches.items()
+        if search.points
     }
 
 

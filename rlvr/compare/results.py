@@ -9,7 +9,8 @@ from statistics import fmean
 
 from rlvr.compare.config import RulesConfig
 from rlvr.compare.rules import WINDOW, diverged, sampled_tokens, step_seconds
-from rlvr.compare.task import Outcome, Task, read_metrics, rule_behind
+from rlvr.compare.task import Outcome, Task, rule_behind
+from rlvr.metrics import read_metrics
 
 
 @dataclass(frozen=True)

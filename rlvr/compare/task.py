@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rlvr.compare.config import BudgetConfig, RulesConfig
 from rlvr.compare.rules import Size, diverged, used
 from rlvr.config import TrainRecipe
+from rlvr.metrics import read_metrics
 from rlvr.recipe import validate
 from rlvr.stop import Stopped
 
@@ -101,19 +102,6 @@ def run_key(recipe: TrainRecipe, budget: BudgetConfig) -> str:
         tree["model"]["path"] = path.name
     text = json.dumps([tree, {budget.unit: budget.amount}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl; a line that was cut off at the end is left out."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def is_current(task: Task) -> bool:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlvr.compare.executors import Run, describe
-from rlvr.compare.task import Outcome, Task, read_metrics, run_key
+from rlvr.compare.task import Outcome, Task, run_key
+from rlvr.metrics import read_metrics
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlvr.metrics import read_metrics
 from rlvr.recipe import ConfigError
 
 
@@ -96,30 +97,13 @@ def read_run(folder: Path) -> RunData:
             evals[int(number)] = tree
     return RunData(
         folder.resolve().name,
-        read_metrics(folder / "metrics.jsonl"),
+        read_metrics(folder),
         read_toml(folder / "config.toml"),
         read_json(folder / "manifest.json") or {},
         dict(sorted(evals.items())),
         read_json(folder / "summary.json"),
         folder,
     )
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """One object per step, in order; a half-written or damaged line is left out.
-
-    The last line of a step wins, as after a resume.
-    """
-    rows: dict[int, dict[str, Any]] = {}
-    if path.is_file():
-        for line in path.read_bytes().splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                rows[row["step"]] = row
-    return [rows[step] for step in sorted(rows)]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

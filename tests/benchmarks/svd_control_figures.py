@@ -3,8 +3,8 @@
     python tests/benchmarks/svd_control_figures.py control.json --out docs
 
 Writes svd_control_reward.png, svd_control_drift.png and svd_control_spectrum.png, and prints the
-table and the paired differences as Markdown. Intervals are over problems, each problem's result
-being its mean over seeds; the range over seeds stands beside.
+table and the paired differences as Markdown. Intervals are over seeds and problems
+(docs/compare.md); the range over seeds stands beside.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from eval.intervals import fraction_over_problems, paired_difference
+from rlvr.compare.statistics import difference, mean_interval
 
 COLOURS = {"lora": "#555555", "pissa": "#0072b2", "milora": "#d55e00"}
 Runs = dict[str, list[dict[str, Any]]]
@@ -143,9 +143,9 @@ def spectrum(runs: Runs, path: Path) -> None:
     save(figure, titled, path)
 
 
-def per_problem(rows: list[dict[str, Any]], when: str) -> np.ndarray:
-    """[problems] mean over seeds."""
-    return np.mean([row[f"accuracy_{when}"]["fractions"] for row in rows], axis=0)
+def fractions(rows: list[dict[str, Any]], when: str = "after") -> np.ndarray:
+    """[seeds, problems] right responses before or after training."""
+    return np.array([row[f"accuracy_{when}"]["fractions"] for row in rows])
 
 
 def table(runs: Runs) -> str:
@@ -157,7 +157,7 @@ def table(runs: Runs) -> str:
     ]
     for rows in runs.values():
         first = rows[0]
-        after = fraction_over_problems(per_problem(rows, "after"), len(rows))
+        after = mean_interval(fractions(rows))
         seeds = [row["accuracy_after"]["accuracy"]["value"] for row in rows]
         modules = [module for row in rows for module in row["modules"]]
         mean = {
@@ -169,7 +169,7 @@ def table(runs: Runs) -> str:
             "in place" if first["inplace"] else "pristine",
             str(len(rows)),
             str(sum(row["collapsed_at"] is not None for row in rows)),
-            f"{100 * per_problem(rows, 'before').mean():.1f}",
+            f"{100 * fractions(rows, 'before').mean():.1f}",
             f"{100 * after.value:.1f} [{100 * after.lo:.1f}, {100 * after.hi:.1f}]",
             f"{100 * min(seeds):.1f} to {100 * max(seeds):.1f}",
             f"{np.mean([row['reward_last'] for row in rows]):.3f}",
@@ -191,9 +191,8 @@ def differences(runs: Runs) -> str:
         both = [(by_seed[row["seed"]], row) for row in runs[b] if row["seed"] in by_seed]
         if not both:
             continue
-        found = paired_difference(
-            per_problem([x for x, _ in both], "after"), per_problem([y for _, y in both], "after")
-        )
+        ours, base = fractions([y for _, y in both]), fractions([x for x, _ in both])
+        found = difference(ours, base)[0]
         each = [
             y["accuracy_after"]["accuracy"]["value"] - x["accuracy_after"]["accuracy"]["value"]
             for x, y in both

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +82,7 @@ def test_a_users_error_is_one_line_and_exit_code_2(command, args, message):
     assert (code, out) == (2, "")
     assert message in err
     assert len(err.strip().splitlines()) == 1
+    assert not Path("x").exists(), "nothing is made for a command that failed"
 
 
 @pytest.mark.parametrize("args", [["--help"], ["compare", "--help"], ["export", "--help"]])

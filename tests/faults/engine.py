@@ -3,7 +3,7 @@
 vLLM's own step raises once, as it does when a kernel fails; the run must start another engine and
 end with the same weights and metrics. Exit code 0 when it does.
 
-    python tests/faults/engine.py
+    python -m tests.faults.engine
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tiny_run import read_metrics, write_recipe
+from tests.faults.tiny_run import read_metrics, write_recipe
 
 STEPS = 3
 

@@ -3,7 +3,7 @@
 The last checkpoint's weights and every metric must be those of a run that nobody disturbed, and no
 checkpoint may ever be unreadable. Exit code 0 when that holds.
 
-    python tests/faults/kill.py --kills 50
+    python -m tests.faults.kill --kills 50
 """
 
 import argparse
@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tiny_run import read_metrics, write_recipe
+from tests.faults.tiny_run import read_metrics, write_recipe
 
 MAIN = """
 import faulthandler, signal, sys

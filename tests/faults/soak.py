@@ -3,7 +3,7 @@
 Exit code 0 when memory stays within 5% of what it was after the first tenth of the steps, and
 neither files nor processes grow.
 
-    python tests/faults/soak.py --steps 10000
+    python -m tests.faults.soak --steps 10000
 """
 
 import argparse
@@ -14,7 +14,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from tiny_run import write_recipe
+from tests.faults.tiny_run import write_recipe
 
 
 def num_descendants(pid: int) -> int:

@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from tests.rlvr import small
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,39 +20,19 @@ def write_recipe(folder: Path, steps: int, checkpoint_every: int, eval_every: in
     No benchmark file is at hand then: runs do not compare their problems with them.
     """
     os.environ["RLVR_DATA"] = str(folder)
-    from rlvr import tiny, word_problems
     from rlvr.config import TrainRecipe
     from rlvr.recipe import dump_toml, validate
 
-    policy = folder / "policy"
-    texts = [row["problem"] for row in word_problems.generate("sft", 300, seed=0)]
-    tokenizer = tiny.build_tokenizer(texts)
-    tiny.build_model(tokenizer, seed=0).save_pretrained(policy)
-    tokenizer.save_pretrained(policy)
-    problems = folder / "digits.jsonl"
-    rows = [
-        {"id": f"d{i}", "problem": f"Tom has {i} apples. What is 7?", "answer": str(i % 10)}
-        for i in range(60)
-    ]
-    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tree = {
-        "model": {"path": str(policy), "dtype": "float32", "max_len": 160},
-        "data": {"path": str(problems), "id_field": "id"},
-        "rollout": {
-            "engine": "transformers",
-            "prompts_per_step": 2,
-            "group_size": 8,
-            "max_response_len": 32,
-        },
-        "sampling": {"max_refills": 40},
-        "reward": {"answer_mode": "last_number", "num_workers": 1},
-        "adapter": {"method": "lora", "rank": 4},
-        "optim": {"lr": 1e-4},
-        "train": {"steps": steps, "checkpoint_every": checkpoint_every, "num_threads": 1},
-        "eval": {"path": str(problems), "limit": 10, "every": eval_every},
-        "track": {"wandb": "disabled", "rollouts_per_step": 8},
-        "run": {"dir": str(folder / "runs")},
-    }
+    problems = small.write_problems(folder / "digits.jsonl")
+    tree = small.recipe_tree(
+        small.write_policy(folder / "policy"),
+        problems,
+        optim={"lr": 1e-4},
+        train={"steps": steps, "checkpoint_every": checkpoint_every, "num_threads": 1},
+        eval={"path": str(problems), "limit": 10, "every": eval_every},
+        track={"rollouts_per_step": 8},
+        run={"dir": str(folder / "runs")},
+    )
     path = folder / "recipe.toml"
     path.write_text(dump_toml(validate(tree, TrainRecipe)))
     return path

@@ -1,6 +1,6 @@
 """A tiny random policy as an ordinary transformers folder, and recipes that use it."""
 
-import json
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,59 +11,26 @@ import pytest
 
 from rlvr.config import TrainRecipe
 from rlvr.recipe import validate
+from tests.rlvr import small
 
 
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory) -> Path:
     """Folder of a random Qwen2 of 0.6 M parameters with the quickstart's tokenizer."""
-    from rlvr import tiny, word_problems
-
-    folder = tmp_path_factory.mktemp("tiny_policy")
-    texts = [row["problem"] for row in word_problems.generate("sft", 300, seed=0)]
-    tokenizer = tiny.build_tokenizer(texts)
-    tiny.build_model(tokenizer, seed=0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return small.write_policy(tmp_path_factory.mktemp("tiny_policy"))
 
 
 @pytest.fixture(scope="session")
 def digit_problems(tmp_path_factory) -> Path:
     """Problems with one-digit answers: a random policy hits one now and then as its last number."""
-    path = tmp_path_factory.mktemp("data") / "digits.jsonl"
-    rows = [
-        {"id": f"d{i}", "problem": f"Tom has {i} apples. What is 7?", "answer": str(i % 10)}
-        for i in range(60)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return small.write_problems(tmp_path_factory.mktemp("data") / "digits.jsonl")
 
 
 @pytest.fixture(scope="session")
 def recipe_tree(tiny_policy, digit_problems) -> Callable[..., dict[str, Any]]:
     """Nested dicts of a small recipe; keyword arguments replace or add keys of sections."""
 
-    def tree(**sections: dict[str, Any]) -> dict[str, Any]:
-        base: dict[str, dict[str, Any]] = {
-            "model": {"path": str(tiny_policy), "dtype": "float32", "max_len": 160},
-            "data": {"path": str(digit_problems), "id_field": "id"},
-            "rollout": {
-                "engine": "transformers",
-                "prompts_per_step": 2,
-                "group_size": 8,
-                "max_response_len": 32,
-            },
-            "sampling": {"max_refills": 40},
-            "reward": {"answer_mode": "last_number", "num_workers": 1},
-            "adapter": {"method": "lora", "rank": 4},
-            "optim": {"lr": 1e-3},
-            "train": {"steps": 3, "checkpoint_every": 1},
-            "track": {"wandb": "disabled"},
-        }
-        for name, values in sections.items():
-            base[name] = base.get(name, {}) | values
-        return base
-
-    return tree
+    return functools.partial(small.recipe_tree, tiny_policy, digit_problems)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from rich.console import Console
 from rlvr.compare.engines import WarmEngine
 from rlvr.compare.executors import open_executor
 from rlvr.compare.slurm import write_job
-from rlvr.compare.task import execute, read_metrics, settled
+from rlvr.compare.task import execute, settled
+from rlvr.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 

@@ -16,10 +16,10 @@ from rlvr.compare.task import (
     Task,
     execute,
     is_current,
-    read_metrics,
     run_key,
     settled,
 )
+from rlvr.metrics import read_metrics
 
 TWO = "[methods.lora]\nlr = 1e-3\n[methods.full]\nlr = 1e-4\n"
 QUIET = Console(quiet=True)

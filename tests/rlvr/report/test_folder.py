@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from rlvr.metrics import read_metrics
 from rlvr.recipe import ConfigError
-from rlvr.report.folder import read_metrics, read_run, read_source
+from rlvr.report.folder import read_run, read_source
 from rlvr.report.rollouts import (
     MAX_TEXT_LEN,
     embed,
@@ -22,10 +23,10 @@ def test_half_written_and_damaged_lines_are_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = ['{"step": 1, "reward/mean": 0.5}', "not json", '{"step": 2, "reward/mean": NaN}']
     path.write_bytes("\n".join(lines).encode() + b'\n\xff\xfe\n[1]\n{"step": 3, "reward/me')
-    rows = read_metrics(path)
+    rows = read_metrics(tmp_path)
     assert [row["step"] for row in rows] == [1, 2]
     path.write_text('{"step": 1, "a": 1}\n{"step": 2}\n{"step": 1, "a": 2}\n')
-    assert read_metrics(path) == [{"step": 1, "a": 2}, {"step": 2}]
+    assert read_metrics(tmp_path) == [{"step": 1, "a": 2}, {"step": 2}]
 
 
 def test_a_run_whose_files_are_not_whole_is_read_as_far_as_it_goes(tmp_path):

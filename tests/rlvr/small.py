@@ -1,0 +1,49 @@
+"""The smallest things that train: a random policy, made-up problems, a recipe over both."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def write_policy(folder: Path) -> Path:
+    """A random Qwen2 of 0.6 M parameters with the quickstart's tokenizer, as a plain folder."""
+    from rlvr import tiny, word_problems
+
+    texts = [row["problem"] for row in word_problems.generate("sft", 300, seed=0)]
+    tokenizer = tiny.build_tokenizer(texts)
+    tiny.build_model(tokenizer, seed=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_problems(path: Path) -> Path:
+    """Problems with one-digit answers: a random policy hits one now and then as its last number."""
+    rows = [
+        {"id": f"d{i}", "problem": f"Tom has {i} apples. What is 7?", "answer": str(i % 10)}
+        for i in range(60)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def recipe_tree(policy: Path, problems: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+    """Nested dicts of a small recipe; keyword arguments replace or add keys of sections."""
+    base: dict[str, dict[str, Any]] = {
+        "model": {"path": str(policy), "dtype": "float32", "max_len": 160},
+        "data": {"path": str(problems), "id_field": "id"},
+        "rollout": {
+            "engine": "transformers",
+            "prompts_per_step": 2,
+            "group_size": 8,
+            "max_response_len": 32,
+        },
+        "sampling": {"max_refills": 40},
+        "reward": {"answer_mode": "last_number", "num_workers": 1},
+        "adapter": {"method": "lora", "rank": 4},
+        "optim": {"lr": 1e-3},
+        "train": {"steps": 3, "checkpoint_every": 1},
+        "track": {"wandb": "disabled"},
+    }
+    for name, values in sections.items():
+        base[name] = base.get(name, {}) | values
+    return base
