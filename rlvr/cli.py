@@ -22,6 +22,7 @@ PASSED_ON = {
     "compare": ("rlvr.compare.cli:compare_main", "compare methods on equal terms"),
     "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),
     "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
+    "serve": ("rlvr.serve:main", "start the vLLM server of a recipe"),
     "doctor": ("rlvr.doctor:main", "check this machine: versions, GPUs, disk, ports, data"),
 }
 """Commands that parse their own arguments: function and help."""

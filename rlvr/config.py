@@ -1,6 +1,6 @@
 """Every setting of a recipe: frozen pydantic models, one per section. Imports no torch."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,9 @@ from rlvr.adapter_config import AdapterConfig
 from rlvr.algorithm_config import AlgorithmConfig
 from rlvr.consistency import contradictions
 from rlvr.section import Section
+
+SERVER = r"^https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$"
+"""An address without user, path or query: it is written to config.toml."""
 
 
 class ModelConfig(Section):
@@ -78,8 +81,13 @@ class DataConfig(Section):
 class RolloutConfig(Section):
     """How the engine generates."""
 
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """auto takes vLLM where it is installed, else transformers' generate (slow), and says so."""
+    engine: Literal["auto", "vllm", "vllm_server", "transformers"] = "auto"
+    """auto takes vLLM where it is installed, else transformers' generate (slow), and says so.
+    vllm_server takes the vLLM servers in `servers`, see `rlvr serve`."""
+    servers: tuple[Annotated[str, Field(pattern=SERVER)], ...] = ()
+    """Addresses of vLLM servers, such as http://127.0.0.1:8000; engine = "vllm_server" only."""
+    server_wait_s: float = Field(default=600, gt=0)
+    """Seconds to wait for servers at the start, and whenever none is left."""
     mode: Literal["sync", "async"] = "sync"
     """sync: generate, then update. async: generate and verify the next step's responses while the
     update runs, by weights one step older; vLLM only."""

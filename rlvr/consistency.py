@@ -13,6 +13,7 @@ def contradictions(recipe: TrainRecipe) -> Iterator[str]:
     """What cannot hold together, one sentence each: the setting, the reason and the remedy."""
     for check in (
         _of_model,
+        _of_servers,
         _of_truncated_sampling,
         _of_staleness,
         _of_batch,
@@ -39,6 +40,20 @@ def _of_model(recipe: TrainRecipe) -> Iterator[str]:
         yield (
             f'algorithm.reference = "{recipe.algorithm.reference}": with an adapter the reference'
             ' is the pristine base; set it to "initial" or adapter.method to "full"'
+        )
+
+
+def _of_servers(recipe: TrainRecipe) -> Iterator[str]:
+    engine, servers = recipe.rollout.engine, list(recipe.rollout.servers)
+    if engine == "vllm_server" and not servers:
+        yield (
+            'rollout.engine = "vllm_server": rollout.servers lists none; start them with rlvr serve'
+            ' and give their addresses, ["http://127.0.0.1:8000"]'
+        )
+    if servers and engine != "vllm_server":
+        yield (
+            f'rollout.servers = {servers}: rollout.engine = "{engine}" does not ask them; set it to'
+            ' "vllm_server" or leave them out'
         )
 
 

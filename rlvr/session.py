@@ -29,12 +29,16 @@ from rlvr.reference import prepare_reference
 from rlvr.rollout import vllm_local
 from rlvr.rollout.engine import Engine, EngineLost
 from rlvr.rollout.inplace import check_emulation
-from rlvr.rollout.sync import Syncer, check_mode, choose_mode
+from rlvr.rollout.sync import Syncer, check_mode, choose_mode, mode_of
+from rlvr.rollout.vllm_server import ServerEngine, check_servers
 from rlvr.run_folder import check_same_data
 from rlvr.sampler import Sampler
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+VLLM = ("vllm", "vllm_server")
+"""Engines that only vLLM's methods can have."""
 
 
 @dataclass
@@ -89,10 +93,10 @@ def check(recipe: TrainRecipe) -> None:
     num_updates = recipe.train.steps * recipe.optim.updates_per_step
     method = get_method(recipe.adapter, num_updates)
     check_optimizer(method, recipe.optim)
-    if not method.syncs and recipe.rollout.engine == "vllm":
+    if not method.syncs and recipe.rollout.engine in VLLM:
         raise ConfigError(
-            f"rollout.engine = 'vllm': {method.name} cannot be merged into weights or served by"
-            " vLLM; set it to 'transformers'"
+            f"rollout.engine = {recipe.rollout.engine!r}: {method.name} cannot be merged into"
+            " weights or served by vLLM; set it to 'transformers'"
         )
     check_mode(recipe, method)
     check_emulation(recipe)
@@ -112,6 +116,8 @@ def check(recipe: TrainRecipe) -> None:
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
             " GPU: make install), or set it to 'transformers'"
         )
+    if recipe.rollout.engine == "vllm_server":
+        check_servers(recipe, mode_of(recipe, method, not torch.cuda.is_available()))
 
 
 def _check_async(recipe: TrainRecipe, method: Method) -> None:
@@ -151,7 +157,8 @@ def _check_compile(recipe: TrainRecipe, method: Method) -> None:
             " false"
         )
     engine = recipe.rollout.engine
-    if not method.syncs or engine == "transformers" or not vllm_local.is_installed():
+    has_vllm = engine == "vllm_server" or vllm_local.is_installed()
+    if not method.syncs or engine == "transformers" or not has_vllm:
         raise ConfigError(
             "train.compile = true: the policy would generate its own rollouts, and every length"
             " would be compiled; set it to false, or take a method that vLLM serves and"
@@ -283,7 +290,7 @@ def held_out_data(recipe: TrainRecipe) -> DataConfig | None:
 def _use_vllm(recipe: TrainRecipe) -> bool:
     """Whether vLLM generates; says in one line why not where the recipe leaves it open."""
     if recipe.rollout.engine != "auto":
-        return recipe.rollout.engine == "vllm"
+        return recipe.rollout.engine in VLLM
     if not vllm_local.is_installed():
         print("vLLM is not installed: generating with transformers, slowly", file=sys.stderr)
         return False
@@ -316,6 +323,8 @@ def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -
     """An engine for this run alone. Raises: ConfigError when it cannot serve the policy."""
     if use_vllm:
         refuse_tied_head(policy)
+        if recipe.rollout.engine == "vllm_server":
+            return ServerEngine(recipe, policy.path, mode)
         rank = max_lora_rank(policy.model) if mode == "adapter" else None
         return vllm_local.VllmEngine(recipe, policy.path, rank)
     from rlvr.rollout.transformers import TransformersEngine

@@ -64,8 +64,8 @@ class Engine(Protocol):
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Generator[list[tuple[int, Response]], None, None]:
         """After every decoding step the responses that it finished, often none, with the index of
-        their request. What finishes when is decided by the tokens alone. Closing the generator
-        aborts the requests that are left."""
+        their request. What finishes when is decided by the tokens alone, unless the engine's
+        `name` is vllm_server. Closing the generator aborts the requests that are left."""
         ...
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:

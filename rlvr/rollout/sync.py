@@ -53,14 +53,19 @@ def check_mode(recipe: TrainRecipe, method: Method) -> None:
 
 def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:
     """The sync mode of the run."""
+    return mode_of(recipe, policy.method, policy.device.type == "cpu")
+
+
+def mode_of(recipe: TrainRecipe, method: Method, on_cpu: bool) -> Sync:
+    """The sync mode of a run of this method on a CPU or a GPU."""
     wanted = recipe.rollout.sync
-    if not policy.method.syncs:
+    if not method.syncs:
         return "none"
     if wanted == "auto":
         # on CPU, LoRA kernels generate 5 to 10 times slower than merged weights
-        slow_adapter = policy.device.type == "cpu" and "merged" in policy.method.syncs
+        slow_adapter = on_cpu and "merged" in method.syncs
         moving_base = recipe.adapter.emulate_inplace_merge
-        return "merged" if slow_adapter or moving_base else policy.method.syncs[0]
+        return "merged" if slow_adapter or moving_base else method.syncs[0]
     return wanted
 
 

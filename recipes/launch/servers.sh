@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# One vLLM server per listed GPU of this node, training on the others (docs/server.md).
+#
+#   recipes/launch/servers.sh RECIPE SERVER_GPUS TRAIN_GPUS [--section.key value ...]
+#   recipes/launch/servers.sh recipes/r1_distill_qwen_1.5b_lora.toml 1,2,3 0 --train.steps 100
+#
+# Servers listen on 127.0.0.1, ports PORT (8000) and up; their output goes to runs/servers/. One
+# that dies is started again. Everything ends with the training, whose exit code is the script's;
+# SIGTERM and SIGINT reach the training, which writes a checkpoint first.
+set -euo pipefail
+if [ $# -lt 3 ]; then sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; fi
+recipe=$1 server_gpus=$2 train_gpus=$3
+shift 3
+
+rlvr doctor || { echo "servers.sh: mend what fails above first" >&2; exit 1; }
+
+RLVR_API_KEY=${RLVR_API_KEY:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')}
+export RLVR_API_KEY
+mkdir -p runs/servers
+port=${PORT:-8000} urls=() loops=() trainer=
+
+stop() {
+  for loop in "${loops[@]}"; do kill -- "-$loop" 2>/dev/null || true; done
+}
+trap stop EXIT
+trap '[ -z "$trainer" ] || kill -TERM "$trainer"' TERM INT
+
+set -m  # every server in a process group of its own, to be ended as a whole
+for gpu in ${server_gpus//,/ }; do
+  (
+    export CUDA_VISIBLE_DEVICES=$gpu
+    until rlvr serve "$recipe" --port "$port" "$@"; do
+      echo "server on port $port ended with $?; again in 5 s"
+      sleep 5
+    done
+  ) >>"runs/servers/$port.log" 2>&1 </dev/null &
+  loops+=($!) urls+=("\"http://127.0.0.1:$port\"")
+  port=$((port + 1))
+done
+
+servers=$(IFS=,; echo "[${urls[*]}]")
+CUDA_VISIBLE_DEVICES=$train_gpus rlvr train "$recipe" "$@" \
+  --rollout.engine vllm_server --rollout.servers "$servers" &
+trainer=$!
+code=0
+wait "$trainer" || code=$?
+while kill -0 "$trainer" 2>/dev/null; do code=0; wait "$trainer" || code=$?; done
+exit "$code"
