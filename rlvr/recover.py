@@ -18,13 +18,14 @@ from rlvr.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from rlvr.checks import check
 from rlvr.config import TrainRecipe
 from rlvr.evaluate import forget_evaluations
 from rlvr.recipe import ConfigError, load_recipe
 from rlvr.reference import load_reference, save_reference
 from rlvr.rollout.engine import EngineLost
 from rlvr.run_folder import Run
-from rlvr.session import StartEngine, build, check
+from rlvr.session import StartEngine, build
 
 if TYPE_CHECKING:
     from rlvr.session import Session

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,30 +14,25 @@ import torch
 
 from rewards import Verifier
 from rlvr import ranks, sharding
-from rlvr.adapters import get_method, quantized
-from rlvr.adapters.base import Method
+from rlvr.adapters import get_method
 from rlvr.adapters.export import max_lora_rank
+from rlvr.checks import VLLM
 from rlvr.config import DataConfig, TrainRecipe
 from rlvr.data import Dataset, encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
-from rlvr.evaluate import EvalSet, check_benchmarks, eval_sets, load_benchmarks
-from rlvr.optim import check_optimizer
+from rlvr.evaluate import EvalSet, eval_sets, load_benchmarks
 from rlvr.policy import Policy, load_policy
 from rlvr.recipe import ConfigError, RunError
 from rlvr.reference import prepare_reference
 from rlvr.rollout import vllm_local
 from rlvr.rollout.engine import Engine, EngineLost
-from rlvr.rollout.inplace import check_emulation
-from rlvr.rollout.sync import Syncer, check_mode, choose_mode, mode_of
-from rlvr.rollout.vllm_server import ServerEngine, check_servers
+from rlvr.rollout.sync import Syncer, choose_mode
+from rlvr.rollout.vllm_server import ServerEngine
 from rlvr.run_folder import check_same_data
 from rlvr.sampler import Sampler
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-
-VLLM = ("vllm", "vllm_server")
-"""Engines that only vLLM's methods can have."""
 
 
 @dataclass
@@ -86,89 +80,6 @@ class Session:
         self.verifier.close()
         self.syncer.close()
         self.engine.close()
-
-
-def check(recipe: TrainRecipe) -> None:
-    """Refuses, before anything is loaded, what cannot work. Raises: ConfigError."""
-    num_updates = recipe.train.steps * recipe.optim.updates_per_step
-    method = get_method(recipe.adapter, num_updates)
-    check_optimizer(method, recipe.optim)
-    if not method.syncs and recipe.rollout.engine in VLLM:
-        raise ConfigError(
-            f"rollout.engine = {recipe.rollout.engine!r}: {method.name} cannot be merged into"
-            " weights or served by vLLM; set it to 'transformers'"
-        )
-    check_mode(recipe, method)
-    check_emulation(recipe)
-    check_benchmarks(recipe)
-    every = recipe.train.activation_checkpointing
-    if every and not method.checkpointing:
-        raise ConfigError(
-            f"train.activation_checkpointing = {every}: transformers would drop what {method.name}"
-            " trains; set it to 0"
-        )
-    _check_compile(recipe, method)
-    _check_async(recipe, method)
-    _check_ranks(recipe)
-    sharding.check(recipe, method)
-    if recipe.rollout.engine == "vllm" and not vllm_local.is_installed():
-        raise ConfigError(
-            "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
-            " GPU: make install), or set it to 'transformers'"
-        )
-    if recipe.rollout.engine == "vllm_server":
-        check_servers(recipe, mode_of(recipe, method, not torch.cuda.is_available()))
-
-
-def _check_async(recipe: TrainRecipe, method: Method) -> None:
-    """Raises: ConfigError where rollouts cannot be made while the policy is updated."""
-    shares_model = not (method.syncs and vllm_local.is_installed())
-    if recipe.rollout.mode == "async" and (
-        recipe.rollout.engine == "transformers"
-        or (recipe.rollout.engine == "auto" and shares_model)
-    ):
-        raise ConfigError(
-            'rollout.mode = "async": the transformers engine generates with the model that is being'
-            ' updated; generate with vLLM, or set it to "sync"'
-        )
-
-
-def _check_ranks(recipe: TrainRecipe) -> None:
-    """Raises: ConfigError for what several processes cannot do together."""
-    if ranks.size() > 1 and recipe.rollout.mode == "async":
-        raise ConfigError(
-            f'rollout.mode = "async": not with {ranks.size()} processes, which exchange their'
-            ' rollouts between two updates; set it to "sync"'
-        )
-    if ranks.size() > 1 and recipe.rollout.abort_stragglers:
-        raise ConfigError(
-            f"rollout.abort_stragglers = true: not with {ranks.size()} processes, none of which"
-            " sees what the others have finished; set it to false"
-        )
-
-
-def _check_compile(recipe: TrainRecipe, method: Method) -> None:
-    """Raises: ConfigError for what torch.compile cannot do, or not in a useful time."""
-    if not recipe.train.compile:
-        return
-    if method in quantized.METHODS:
-        raise ConfigError(
-            f"train.compile = true: not known to work on the 4-bit base of {method.name}; set it to"
-            " false"
-        )
-    engine = recipe.rollout.engine
-    has_vllm = engine == "vllm_server" or vllm_local.is_installed()
-    if not method.syncs or engine == "transformers" or not has_vllm:
-        raise ConfigError(
-            "train.compile = true: the policy would generate its own rollouts, and every length"
-            " would be compiled; set it to false, or take a method that vLLM serves and"
-            ' rollout.engine = "vllm"'
-        )
-    if not torch.cuda.is_available() and shutil.which("c++") is None:
-        raise ConfigError(
-            "train.compile = true: on CPU torch.compile needs a C++ compiler (c++); install one, or"
-            " set it to false"
-        )
 
 
 StartEngine = Callable[[TrainRecipe, Policy, bool, str], Engine]

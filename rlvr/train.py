@@ -20,6 +20,7 @@ from rewards import Verifier
 from rlvr import ranks, sharding
 from rlvr.batch import StepBatch, make_batch
 from rlvr.checkpoint import NotWrittenError
+from rlvr.checks import check
 from rlvr.config import TrainRecipe
 from rlvr.contamination import check_training_data
 from rlvr.display import Display
@@ -31,7 +32,7 @@ from rlvr.reference import follow
 from rlvr.rollout.sync import SyncError
 from rlvr.run_folder import Run, check_same_recipe, held, make_folder, new_run_folder
 from rlvr.schedule import lr_at
-from rlvr.session import Session, StartEngine, build, check
+from rlvr.session import Session, StartEngine, build
 from rlvr.skipped import check_streak, save_batch
 from rlvr.stop import Stopped, StopRequest
 from rlvr.summary import finish

@@ -81,6 +81,8 @@ def _key(recipe: TrainRecipe, policy: Policy, mode: str) -> tuple[object, ...]:
     return (
         policy.path,
         recipe.model,
+        rollout.engine,
+        rollout.servers,
         rollout.gpu_memory_utilization,
         rollout.kv_cache_gib,
         rollout.max_num_seqs,

@@ -54,7 +54,7 @@ class Comparison:
 
         Raises: ConfigError for a setting that the method would ignore or that cannot work.
         """
-        from rlvr.session import check
+        from rlvr.checks import check
 
         method, budget = self.recipe.methods[label], self.recipe.budget
         tree = _overlay(self.base, self.recipe.settings, method.settings)
@@ -68,6 +68,12 @@ class Comparison:
             tree["model"] = {k: v for k, v in tree["model"].items() if k != "sft_recipe"}
             tree["model"]["path"] = self.model_path
         recipe = validate(tree, TrainRecipe)
+        executor = self.recipe.executor
+        if recipe.rollout.servers and (executor.kind != "local" or executor.parallel > 1):
+            raise ConfigError(
+                "rollout.servers: a server holds the weights of one run; set executor.parallel = 1"
+                ' with executor.kind = "local", or rollout.engine = "vllm"'
+            )
         check(recipe)
         return recipe
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from rlvr import ranks
 from rlvr.recipe import RunError
 from rlvr.rollout.engine import Engine, Request, Response, Sampling
 from rlvr.rollout.server_client import Server, ServerLost, examine, session
@@ -61,6 +62,7 @@ class ServerEngine(Engine):
 
         Raises: ConfigError for a server that cannot serve the recipe, RunError when none answers.
         """
+        recipe = _own_servers(recipe)
         folder = exchange_folder(recipe.rollout.servers, Path(recipe.run.dir))
         self._folder = tempfile.TemporaryDirectory(prefix=".sync-", dir=folder)
         self._tag, self._num_handovers = secrets.token_hex(4), 0
@@ -147,6 +149,14 @@ class ServerEngine(Engine):
         self._thread.join()
         self._loop.close()
         self._folder.cleanup()
+
+
+def _own_servers(recipe: TrainRecipe) -> TrainRecipe:
+    """The recipe with this rank's share of the servers: each is given weights by one rank."""
+    mine = recipe.rollout.servers[ranks.rank() :: ranks.size()]
+    return recipe.model_copy(
+        update={"rollout": recipe.rollout.model_copy(update={"servers": mine})}
+    )
 
 
 async def _make_pool(recipe: TrainRecipe, mode: str, path: str) -> Pool:

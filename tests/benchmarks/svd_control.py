@@ -30,6 +30,7 @@ from rewards import Verifier
 from rlvr.adapters.merge import merged_weights
 from rlvr.analysis.spectrum import Svd, module_facts, svd, svd_of_update
 from rlvr.analysis.stream import Update
+from rlvr.checks import check
 from rlvr.config import AdapterConfig, TrainRecipe
 from rlvr.data import encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
@@ -40,7 +41,7 @@ from rlvr.rollout.inplace import base_weights
 from rlvr.rollout.sync import Syncer
 from rlvr.rollout.vllm_local import VllmEngine
 from rlvr.sampler import NoSignalError, Sampler
-from rlvr.session import Session, check, held_out_data
+from rlvr.session import Session, held_out_data
 from rlvr.train import Run, model_path, one_step
 
 SERIES = {

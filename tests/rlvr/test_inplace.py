@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlvr.adapters.start import START, lora_layers
+from rlvr.checks import check
 from rlvr.finetune import check as check_finetune
 from rlvr.finetune_config import FinetuneRecipe
 from rlvr.policy import load_policy
@@ -11,7 +12,6 @@ from rlvr.recipe import ConfigError, validate
 from rlvr.rollout.inplace import InplaceMerge, base_weights
 from rlvr.rollout.sync import Syncer
 from rlvr.rollout.transformers import TransformersEngine
-from rlvr.session import check
 
 PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9)]
 

@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rlvr import ranks, sharding
 from rlvr.adapters import METHODS
+from rlvr.checks import check
 from rlvr.config import TrainRecipe
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
-from rlvr.session import check
 from tests.rlvr import cases, sharding_worker
 from tests.rlvr.sharding_worker import CASES, case
 from tests.rlvr.test_ranks import LAUNCH, ROOT, assert_close, assert_same_run, assert_same_steps

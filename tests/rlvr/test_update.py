@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from rlvr.batch import make_batch
+from rlvr.checks import check
 from rlvr.entropy import EntropyControl
 from rlvr.optim import build_optimizer
 from rlvr.policy import load_policy
 from rlvr.recipe import ConfigError
-from rlvr.session import check
 from rlvr.update import SUMS, accumulate, make_rows, micro_batches, update
 from tests.rlvr.cases import make_groups, make_recipe
 

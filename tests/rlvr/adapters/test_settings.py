@@ -15,11 +15,11 @@ from rlvr.adapters.base import Setup
 from rlvr.adapters.facts import module_facts, optimizer_facts, peft_facts, update_norms
 from rlvr.adapters.merge import adapter_off, merged_weights
 from rlvr.adapters.state import adapter_state
+from rlvr.checks import check
 from rlvr.config import AdapterConfig, TrainRecipe
 from rlvr.manifest import finish_manifest
 from rlvr.policy import load_base
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
-from rlvr.session import check
 
 DOWN = "model.layers.2.mlp.down_proj"
 PROMPT = [11 * i % 300 + 8 for i in range(12)]

@@ -24,6 +24,15 @@ def test_an_unknown_benchmark_is_refused_before_anything_runs(open_written):
         comparison.resolve("lora", 0, 1e-3)
 
 
+def test_runs_beside_each_other_cannot_share_servers(open_written):
+    servers = {"engine": "vllm_server", "servers": ["http://127.0.0.1:9"]}
+    comparison = open_written(FAIR, rollout=servers)
+    assert comparison.resolve("lora", 0, 1e-3).rollout.servers
+    comparison = open_written(FAIR + "[executor]\nparallel = 2\n", rollout=servers)
+    with pytest.raises(ConfigError, match=r"holds the weights of one run; set executor\.parallel"):
+        comparison.resolve("lora", 0, 1e-3)
+
+
 UNFAIR = [
     (FAIR + "[methods.full.settings.rollout]\ngroup_size = 4\n", "rollout.group_size is 8"),
     ('[methods.lora]\nlr=1e-3\n[methods.dora]\nlr=2e-3\nsettings={adapter={target_modules=["q_proj"]}}',
