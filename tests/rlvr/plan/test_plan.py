@@ -11,7 +11,7 @@ import pytest
 from rlvr.config import TrainRecipe
 from rlvr.plan.calibrate import Measured, fit, run_steps
 from rlvr.plan.hardware import GPUS, Shape, parse_cluster, shape_of
-from rlvr.plan.memory import trainer_memory
+from rlvr.plan.memory import peak_memory, trainer_memory
 from rlvr.plan.rates import Rates, all_reduce_s
 from rlvr.plan.simulate import Workload, best_split, decoding_steps, rollout_s, step_time
 from rlvr.recipe import ConfigError, load_recipe
@@ -95,6 +95,14 @@ def test_full_fine_tuning_of_the_study_holds_master_weights_gradients_and_two_mo
     sharded = trainer_memory(recipe, shape, num_shards=8)
     assert sharded["optimizer"] == pytest.approx(master / 4)
     assert sharded["activations"] == parts["activations"]
+
+
+def test_an_engine_that_sleeps_is_there_only_while_it_generates():
+    trainer = {"weights": 3.0, "gradients": 2.0, "activations": 20.0}
+    engine = {"engine weights": 3.0, "key-value cache": 15.0}
+    assert peak_memory(trainer, engine, sleeps=False) == 43
+    assert peak_memory(trainer, engine, sleeps=True) == 25, "while the policy is trained"
+    assert peak_memory(trainer, engine | {"key-value cache": 40.0}, sleeps=True) == 46
 
 
 def test_an_adapter_trains_what_the_plan_counts():
