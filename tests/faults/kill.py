@@ -1,7 +1,8 @@
 """Kills one run with SIGKILL at random moments and resumes it until it has finished.
 
 The last checkpoint's weights and every metric must be those of a run that nobody disturbed, and no
-checkpoint may ever be unreadable. Exit code 0 when that holds.
+checkpoint may ever be unreadable. Exit code 0 when that holds. vLLM generates; what follows the
+options are settings of the recipe, such as --rollout.engine transformers.
 
     python -m tests.faults.kill --kills 50
 """
@@ -138,13 +139,14 @@ def differences(run: Path, calm: Path, steps: int) -> list[str]:
     return found + [f"left over: {path.relative_to(run)}" for path in half_made(run)]
 
 
-def run_check(kills: int, seed: int, steps: int, folder: Path) -> dict:
+def run_check(kills: int, seed: int, steps: int, folder: Path, settings: list[str]) -> dict:
     """The result of `kills` kills of one run of `steps` steps."""
     recipe = write_recipe(folder, steps, checkpoint_every=1, eval_every=2)
+    begin = [str(recipe), "--rollout.engine", "vllm", *settings]
     runs = folder / "runs"
     calm, run = runs / "calm", runs / "killed"
     start = time.monotonic()
-    done = subprocess.run([*COMMAND, str(recipe), "--run.name", "calm"], check=False)
+    done = subprocess.run([*COMMAND, *begin, "--run.name", "calm"], check=False)
     if done.returncode:
         raise SystemExit(f"the calm run ended with {done.returncode}")
     whole_s = time.monotonic() - start
@@ -153,11 +155,11 @@ def run_check(kills: int, seed: int, steps: int, folder: Path) -> dict:
     num_kills, log = 0, folder / "output.log"
 
     def words() -> list[str]:
-        return ["--resume", str(run)] if run.exists() else [str(recipe), "--run.name", run.name]
+        return ["--resume", str(run)] if run.exists() else [*begin, "--run.name", run.name]
 
     while num_kills < kills:
-        # up to 1.5 steps after the loop has begun; one in eight while the run is starting
-        wait_s = draw.uniform(0, 1.5 * seconds / steps)
+        # within 3 steps after the loop has begun; one in eight while the run is starting
+        wait_s = draw.uniform(0, 3 * seconds / steps)
         if draw.random() < 1 / 8:
             wait_s = -draw.uniform(0, whole_s - seconds)
         if not kill_once(words(), run, wait_s, log):
@@ -181,13 +183,13 @@ def run_check(kills: int, seed: int, steps: int, folder: Path) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, help="of the run; default: one per kill, 4 at least")
+    parser.add_argument("--steps", type=int, help="of the run; default: two per kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the result to this file")
-    args = parser.parse_args()
+    args, settings = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="rlvr-kill-") as folder:
-        steps = args.steps or max(4, args.kills)
-        result = run_check(args.kills, args.seed, steps, Path(folder))
+        steps = args.steps or 2 * args.kills
+        result = run_check(args.kills, args.seed, steps, Path(folder), settings)
     good = not (result["unreadable"] or result["different"] or result["exit"])
     print(json.dumps(result, indent=1))
     print("bit-identical after every kill" if good else "NOT identical")
