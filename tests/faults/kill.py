@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.tiny_run import read_metrics, write_recipe
@@ -65,20 +66,34 @@ def begun(run: Path) -> int:
     return log.stat().st_ino if log.exists() else 0
 
 
-def kill_once(words: list[str], run: Path, wait_s: float, log: Path) -> bool:
-    """Starts the run and kills it `wait_s` after its loop has begun, or, where that is negative,
-    -wait_s after its start; False when it had finished before. What it says goes to `log`: a pipe
-    would stay open as long as a process that it had started."""
+def num_steps(run: Path) -> int:
+    """Steps that are in the log."""
+    log = run / "metrics.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def kill_once(words: list[str], run: Path, since: str, wait_s: float, log: Path) -> bool:
+    """Starts the run and kills it `wait_s` after its start, its loop or its first step; False when
+    it had finished before. What it says goes to `log`: a pipe would stay open as long as a process
+    that it had started."""
     before, start = begun(run), time.monotonic()
     with log.open("w") as file:
         process = subprocess.Popen([*COMMAND, *words], stdout=file, stderr=subprocess.STDOUT)
-    while wait_s >= 0 and begun(run) in (0, before) and process.poll() is None:
-        if time.monotonic() - start > 300:
-            process.kill()
-            raise SystemExit("the run did not start in 300 s")
-        time.sleep(0.005)
+
+    def wait_for(event: Callable[[], bool]) -> None:
+        while not event() and process.poll() is None:
+            if time.monotonic() - start > 300:
+                process.kill()
+                raise SystemExit("the run did not start in 300 s")
+            time.sleep(0.005)
+
+    if since != "start":
+        wait_for(lambda: begun(run) not in (0, before))
+    if since == "step":
+        done = num_steps(run)
+        wait_for(lambda: num_steps(run) > done)
     try:
-        code = process.wait(timeout=abs(wait_s))
+        code = process.wait(timeout=wait_s)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.005)
@@ -158,11 +173,9 @@ def run_check(kills: int, seed: int, steps: int, folder: Path, settings: list[st
         return ["--resume", str(run)] if run.exists() else [*begin, "--run.name", run.name]
 
     while num_kills < kills:
-        # within 3 steps after the loop has begun; one in eight while the run is starting
-        wait_s = draw.uniform(0, 3 * seconds / steps)
-        if draw.random() < 1 / 8:
-            wait_s = -draw.uniform(0, whole_s - seconds)
-        if not kill_once(words(), run, wait_s, log):
+        since = draw.choices(["step", "loop", "start"], [6, 1, 1])[0]
+        longest = whole_s - seconds if since == "start" else 1.5 * seconds / steps
+        if not kill_once(words(), run, since, draw.uniform(0, longest), log):
             break
         num_kills += 1
         where, half = phase(log.read_text(errors="replace")), [path.name for path in half_made(run)]
