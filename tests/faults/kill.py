@@ -122,19 +122,17 @@ def trainer_state(checkpoint: Path) -> dict:
     return torch.load(checkpoint / "trainer_state" / "optimizer.pt", weights_only=True)
 
 
-def same(one: object, other: object) -> bool:
-    """Whether two trees of dicts, lists and tensors are equal, bit for bit."""
+def different(one: object, other: object, path: str = "") -> list[str]:
+    """Where two trees of dicts, lists and tensors are not equal, bit for bit."""
     import torch
 
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and torch.equal(one, other)
-    if isinstance(one, dict):
-        assert isinstance(other, dict)
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        assert isinstance(other, list)
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [at for key in one for at in different(one[key], other[key], f"{path}/{key}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [at for i, x in enumerate(one) for at in different(x, other[i], f"{path}/{i}")]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if torch.equal(one, other) else [path]
+    return [] if one == other else [path]
 
 
 def differences(run: Path, calm: Path, steps: int) -> list[str]:
@@ -143,8 +141,7 @@ def differences(run: Path, calm: Path, steps: int) -> list[str]:
     last = Path("checkpoints") / f"step_{steps}"
     if weights(run / last) != weights(calm / last):
         found.append("weights")
-    if not same(trainer_state(run / last), trainer_state(calm / last)):
-        found.append("optimizer state")
+    found += different(trainer_state(run / last), trainer_state(calm / last))
     if read_metrics(run) != read_metrics(calm):
         found.append("metrics.jsonl")
     for path in [*(calm / "eval").iterdir(), *(calm / "rollouts").iterdir()]:
