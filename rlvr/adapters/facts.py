@@ -38,9 +38,9 @@ def module_facts(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def _tensor_facts(value: torch.Tensor) -> dict[str, Any]:
-    facts: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype)}
+    facts: dict[str, Any] = {"shape": list(sharding.shape(value)), "dtype": str(value.dtype)}
     if value.requires_grad:  # the norm of its initialisation
-        facts["norm"] = float(sharding.whole(value.detach()).float().norm())
+        facts["norm"] = float(sharding.whole(value).float().norm())
     return facts
 
 
@@ -98,7 +98,7 @@ def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     groups = []
     for group in optimizer.param_groups:
         plain = {k: v for k, v in group.items() if isinstance(v, (int, float, str, bool, tuple))}
-        trained = sum(p.numel() for p in group["params"] if p.requires_grad)
+        trained = sum(sharding.num_elements(p) for p in group["params"] if p.requires_grad)
         groups.append(plain | {"num_parameters": trained})
     return {"class": type(optimizer).__name__, "groups": groups}
 

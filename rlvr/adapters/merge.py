@@ -107,7 +107,7 @@ def dense(value: Tensor) -> Tensor:
     """The tensor itself, whole; a 4-bit weight comes dequantised to float32."""
     state = getattr(value, "quant_state", None)
     if state is None:
-        return sharding.whole(value.detach())
+        return sharding.whole(value)
     from bitsandbytes.functional import dequantize_4bit
 
     return dequantize_4bit(value.data, state).float()

@@ -1,4 +1,4 @@
-"""Trains recipes for three steps on made-up groups, whole in one process or, by torchrun, sharded.
+"""Trains recipes for three steps on made-up groups, whole in one process or, by torchrun, in parts.
 
 Arguments: a folder for what comes out, one with whole runs to continue by name, recipe files.
 """
@@ -62,8 +62,8 @@ def start(recipe: TrainRecipe, in_parts: bool) -> tuple[Policy, Optimizer]:
     )
     ranks.copy_from_main(policy.model)
     if in_parts:
-        sharding.shard(policy)
-    else:
+        sharding.shard(policy, recipe.optim)
+    if not policy.holding.parts_weights:
         prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
     return policy, policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
@@ -89,13 +89,15 @@ def train(recipe: TrainRecipe, folder: Path, first_step: int = 0) -> dict[str, A
         "facts": facts,
         "metrics": metrics,
         "weights": {name: value.clone() for name, value in merged_weights(policy.model)},
-        "held": {n: (_held(p), p.numel()) for n, p in parameters.items()},
+        "held": {n: (_held(p), sharding.num_elements(p)) for n, p in parameters.items()},
         "in_sync": in_sync,
     }
 
 
 @torch.no_grad()
 def _held(value: Any) -> int:
+    if hasattr(value, "ds_tensor"):
+        return value.ds_tensor.numel()
     return (value.to_local() if sharding.is_sharded(value) else value).numel()
 
 
