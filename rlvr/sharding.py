@@ -253,11 +253,23 @@ def whole_copy(module: nn.Module) -> Any:
     known: dict[int, Any] = {
         id(p): nn.Parameter(whole(p), requires_grad=p.requires_grad) for p in parts
     }
-    if parts:  # what is whole needs no hooks that put it together
-        for inner in module.modules():
-            for hooks in (inner._forward_pre_hooks, inner._forward_hooks):
-                known[id(hooks)] = OrderedDict()
-    return copy.deepcopy(module, known)
+    with _without_hooks(module if parts else nn.Module()):
+        return copy.deepcopy(module, known)
+
+
+@contextlib.contextmanager
+def _without_hooks(model: nn.Module) -> Iterator[None]:
+    """Inside the block, no module calls the hooks that put it together: it is whole, or here
+    alone."""
+    modules: list[Any] = list(model.modules())
+    hooks = [(module._forward_pre_hooks, module._forward_hooks) for module in modules]
+    for module in modules:
+        module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        for module, (before, after) in zip(modules, hooks, strict=True):
+            module._forward_pre_hooks, module._forward_hooks = before, after
 
 
 @contextlib.contextmanager
@@ -270,6 +282,8 @@ def gathered(
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_swapped(_saved(policy), only_main))
+        if policy.holding.parts_weights:
+            stack.enter_context(_without_hooks(policy.model))
         if optimizer is not None:
             stack.enter_context(policy.holding.whole_state(optimizer, only_main))
         yield

@@ -64,6 +64,8 @@ def hold(policy: Policy, optim: OptimConfig) -> Zero:
     engine = deepspeed.initialize(
         model=_root(policy.model, policy.causal_lm, stage), optimizer=optimizer, config=config
     )[0]
+    if stage == 2:
+        _make_state(optimizer)
     engines = {policy.causal_lm: engine}
     if policy.reference is not None and stage == 3:
         root = _root(policy.reference, policy.reference, stage)
@@ -79,6 +81,25 @@ def _deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":  # else it compiles its own communication in shared memory
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+def _make_state(optimizer: Optimizer) -> None:
+    """The state that AdamW would make in its first step, which DeepSpeed now holds.
+
+    Else DeepSpeed finds only that of the first parameter group.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for parameter in parameters:
+        parameter.grad = None
+        optimizer.state[parameter]["step"].zero_()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def _root(model: nn.Module, causal_lm: Any, stage: int) -> Root:
@@ -168,15 +189,15 @@ class Zero(Holding):
         from deepspeed.utils import safe_get_full_optimizer_state
 
         keeps = ranks.is_main() or not only_main
-        mine = next(iter(self._engine.optimizer.state.values()), None)  # None before a step
-        for group in optimizer.param_groups if mine else ():
+        found = [state["step"] for state in self._engine.optimizer.state.values()]
+        for group in optimizer.param_groups if found and float(found[0]) else ():
             for parameter in group["params"]:
                 moments = {}
                 for name in MOMENTS:
                     full: Any = safe_get_full_optimizer_state(parameter, name)  # by all ranks
                     moments |= {name: full.cpu()} if keeps else {}
-                if mine and keeps:
-                    optimizer.state[parameter] = {"step": mine["step"].cpu().clone()} | moments
+                if keeps:
+                    optimizer.state[parameter] = {"step": found[0].cpu().clone()} | moments
         try:
             yield
         finally:

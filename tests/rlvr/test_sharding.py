@@ -230,7 +230,9 @@ def test_what_cannot_be_sharded_is_refused_before_anything_loads(
     make_recipe, monkeypatch, sections, setting
 ):
     recipe = make_recipe(**sections)
-    refuse(monkeypatch, WAYS["fsdp2"], recipe, rf"{setting}.*: does not work on a sharded.*ddp\.yaml")
+    refuse(
+        monkeypatch, WAYS["fsdp2"], recipe, rf"{setting}.*: does not work on a sharded.*ddp\.yaml"
+    )
 
 
 @pytest.mark.slow
