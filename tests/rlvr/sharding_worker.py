@@ -3,6 +3,7 @@
 Arguments: a folder for what comes out, one with whole runs to continue by name, recipe files.
 """
 
+import math
 import shutil
 import sys
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from rlvr import ranks, sharding
+from rlvr import ranks, sharding, zero
 from rlvr.adapters.facts import module_facts
 from rlvr.adapters.merge import merged_weights
 from rlvr.batch import make_batch
@@ -26,6 +27,12 @@ from rlvr.update import update
 from tests.rlvr.cases import make_groups, make_recipe
 
 STEPS = 3
+WAYS = {
+    "fsdp2": {"ACCELERATE_USE_FSDP": "true"},
+    "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", zero.STAGE: "2"},
+    "zero3": {"ACCELERATE_USE_DEEPSPEED": "true", zero.STAGE: "3"},
+}
+"""What the launcher sets for recipes/accelerate/NAME.yaml."""
 CASES = {
     "lora": {
         "adapter": {"method": "lora", "rank": 4},
@@ -75,10 +82,12 @@ def train(recipe: TrainRecipe, folder: Path, first_step: int = 0) -> dict[str, A
     if first_step:
         load_checkpoint(folder / "checkpoints" / f"step_{first_step}", policy, optimizer)
     facts = module_facts(policy.model)
-    metrics = []
+    metrics, left_out = [], []
     for step in range(first_step, STEPS):
         batch = make_batch(make_groups(), policy, recipe)
         entropy = EntropyControl(recipe.algorithm)
+        if step == 1:
+            left_out = _spoilt(policy, optimizer, recipe)
         metrics.append(update(policy, optimizer, batch, recipe, step, entropy, lambda: None))
         with sharding.gathered(policy, optimizer, only_main=True):
             ranks.from_main(partial(save_checkpoint, folder, step + 1, policy, optimizer, {}))
@@ -88,10 +97,23 @@ def train(recipe: TrainRecipe, folder: Path, first_step: int = 0) -> dict[str, A
     return {
         "facts": facts,
         "metrics": metrics,
+        "left_out": left_out,
         "weights": {name: value.clone() for name, value in merged_weights(policy.model)},
         "held": {n: (_held(p), sharding.num_elements(p)) for n, p in parameters.items()},
         "in_sync": in_sync,
     }
+
+
+def _spoilt(policy: Policy, optimizer: Optimizer, recipe: TrainRecipe) -> list[bool]:
+    """Whether updates are left out whose loss, on one of the ranks, or whose verdict is bad."""
+    groups, entropy = make_groups(), EntropyControl(recipe.algorithm)
+    for group in groups:
+        group.responses[0].logprobs[0] = math.nan
+    batch = make_batch(groups, policy, recipe)
+    stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+    num_updates = min(recipe.optim.updates_per_step, len(groups))
+    refused = policy.holding.step(policy.trainable, optimizer, 1.0, valid=False)
+    return [stats["optim/skipped"] == num_updates, refused is None]
 
 
 @torch.no_grad()

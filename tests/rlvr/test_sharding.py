@@ -22,15 +22,9 @@ from rlvr.checks import check
 from rlvr.config import TrainRecipe
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from tests.rlvr import cases, sharding_worker
-from tests.rlvr.sharding_worker import CASES, case
+from tests.rlvr.sharding_worker import CASES, WAYS, case
 from tests.rlvr.test_ranks import LAUNCH, ROOT, assert_close, assert_same_run, assert_same_steps
 
-WAYS = {
-    "fsdp2": {"ACCELERATE_USE_FSDP": "true"},
-    "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", zero.STAGE: "2"},
-    "zero3": {"ACCELERATE_USE_DEEPSPEED": "true", zero.STAGE: "3"},
-}
-"""What the launcher sets for recipes/accelerate/NAME.yaml."""
 HALF = {"model": {"dtype": "bfloat16"}, "algorithm": {"preset": "dapo"}}
 
 
@@ -101,6 +95,13 @@ def test_two_halves_train_the_weights_that_a_whole_trains(trained, name):
 
 def load(checkpoint: Path) -> dict[str, torch.Tensor]:
     return load_file(next(checkpoint.glob("*model.safetensors")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_update_is_left_out_and_leaves_no_trace(trained, name):
+    """None in those after it: see above."""
+    assert [found["left_out"] for found in trained[1][name]] == [[True, True]] * 2
 
 
 @pytest.mark.slow
