@@ -58,7 +58,12 @@ def hold(policy: Policy, optim: OptimConfig) -> Zero:
         "managed_gradient_accumulation": False,
         "gradient_clipping": optim.max_grad_norm,
         "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+        "zero_optimization": {
+            "stage": stage,
+            "reduce_bucket_size": ranks.BUCKET_ELEMENTS,
+            "allgather_bucket_size": ranks.BUCKET_ELEMENTS,
+            "stage3_param_persistence_threshold": 0,  # small weights are in parts too
+        },
     }
     optimizer = policy.method.optimizer(policy.model, policy.adapter, optim)
     engine = deepspeed.initialize(

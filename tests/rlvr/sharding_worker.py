@@ -45,11 +45,12 @@ CASES = {
 
 
 def case(name: str, **more: dict[str, Any]) -> TrainRecipe:
-    """A recipe with several micro-batches a step, and an eps that keeps rounding from training."""
+    """A recipe with other numbers of micro-batches on each rank, and an eps that keeps rounding from
+    training."""
     common: dict[str, dict[str, Any]] = {
         "algorithm": {"preset": "dapo"},
         "optim": {"eps": 1e-6, "lr": 1e-3},
-        "train": {"tokens_per_microbatch": 40},
+        "train": {"tokens_per_microbatch": 16},
     }
     own = CASES[name] | more
     return make_recipe(**{k: common.get(k, {}) | own.get(k, {}) for k in common | own})
