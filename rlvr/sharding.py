@@ -67,7 +67,8 @@ def check(recipe: TrainRecipe, method: Method) -> None:
     way = _way()
     if way is None or ranks.size() == 1:
         return
-    for name, (wanted, reason) in way.SETTINGS.items():
+    settings: dict[str, tuple[str, str]] = way.SETTINGS
+    for name, (wanted, reason) in settings.items():
         found = os.environ.get(name, wanted)
         if found.lower() not in wanted.lower().split(" or "):
             raise ConfigError(

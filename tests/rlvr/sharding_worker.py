@@ -45,8 +45,7 @@ CASES = {
 
 
 def case(name: str, **more: dict[str, Any]) -> TrainRecipe:
-    """A recipe with other numbers of micro-batches on each rank, and an eps that keeps rounding from
-    training."""
+    """A recipe with more micro-batches on one rank; its eps keeps rounding from training."""
     common: dict[str, dict[str, Any]] = {
         "algorithm": {"preset": "dapo"},
         "optim": {"eps": 1e-6, "lr": 1e-3},
