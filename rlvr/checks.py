@@ -53,6 +53,7 @@ def check(recipe: TrainRecipe) -> None:
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
             " GPU: make install), or set it to 'transformers'"
         )
+    _check_sleep(recipe, method)
     if recipe.rollout.engine == "vllm_server":
         check_servers(recipe, mode_of(recipe, method, not torch.cuda.is_available()))
 
@@ -67,6 +68,22 @@ def _check_async(recipe: TrainRecipe, method: Method) -> None:
         raise ConfigError(
             'rollout.mode = "async": the transformers engine generates with the model that is being'
             ' updated; generate with vLLM, or set it to "sync"'
+        )
+
+
+def _check_sleep(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError where vLLM has no GPU memory to give up."""
+    if not recipe.rollout.sleep:
+        return
+    if not (method.syncs and vllm_local.is_installed()):
+        raise ConfigError(
+            "rollout.sleep = true: transformers generates here, with the model that is trained; set"
+            " it to false"
+        )
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "rollout.sleep = true: vLLM can give up a GPU's memory only, and there is none here;"
+            " set it to false"
         )
 
 

@@ -13,7 +13,7 @@ def contradictions(recipe: TrainRecipe) -> Iterator[str]:
     """What cannot hold together, one sentence each: the setting, the reason and the remedy."""
     for check in (
         _of_model,
-        _of_servers,
+        _of_engine,
         _of_truncated_sampling,
         _of_staleness,
         _of_batch,
@@ -43,7 +43,7 @@ def _of_model(recipe: TrainRecipe) -> Iterator[str]:
         )
 
 
-def _of_servers(recipe: TrainRecipe) -> Iterator[str]:
+def _of_engine(recipe: TrainRecipe) -> Iterator[str]:
     engine, servers = recipe.rollout.engine, list(recipe.rollout.servers)
     if engine == "vllm_server" and not servers:
         yield (
@@ -54,6 +54,16 @@ def _of_servers(recipe: TrainRecipe) -> Iterator[str]:
         yield (
             f'rollout.servers = {servers}: rollout.engine = "{engine}" does not ask them; set it to'
             ' "vllm_server" or leave them out'
+        )
+    if recipe.rollout.sleep and engine in ("vllm_server", "transformers"):
+        yield (
+            f'rollout.sleep = true: rollout.engine = "{engine}" shares no GPU with the update as'
+            " vLLM in the trainer's process does; set it to false"
+        )
+    if recipe.rollout.sleep and recipe.rollout.mode == "async":
+        yield (
+            'rollout.sleep = true: with rollout.mode = "async" vLLM generates while the policy is'
+            ' trained; set it to false, or rollout.mode to "sync"'
         )
 
 

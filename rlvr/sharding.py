@@ -240,6 +240,8 @@ def _part_of(value: Tensor, like: Tensor) -> Tensor:
 def _parts_of_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     """A saved optimizer state with every tensor laid out as its parameter."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if not any(map(is_sharded, parameters)):
+        return state
     for index, values in state["state"].items():
         like = parameters[index]
         for name, value in values.items():

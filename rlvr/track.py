@@ -57,6 +57,8 @@ class Tracker:
                     config=recipe.model_dump(mode="json"),
                     settings=wandb.Settings(init_timeout=30, console="off"),
                 )
+                if attempt == "online":
+                    self._catch_up()
                 return
             except Exception as error:  # whatever W&B does, the run goes on
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -64,6 +66,13 @@ class Tracker:
                     f"W&B {attempt} failed: {reason}; metrics.jsonl has every number",
                     file=sys.stderr,
                 )
+
+    def _catch_up(self) -> None:
+        """Sends W&B the steps of metrics.jsonl that it lacks, as after an outage."""
+        next_step = self._wandb.step
+        for row in read_metrics(self._path.parent):
+            if row["step"] >= next_step:
+                self._wandb.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one step. Names are those of METRICS and EVAL_METRICS."""

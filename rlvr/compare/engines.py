@@ -37,6 +37,12 @@ class _Borrowed(Engine):
     def load_adapter(self, folder: Path) -> int:
         return self._engine.load_adapter(folder)
 
+    def sleep(self) -> None:
+        self._engine.sleep()
+
+    def wake(self) -> None:
+        self._engine.wake()
+
     def close(self) -> None:
         """Leaves the engine as it is."""
 
@@ -62,6 +68,7 @@ class WarmEngine:
             self._engine, self._key = new_engine(recipe, policy, use_vllm, mode), key
         else:
             refuse_tied_head(policy)
+            self._engine.wake()
             if mode == "merged":
                 self._engine.load_weights(_base_weights(recipe, policy.path))
         return _Borrowed(self._engine)
@@ -84,6 +91,7 @@ def _key(recipe: TrainRecipe, policy: Policy, mode: str) -> tuple[object, ...]:
         rollout.engine,
         rollout.servers,
         rollout.gpu_memory_utilization,
+        rollout.sleep,
         rollout.kv_cache_gib,
         rollout.max_num_seqs,
         max_lora_rank(policy.model) if mode == "adapter" else None,

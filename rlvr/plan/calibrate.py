@@ -26,8 +26,10 @@ from rlvr.sft import cache_dir
 if TYPE_CHECKING:
     from rlvr.config import TrainRecipe
 
-STEPS = 5
+STEPS = 8
 """Steps of each calibration run; the first warms up and is left out."""
+ROUNDS = 30
+"""Of reweighting; the fit has settled long before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,9 @@ def calibrate(recipe: TrainRecipe, recipe_path: Path, modelled_gib: float) -> Ra
 
 
 def fit(steps: list[Measured], slots: int, modelled_gib: float) -> Rates:
-    """Non-negative least squares of the phases' seconds on what they worked through."""
+    """The phases' seconds fitted to what they worked through, with coefficients that are not
+    negative. A step that another process has slowed down counts little: absolute errors and
+    medians."""
     work = [decoding_steps(step.lengths, slots) for step in steps]
     seconds = _values(steps, "time/rollout_s")
     generation = [[s, tokens, len(m.lengths)] for (s, tokens), m in zip(work, steps, strict=True)]
@@ -105,7 +109,7 @@ def fit(steps: list[Measured], slots: int, modelled_gib: float) -> Rates:
     update_s, token_s = _fit([[1, tokens] for tokens in trained], update)
     total, sync = _values(steps, "time/step_s"), _values(steps, "time/sync_s")
     verify = _values(steps, "time/verify_s")
-    pairs = sum(len(step.lengths) for step in steps)
+    pairs = [seconds / len(step.lengths) for seconds, step in zip(verify, steps, strict=True)]
     parts = zip(total, seconds, update, sync, strict=True)
     peak = max(_values(steps, "memory/peak_gib"))
     return Rates(
@@ -115,7 +119,7 @@ def fit(steps: list[Measured], slots: int, modelled_gib: float) -> Rates:
         update_s=update_s,
         update_token_s=token_s,
         sync_s=statistics.median(sync),
-        verify_pair_s=sum(verify) / pairs,
+        verify_pair_s=statistics.median(pairs),
         other_s=max(0.0, statistics.median(whole - r - u - s for whole, r, u, s in parts)),
         runtime_gib=max(0.0, peak - modelled_gib),
         origin=f"{len(steps)} measured steps on {device_name()}",
@@ -131,12 +135,16 @@ def _trained_tokens(step: Measured) -> float:
 
 
 def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
-    """Coefficients >= 0; every column scaled to 1, every step weighted by its own time, so that
-    relative errors count."""
+    """Coefficients >= 0 of the least sum of absolute relative errors: non-negative least squares,
+    reweighted by what is left. Every column is scaled to 1."""
     matrix, wanted = np.array(rows, dtype=float), np.array(seconds)
     scale = matrix.max(axis=0)
     scale[scale == 0] = 1.0
-    solution, _ = nnls(matrix / scale / wanted[:, None], np.ones(len(wanted)))
+    matrix = matrix / scale / wanted[:, None]
+    weights, solution = np.ones(len(wanted)), np.zeros(len(scale))
+    for _ in range(ROUNDS):
+        solution, _ = nnls(matrix * weights[:, None], weights)
+        weights = 1 / np.sqrt(np.maximum(np.abs(matrix @ solution - 1), 1e-3))
     return [float(x) for x in solution / scale]
 
 

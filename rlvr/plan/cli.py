@@ -12,7 +12,7 @@ from typing import Any
 from rlvr.config import TrainRecipe
 from rlvr.plan.calibrate import calibrate, rates_path, recorded
 from rlvr.plan.hardware import GPUS, Gpu, Shape, parse_cluster, shape_of
-from rlvr.plan.memory import engine_memory, num_sequences, trainer_memory
+from rlvr.plan.memory import engine_memory, num_sequences, peak_memory, trainer_memory
 from rlvr.plan.rates import Rates, roofline
 from rlvr.plan.simulate import Workload, best_split, log_normal_lengths, step_time
 from rlvr.recipe import ConfigError, load_recipe
@@ -95,6 +95,7 @@ def make_plan(
     rates = rates_of(recipe, shape, gpu, work)
     memory = trainer_memory(recipe, shape, args.shards)
     engine = engine_memory(recipe, shape, gpu, colocated=True)
+    peak = peak_memory(memory, engine, recipe.rollout.sleep) + rates.runtime_gib
     memory |= engine | {"runtime": rates.runtime_gib}
     slots = num_sequences(recipe, shape, engine["key-value cache"], work.prompt_len + work.mean_len)
     now = step_time(work, rates, shape, gpu, count, slots)
@@ -105,7 +106,7 @@ def make_plan(
         "devices": count,
         "device": gpu.name if gpu else "this machine",
         "rates": rates.origin,
-        "memory_gib": memory | {"total": sum(memory.values())},
+        "memory_gib": memory | {"total": peak},
         "device_memory_gib": gpu.memory_gib if gpu else None,
         "sequences_per_engine": slots,
         "tokens_per_step": round(work.num_rollouts * work.mean_len),

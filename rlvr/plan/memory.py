@@ -67,6 +67,15 @@ def engine_memory(
     }
 
 
+def peak_memory(trainer: dict[str, float], engine: dict[str, float], sleeps: bool) -> float:
+    """GiB of both on one device; sleeps: the engine's is given up while the policy is trained."""
+    training, generating = sum(trainer.values()), sum(engine.values())
+    if not sleeps:
+        return training + generating
+    at_rest = training - trainer["gradients"] - trainer["activations"]
+    return max(training, at_rest + generating)
+
+
 def num_sequences(recipe: TrainRecipe, shape: Shape, cache_gib: float, mean_len: float) -> int:
     """Sequences that generate at a time: max_num_seqs, or as many as the cache holds."""
     width = 4 if recipe.model.dtype == "float32" else 2

@@ -85,6 +85,12 @@ class Engine(Protocol):
         """Serves the low-rank adapter in `folder` from now on; the number of bytes read."""
         ...
 
+    def sleep(self) -> None:
+        """Gives up GPU memory, where the engine can, until `wake`; nothing is asked in between."""
+
+    def wake(self) -> None:
+        """Serves again what it served before `sleep`; nothing, where it is awake."""
+
     def close(self) -> None:
         """Releases memory and processes."""
         ...

@@ -98,11 +98,12 @@ class Syncer:
         self._engine = engine
 
     def sync(self) -> SyncStats:
-        """Hands over what changed, then checks it.
+        """Wakes the engine, hands over what changed, then checks it.
 
         Raises: SyncError, with the module at fault, when a log-probability differs by more than the
         tolerance.
         """
+        self._engine.wake()
         if self.mode == "adapter":
             folder = Path(self._folder.name)
             self._policy.save_adapter(folder)

@@ -71,6 +71,7 @@ class VllmEngine(Engine):
             max_model_len=recipe.model.max_len,
             max_num_seqs=recipe.rollout.max_num_seqs,
             gpu_memory_utilization=recipe.rollout.gpu_memory_utilization,
+            enable_sleep_mode=recipe.rollout.sleep,
             enforce_eager=on_cpu,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
@@ -84,6 +85,7 @@ class VllmEngine(Engine):
         )
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._adapter: Any = None
+        self._can_sleep, self._asleep = recipe.rollout.sleep, False
 
     def stream(
         self, requests: Sequence[Request], sampling: Sampling
@@ -163,6 +165,21 @@ class VllmEngine(Engine):
         """The base answers from now on."""
         self._adapter = None
         self._llm.reset_prefix_cache()
+
+    def sleep(self) -> None:
+        if self._can_sleep:
+            with self._alive() as llm:
+                llm.sleep(level=1)  # 2 would drop the base's weights, which no sync brings back
+            self._asleep = True
+
+    def wake(self) -> None:
+        if self._asleep:
+            import torch
+
+            torch.cuda.empty_cache()  # what the update has left is vLLM's now
+            with self._alive() as llm:
+                llm.wake_up()
+            self._asleep = False
 
     def close(self) -> None:
         llm, self._llm = self._llm, None

@@ -1,7 +1,8 @@
 """Kills one run with SIGKILL at random moments and resumes it until it has finished.
 
 The last checkpoint's weights and every metric must be those of a run that nobody disturbed, and no
-checkpoint may ever be unreadable. Exit code 0 when that holds.
+checkpoint may ever be unreadable. Exit code 0 when that holds. vLLM generates; what follows the
+options are settings of the recipe, such as --rollout.engine transformers.
 
     python -m tests.faults.kill --kills 50
 """
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.tiny_run import read_metrics, write_recipe
@@ -64,20 +66,34 @@ def begun(run: Path) -> int:
     return log.stat().st_ino if log.exists() else 0
 
 
-def kill_once(words: list[str], run: Path, wait_s: float, log: Path) -> bool:
-    """Starts the run and kills it `wait_s` after its loop has begun, or, where that is negative,
-    -wait_s after its start; False when it had finished before. What it says goes to `log`: a pipe
-    would stay open as long as a process that it had started."""
+def num_steps(run: Path) -> int:
+    """Steps that are in the log."""
+    log = run / "metrics.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def kill_once(words: list[str], run: Path, since: str, wait_s: float, log: Path) -> bool:
+    """Starts the run and kills it `wait_s` after its start, its loop or its first step; False when
+    it had finished before. What it says goes to `log`: a pipe would stay open as long as a process
+    that it had started."""
     before, start = begun(run), time.monotonic()
     with log.open("w") as file:
         process = subprocess.Popen([*COMMAND, *words], stdout=file, stderr=subprocess.STDOUT)
-    while wait_s >= 0 and begun(run) in (0, before) and process.poll() is None:
-        if time.monotonic() - start > 300:
-            process.kill()
-            raise SystemExit("the run did not start in 300 s")
-        time.sleep(0.005)
+
+    def wait_for(event: Callable[[], bool]) -> None:
+        while not event() and process.poll() is None:
+            if time.monotonic() - start > 300:
+                process.kill()
+                raise SystemExit("the run did not start in 300 s")
+            time.sleep(0.005)
+
+    if since != "start":
+        wait_for(lambda: begun(run) not in (0, before))
+    if since == "step":
+        done = num_steps(run)
+        wait_for(lambda: num_steps(run) > done)
     try:
-        code = process.wait(timeout=abs(wait_s))
+        code = process.wait(timeout=wait_s)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.005)
@@ -138,13 +154,14 @@ def differences(run: Path, calm: Path, steps: int) -> list[str]:
     return found + [f"left over: {path.relative_to(run)}" for path in half_made(run)]
 
 
-def run_check(kills: int, seed: int, steps: int, folder: Path) -> dict:
+def run_check(kills: int, seed: int, steps: int, folder: Path, settings: list[str]) -> dict:
     """The result of `kills` kills of one run of `steps` steps."""
     recipe = write_recipe(folder, steps, checkpoint_every=1, eval_every=2)
+    begin = [str(recipe), "--rollout.engine", "vllm", *settings]
     runs = folder / "runs"
     calm, run = runs / "calm", runs / "killed"
     start = time.monotonic()
-    done = subprocess.run([*COMMAND, str(recipe), "--run.name", "calm"], check=False)
+    done = subprocess.run([*COMMAND, *begin, "--run.name", "calm"], check=False)
     if done.returncode:
         raise SystemExit(f"the calm run ended with {done.returncode}")
     whole_s = time.monotonic() - start
@@ -153,14 +170,12 @@ def run_check(kills: int, seed: int, steps: int, folder: Path) -> dict:
     num_kills, log = 0, folder / "output.log"
 
     def words() -> list[str]:
-        return ["--resume", str(run)] if run.exists() else [str(recipe), "--run.name", run.name]
+        return ["--resume", str(run)] if run.exists() else [*begin, "--run.name", run.name]
 
     while num_kills < kills:
-        # up to 1.5 steps after the loop has begun; one in eight while the run is starting
-        wait_s = draw.uniform(0, 1.5 * seconds / steps)
-        if draw.random() < 1 / 8:
-            wait_s = -draw.uniform(0, whole_s - seconds)
-        if not kill_once(words(), run, wait_s, log):
+        since = draw.choices(["step", "loop", "start"], [6, 1, 1])[0]
+        longest = whole_s - seconds if since == "start" else 1.5 * seconds / steps
+        if not kill_once(words(), run, since, draw.uniform(0, longest), log):
             break
         num_kills += 1
         where, half = phase(log.read_text(errors="replace")), [path.name for path in half_made(run)]
@@ -181,13 +196,13 @@ def run_check(kills: int, seed: int, steps: int, folder: Path) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, help="of the run; default: one per kill, 4 at least")
+    parser.add_argument("--steps", type=int, help="of the run; default: two per kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the result to this file")
-    args = parser.parse_args()
+    args, settings = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="rlvr-kill-") as folder:
-        steps = args.steps or max(4, args.kills)
-        result = run_check(args.kills, args.seed, steps, Path(folder))
+        steps = args.steps or 2 * args.kills
+        result = run_check(args.kills, args.seed, steps, Path(folder), settings)
     good = not (result["unreadable"] or result["different"] or result["exit"])
     print(json.dumps(result, indent=1))
     print("bit-identical after every kill" if good else "NOT identical")

@@ -1,4 +1,6 @@
-"""Trains a tiny run for many steps and watches memory, open files and processes.
+"""Trains a tiny policy for many steps with the real vLLM and watches memory, files and processes.
+
+What follows the options are settings of the recipe, such as --rollout.engine transformers.
 
 Exit code 0 when memory stays within 5% of what it was after the first tenth of the steps, and
 neither files nor processes grow.
@@ -43,7 +45,7 @@ def sample() -> dict[str, float]:
     }
 
 
-def soak(steps: int, folder: Path) -> list[dict[str, float]]:
+def soak(steps: int, folder: Path, settings: list[str]) -> list[dict[str, float]]:
     """A sample about every hundredth of the run."""
     from rich.console import Console
 
@@ -63,7 +65,7 @@ def soak(steps: int, folder: Path) -> list[dict[str, float]]:
         return False
 
     with open(os.devnull, "w") as nowhere:
-        words = ["--run.name", "soak"]
+        words = ["--run.name", "soak", "--rollout.engine", "vllm", *settings]
         train(load_recipe(recipe, words, TrainRecipe), recipe, Console(file=nowhere), end=watch)
     return samples
 
@@ -82,9 +84,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--json", type=Path, help="write the result to this file")
-    args = parser.parse_args()
+    args, settings = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="rlvr-soak-") as folder:
-        result = judge(soak(args.steps, Path(folder)))
+        result = judge(soak(args.steps, Path(folder), settings))
     print(json.dumps(result, indent=1))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))

@@ -75,6 +75,24 @@ def clear_adapter(engine, recipe) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["merged", "adapter"])
+def test_a_vllm_that_slept_gives_its_memory_up_and_serves_the_policy_again(make_recipe, mode):
+    recipe = make_recipe(rollout={"engine": "vllm", "sleep": True})
+    engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=8 if mode == "adapter" else None)
+    policy = adapted_policy(recipe)
+    syncer = Syncer(recipe, policy, engine, mode, PROMPTS)
+    for _ in range(2):
+        assert syncer.sync().logprob_error < 1e-4
+        before = torch.cuda.mem_get_info()[0]
+        engine.sleep()
+        assert torch.cuda.mem_get_info()[0] - before > 0.2 * torch.cuda.mem_get_info()[1]
+    assert syncer.sync().logprob_error < 1e-4, "it woke"
+    syncer.close()
+    engine.close()
+
+
+@pytest.mark.engine
 def test_full_fine_tuning_reaches_vllm_exactly(make_recipe, vllm_engine):
     recipe = make_recipe().model_copy(update={"adapter": AdapterConfig(method="full")})
     policy = adapted_policy(recipe)

@@ -29,6 +29,11 @@ BAD = [
         ["--rollout.abort_stragglers", "true", "--sampling.dynamic", "false"],
         "rollout.abort_stragglers = true",
     ),
+    (["--rollout.sleep", "true"], "rollout.sleep = true: "),
+    (
+        ["--rollout.sleep", "true", "--rollout.mode", "async", "--rollout.engine", "vllm"],
+        "while the policy is trained",
+    ),
     (["--adapter.dropout", "0.05"], "adapter.dropout = 0.05"),
     (["--rollout.max_response_len", "160"], "leaves no room for a prompt"),
     (["--model.sft_recipe", "x.toml"], "give exactly one of model.path and model.sft_recipe"),

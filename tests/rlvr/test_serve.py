@@ -4,8 +4,6 @@ import stat
 
 import pytest
 
-from rlvr import ranks
-from rlvr.checks import check
 from rlvr.cli import main
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from rlvr.rollout.server_key import find_key, key_file, make_key
@@ -119,13 +117,6 @@ def test_no_address_slips_in_behind_the_check(write_recipe, capsys):
 def test_servers_that_cannot_be_are_refused(make_recipe, rollout, message):
     with pytest.raises(ConfigError, match=message):
         make_recipe(rollout=rollout)
-
-
-def test_every_process_needs_a_server_of_its_own(make_recipe, monkeypatch):
-    monkeypatch.setattr(ranks, "_world", ranks._World(0, 2, None))
-    recipe = make_recipe(rollout={"engine": "vllm_server", "servers": ["http://127.0.0.1:8000"]})
-    with pytest.raises(ConfigError, match="lists 1: each of 2 processes needs one of its own"):
-        check(recipe)
 
 
 def test_files_for_servers_elsewhere_lie_with_the_runs(tmp_path):

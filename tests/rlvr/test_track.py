@@ -37,6 +37,32 @@ def test_an_unreachable_wandb_is_said_and_logged_offline(make_recipe, tmp_path, 
     assert lines(tmp_path) == [{"step": 1, "reward/mean": 0.5}]
 
 
+class Online:
+    """Stands in for W&B's run, which no test can reach: it has steps 1 and 2 of the run already."""
+
+    step = 3
+
+    def __init__(self) -> None:
+        self.got = []
+
+    def log(self, metrics, step):
+        self.got.append((step, metrics))
+
+    def finish(self):
+        pass
+
+
+def test_wandb_is_sent_the_steps_that_it_missed(make_recipe, tmp_path, monkeypatch):
+    rows = [{"step": step, "reward/mean": step / 10} for step in range(1, 5)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    online = Online()
+    monkeypatch.setattr("wandb.init", lambda **_: online)
+    tracker = Tracker(make_recipe(track={"wandb": "online"}), tmp_path, "abcd1236", 4)
+    tracker.log(5, {"reward/mean": 0.5})
+    tracker.close()
+    assert online.got == [(step, {"reward/mean": step / 10}) for step in (3, 4, 5)]
+
+
 def test_a_resumed_run_forgets_the_steps_it_does_again(make_recipe, tmp_path):
     recipe = make_recipe()
     tracker = Tracker(recipe, tmp_path, "x", 0)

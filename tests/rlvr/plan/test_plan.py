@@ -11,7 +11,7 @@ import pytest
 from rlvr.config import TrainRecipe
 from rlvr.plan.calibrate import Measured, fit, run_steps
 from rlvr.plan.hardware import GPUS, Shape, parse_cluster, shape_of
-from rlvr.plan.memory import trainer_memory
+from rlvr.plan.memory import peak_memory, trainer_memory
 from rlvr.plan.rates import Rates, all_reduce_s
 from rlvr.plan.simulate import Workload, best_split, decoding_steps, rollout_s, step_time
 from rlvr.recipe import ConfigError, load_recipe
@@ -97,6 +97,14 @@ def test_full_fine_tuning_of_the_study_holds_master_weights_gradients_and_two_mo
     assert sharded["activations"] == parts["activations"]
 
 
+def test_an_engine_that_sleeps_is_there_only_while_it_generates():
+    trainer = {"weights": 3.0, "gradients": 2.0, "activations": 20.0}
+    engine = {"engine weights": 3.0, "key-value cache": 15.0}
+    assert peak_memory(trainer, engine, sleeps=False) == 43
+    assert peak_memory(trainer, engine, sleeps=True) == 25, "while the policy is trained"
+    assert peak_memory(trainer, engine | {"key-value cache": 40.0}, sleeps=True) == 46
+
+
 def test_an_adapter_trains_what_the_plan_counts():
     recipe = load_recipe(RECIPES / "r1_distill_qwen_1.5b_lora.toml", [], TrainRecipe)
     assert recipe.model.path is not None
@@ -105,25 +113,36 @@ def test_an_adapter_trains_what_the_plan_counts():
     assert trainer_memory(recipe, shape)["gradients"] == pytest.approx(36_929_536 * 4 / 2**30)
 
 
-def test_fitted_rates_return_the_seconds_they_were_made_from():
-    def made(count, length, tokens):
-        rollout = length * RATES.decode_step_s + count * length * RATES.decode_seq_s
-        train = RATES.update_s + tokens * RATES.update_token_s
-        metrics = {
-            "time/rollout_s": rollout + count * RATES.request_s,
-            "time/train_s": train,
-            "train/tokens_per_s": tokens / train,
-            "time/sync_s": 0.2,
-            "time/verify_s": count * 1e-3,
-            "time/step_s": rollout + count * RATES.request_s + train + 0.2 + 0.3,
-            "memory/peak_gib": 3.0,
-        }
-        return Measured(metrics, [length] * count)
+def made(count: int, length: int, slowed: float = 1.0) -> Measured:
+    """A step of `count` responses that takes what RATES say, `slowed` times."""
+    tokens = count * length
+    rollout = length * RATES.decode_step_s + tokens * RATES.decode_seq_s + count * RATES.request_s
+    train = RATES.update_s + tokens * RATES.update_token_s
+    metrics = {
+        "time/rollout_s": rollout * slowed,
+        "time/train_s": train * slowed,
+        "train/tokens_per_s": tokens / train / slowed,
+        "time/sync_s": 0.2 * slowed,
+        "time/verify_s": count * 1e-3 * slowed,
+        "time/step_s": (rollout + train + 0.2 + 0.3) * slowed,
+        "memory/peak_gib": 3.0,
+    }
+    return Measured(metrics, [length] * count)
 
-    steps = [made(n, length, n * length) for n, length in [(4, 20), (8, 50), (16, 35), (32, 90)]]
+
+SIZES = [(4, 20), (8, 50), (16, 35), (32, 90)]
+
+
+@pytest.mark.parametrize("disturbed", [(), (3, 7)], ids=["quiet", "two of twelve steps slowed"])
+def test_fitted_rates_return_the_seconds_they_were_made_from(disturbed):
+    steps = [
+        made(count, length + part, 2.0 if 4 * part + i in disturbed else 1.0)
+        for part in range(3)
+        for i, (count, length) in enumerate(SIZES)
+    ]
     fitted = fit(steps, slots=64, modelled_gib=2.0)
     for name in ("decode_step_s", "decode_seq_s", "request_s", "update_s", "update_token_s"):
-        assert getattr(fitted, name) == pytest.approx(getattr(RATES, name), rel=1e-3), name
+        assert getattr(fitted, name) == pytest.approx(getattr(RATES, name), rel=0.02), name
     assert fitted.other_s == pytest.approx(0.3)
     assert fitted.runtime_gib == pytest.approx(1.0)
 
