@@ -253,17 +253,18 @@ def _parts_of_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, An
 def whole_copy(module: nn.Module) -> Any:
     """A copy of the module, its parameters whole."""
     parts = [p for p in module.parameters() if is_sharded(p)]
+    if not parts:
+        return copy.deepcopy(module)
     known: dict[int, Any] = {
         id(p): nn.Parameter(whole(p), requires_grad=p.requires_grad) for p in parts
     }
-    with _without_hooks(module if parts else nn.Module()):
+    with _without_hooks(module):
         return copy.deepcopy(module, known)
 
 
 @contextlib.contextmanager
 def _without_hooks(model: nn.Module) -> Iterator[None]:
-    """Inside the block, no module calls the hooks that put it together: it is whole, or here
-    alone."""
+    """Inside the block, no module calls the hooks that put it together by all ranks."""
     modules: list[Any] = list(model.modules())
     hooks = [(module._forward_pre_hooks, module._forward_hooks) for module in modules]
     for module in modules:
