@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rlvr import sharding
+from rlvr import parts, sharding
 from rlvr.adapters import get_method
 from rlvr.adapters.base import Method, Setup
 from rlvr.adapters.budget import match_rank
@@ -201,7 +201,7 @@ class Policy:
             )
             live = dict(self.model.named_parameters())
             for name, value in saved.named_parameters():
-                sharding.write(value.detach(), live[name])
+                parts.write(value.detach(), live[name])
         self.holding.loaded()
         if self.method.schedule:
             self.method.schedule.load_state(self.model, state["schedule"])

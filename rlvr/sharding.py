@@ -3,25 +3,22 @@
 Two ways to hold the parts, as accelerate's configuration says: FSDP2 (`rlvr.fsdp`) and DeepSpeed's
 ZeRO (`rlvr.zero`). Here is what both need, and `Holding`, which is what they do differently. Where
 weights are in parts, they come together module by module in the forward and backward pass, and
-tensor by tensor where something needs them whole: sync, checkpoint, manifest. All ranks take part
-each time, in the same order. A tensor that is not in parts goes through everything here as it is.
+tensor by tensor (`rlvr.parts`) where something needs them whole: sync, checkpoint, manifest.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rlvr import ranks
+from rlvr import parts, ranks
 from rlvr.packing import TokenRow
 from rlvr.recipe import ConfigError
 from rlvr.rollout import vllm_local
@@ -143,7 +140,7 @@ class Holding:
 
         None where the update is left out: it is not `valid`, or its gradient is not finite.
         """
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, max_norm)))
+        norm = float(parts.whole(torch.nn.utils.clip_grad_norm_(parameters, max_norm)))
         if not valid or not math.isfinite(norm):
             return None
         optimizer.step()
@@ -154,12 +151,12 @@ class Holding:
 
     def load_state(self, optimizer: Optimizer, saved: dict[str, Any]) -> None:
         """Puts a whole optimizer state where each rank holds its own."""
-        optimizer.load_state_dict(_parts_of_state(saved, optimizer))
+        optimizer.load_state_dict(parts.parts_of_state(saved, optimizer))
 
     @contextlib.contextmanager
     def whole_state(self, optimizer: Optimizer, only_main: bool) -> Iterator[None]:
         """Inside the block, optimizer.state is whole, in CPU memory; see `gathered`."""
-        with _swapped(_places(optimizer.state.values()), only_main):
+        with parts.made_whole(parts.places_of(optimizer.state.values()), only_main):
             yield
 
 
@@ -190,92 +187,6 @@ def takes_part(policy: Policy) -> bool:
     return ranks.is_main() or policy.holding.in_parts
 
 
-def is_sharded(value: Any) -> bool:
-    """Whether this is a part of a tensor."""
-    return hasattr(value, "full_tensor") or hasattr(value, "ds_id")
-
-
-def shape(value: Any) -> torch.Size:
-    """The shape of the tensor that this is a part of."""
-    return getattr(value, "ds_shape", value.shape)
-
-
-def num_elements(value: Any) -> int:
-    """The elements of the tensor that this is a part of."""
-    return math.prod(shape(value))
-
-
-def whole(value: Tensor) -> Tensor:
-    """The tensor out of the parts of all ranks, without its history."""
-    live: Any = value
-    if hasattr(live, "ds_id"):
-        from rlvr import zero
-
-        return zero.whole(live)
-    return live.detach().full_tensor() if is_sharded(live) else live.detach()
-
-
-@torch.no_grad()
-def write(value: Tensor, live: Tensor) -> None:
-    """Writes a whole tensor into a live one, of which each rank keeps its part."""
-    if hasattr(live, "ds_id"):
-        from rlvr import zero
-
-        zero.write(value, live)
-    else:
-        live.copy_(_part_of(value, live))
-
-
-def _part_of(value: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a whole tensor, laid out as `like`."""
-    if not is_sharded(like):
-        return value
-    from torch.distributed.tensor import distribute_tensor
-
-    live: Any = like
-    value = value.to(live.device)
-    return distribute_tensor(value, live.device_mesh, live.placements, src_data_rank=None)
-
-
-def _parts_of_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """A saved optimizer state with every tensor laid out as its parameter."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if not any(map(is_sharded, parameters)):
-        return state
-    for index, values in state["state"].items():
-        like = parameters[index]
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == like.shape:
-                values[name] = _part_of(value, like)
-    return state
-
-
-def whole_copy(module: nn.Module) -> Any:
-    """A copy of the module, its parameters whole."""
-    parts = [p for p in module.parameters() if is_sharded(p)]
-    if not parts:
-        return copy.deepcopy(module)
-    known: dict[int, Any] = {
-        id(p): nn.Parameter(whole(p), requires_grad=p.requires_grad) for p in parts
-    }
-    with _without_hooks(module):
-        return copy.deepcopy(module, known)
-
-
-@contextlib.contextmanager
-def _without_hooks(model: nn.Module) -> Iterator[None]:
-    """Inside the block, no module calls the hooks that put it together by all ranks."""
-    modules: list[Any] = list(model.modules())
-    hooks = [(module._forward_pre_hooks, module._forward_hooks) for module in modules]
-    for module in modules:
-        module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
-    try:
-        yield
-    finally:
-        for module, (before, after) in zip(modules, hooks, strict=True):
-            module._forward_pre_hooks, module._forward_hooks = before, after
-
-
 @contextlib.contextmanager
 def gathered(
     policy: Policy, optimizer: Optimizer | None = None, only_main: bool = False
@@ -285,36 +196,12 @@ def gathered(
     The frozen base of an adapter stays in parts. only_main: whole on rank 0, which others help.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_swapped(_saved(policy), only_main))
+        stack.enter_context(parts.made_whole(_saved(policy), only_main))
         if policy.holding.parts_weights:
-            stack.enter_context(_without_hooks(policy.model))
+            stack.enter_context(parts.without_hooks(policy.model))
         if optimizer is not None:
             stack.enter_context(policy.holding.whole_state(optimizer, only_main))
         yield
-
-
-@contextlib.contextmanager
-def _swapped(places: Iterable[tuple[dict[Any, Any], Any]], only_main: bool) -> Iterator[None]:
-    """Inside the block, whole tensors stand in these places of dicts where parts stood."""
-    swapped, found = [], {}
-    for holder, key in places:
-        value = holder[key]
-        if not is_sharded(value):
-            continue
-        swapped.append((holder, key, value))
-        if id(value) not in found:
-            full = whole(value)  # by all ranks
-            found[id(value)] = full.cpu() if ranks.is_main() or not only_main else None
-    try:
-        for holder, key, value in swapped:
-            full = found[id(value)]
-            if full is not None:
-                is_parameter = isinstance(value, nn.Parameter)
-                holder[key] = nn.Parameter(full, value.requires_grad) if is_parameter else full
-        yield
-    finally:
-        for holder, key, value in swapped:
-            holder[key] = value
 
 
 def _saved(policy: Policy) -> Iterator[tuple[dict[Any, Any], Any]]:
@@ -323,9 +210,3 @@ def _saved(policy: Policy) -> Iterator[tuple[dict[Any, Any], Any]]:
         for name, parameter in module._parameters.items():
             if id(parameter) in wanted:
                 yield module._parameters, name
-
-
-def _places(holders: Iterable[dict[Any, Any]]) -> Iterator[tuple[dict[Any, Any], Any]]:
-    for holder in holders:
-        for key in holder:
-            yield holder, key

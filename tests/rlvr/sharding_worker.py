@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from rlvr import ranks, sharding, zero
+from rlvr import parts, ranks, sharding, zero
 from rlvr.adapters.facts import module_facts
 from rlvr.adapters.merge import merged_weights
 from rlvr.batch import make_batch
@@ -93,13 +93,13 @@ def train(recipe: TrainRecipe, folder: Path, first_step: int = 0) -> dict[str, A
             ranks.from_main(partial(save_checkpoint, folder, step + 1, policy, optimizer, {}))
     parameters = dict(policy.model.named_parameters())
     with sharding.gathered(policy):
-        in_sync = {n: sharding.is_sharded(p) for n, p in policy.model.named_parameters()}
+        in_sync = {n: parts.is_sharded(p) for n, p in policy.model.named_parameters()}
     return {
         "facts": facts,
         "metrics": metrics,
         "left_out": left_out,
         "weights": {name: value.clone() for name, value in merged_weights(policy.model)},
-        "held": {n: (_held(p), sharding.num_elements(p)) for n, p in parameters.items()},
+        "held": {n: (_held(p), parts.num_elements(p)) for n, p in parameters.items()},
         "in_sync": in_sync,
     }
 
@@ -120,7 +120,7 @@ def _spoilt(policy: Policy, optimizer: Optimizer, recipe: TrainRecipe) -> list[b
 def _held(value: Any) -> int:
     if hasattr(value, "ds_tensor"):
         return value.ds_tensor.numel()
-    return (value.to_local() if sharding.is_sharded(value) else value).numel()
+    return (value.to_local() if parts.is_sharded(value) else value).numel()
 
 
 def main() -> None:
