@@ -65,6 +65,15 @@ def test_a_vllm_that_slept_gives_its_memory_up_and_serves_the_policy_again(make_
 
 
 @pytest.mark.engine
+def test_vllm_draws_nothing_from_torchs_own_generator(vllm_engine):
+    """Else a resumed run, which hands its weights over once more, would not be the same."""
+    before = torch.get_rng_state()
+    vllm_engine.score(PROMPTS)
+    vllm_engine.generate(requests(8), SAMPLING)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.engine
 def test_full_fine_tuning_reaches_vllm_exactly(make_recipe, vllm_engine):
     recipe = make_recipe().model_copy(update={"adapter": AdapterConfig(method="full")})
     policy = adapted_policy(recipe)
