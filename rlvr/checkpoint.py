@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from rlvr import sharding
 from rlvr.policy import Policy
 from rlvr.recipe import RunError
 
@@ -181,10 +180,10 @@ def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer) -> dict[
         folder / STATE_FOLDER / "optimizer.pt",
         map_location="cpu",
         weights_only=True,
-        mmap=bool(policy.roots),  # else every rank would read all of it into memory
+        mmap=policy.holding.in_parts,  # else every rank would read all of it into memory
     )
     policy.load_training_state(folder, saved["policy"])
-    optimizer.load_state_dict(sharding.parts_of_state(saved["optimizer"], optimizer))
+    policy.holding.load_state(optimizer, saved["optimizer"])
     torch.set_rng_state(saved["rng"])
     return json.loads((folder / STATE_FOLDER / "state.json").read_text())
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from peft import PeftModel
 
-from rlvr import ranks
+from rlvr import parts, ranks
 from rlvr.adapters.base import Setup
 from rlvr.adapters.facts import (
     module_facts,
@@ -44,9 +44,9 @@ def manifest(
     sync: str,
 ) -> dict:
     """JSON-ready facts about the run: modules, counts, types, data, versions."""
-    total = sum(p.numel() for p in policy.causal_lm.parameters())
+    total = sum(parts.num_elements(p) for p in policy.causal_lm.parameters())
     trained = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
-    count = sum(p.numel() for p in trained.values())
+    count = sum(parts.num_elements(p) for p in trained.values())
     match = {"match": policy.adapter.match, "rank": policy.adapter.rank}
     return {
         "method": policy.method.name,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rlvr import sharding
+from rlvr import parts, sharding
 from rlvr.adapters import get_method
 from rlvr.adapters.base import Method, Setup
 from rlvr.adapters.budget import match_rank
@@ -34,7 +34,7 @@ class Policy:
     """The trained model. `reference` is a frozen copy under full fine-tuning with a KL penalty.
 
     adapter: its settings, with the seed in force and the rank that adapter.match picked.
-    roots: what puts a sharded model together for a pass, by model; empty where every rank has all.
+    holding: what of it this rank has: all, or a part.
     """
 
     model: nn.Module
@@ -45,7 +45,7 @@ class Policy:
     device: torch.device
     path: str
     reference: PreTrainedModel | None = None
-    roots: dict[nn.Module, nn.Module] = field(default_factory=dict)
+    holding: sharding.Holding = field(default_factory=sharding.Holding)
 
     @property
     def causal_lm(self) -> Any:
@@ -67,7 +67,7 @@ class Policy:
     @contextlib.contextmanager
     def reference_at_hand(self) -> Iterator[None]:
         """Keeps the frozen copy, if there is one, on the device; outside it waits in CPU memory."""
-        copied = None if self.roots else self.reference
+        copied = None if self.holding.parts_weights else self.reference
         if copied is not None:
             nn.Module.to(copied, self.device)
         yield
@@ -97,22 +97,22 @@ class Policy:
         prefix: Any | None = None,
     ) -> tuple[Tensor, Tensor]:
         def work() -> tuple[Tensor, Tensor]:
-            if prefix is None and packs(causal_lm):
-                packing = pack(rows, self.device, bucketed(self.device, self.dtype))
-                hidden_TH, targets_T = packed_hidden(causal_lm, packing), packing.targets_T
-            else:
-                hidden_TH, targets_T = _padded_hidden(causal_lm, rows, prefix, self.device)
-            return token_logprobs(
-                hidden_TH,
-                causal_lm.get_output_embeddings(),
-                targets_T,
-                temperature,
-                causal_lm.config.vocab_size,
-                entropy_grad,
-            )
+            with self.autocast():  # inside: DeepSpeed turns it off around a pass
+                if prefix is None and packs(causal_lm):
+                    packing = pack(rows, self.device, bucketed(self.device, self.dtype))
+                    hidden_TH, targets_T = packed_hidden(causal_lm, packing), packing.targets_T
+                else:
+                    hidden_TH, targets_T = _padded_hidden(causal_lm, rows, prefix, self.device)
+                return token_logprobs(
+                    hidden_TH,
+                    causal_lm.get_output_embeddings(),
+                    targets_T,
+                    temperature,
+                    causal_lm.config.vocab_size,
+                    entropy_grad,
+                )
 
-        with self.autocast():
-            return sharding.run(self.roots.get(causal_lm), work)
+        return self.holding.run(causal_lm, work)
 
     def micro_batches(self, rows: Sequence[TokenRow], max_tokens: int) -> list[list[int]]:
         """Indices of rows for forward passes of at most `max_tokens` tokens, or one row."""
@@ -201,7 +201,8 @@ class Policy:
             )
             live = dict(self.model.named_parameters())
             for name, value in saved.named_parameters():
-                live[name].detach().copy_(sharding.part_of(value.detach(), live[name]))
+                parts.write(value.detach(), live[name])
+        self.holding.loaded()
         if self.method.schedule:
             self.method.schedule.load_state(self.model, state["schedule"])
 

@@ -7,6 +7,7 @@ share of the rows. Nothing here does anything in a process that stands alone.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ TIMEOUT = timedelta(minutes=30)
 BUCKET_ELEMENTS = 1 << 26
 """Gradient elements summed at a time: 256 MiB in float32."""
 REFUSED = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
 """What accelerate's launcher sets for what is not supported."""
@@ -72,6 +72,12 @@ def join() -> None:
                 f"accelerate's configuration asks for {name}, which is not supported; launch with"
                 " recipes/accelerate/ddp.yaml, or fsdp2.yaml where the policy is too large"
             )
+    uses_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    if uses_deepspeed and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(
+            "accelerate's configuration asks for DeepSpeed, which is not installed; pip install"
+            " 'rlvr[deepspeed]', or launch with recipes/accelerate/fsdp2.yaml"
+        )
     import torch
     from accelerate import PartialState
     from torch import distributed

@@ -162,8 +162,8 @@ def _policy(recipe: TrainRecipe, model_path: str, data: Dataset) -> Policy:
     )
     ranks.copy_from_main(policy.model)
     if sharding.is_asked():
-        sharding.shard(policy)
-    else:
+        sharding.shard(policy, recipe.optim)
+    if not policy.holding.parts_weights:
         prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
     if recipe.train.compile:

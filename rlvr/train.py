@@ -94,7 +94,7 @@ def _facts(session: Session) -> dict[str, Any]:
         session.syncer.mode,
     )
     evaluated = [one.loaded for one in session.evals]
-    facts |= {"num_ranks": ranks.size(), "sharded": bool(session.policy.roots)}
+    facts |= {"num_ranks": ranks.size(), "sharded": session.policy.holding.in_parts}
     facts["contamination"] = check_training_data(recipe, session.data.problems, evaluated)
     return facts
 

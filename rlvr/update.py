@@ -114,18 +114,18 @@ def update(
         check = safe_point if part == 0 else _go_on
         weight = entropy.coef / num_tokens
         ranks.together(partial(_backward, policy, mine, recipe, weight, sums, check))
-        if not policy.roots:
+        if not policy.holding.in_parts:
             ranks.sum_gradients(policy.trainable)
         if schedule:
             schedule.penalty(policy.model).backward()
-        norm = torch.nn.utils.clip_grad_norm_(policy.trainable, recipe.optim.max_grad_norm)
-        grad_norm = float(sharding.whole(norm))
         entropy_sum = float(sums["entropy"] - before["entropy"])
         parts = ranks.gather((float(sums["loss"]), entropy_sum))
-        if not math.isfinite(grad_norm + sum(loss for loss, _ in parts)):
+        valid = math.isfinite(sum(loss for loss, _ in parts))
+        max_norm = recipe.optim.max_grad_norm
+        grad_norm = policy.holding.step(policy.trainable, optimizer, max_norm, valid)
+        if grad_norm is None:
             sums, num_skipped = before, num_skipped + 1
             continue
-        optimizer.step()
         if schedule:
             schedule.after_update(policy.model, step * num_updates + part)
         grad_norms.append(grad_norm)
@@ -162,7 +162,7 @@ def _backward(
 def _idle(policy: Policy, recipe: TrainRecipe, entropy_grad: bool) -> None:
     """A pass that adds nothing to any gradient, beside a micro-batch of another rank."""
     logp_T, entropy_T = policy.logprobs([sharding.IDLE], recipe.rollout.temperature, entropy_grad)
-    (0.0 * (logp_T + entropy_T).sum()).backward()
+    policy.holding.backward(0.0 * (logp_T + entropy_T).sum())
 
 
 def accumulate(
@@ -177,7 +177,7 @@ def accumulate(
     tokens = _token_batch(batch, policy.device, entropy_weight)
     logp_T, entropy_T = policy.logprobs(rows, recipe.rollout.temperature, entropy_weight != 0)
     loss, parts = policy_loss(logp_T, entropy_T, tokens, recipe.algorithm)
-    loss.backward()
+    policy.holding.backward(loss)
     ratio_max = parts.pop("ratio_max").double()
     sums["ratio_max"] = torch.maximum(ratio_max, torch.zeros_like(ratio_max) + sums["ratio_max"])
     for name, value in {"loss": loss, "entropy": entropy_T.sum(), **parts}.items():

@@ -17,7 +17,7 @@ set -euo pipefail
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 PORT=$((20000 + SLURM_JOB_ID % 20000))
-CONFIG=${CONFIG:-recipes/accelerate/ddp.yaml} # fsdp2.yaml: a policy too large for each GPU
+CONFIG=${CONFIG:-recipes/accelerate/ddp.yaml} # fsdp2.yaml, zero2.yaml: too large for each GPU
 export GPUS_PER_NODE HEAD PORT CONFIG
 
 srun rlvr doctor

@@ -16,7 +16,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from rlvr import sharding
+from rlvr import parts
 from rlvr.rollout.vllm_local import FUSED
 
 
@@ -91,7 +91,7 @@ def _merged(module: BaseTunerLayer) -> Iterator[tuple[str, Tensor]]:
         if base.bias is not None:
             yield "bias", base.bias
         return
-    merged = sharding.whole_copy(cast(nn.Module, module))
+    merged = parts.whole_copy(cast(nn.Module, module))
     merged.float()
     merged.merge()
     for key, value in merged.get_base_layer().named_parameters():
@@ -107,7 +107,7 @@ def dense(value: Tensor) -> Tensor:
     """The tensor itself, whole; a 4-bit weight comes dequantised to float32."""
     state = getattr(value, "quant_state", None)
     if state is None:
-        return sharding.whole(value.detach())
+        return parts.whole(value)
     from bitsandbytes.functional import dequantize_4bit
 
     return dequantize_4bit(value.data, state).float()

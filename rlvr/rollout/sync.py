@@ -138,7 +138,7 @@ class Syncer:
         from peft import PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        if self._policy.roots:
+        if self._policy.holding.parts_weights:
             return "with the policy in one piece, recipes/accelerate/ddp.yaml, the module is named"
         if not isinstance(self._policy.model, PeftModel):
             return "set rollout.sync_tolerance only if this is rounding; else report the model"

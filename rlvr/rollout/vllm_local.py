@@ -111,9 +111,16 @@ class VllmEngine(Engine):
 
     @contextmanager
     def _alive(self) -> Iterator[Any]:
-        """vLLM's LLM; whatever it raises in the block is its end. Raises: EngineLost."""
+        """vLLM's LLM; whatever it raises in the block is its end. Raises: EngineLost.
+
+        What it draws from torch's own generator, on CPU for seeded requests too, leaves no trace:
+        a resumed run, which hands its weights over once more, would go on with another state.
+        """
+        import torch
+
         if self.lost:
             raise EngineLost("vLLM died before")
+        rng = torch.get_rng_state()
         try:
             yield self._llm
         except RunError:
@@ -123,6 +130,8 @@ class VllmEngine(Engine):
             traceback.print_exc()
             traceback.clear_frames(error.__traceback__)  # they keep its memory
             raise EngineLost(f"vLLM: {type(error).__name__}: {error}") from error
+        finally:
+            torch.set_rng_state(rng)
 
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         from vllm import SamplingParams

@@ -1,8 +1,9 @@
 """Two ranks out of one process: train recipes and resume run folders, one after another.
 
 Arguments: .toml files to train by, run folders to resume, a .json file for what the ranks saw of
-each other, a .pt file for what training in parts gives; the last two by a recipe beside them. The
-ranks are forked when everything is imported, which takes half the time of a launcher.
+each other, .pt files named after a way to hold parts for what training so gives; the last two by a
+recipe beside them. The ranks are forked when everything is imported, which takes half the time of a
+launcher.
 """
 
 import json
@@ -85,7 +86,10 @@ def write_facts(path: Path) -> None:
 
 def train_in_parts(path: Path) -> None:
     recipe = load_recipe(path.with_suffix(".toml"), [], TrainRecipe)
+    os.environ |= sharding_worker.WAYS[path.stem]
     found = sharding_worker.train(recipe, path.with_suffix(".run"))
+    for name in sharding_worker.WAYS[path.stem]:
+        del os.environ[name]
     if ranks.is_main():
         torch.save(found, path)
 

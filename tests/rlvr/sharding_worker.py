@@ -1,8 +1,9 @@
-"""Trains recipes for three steps on made-up groups, whole in one process or, by torchrun, sharded.
+"""Trains recipes for three steps on made-up groups, whole in one process or, by torchrun, in parts.
 
 Arguments: a folder for what comes out, one with whole runs to continue by name, recipe files.
 """
 
+import math
 import shutil
 import sys
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from rlvr import ranks, sharding
+from rlvr import parts, ranks, sharding, zero
 from rlvr.adapters.facts import module_facts
 from rlvr.adapters.merge import merged_weights
 from rlvr.batch import make_batch
@@ -26,6 +27,12 @@ from rlvr.update import update
 from tests.rlvr.cases import make_groups, make_recipe
 
 STEPS = 3
+WAYS = {
+    "fsdp2": {"ACCELERATE_USE_FSDP": "true"},
+    "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", zero.STAGE: "2"},
+    "zero3": {"ACCELERATE_USE_DEEPSPEED": "true", zero.STAGE: "3"},
+}
+"""What the launcher sets for recipes/accelerate/NAME.yaml."""
 CASES = {
     "lora": {
         "adapter": {"method": "lora", "rank": 4},
@@ -38,11 +45,11 @@ CASES = {
 
 
 def case(name: str, **more: dict[str, Any]) -> TrainRecipe:
-    """A recipe with several micro-batches a step, and an eps that keeps rounding from training."""
+    """A recipe with more micro-batches on one rank; its eps keeps rounding from training."""
     common: dict[str, dict[str, Any]] = {
         "algorithm": {"preset": "dapo"},
         "optim": {"eps": 1e-6, "lr": 1e-3},
-        "train": {"tokens_per_microbatch": 40},
+        "train": {"tokens_per_microbatch": 16},
     }
     own = CASES[name] | more
     return make_recipe(**{k: common.get(k, {}) | own.get(k, {}) for k in common | own})
@@ -62,8 +69,8 @@ def start(recipe: TrainRecipe, in_parts: bool) -> tuple[Policy, Optimizer]:
     )
     ranks.copy_from_main(policy.model)
     if in_parts:
-        sharding.shard(policy)
-    else:
+        sharding.shard(policy, recipe.optim)
+    if not policy.holding.parts_weights:
         prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
     return policy, policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
@@ -75,28 +82,45 @@ def train(recipe: TrainRecipe, folder: Path, first_step: int = 0) -> dict[str, A
     if first_step:
         load_checkpoint(folder / "checkpoints" / f"step_{first_step}", policy, optimizer)
     facts = module_facts(policy.model)
-    metrics = []
+    metrics, left_out = [], []
     for step in range(first_step, STEPS):
         batch = make_batch(make_groups(), policy, recipe)
         entropy = EntropyControl(recipe.algorithm)
+        if step == 1:
+            left_out = _spoilt(policy, optimizer, recipe)
         metrics.append(update(policy, optimizer, batch, recipe, step, entropy, lambda: None))
         with sharding.gathered(policy, optimizer, only_main=True):
             ranks.from_main(partial(save_checkpoint, folder, step + 1, policy, optimizer, {}))
     parameters = dict(policy.model.named_parameters())
     with sharding.gathered(policy):
-        in_sync = {n: sharding.is_sharded(p) for n, p in policy.model.named_parameters()}
+        in_sync = {n: parts.is_sharded(p) for n, p in policy.model.named_parameters()}
     return {
         "facts": facts,
         "metrics": metrics,
+        "left_out": left_out,
         "weights": {name: value.clone() for name, value in merged_weights(policy.model)},
-        "held": {n: (_held(p), p.numel()) for n, p in parameters.items()},
+        "held": {n: (_held(p), parts.num_elements(p)) for n, p in parameters.items()},
         "in_sync": in_sync,
     }
 
 
+def _spoilt(policy: Policy, optimizer: Optimizer, recipe: TrainRecipe) -> list[bool]:
+    """Whether updates are left out whose loss, on one of the ranks, or whose verdict is bad."""
+    groups, entropy = make_groups(), EntropyControl(recipe.algorithm)
+    for group in groups:
+        group.responses[0].logprobs[0] = math.nan
+    batch = make_batch(groups, policy, recipe)
+    stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+    num_updates = min(recipe.optim.updates_per_step, len(groups))
+    refused = policy.holding.step(policy.trainable, optimizer, 1.0, valid=False)
+    return [stats["optim/skipped"] == num_updates, refused is None]
+
+
 @torch.no_grad()
 def _held(value: Any) -> int:
-    return (value.to_local() if sharding.is_sharded(value) else value).numel()
+    if hasattr(value, "ds_tensor"):
+        return value.ds_tensor.numel()
+    return (value.to_local() if parts.is_sharded(value) else value).numel()
 
 
 def main() -> None:

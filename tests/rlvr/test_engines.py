@@ -7,18 +7,12 @@ import torch
 
 from rlvr.adapters.merge import merged_weights
 from rlvr.config import AdapterConfig
-from rlvr.policy import TokenRow, load_policy
-from rlvr.rollout.engine import Request, Sampling, sample_seed
+from rlvr.policy import load_policy
+from rlvr.rollout.engine import Sampling, sample_seed
 from rlvr.rollout.sync import Syncer, SyncError
 from rlvr.rollout.transformers import TransformersEngine, draw
 from rlvr.rollout.vllm_local import VllmEngine
-
-PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
-SAMPLING = Sampling(max_len=24)
-
-
-def requests(count: int) -> list[Request]:
-    return [Request(PROMPTS[i % 4], sample_seed(0, i)) for i in range(count)]
+from tests.rlvr.engine_cases import PROMPTS, SAMPLING, adapted_policy, requests, sampled_error
 
 
 @pytest.fixture(scope="module")
@@ -28,28 +22,6 @@ def vllm_engine(make_recipe):
     engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=8)
     yield engine
     engine.close()
-
-
-def adapted_policy(recipe, steps: int = 3):
-    policy = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
-    optimizer = torch.optim.AdamW(policy.trainable, lr=1e-2)
-    for _ in range(steps):
-        policy.logprobs([TokenRow(p, p[::-1]) for p in PROMPTS], 1.0)[0].mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return policy
-
-
-@torch.no_grad()
-def sampled_error(policy, engine, sampling: Sampling = SAMPLING) -> float:
-    """Largest difference between the engine's reported and the trainer's log-probabilities."""
-    responses = engine.generate(requests(8), sampling)
-    rows = [
-        TokenRow(r.prompt_ids, o.token_ids) for r, o in zip(requests(8), responses, strict=True)
-    ]
-    ours = policy.logprobs(rows, sampling.temperature)[0]
-    theirs = torch.tensor([p for o in responses for p in o.logprobs])
-    return float((ours - theirs).abs().max())
 
 
 @pytest.mark.engine
@@ -90,6 +62,15 @@ def test_a_vllm_that_slept_gives_its_memory_up_and_serves_the_policy_again(make_
     assert syncer.sync().logprob_error < 1e-4, "it woke"
     syncer.close()
     engine.close()
+
+
+@pytest.mark.engine
+def test_vllm_draws_nothing_from_torchs_own_generator(vllm_engine):
+    """Else a resumed run, which hands its weights over once more, would not be the same."""
+    before = torch.get_rng_state()
+    vllm_engine.score(PROMPTS)
+    vllm_engine.generate(requests(8), SAMPLING)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.engine

@@ -1,5 +1,6 @@
 """Two real processes on CPU against one: the same groups, parameters and metrics."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -36,6 +37,7 @@ CASES = {
 }
 """Sections of the recipes that are trained both ways: uneven shares, a KL penalty, evaluation. With
 the usual eps, AdamW makes whole steps out of gradients that are rounding."""
+PARTS = ("fsdp2", "zero3") if importlib.util.find_spec("deepspeed") else ("fsdp2",)
 VAGUE = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_per_s")
 
 
@@ -115,15 +117,16 @@ def train_alone(recipe: Path) -> None:
 @pytest.fixture(scope="module")
 def runs(write_pair, tmp_path_factory):
     """Folder with one/lora and two/lora, by as many processes, two/resumed of one/lora, and
-    parts.pt, what two train that hold a part each."""
+    WAY.pt, what two train that hold a part each."""
     folder = tmp_path_factory.mktemp("ranks")
     one, two = write_pair(folder, "lora")
     train_alone(one)
-    (folder / "parts.toml").write_text(dump_toml(sharding_worker.case("lora")))
+    for way in PARTS:
+        (folder / f"{way}.toml").write_text(dump_toml(sharding_worker.case("lora")))
     (folder / "facts.toml").write_text(dump_toml(cases.make_recipe()))
     resumed = cut(folder / "one" / "lora", folder / "two" / "resumed")
     command = [sys.executable, "-m", "tests.rlvr.ranks_worker"]
-    words = [folder / "facts.json", two, resumed, folder / "parts.pt"]
+    words = [folder / "facts.json", two, resumed, *(folder / f"{way}.pt" for way in PARTS)]
     done = subprocess.run(
         [*command, *map(str, words)], capture_output=True, text=True, check=False, cwd=ROOT
     )
@@ -166,7 +169,8 @@ def test_one_process_continues_what_two_began(runs, tmp_path):
 def test_two_processes_train_in_parts_what_one_trains(runs, tmp_path):
     """Of the methods with more to them, and of runs: see test_sharding.py."""
     expected = sharding_worker.train(sharding_worker.case("lora"), tmp_path)
-    assert_same_steps(torch.load(runs / "parts.pt"), expected)
+    for way in PARTS:
+        assert_same_steps(torch.load(runs / f"{way}.pt"), expected)
 
 
 def test_only_one_process_writes(runs):
@@ -233,6 +237,15 @@ def test_sharded_training_is_refused_with_the_remedy(monkeypatch, flag, name):
     for key, value in {"LOCAL_RANK": "0", "WORLD_SIZE": "2", flag: "true"}.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(ConfigError, match=rf"asks for {name}.*ddp\.yaml"):
+        ranks.join()
+
+
+def test_a_missing_deepspeed_is_named_with_its_extra(monkeypatch):
+    flags = {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true"}
+    for key, value in flags.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"not installed; pip install 'rlvr\[deepspeed\]'"):
         ranks.join()
 
 

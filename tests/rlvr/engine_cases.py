@@ -1,0 +1,36 @@
+"""Requests and an updated policy for tests of engines."""
+
+import torch
+
+from rlvr.policy import TokenRow, load_policy
+from rlvr.rollout.engine import Request, Sampling, sample_seed
+
+PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
+SAMPLING = Sampling(max_len=24)
+
+
+def requests(count: int) -> list[Request]:
+    return [Request(PROMPTS[i % 4], sample_seed(0, i)) for i in range(count)]
+
+
+def adapted_policy(recipe, steps: int = 3):
+    """The recipe's policy after a few real updates."""
+    policy = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
+    optimizer = torch.optim.AdamW(policy.trainable, lr=1e-2)
+    for _ in range(steps):
+        policy.logprobs([TokenRow(p, p[::-1]) for p in PROMPTS], 1.0)[0].mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return policy
+
+
+@torch.no_grad()
+def sampled_error(policy, engine, sampling: Sampling = SAMPLING) -> float:
+    """Largest difference between the engine's reported and the trainer's log-probabilities."""
+    responses = engine.generate(requests(8), sampling)
+    rows = [
+        TokenRow(r.prompt_ids, o.token_ids) for r, o in zip(requests(8), responses, strict=True)
+    ]
+    ours = policy.logprobs(rows, sampling.temperature)[0]
+    theirs = torch.tensor([p for o in responses for p in o.logprobs])
+    return float((ours - theirs).abs().max())
