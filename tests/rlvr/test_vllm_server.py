@@ -51,6 +51,20 @@ def start_server(make_recipe, folder, sync: str = "adapter") -> ServerProcess:
 
 
 @pytest.fixture
+def start_another(make_recipe):
+    """Gives `start_server`, whose servers end with the test, however it ends."""
+    started = []
+
+    def start(folder, sync: str = "adapter") -> ServerProcess:
+        started.append(start_server(make_recipe, folder, sync))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+@pytest.fixture
 def server_recipe(make_recipe, tmp_path):
     """Gives the small recipe on these servers; keyword arguments replace rollout settings."""
 
@@ -165,9 +179,9 @@ def test_no_server_at_all_is_waited_for_and_then_said(make_recipe, server_recipe
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_servers_share_the_requests_and_one_does_them_all_when_the_other_dies(
-    server, server_recipe, make_recipe, tmp_path, capfd
+    server, server_recipe, start_another, tmp_path, capfd
 ):
-    other = start_server(make_recipe, tmp_path)
+    other = start_another(tmp_path)
     other.wait()
     recipe = server_recipe(server, other, max_num_seqs=4)
     policy = adapted_policy(recipe)
@@ -197,7 +211,6 @@ def test_two_servers_share_the_requests_and_one_does_them_all_when_the_other_die
     ]
     syncer.close()
     engine.close()
-    other.kill()
 
 
 TRAIN = {"prompts_per_step": 2, "group_size": 8, "max_response_len": 64}
@@ -221,10 +234,10 @@ def read(run: Path) -> list[dict[str, float]]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("sync", ["adapter", "merged"])
 def test_a_run_on_a_server_killed_and_restarted_in_a_step_equals_a_local_run(
-    write_recipe, make_recipe, tmp_path, sync, capfd
+    write_recipe, start_another, tmp_path, sync, capfd
 ):
     (tmp_path / "server").mkdir()
-    server = start_server(make_recipe, tmp_path / "server", sync)
+    server = start_another(tmp_path / "server", sync)
     local = train(write_recipe, "local", engine="vllm", sync=sync)
     server.wait()
     on_server = {"engine": "vllm_server", "servers": [server.url], "sync": sync}
@@ -259,12 +272,12 @@ def test_a_run_on_a_server_killed_and_restarted_in_a_step_equals_a_local_run(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_with_a_server_each_train_as_one_with_vllm_does(
-    write_recipe, make_recipe, tmp_path
+    write_recipe, start_another, tmp_path
 ):
     servers = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        servers.append(start_server(make_recipe, tmp_path / name))
+        servers.append(start_another(tmp_path / name))
     local = train(write_recipe, "local", engine="vllm", sync="adapter")
     for server in servers:
         server.wait()
@@ -277,5 +290,3 @@ def test_two_processes_with_a_server_each_train_as_one_with_vllm_does(
     for ours, theirs in zip(read(tmp_path / "runs" / "two"), local, strict=True):
         del ours["train/padding_frac"], theirs["train/padding_frac"]  # by the split
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)
-    for server in servers:
-        server.kill()
