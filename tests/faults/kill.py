@@ -193,16 +193,18 @@ def run_check(kills: int, seed: int, steps: int, folder: Path, settings: list[st
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, help="of the run; default: two per kill")
+    parser.add_argument("--steps", type=int, help="of the run; default: three per kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the result to this file")
     args, settings = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="rlvr-kill-") as folder:
-        steps = args.steps or 2 * args.kills
+        steps = args.steps or 3 * args.kills
         result = run_check(args.kills, args.seed, steps, Path(folder), settings)
     good = not (result["unreadable"] or result["different"] or result["exit"])
     print(json.dumps(result, indent=1))
     print("bit-identical after every kill" if good else "NOT identical")
+    if result["kills"] < args.kills:
+        print(f"the run was done after {result['kills']} kills: give more --steps")
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))
     return 0 if good else 1
