@@ -43,6 +43,7 @@ class Tracker:
     def _start_wandb(self, recipe: TrainRecipe, run_dir: Path, run_id: str, mode: str) -> None:
         """In `mode`, else offline, else not at all: a person is told, the run goes on."""
         os.environ.setdefault("WANDB_SILENT", "true")
+        wait_s = float(os.environ.get("WANDB_INIT_TIMEOUT", "30"))
         for attempt in dict.fromkeys((mode, "offline")):
             try:
                 import wandb
@@ -55,7 +56,7 @@ class Tracker:
                     mode=attempt,  # pyright: ignore[reportArgumentType]
                     dir=run_dir,
                     config=recipe.model_dump(mode="json"),
-                    settings=wandb.Settings(init_timeout=30, console="off"),
+                    settings=wandb.Settings(init_timeout=wait_s, console="off"),
                 )
                 if attempt == "online":
                     self._catch_up()

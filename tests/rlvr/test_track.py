@@ -26,6 +26,7 @@ def test_offline_wandb_gets_its_files_inside_the_run_folder(make_recipe, tmp_pat
 def test_an_unreachable_wandb_is_said_and_logged_offline(make_recipe, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     start = time.monotonic()
     tracker = Tracker(make_recipe(track={"wandb": "auto"}), tmp_path, "abcd1235", 0)
