@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,11 +150,19 @@ def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[floa
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """Lengths, and groups generated per informative one, of a run that has been made."""
+    """Lengths, groups generated per informative one, and tokens that the update computes for one of
+    prompts_per_step x group_size responses, of a run that has been made."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rollout = tomllib.loads((folder / "config.toml").read_text())["rollout"]
     lengths: list[int] = []
     for path in (folder / "rollouts").glob("step_*.jsonl.gz"):
         with gzip.open(path, "rt") as file:
             lengths += [json.loads(line)["response_len"] for line in file]
     shares = [r["sampler/informative_frac"] for r in rows if "sampler/informative_frac" in r]
-    return {"lengths": lengths, "informative_frac": statistics.mean(shares)}
+    tokens = [_trained_tokens(Measured(row, [])) for row in rows]
+    return {
+        "lengths": lengths,
+        "informative_frac": statistics.mean(shares),
+        "tokens_per_row": statistics.mean(tokens)
+        / (rollout["prompts_per_step"] * rollout["group_size"]),
+    }

@@ -72,11 +72,11 @@ def _path(recipe: TrainRecipe, recipe_path: Path) -> str:
 
 def workload(recipe: TrainRecipe, args: Any) -> Workload:
     """The step's work by the recipe and by what is known or assumed of its responses."""
-    longest = recipe.rollout.max_response_len
+    longest, tokens_per_row = recipe.rollout.max_response_len, None
     frac = args.informative_frac if recipe.sampling.dynamic else 1.0
     if args.run:
         known = recorded(Path(args.run))
-        lengths = known["lengths"]
+        lengths, tokens_per_row = known["lengths"], known["tokens_per_row"]
         frac = known["informative_frac"] if recipe.sampling.dynamic else 1.0
     else:
         median, sigma = (longest / 5, 1.0)
@@ -84,7 +84,8 @@ def workload(recipe: TrainRecipe, args: Any) -> Workload:
             median, sigma = map(float, args.lengths.split(","))
         lengths = log_normal_lengths(median, sigma, longest)
     groups = recipe.rollout.prompts_per_step
-    return Workload(groups, recipe.rollout.group_size, args.prompt_len, lengths, 1 / frac)
+    size = recipe.rollout.group_size
+    return Workload(groups, size, args.prompt_len, lengths, 1 / frac, tokens_per_row)
 
 
 def make_plan(

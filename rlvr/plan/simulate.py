@@ -14,13 +14,18 @@ from rlvr.plan.rates import Rates, all_reduce_s
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One step's work. groups_per_informative: groups generated for one that is trained on."""
+    """One step's work. groups_per_informative: groups generated for one that is trained on.
+
+    tokens_per_row: that the update computes, of a response, where a run has shown it: prompts are
+    shared and groups without a signal left out. None: prompt and response.
+    """
 
     groups: int
     group_size: int
     prompt_len: float
     lengths: Sequence[int]
     groups_per_informative: float
+    tokens_per_row: float | None = None
 
     @property
     def num_rollouts(self) -> int:
@@ -32,7 +37,8 @@ class Workload:
 
     @property
     def update_tokens(self) -> float:
-        return self.groups * self.group_size * (self.prompt_len + self.mean_len)
+        row = self.tokens_per_row or self.prompt_len + self.mean_len
+        return self.groups * self.group_size * row
 
 
 @dataclass(frozen=True, slots=True)

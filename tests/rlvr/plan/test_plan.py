@@ -97,6 +97,11 @@ def test_full_fine_tuning_of_the_study_holds_master_weights_gradients_and_two_mo
     assert sharded["activations"] == parts["activations"]
 
 
+def test_a_runs_own_count_of_tokens_goes_before_the_assumed_one():
+    assert Workload(2, 4, 10, [50], 2.0).update_tokens == 480
+    assert Workload(2, 4, 10, [50], 2.0, tokens_per_row=20).update_tokens == 160
+
+
 def test_an_engine_that_sleeps_is_there_only_while_it_generates():
     trainer = {"weights": 3.0, "gradients": 2.0, "activations": 20.0}
     engine = {"engine weights": 3.0, "key-value cache": 15.0}
