@@ -13,7 +13,7 @@ PORT=${PORT:-6379}
 case "${1:-}" in
 head)
     rlvr doctor
-    exec ray start --head --port "$PORT" --include-dashboard=false
+    exec ray start --head --port "$PORT" --include-dashboard=false --disable-usage-stats
     ;;
 worker)
     [ $# -eq 2 ] || usage
