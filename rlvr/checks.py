@@ -26,7 +26,10 @@ VLLM = ("vllm", "vllm_server")
 
 
 def check(recipe: TrainRecipe) -> None:
-    """Refuses, before anything is loaded, what cannot work. Raises: ConfigError."""
+    """Refuses, before anything is loaded, what cannot work here; asks no other machine.
+
+    Raises: ConfigError.
+    """
     num_updates = recipe.train.steps * recipe.optim.updates_per_step
     method = get_method(recipe.adapter, num_updates)
     check_optimizer(method, recipe.optim)
@@ -54,8 +57,13 @@ def check(recipe: TrainRecipe) -> None:
             " GPU: make install), or set it to 'transformers'"
         )
     _check_sleep(recipe, method)
+
+
+def check_reachable(recipe: TrainRecipe) -> None:
+    """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
     if recipe.rollout.engine == "vllm_server":
-        check_servers(recipe, mode_of(recipe, method, not torch.cuda.is_available()))
+        on_cpu = not torch.cuda.is_available()
+        check_servers(recipe, mode_of(recipe, get_method(recipe.adapter), on_cpu))
 
 
 def _check_async(recipe: TrainRecipe, method: Method) -> None:

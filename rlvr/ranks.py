@@ -186,8 +186,13 @@ def spread(items: Sequence[T], work: Callable[[Sequence[T]], list[R]]) -> list[R
 
     Raises: as `together`.
     """
-    parts = together(lambda: work(items[rank() :: size()]))
-    return [parts[i % len(parts)][i // len(parts)] for i in range(len(items))]
+    return interleaved(together(lambda: work(items[rank() :: size()])))
+
+
+def interleaved(parts: Sequence[Sequence[T]]) -> list[T]:
+    """Items in order, of which part r has every len(parts)-th from the r-th on."""
+    total = sum(map(len, parts))
+    return [parts[i % len(parts)][i // len(parts)] for i in range(total)]
 
 
 def balanced(lengths: Sequence[int]) -> list[int]:

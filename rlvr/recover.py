@@ -18,7 +18,7 @@ from rlvr.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from rlvr.checks import check
+from rlvr.checks import check, check_reachable
 from rlvr.config import TrainRecipe
 from rlvr.evaluate import forget_evaluations
 from rlvr.recipe import ConfigError, load_recipe
@@ -113,6 +113,7 @@ def restore(folder: Path, start_engine: StartEngine | None) -> tuple[Session, Ru
     if not checkpoints and list_checkpoints(folder):
         raise ConfigError(f"{folder}: has no usable checkpoint; delete the folder and start again")
     check(recipe)
+    check_reachable(recipe)
     facts = json.loads((folder / "manifest.json").read_text())
     session = build(recipe, facts["model"], start_engine, facts["data"]["sha256"])
     run = _load(checkpoints[-1], session) if checkpoints else Run(folder, facts["run_id"])

@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rlvr import ranks
 from rlvr.groups import Group
 from rlvr.rollout.engine import Engine, Request, Response, Sampling
 
@@ -87,9 +88,8 @@ def merge_rounds(rounds: Sequence[Round]) -> Round:
 
     Seconds are the slowest rank's.
     """
-    num_ranks, total = len(rounds), sum(len(one.groups) for one in rounds)
     return Round(
-        [rounds[i % num_ranks].groups[i // num_ranks] for i in range(total)],
+        ranks.interleaved([one.groups for one in rounds]),
         max(one.generate_s for one in rounds),
         max(one.verify_s for one in rounds),
     )

@@ -20,7 +20,7 @@ from rewards import Verifier
 from rlvr import ranks, sharding
 from rlvr.batch import StepBatch, make_batch
 from rlvr.checkpoint import NotWrittenError
-from rlvr.checks import check
+from rlvr.checks import check, check_reachable
 from rlvr.config import TrainRecipe
 from rlvr.contamination import check_training_data
 from rlvr.display import Display
@@ -65,6 +65,7 @@ def train(
     end: ends the run before train.steps; it is evaluated there and can be resumed.
     """
     check(recipe)
+    check_reachable(recipe)
     folder = ranks.from_main(lambda: new_run_folder(recipe, recipe_path))
     session = build(recipe, model_path(recipe, recipe_path, console), start_engine)
     run = Run(folder, run_id=secrets.token_hex(4))

@@ -114,7 +114,8 @@ class VllmEngine(Engine):
         """vLLM's LLM; whatever it raises in the block is its end. Raises: EngineLost.
 
         What it draws from torch's own generator, on CPU for seeded requests too, leaves no trace:
-        a resumed run, which hands its weights over once more, would go on with another state.
+        a resumed run, which hands its weights over once more, would go on with another state. In
+        async mode that holds too, as long as an update draws from generators of its own.
         """
         import torch
 

@@ -47,3 +47,22 @@ def recipe_tree(policy: Path, problems: Path, **sections: dict[str, Any]) -> dic
     for name, values in sections.items():
         base[name] = base.get(name, {}) | values
     return base
+
+
+VAGUE = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_per_s")
+"""Starts of the names of metrics that a clock or the machine decides."""
+
+
+def read_lines(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl as it is, line by line: a line too many or cut off is not mended."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def steady(metrics: dict[str, Any], *vague: str) -> dict[str, Any]:
+    """Those of the metrics that neither a clock nor the machine decides; vague: leaves out more."""
+    return {k: v for k, v in metrics.items() if not k.startswith(VAGUE + vague)}
+
+
+def steady_metrics(run: Path, *vague: str) -> list[dict[str, Any]]:
+    """What every line of metrics.jsonl has that is `steady`."""
+    return [steady(row, *vague) for row in read_lines(run)]

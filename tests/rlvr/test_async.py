@@ -20,8 +20,7 @@ from rlvr.sampler import Sampler
 from rlvr.session import Session
 from rlvr.stop import Stopped
 from rlvr.train import Run, one_step
-
-VAGUE = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_per_s")
+from tests.rlvr.small import steady, steady_metrics
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def drive(session: Session, run: Run, stop_in_update_of: int | None = None):
             metrics = one_step(session, run, safe_point)
         except Stopped:
             return rows, state
-        rows.append({key: x for key, x in metrics.items() if not key.startswith(VAGUE)})
+        rows.append(steady(metrics))
         run.next_step += 1
     return rows, session.sampler.state()
 
@@ -185,7 +184,7 @@ def test_the_command_stopped_by_a_signal_resumes_bit_for_bit(
 ):
     import os
 
-    from tests.rlvr.test_train import read_metrics, start, wait_for_step
+    from tests.rlvr.test_train import start, wait_for_step
 
     runs = []
     for name in ("whole", "stopped"):
@@ -208,7 +207,7 @@ def test_the_command_stopped_by_a_signal_resumes_bit_for_bit(
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 128 + signal.SIGTERM, output
         assert rlvr_command("train", "--resume", run).returncode == 0
-    assert read_metrics(runs[0]) == read_metrics(runs[1])
+    assert steady_metrics(runs[0]) == steady_metrics(runs[1])
     name = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
     files = [run / "checkpoints" / "step_6" / name for run in runs]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -23,7 +23,7 @@ from rlvr.rollout.transformers import TransformersEngine
 from rlvr.skipped import MAX_IN_A_ROW, NotFiniteError
 from rlvr.stop import Stopped
 from rlvr.train import resume, train
-from tests.rlvr.test_train import read_metrics
+from tests.rlvr.small import steady_metrics
 
 
 def weights(run: Path, step: int) -> bytes:
@@ -31,7 +31,7 @@ def weights(run: Path, step: int) -> bytes:
 
 
 def logged(run: Path) -> list[int]:
-    return [row["step"] for row in read_metrics(run)]
+    return [row["step"] for row in steady_metrics(run)]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_run_whose_engines_die_ends_as_one_whose_engine_lives(begin, calm, tmp
     assert capsys.readouterr().err.count("starting another") == 3
     after = [started[0].calls[number] for number in (2, 5, 8)]
     assert after == ["score"] * 3, "every engine is checked before it works"
-    assert read_metrics(run) == read_metrics(calm)
+    assert steady_metrics(run) == steady_metrics(calm)
     assert weights(run, 3) == weights(calm, 3)
 
 
@@ -148,10 +148,10 @@ def test_a_step_that_has_trained_is_kept_when_a_signal_ends_its_evaluation(
     assert [path.name for path in intact_checkpoints(run)] == ["step_3"]
     assert logged(run) == [1, 2]
     resume(run, Console(quiet=True))
-    *rows, last = read_metrics(run)
+    *rows, last = steady_metrics(run)
     assert "eval/accuracy" in last
     plain = {name: value for name, value in last.items() if not name.startswith("eval/")}
-    assert [*rows, plain] == read_metrics(calm)
+    assert [*rows, plain] == steady_metrics(calm)
     assert weights(run, 3) == weights(calm, 3)
 
 
@@ -224,7 +224,7 @@ def test_steps_that_overflow_change_nothing_are_kept_and_stop_the_run(begin, tmp
             reward={"correct": 1e38, "incorrect": -3e38},  # their mean overflows float32
             algorithm={"advantage": "group_mean"},
         )
-    assert [row["optim/skipped"] for row in read_metrics(run)] == [1.0] * MAX_IN_A_ROW
+    assert [row["optim/skipped"] for row in steady_metrics(run)] == [1.0] * MAX_IN_A_ROW
     still = load(weights(run, MAX_IN_A_ROW))
     assert all((value == 0).all() for name, value in still.items() if "lora_B" in name)
     state = run / "checkpoints" / f"step_{MAX_IN_A_ROW}" / "trainer_state" / "optimizer.pt"
@@ -273,4 +273,4 @@ def test_a_run_whose_verifier_workers_are_killed_goes_on(begin, tmp_path):
             thread.join()
     assert killed
     assert logged(run) == [1, 2, 3, 4]
-    assert read_metrics(run)[-1]["reward/worker_died_frac"] == 0, "it has recovered"
+    assert steady_metrics(run)[-1]["reward/worker_died_frac"] == 0, "it has recovered"

@@ -19,6 +19,7 @@ from rlvr import ranks, train
 from rlvr.config import TrainRecipe
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from tests.rlvr import cases, sharding_worker
+from tests.rlvr.small import steady_metrics
 from tests.rlvr.test_train import wait_for_step
 
 LAUNCH = [
@@ -38,7 +39,6 @@ CASES = {
 """Sections of the recipes that are trained both ways: uneven shares, a KL penalty, evaluation. With
 the usual eps, AdamW makes whole steps out of gradients that are rounding."""
 PARTS = ("fsdp2", "zero3") if importlib.util.find_spec("deepspeed") else ("fsdp2",)
-VAGUE = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_per_s")
 
 
 def launch(*words: object, timeout: float = 270) -> subprocess.CompletedProcess[str]:
@@ -52,11 +52,6 @@ def weights(run: Path, step: int = 3) -> dict[str, torch.Tensor]:
     return load_file(next(checkpoint.glob("*model.safetensors")))
 
 
-def metrics(run: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(VAGUE)} for row in rows]
-
-
 def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -66,8 +61,10 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 def assert_same_run(ours: Path, theirs: Path) -> None:
     """Parameters to 1e-5, every metric, the problems met and the evaluations."""
     assert_close(weights(ours), weights(theirs))
-    assert [row.keys() for row in metrics(ours)] == [row.keys() for row in metrics(theirs)]
-    for one, other in zip(metrics(ours), metrics(theirs), strict=True):
+    assert [row.keys() for row in steady_metrics(ours)] == [
+        row.keys() for row in steady_metrics(theirs)
+    ]
+    for one, other in zip(steady_metrics(ours), steady_metrics(theirs), strict=True):
         exact = {"train/padding_frac", "sync/logprob_error"}  # by the split; by the batch
         for name in one.keys() - exact:
             assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6), name
@@ -175,7 +172,7 @@ def test_two_processes_train_in_parts_what_one_trains(runs, tmp_path):
 
 def test_only_one_process_writes(runs):
     run = runs / "two" / "lora"
-    assert [row["step"] for row in metrics(run)] == [1, 2, 3]
+    assert [row["step"] for row in steady_metrics(run)] == [1, 2, 3]
     assert json.loads((run / "manifest.json").read_text())["num_ranks"] == 2
     assert (run / "summary.json").exists()
     ours, theirs = (runs / count / "lora" / "eval" / "step_3.json" for count in ("two", "one"))
@@ -314,5 +311,7 @@ def test_every_rank_has_a_vllm_of_its_own_under_accelerate(write_recipe, pytestc
     process = start(recipe, *accelerate, "--config_file", config)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output[-4000:]
-    assert [row["step"] for row in metrics(tmp_path / "runs" / "run")] == [1, 2]
-    assert all(row["sync/logprob_error"] < 1e-3 for row in metrics(tmp_path / "runs" / "run"))
+    assert [row["step"] for row in steady_metrics(tmp_path / "runs" / "run")] == [1, 2]
+    assert all(
+        row["sync/logprob_error"] < 1e-3 for row in steady_metrics(tmp_path / "runs" / "run")
+    )

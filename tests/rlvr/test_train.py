@@ -14,21 +14,9 @@ import pytest
 
 from rlvr.cli import main
 from rlvr.metrics import is_known
+from tests.rlvr.small import read_lines, steady_metrics
 
 COMMAND = [sys.executable, "-m", "rlvr.cli", "train"]
-
-
-def read_metrics(run: Path, timed: bool = False) -> list[dict]:
-    """metrics.jsonl without what a clock or the machine decides, unless timed."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    vague = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_per_s")
-    return (
-        rows
-        if timed
-        else [
-            {key: value for key, value in row.items() if not key.startswith(vague)} for row in rows
-        ]
-    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +39,7 @@ def finished(rlvr_command, recipe_tree, make_recipe, digit_problems, tmp_path_fa
 
 def test_a_run_folder_holds_everything_that_was_promised(finished):
     run, output = finished
-    rows = read_metrics(run, timed=True)
+    rows = read_lines(run)
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert all(is_known(name) for row in rows for name in row if name != "step")
     always = {
@@ -104,7 +92,7 @@ def start(recipe: Path) -> subprocess.Popen[str]:
 def wait_for_step(run: Path, step: int, timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if (run / "metrics.jsonl").exists() and len(read_metrics(run)) >= step:
+        if (run / "metrics.jsonl").exists() and len(steady_metrics(run)) >= step:
             return
         time.sleep(0.05)
     raise AssertionError(f"no step {step} in {timeout_s} s")
@@ -145,7 +133,7 @@ def test_a_signal_leaves_a_checkpoint_and_resuming_repeats_the_uninterrupted_run
     assert alive_in_session(process.pid) == []
     done = rlvr_command("train", "--resume", run)
     assert done.returncode == 0, done.stderr
-    assert read_metrics(run) == read_metrics(finished[0])
+    assert steady_metrics(run) == steady_metrics(finished[0])
     last = "checkpoints/step_3/adapter_model.safetensors"
     assert (run / last).read_bytes() == (finished[0] / last).read_bytes()
 
@@ -161,7 +149,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_continues(
     assert done.returncode == 0, done.stderr
     assert "step_3 is damaged (adapter_model.safetensors is changed)" in done.stderr
     assert weights.read_bytes() == whole, "the step was done again"
-    assert read_metrics(run) == read_metrics(finished[0])
+    assert steady_metrics(run) == steady_metrics(finished[0])
 
 
 def test_a_run_without_an_intact_checkpoint_is_refused(finished, rlvr_command, tmp_path):

@@ -6,13 +6,11 @@ import re
 import threading
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 import torch
 
 from rlvr.cli import main
-from rlvr.metrics import read_metrics
 from rlvr.recipe import ConfigError, RunError
 from rlvr.rollout.engine import Sampling
 from rlvr.rollout.sync import Syncer
@@ -20,6 +18,7 @@ from rlvr.rollout.vllm_local import VllmEngine
 from rlvr.rollout.vllm_server import ServerEngine, check_servers
 from tests.rlvr.engine_cases import PROMPTS, SAMPLING, adapted_policy, requests, sampled_error
 from tests.rlvr.serving import KEY, ServerProcess, ask
+from tests.rlvr.small import steady_metrics
 from tests.rlvr.test_ranks import launch
 
 pytestmark = pytest.mark.engine
@@ -214,20 +213,13 @@ def test_two_servers_share_the_requests_and_one_does_them_all_when_the_other_die
 
 
 TRAIN = {"prompts_per_step": 2, "group_size": 8, "max_response_len": 64}
-VAGUE = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_per_s", "sync/")
 
 
 def train(write_recipe, name: str, **rollout) -> list[dict[str, float]]:
     """The metrics of a short run."""
     path = write_recipe(rollout=TRAIN | rollout, train={"steps": 3}, run={"name": name})
     assert main(["train", str(path)]) == 0
-    return read(path.parent / "runs" / name)
-
-
-def read(run: Path) -> list[dict[str, float]]:
-    """The metrics of a run that do not depend on the clock or the batch."""
-    rows = read_metrics(run)
-    return [{k: v for k, v in row.items() if not k.startswith(VAGUE)} for row in rows]
+    return steady_metrics(path.parent / "runs" / name, "sync/")
 
 
 @pytest.mark.slow
@@ -287,6 +279,6 @@ def test_two_processes_with_a_server_each_train_as_one_with_vllm_does(
     path = write_recipe(rollout=rollout, train=train_config, run={"name": "two"})
     done = launch("-m", "rlvr.cli", "train", path)
     assert done.returncode == 0, done.stderr[-4000:]
-    for ours, theirs in zip(read(tmp_path / "runs" / "two"), local, strict=True):
+    for ours, theirs in zip(steady_metrics(tmp_path / "runs" / "two", "sync/"), local, strict=True):
         del ours["train/padding_frac"], theirs["train/padding_frac"]  # by the split
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)
