@@ -57,6 +57,7 @@ def check(recipe: TrainRecipe) -> None:
             " GPU: make install), or set it to 'transformers'"
         )
     _check_sleep(recipe, method)
+    _check_tensor_parallel(recipe, method)
 
 
 def check_reachable(recipe: TrainRecipe) -> None:
@@ -68,11 +69,7 @@ def check_reachable(recipe: TrainRecipe) -> None:
 
 def _check_async(recipe: TrainRecipe, method: Method) -> None:
     """Raises: ConfigError where rollouts cannot be made while the policy is updated."""
-    shares_model = not (method.syncs and vllm_local.is_installed())
-    if recipe.rollout.mode == "async" and (
-        recipe.rollout.engine == "transformers"
-        or (recipe.rollout.engine == "auto" and shares_model)
-    ):
+    if recipe.rollout.mode == "async" and _shares_model(recipe, method):
         raise ConfigError(
             'rollout.mode = "async": the transformers engine generates with the model that is being'
             ' updated; generate with vLLM, or set it to "sync"'
@@ -83,7 +80,7 @@ def _check_sleep(recipe: TrainRecipe, method: Method) -> None:
     """Raises: ConfigError where vLLM has no GPU memory to give up."""
     if not recipe.rollout.sleep:
         return
-    if not (method.syncs and vllm_local.is_installed()):
+    if _shares_model(recipe, method):
         raise ConfigError(
             "rollout.sleep = true: transformers generates here, with the model that is trained; set"
             " it to false"
@@ -93,6 +90,28 @@ def _check_sleep(recipe: TrainRecipe, method: Method) -> None:
             "rollout.sleep = true: vLLM can give up a GPU's memory only, and there is none here;"
             " set it to false"
         )
+
+
+def _check_tensor_parallel(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError where the processes are no groups that share a vLLM."""
+    wanted = recipe.rollout.tensor_parallel_size
+    if wanted > 1 and _shares_model(recipe, method):
+        raise ConfigError(
+            f"rollout.tensor_parallel_size = {wanted}: transformers generates here, in each process"
+            " for itself; set it to 1"
+        )
+    if ranks.size() % recipe.rollout.ranks_per_engine:
+        raise ConfigError(
+            f"rollout.tensor_parallel_size = {wanted}: the number of processes has to be a multiple"
+            f" of it, and is {ranks.size()}; launch so many (docs/distributed.md), or set it to 1"
+        )
+
+
+def _shares_model(recipe: TrainRecipe, method: Method) -> bool:
+    """Whether transformers generates, with the model that is trained."""
+    engine = recipe.rollout.engine
+    has_vllm = bool(method.syncs) and vllm_local.is_installed()
+    return engine == "transformers" or (engine == "auto" and not has_vllm)
 
 
 def _check_ranks(recipe: TrainRecipe) -> None:
@@ -124,9 +143,7 @@ def _check_compile(recipe: TrainRecipe, method: Method) -> None:
             f"train.compile = true: not known to work on the 4-bit base of {method.name}; set it to"
             " false"
         )
-    engine = recipe.rollout.engine
-    has_vllm = engine == "vllm_server" or vllm_local.is_installed()
-    if not method.syncs or engine == "transformers" or not has_vllm:
+    if _shares_model(recipe, method):
         raise ConfigError(
             "train.compile = true: the policy would generate its own rollouts, and every length"
             " would be compiled; set it to false, or take a method that vLLM serves and"

@@ -156,7 +156,15 @@ def evaluate(
                 requests.append(request(prompt, recipe.train.seed, keys[-1]))
     longest = recipe.rollout.max_response_len
     sampling = Sampling(longest, config.temperature, config.top_p, logprobs=False)
-    responses = ranks.spread(requests, lambda mine: _generate(engine, mine, sampling, safe_point))
+    width = recipe.rollout.ranks_per_engine
+    safe_point = ranks.agreed(safe_point, width)
+    dealt, parts = ranks.spread(
+        requests,
+        [1] * len(requests),
+        lambda mine: _generate(engine, mine, sampling, safe_point),
+        width,
+    )
+    responses = ranks.in_order(dealt, parts)
     generations = [
         Generation(
             *key,

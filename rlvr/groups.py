@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rewards import Reason
 from rlvr.advantage import is_informative
 from rlvr.rollout.engine import Response
+
+if TYPE_CHECKING:
+    from rlvr.streaming import Round
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +68,31 @@ class Collected:
 
 @dataclass
 class Tally:
-    """What sampling cost. fresh: whole groups in the order asked. The rest counts responses, rounds
-    and seconds: verify_s is what verification took beyond generation."""
+    """What sampling cost. fresh: whole groups in the order asked. The rest counts responses,
+    rounds, tokens (of the engine with most, and of the mean one), and seconds of the slowest
+    engine: verify_s is what verification took beyond generation."""
 
     fresh: list[Group] = field(default_factory=list)
     num_asked: int = 0
     num_aborted: int = 0
     num_stale: int = 0
     num_rounds: int = 0
+    most_tokens: float = 0.0
+    mean_tokens: float = 0.0
     generate_s: float = 0.0
     verify_s: float = 0.0
 
-    def add(self, fresh: list[Group], num_asked: int, generate_s: float, verify_s: float) -> None:
-        """Takes in one round; what was asked for and is not in `fresh` was aborted."""
+    def add(self, fresh: list[Group], num_asked: int, rounds: Sequence[Round]) -> None:
+        """Takes in a round of every engine; what was asked and is not in `fresh` was aborted."""
         self.fresh += fresh
         self.num_asked += num_asked
         self.num_aborted += num_asked - sum(len(group.responses) for group in fresh)
         self.num_rounds += 1
-        self.generate_s += generate_s
-        self.verify_s += verify_s
+        tokens = [sum(group.num_tokens for group in one.groups if group) for one in rounds]
+        self.most_tokens += max(tokens)
+        self.mean_tokens += sum(tokens) / len(tokens)
+        self.generate_s += max(one.generate_s for one in rounds)
+        self.verify_s += max(one.verify_s for one in rounds)
 
     def metrics(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """By name, for a step that trains on `groups`."""
@@ -109,6 +118,7 @@ class Tally:
                 "rollout/response_len_mean": num_tokens / len(rewards),
                 "rollout/truncated_frac": truncated / len(rewards),
                 "rollout/tokens_per_s": num_tokens / self.generate_s,
+                "rollout/imbalance": self.most_tokens / max(self.mean_tokens, 1),
                 "rollout/responses": float(self.num_asked),
                 "rollout/aborted_frac": self.num_aborted / self.num_asked,
                 "sampler/refills": self.num_rounds - 1.0,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -35,11 +35,25 @@ REFUSED = {
 
 @dataclass(frozen=True, slots=True)
 class _World:
-    """This process among the others. objects: a gloo group, for what lies in CPU memory."""
+    """This process among the others. objects: a gloo group, for what lies in CPU memory. teams:
+    such groups of neighbours only, by their number."""
 
     rank: int
     size: int
     objects: Any
+    teams: dict[int, Any] = field(default_factory=dict)
+
+    def team(self, width: int) -> Any:
+        """The group of this rank and its neighbours; all ranks make theirs at the same time."""
+        if width == self.size:
+            return self.objects
+        if width not in self.teams:
+            from torch import distributed
+
+            first = [range(start, start + width) for start in range(0, self.size, width)]
+            made = [distributed.new_group(list(team), TIMEOUT, "gloo") for team in first]
+            self.teams[width] = made[self.rank // width]
+        return self.teams[width]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +188,34 @@ def _raise(failures: Sequence[tuple[int, _Failure]], mine: Exception | None) -> 
     raise failure.kind(f"rank {at} of {size()}: {failure.argument}")
 
 
+def agreed(safe_point: Callable[[], None], width: int) -> Callable[[], None]:
+    """A safe point that stops `width` neighbouring ranks or none of them: they need each other.
+
+    All of them have to call it equally often. Raises: Stopped; Alone when another rank is gone.
+    """
+    if _world is None or width == 1:
+        return safe_point
+    import torch
+    from torch import distributed
+
+    group = _world.team(width)
+
+    def check() -> None:
+        signum = torch.zeros(1, dtype=torch.int64)
+        try:
+            safe_point()
+        except Stopped as stopped:
+            signum += stopped.signum
+        try:
+            distributed.all_reduce(signum, distributed.ReduceOp.MAX, group)
+        except RuntimeError as error:
+            _lost(error)
+        if signum:
+            raise Stopped(int(signum))
+
+    return check
+
+
 def from_main(work: Callable[[], T]) -> T:
     """What `work`, done by rank 0 alone, gives there. Raises: as `together`."""
     if _world is None:
@@ -181,18 +223,29 @@ def from_main(work: Callable[[], T]) -> T:
     return together(lambda: work() if is_main() else None)[0]  # pyright: ignore[reportReturnType]
 
 
-def spread(items: Sequence[T], work: Callable[[Sequence[T]], list[R]]) -> list[R]:
-    """work(items), one result per item, in order; every rank does every size-th item.
+def spread(
+    items: Sequence[T],
+    lengths: Sequence[float],
+    work: Callable[[list[T]], R],
+    width: int = 1,
+) -> tuple[list[list[int]], list[R]]:
+    """Shares items out by their lengths to teams of `width` ranks: (indices, work(items)) by team.
 
-    Raises: as `together`.
+    The ranks of a team do the same work, together. Raises: as `together`.
     """
-    return interleaved(together(lambda: work(items[rank() :: size()])))
+    dealt = shares(lengths, size() // width)
+    mine = [items[i] for i in dealt[rank() // width]]
+    return dealt, together(lambda: work(mine))[::width]
 
 
-def interleaved(parts: Sequence[Sequence[T]]) -> list[T]:
-    """Items in order, of which part r has every len(parts)-th from the r-th on."""
-    total = sum(map(len, parts))
-    return [parts[i % len(parts)][i // len(parts)] for i in range(total)]
+def in_order(dealt: Sequence[Sequence[int]], parts: Sequence[Sequence[T]]) -> list[T]:
+    """What was shared out, back in order: parts[r] has one for each index in dealt[r]."""
+    found = {
+        i: one
+        for indices, part in zip(dealt, parts, strict=True)
+        for i, one in zip(indices, part, strict=True)
+    }
+    return [found[i] for i in range(len(found))]
 
 
 def balanced(lengths: Sequence[int]) -> list[int]:
@@ -200,14 +253,14 @@ def balanced(lengths: Sequence[int]) -> list[int]:
     return shares(lengths, size())[rank()]
 
 
-def shares(lengths: Sequence[int], num_ranks: int) -> list[list[int]]:
+def shares(lengths: Sequence[float], num_ranks: int) -> list[list[int]]:
     """The indices of each rank's items, in order, so that the sums of lengths are about equal.
 
     The longest goes first, each to the rank with the least so far.
     Source: LPT scheduling, Graham 1969: the largest sum is at most 4/3 of the smallest possible.
     """
     parts: list[list[int]] = [[] for _ in range(num_ranks)]
-    loads = [0] * num_ranks
+    loads = [0.0] * num_ranks
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         least = loads.index(min(loads))
         parts[least].append(i)

@@ -58,6 +58,13 @@ class RolloutConfig(Section):
     """Memory of the key-value cache on CPU."""
     max_num_seqs: int = Field(default=256, ge=1)
     """Sequences that the engine runs at a time."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs that share one vLLM: as many ranks side by side, or those of one server."""
+
+    @property
+    def ranks_per_engine(self) -> int:
+        """Consecutive ranks that generate together, the same responses on each."""
+        return 1 if self.engine == "vllm_server" else self.tensor_parallel_size
 
 
 class SamplingConfig(Section):

@@ -24,7 +24,7 @@ from rlvr.recipe import RunError
 from rlvr.rewarding import shaped_rewards
 from rlvr.rollout.engine import Engine, EngineLost, Response, Sampling, sample_seed
 from rlvr.selection import Selector, difficulty_levels
-from rlvr.streaming import Asked, Round, merge_rounds, run_round
+from rlvr.streaming import Asked, Round, run_round
 
 if TYPE_CHECKING:
     from rewards import Verifier
@@ -72,6 +72,7 @@ class Sampler:
             levels=difficulty_levels([problem.difficulty for problem in problems]),
         )
         self._used: Counter[str] = Counter()
+        self._lengths: dict[str, float] = {}
         self._informative_frac = 0.5
         self._surplus: list[Group] = []
         self._ahead: Collected | None = None
@@ -183,17 +184,30 @@ class Sampler:
         aborted."""
         rollout = self._recipe.rollout
         asked = self._ask(self._num_prompts(missing), job.step)
-        mine = asked[ranks.rank() :: ranks.size()]
-        done = merge_rounds(ranks.together(lambda: self._generate(job, mine, missing)))
+        dealt, rounds = ranks.spread(
+            asked,
+            self._expected_tokens(asked),
+            lambda mine: self._generate(job, mine, missing),
+            rollout.ranks_per_engine,
+        )
+        groups = ranks.in_order(dealt, [done.groups for done in rounds])
         fresh = []
-        for one, group in zip(asked, done.groups, strict=True):
+        for one, group in zip(asked, groups, strict=True):
             if group is not None:
+                self._lengths[group.problem_id] = group.num_tokens / rollout.group_size
                 num_right = group.reasons.count("correct")
                 num_wrong = len(group.reasons) - num_right
                 self._selector.observe(one.index, num_right, num_wrong, job.step)
                 fresh.append(group)
-        tally.add(fresh, len(asked) * rollout.group_size, done.generate_s, done.verify_s)
+        tally.add(fresh, len(asked) * rollout.group_size, rounds)
         return fresh
+
+    def _expected_tokens(self, asked: Sequence[Asked]) -> list[float]:
+        """Of each group: responses as long as they were last time, or, unmet, as the mean."""
+        rollout, met = self._recipe.rollout, self._lengths
+        mean = sum(met.values()) / len(met) if met else rollout.max_response_len
+        size = rollout.group_size
+        return [len(one.prompt_ids) + size * met.get(one.problem.id, mean) for one in asked]
 
     def _generate(self, job: Job, asked: list[Asked], missing: int) -> Round:
         rollout = self._recipe.rollout
@@ -204,13 +218,14 @@ class Sampler:
             rollout.top_k,
             rollout.min_p,
         )
-        job.safe_point()
+        safe_point = ranks.agreed(job.safe_point, rollout.ranks_per_engine)
+        safe_point()
         return run_round(
             asked,
             job.engine,
             sampling,
             lambda one, responses: self._judge(job, one, responses),
-            job.safe_point,
+            safe_point,
             num_threads=self._recipe.reward.num_workers,
             num_enough=missing if rollout.abort_stragglers else None,
         )
@@ -251,6 +266,7 @@ class Sampler:
         return {
             "selector": self._selector.state(),
             "used": dict(self._used),
+            "lengths": dict(self._lengths),
             "informative_frac": self._informative_frac,
             "surplus": [group.to_tree() for group in self._surplus],
             "ahead": self._ahead and self._ahead.to_tree(),
@@ -260,6 +276,7 @@ class Sampler:
         """Continues from `state`."""
         self._selector.load_state(state["selector"])
         self._used = Counter(state["used"])
+        self._lengths = dict(state["lengths"])
         self._informative_frac = state["informative_frac"]
         self._surplus = [Group.from_tree(group) for group in state["surplus"]]
         self._ahead = state["ahead"] and Collected.from_tree(state["ahead"])

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rlvr serve",
         description="Start the vLLM server of a recipe. Settings as for rlvr train; what follows"
-        " -- goes to vllm serve, e.g. -- --tensor-parallel-size 2.",
+        " -- goes to vllm serve.",
     )
     parser.add_argument("recipe", help="a TOML recipe, see recipes/")
     parser.add_argument("--port", type=int, help="default: of the recipe's first server, or 8000")
@@ -123,6 +123,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
         "dtype": model.dtype,
         "max-model-len": model.max_len,
         "max-num-seqs": rollout.max_num_seqs,
+        "tensor-parallel-size": rollout.tensor_parallel_size,
         "seed": recipe.train.seed,
         "logprobs-mode": "processed_logprobs",
         "middleware": "rlvr.rollout.guard.Guard",

@@ -78,7 +78,6 @@ class Session:
     def close(self) -> None:
         """Ends workers and engine."""
         self.verifier.close()
-        self.syncer.close()
         self.engine.close()
 
 

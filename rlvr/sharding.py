@@ -177,9 +177,9 @@ def num_passes(policy: Policy, num_mine: int) -> int:
     return max(ranks.gather(num_mine)) if policy.holding.in_parts else num_mine
 
 
-def agreed(policy: Policy, safe_point: Callable[[], None]) -> Callable[[], object]:
+def agreed(policy: Policy, safe_point: Callable[[], None]) -> Callable[[], None]:
     """The safe point; sharded, one that stops all ranks or none, since they need each other."""
-    return (lambda: ranks.together(safe_point)) if policy.holding.in_parts else safe_point
+    return ranks.agreed(safe_point, ranks.size() if policy.holding.in_parts else 1)
 
 
 def takes_part(policy: Policy) -> bool:

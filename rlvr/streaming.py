@@ -15,7 +15,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlvr import ranks
 from rlvr.groups import Group
 from rlvr.rollout.engine import Engine, Request, Response, Sampling
 
@@ -81,18 +80,6 @@ def run_round(
     finally:
         threads.shutdown(cancel_futures=True)
     return Round(groups, generated - start, time.perf_counter() - generated)
-
-
-def merge_rounds(rounds: Sequence[Round]) -> Round:
-    """One round out of those of the ranks, each of which took every len(rounds)-th group asked for.
-
-    Seconds are the slowest rank's.
-    """
-    return Round(
-        ranks.interleaved([one.groups for one in rounds]),
-        max(one.generate_s for one in rounds),
-        max(one.verify_s for one in rounds),
-    )
 
 
 def _enough(judged: Collection[Future[Group]], wanted: int) -> bool:

@@ -94,6 +94,7 @@ def _key(recipe: TrainRecipe, policy: Policy, mode: str) -> tuple[object, ...]:
         rollout.sleep,
         rollout.kv_cache_gib,
         rollout.max_num_seqs,
+        rollout.tensor_parallel_size,
         max_lora_rank(policy.model) if mode == "adapter" else None,
     )
 

@@ -82,7 +82,7 @@ class Engine(Protocol):
         ...
 
     def load_adapter(self, folder: Path) -> int:
-        """Serves the low-rank adapter in `folder` from now on; the number of bytes read."""
+        """Serves the low-rank adapter in `folder` from now on, without it; the bytes read."""
         ...
 
     def sleep(self) -> None:

@@ -88,10 +88,6 @@ class Syncer:
         self._inplace = InplaceMerge(policy.model) if emulate else None
         self._tolerance = recipe.rollout.sync_tolerance or TOLERANCE[policy.dtype]
         self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
-        memory = Path("/dev/shm")
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="rlvr-adapter-", dir=memory if memory.is_dir() else None
-        )
 
     def use(self, engine: Engine) -> None:
         """Hands over to this engine from now on."""
@@ -105,9 +101,10 @@ class Syncer:
         """
         self._engine.wake()
         if self.mode == "adapter":
-            folder = Path(self._folder.name)
-            self._policy.save_adapter(folder)
-            num_bytes = self._engine.load_adapter(folder)
+            memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+            with tempfile.TemporaryDirectory(prefix="rlvr-adapter-", dir=memory) as folder:
+                self._policy.save_adapter(Path(folder))
+                num_bytes = self._engine.load_adapter(Path(folder))
         elif self.mode == "none":
             num_bytes = 0
         else:
@@ -159,9 +156,6 @@ class Syncer:
         if left < 0.1 * error:
             return "the engine serves the base model: it ignored the whole update"
         return "no single module explains it"
-
-    def close(self) -> None:
-        self._folder.cleanup()
 
 
 @torch.no_grad()

@@ -41,6 +41,17 @@ def _set_environment(recipe: TrainRecipe) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
+def _remove_leftovers(width: int) -> None:
+    """vLLM on CPU names what `width` ranks share by their numbers alone, and finds it there when a
+    run before was killed. Runs that use the same name have opened it and keep it."""
+    first = ranks.rank() // width * width
+    names = "-".join(map(str, range(first, first + width)))
+    if ranks.rank() == first:
+        for path in Path("/dev/shm").glob(f"*-tp:0-[[]{names}[]]-cpushm_*"):
+            path.unlink(missing_ok=True)
+    ranks.gather(None)
+
+
 class VllmEngine(Engine):
     """vLLM's LLM class, driven with token ids only, one decoding step at a time."""
 
@@ -55,12 +66,14 @@ class VllmEngine(Engine):
         from vllm import LLM
 
         on_cpu = not torch.cuda.is_available()
+        if on_cpu and recipe.rollout.tensor_parallel_size > 1:
+            _remove_leftovers(recipe.rollout.tensor_parallel_size)
         # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot do
         whole_prefill = {
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(8192, recipe.model.max_len),
         }
-        # an engine per rank, inside the ranks' process group: each takes its own local GPU
+        # inside the ranks' process group: each takes its own local GPU, neighbours share an engine
         per_rank: dict[str, Any] = {"distributed_executor_backend": "external_launcher"}
         lora = {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
         self._llm: Any = LLM(
@@ -70,6 +83,7 @@ class VllmEngine(Engine):
             dtype=recipe.model.dtype,
             max_model_len=recipe.model.max_len,
             max_num_seqs=recipe.rollout.max_num_seqs,
+            tensor_parallel_size=recipe.rollout.tensor_parallel_size,
             gpu_memory_utilization=recipe.rollout.gpu_memory_utilization,
             enable_sleep_mode=recipe.rollout.sleep,
             enforce_eager=on_cpu,

@@ -127,7 +127,6 @@ def measure(recipe: TrainRecipe, recipe_path: Path, shared: dict[str, Any]) -> d
                 rewards.append(metrics["reward/mean"])
             seconds.append(metrics["time/step_s"])
             num_bytes = metrics["sync/bytes"]
-        session.syncer.close()
     return {
         "method": recipe.adapter.method,
         "engine": session.engine.name,

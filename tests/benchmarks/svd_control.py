@@ -160,7 +160,6 @@ class Bench:
                 drift.append(drift_norm(session, pristine))
         after = self.evaluate(session)
         learned = learned_norm(session)
-        session.syncer.close()
         rewards = [r for r in series["reward"][-5:] if r == r]
         return {
             "method": recipe.adapter.method,

@@ -120,7 +120,6 @@ def measure(engine: VllmEngine, mode: Sync, method: str, path: str, repeats: int
 
     syncer.check = check
     syncs = [_timed(syncer.sync) for _ in range(repeats)]
-    syncer.close()
     sync_s = [total - checked for (_, total), checked in zip(syncs, checks, strict=True)]
     return {
         "method": method,

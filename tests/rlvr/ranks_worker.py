@@ -15,15 +15,20 @@ import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
+from rewards import Verifier
 from rlvr import ranks, train
 from rlvr.batch import make_batch
 from rlvr.config import TrainRecipe
+from rlvr.data import Problem
 from rlvr.entropy import EntropyControl
 from rlvr.recipe import ConfigError, RunError, load_recipe
+from rlvr.rollout.transformers import TransformersEngine
+from rlvr.sampler import Sampler
 from rlvr.stop import Stopped
 from rlvr.update import update
 from tests.rlvr import sharding_worker
@@ -73,10 +78,58 @@ def not_finite(recipe: TrainRecipe) -> dict[str, float]:
     return {"skipped": stats["optim/skipped"], "moved": float(max(moved))}
 
 
+class Recording(TransformersEngine):
+    """Remembers how many responses it was asked for."""
+
+    num_asked = 0
+
+    def stream(self, requests, sampling):
+        self.num_asked += len(requests)
+        return super().stream(requests, sampling)
+
+
+def shared_out(recipe: TrainRecipe, met: dict[str, float]) -> dict[str, Any]:
+    """What one collection of six groups asks of this rank's engine, and what it logs of balance.
+
+    met: mean lengths of the problems' responses so far; some had none.
+    """
+    policy, _ = sharding_worker.start(recipe, in_parts=False)
+    engine = Recording(policy)
+    problems = [Problem(f"p{i}", "", "7", "") for i in range(6)]
+    with Verifier(answer_mode="last_number", num_workers=1) as verifier:
+        sampler = Sampler(recipe, problems, [[2, 3]] * 6, policy.tokenizer.decode)
+        sampler.load_state(sampler.state() | {"lengths": met})
+        got = sampler.collect(0, engine, verifier, lambda: None)
+    means = {g.problem_id: g.num_tokens / len(g.responses) for g in got.groups}
+    return {
+        "num_asked": engine.num_asked,
+        "imbalance": got.metrics["rollout/imbalance"],
+        "order": [group.problem_id for group in got.groups],
+        "learned": sampler.state()["lengths"] == met | means,
+    }
+
+
+def agreed() -> list[str]:
+    """What stops this rank when rank 1 alone is told to, at its third safe point."""
+    seen = []
+    for width in (1, 2):
+        told = iter([None, None, Stopped(signal.SIGTERM) if ranks.rank() else None])
+        check = ranks.agreed(lambda told=told: fail(next(told)), width)
+        try:
+            for _ in range(3):
+                check()
+            seen.append("goes on")
+        except Stopped as stopped:
+            seen.append(str(stopped))
+    return seen
+
+
 def write_facts(path: Path) -> None:
     recipe = load_recipe(path.with_suffix(".toml"), [], TrainRecipe)
     facts = {
         "raised": ranks.gather(raised()),
+        "agreed": ranks.gather(agreed()),
+        "shared_out": ranks.gather(shared_out(recipe, {"p0": 900.0, "p1": 10.0, "p4": 10.0})),
         "not_finite": ranks.gather(not_finite(recipe)),
         "gradients": [*ranks.gather(gradients(1)), *ranks.gather(gradients(1 << 26))],
     }

@@ -21,6 +21,18 @@ def test_there_is_no_memory_of_a_gpu_to_give_up_without_one(make_recipe):
         check(make_recipe(rollout={"engine": "vllm", "sleep": True}))
 
 
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("vllm", r"tensor_parallel_size = 2: the number of processes has to .* and is 1; launch"),
+        ("transformers", r"tensor_parallel_size = 2: transformers generates here"),
+    ],
+)
+def test_one_process_shares_no_vllm(make_recipe, engine, message):
+    with pytest.raises(ConfigError, match=message):
+        check(make_recipe(rollout={"engine": engine, "tensor_parallel_size": 2}))
+
+
 def test_an_engine_that_shares_the_policy_cannot_sleep(make_recipe):
     adapter = {"method": "houlsby", "rank": 4}  # which vLLM cannot serve
     with pytest.raises(ConfigError, match=r"rollout\.sleep = true: transformers generates"):

@@ -93,11 +93,13 @@ def test_the_port_is_that_of_the_first_server_and_what_follows_the_dashes_goes_o
     write_recipe, capsys
 ):
     servers = ["http://127.0.0.1:8011", "http://127.0.0.1:8012"]
-    path = write_recipe(rollout={"engine": "vllm_server", "servers": servers})
-    main(["serve", str(path), "--print", "--", "--tensor-parallel-size", "2"])
+    rollout = {"engine": "vllm_server", "servers": servers, "tensor_parallel_size": 2}
+    path = write_recipe(rollout=rollout)
+    main(["serve", str(path), "--print", "--", "--swap-space", "2"])
     out = capsys.readouterr().out
     assert "--port 8011" in out
-    assert "--tensor-parallel-size 2 --host" in out
+    assert "--tensor-parallel-size 2" in out
+    assert "--swap-space 2 --host" in out
 
 
 def test_no_address_slips_in_behind_the_check(write_recipe, capsys):

@@ -90,7 +90,6 @@ def test_after_real_updates_the_server_serves_exactly_the_policy(server, server_
         with torch.no_grad():
             for parameter in policy.trainable:
                 parameter.mul_(1.5)
-    syncer.close()
     engine.close()
     if mode == "merged":
         ServerEngine(recipe, recipe.model.path, mode).close()  # the base again, for other tests
