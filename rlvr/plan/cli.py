@@ -85,7 +85,8 @@ def workload(recipe: TrainRecipe, args: Any) -> Workload:
         lengths = log_normal_lengths(median, sigma, longest)
     groups = recipe.rollout.prompts_per_step
     size = recipe.rollout.group_size
-    return Workload(groups, size, args.prompt_len, lengths, 1 / frac, tokens_per_row)
+    width = recipe.rollout.tensor_parallel_size
+    return Workload(groups, size, args.prompt_len, lengths, 1 / frac, tokens_per_row, width)
 
 
 def make_plan(
@@ -119,7 +120,9 @@ def make_plan(
     }
     if gpu:
         plan["scaling"] = {
-            str(n): asdict(step_time(work, rates, shape, gpu, n, slots)) for n in SCALES
+            str(n): asdict(step_time(work, rates, shape, gpu, n, slots))
+            for n in SCALES
+            if n >= work.engine_devices
         }
     return plan
 
@@ -156,9 +159,9 @@ def _print(plan: dict[str, Any]) -> None:
     console.print(_step_table(plan))
     if "scaling" in plan:
         scaling = Table("devices", "s per step", "speed-up", "binds", title="the same step on more")
-        one = plan["scaling"]["1"]["step_s"]
+        least = next(iter(plan["scaling"].values()))["step_s"]
         for count, step in plan["scaling"].items():
-            gain = f"{one / step['step_s']:.1f}x"
+            gain = f"{least / step['step_s']:.1f}x"
             scaling.add_row(count, f"{step['step_s']:.1f}", gain, step["binds"])
         console.print(scaling)
     cost = f", {plan['cost']:,.0f} in all" if plan["cost"] else ""

@@ -57,7 +57,7 @@ def engine_memory(
 ) -> dict[str, float]:
     """GiB of vLLM on one device: weights, and the key-value cache in what it may take."""
     width = 4 if recipe.model.dtype == "float32" else 2
-    weights = shape.num_params * width / GIB
+    weights = shape.num_params * width / GIB / recipe.rollout.tensor_parallel_size
     if gpu is None:
         return {"engine weights": weights, "key-value cache": float(recipe.rollout.kv_cache_gib)}
     share = recipe.rollout.gpu_memory_utilization if colocated else 0.9
@@ -77,7 +77,11 @@ def peak_memory(trainer: dict[str, float], engine: dict[str, float], sleeps: boo
 
 
 def num_sequences(recipe: TrainRecipe, shape: Shape, cache_gib: float, mean_len: float) -> int:
-    """Sequences that generate at a time: max_num_seqs, or as many as the cache holds."""
+    """Sequences that an engine generates at a time: max_num_seqs, or as many as its cache holds.
+
+    cache_gib: on each of its devices.
+    """
     width = 4 if recipe.model.dtype == "float32" else 2
-    held = cache_gib * GIB / (shape.kv_bytes(width) * mean_len)
+    cache = cache_gib * GIB * recipe.rollout.tensor_parallel_size
+    held = cache / (shape.kv_bytes(width) * mean_len)
     return max(1, min(recipe.rollout.max_num_seqs, int(held)))

@@ -17,7 +17,8 @@ class Workload:
     """One step's work. groups_per_informative: groups generated for one that is trained on.
 
     tokens_per_row: that the update computes, of a response, where a run has shown it: prompts are
-    shared and groups without a signal left out. None: prompt and response.
+    shared and groups without a signal left out. None: prompt and response. engine_devices: that
+    share one engine.
     """
 
     groups: int
@@ -26,6 +27,7 @@ class Workload:
     lengths: Sequence[int]
     groups_per_informative: float
     tokens_per_row: float | None = None
+    engine_devices: int = 1
 
     @property
     def num_rollouts(self) -> int:
@@ -74,17 +76,23 @@ def decoding_steps(lengths: Sequence[int], slots: int) -> tuple[int, int]:
     return (max(ends) if ends else 0), sum(lengths)
 
 
-def rollout_s(work: Workload, rates: Rates, engines: int, slots: int) -> tuple[float, float]:
-    """(seconds until the slowest engine is done, seconds that its longest response takes alone)."""
+def rollout_s(work: Workload, rates: Rates, devices: int, slots: int) -> tuple[float, float]:
+    """(seconds until the slowest engine is done, seconds that its longest response takes alone).
+
+    Devices that share an engine share its steps evenly; what they tell each other is not counted.
+    """
+    engines = max(1, devices // work.engine_devices)
+    step_s = rates.decode_step_s / work.engine_devices
+    seq_s = rates.decode_seq_s / work.engine_devices
     rng = random.Random(1)
     chosen = rng.choices(work.lengths, k=work.num_rollouts)
     slowest, tail = 0.0, 0.0
     for engine in range(min(engines, len(chosen))):
         own = chosen[engine::engines]
         steps, tokens = decoding_steps(own, slots)
-        seconds = steps * rates.decode_step_s + tokens * rates.decode_seq_s
+        seconds = steps * step_s + tokens * seq_s
         seconds += len(own) * rates.request_s
-        alone = max(own) * (rates.decode_step_s + rates.decode_seq_s)
+        alone = max(own) * (step_s + seq_s)
         slowest, tail = max((slowest, tail), (seconds, alone))
     return slowest, tail
 
@@ -100,9 +108,8 @@ def step_time(
 ) -> StepTime:
     """A step on `devices`: all generate, then all train; or `generating` of them generate the next
     batch while the others train on this one."""
-    engines = generating or devices
     trainers = devices - generating if generating else devices
-    rollout, tail = rollout_s(work, rates, engines, slots)
+    rollout, tail = rollout_s(work, rates, generating or devices, slots)
     verify = work.num_rollouts * rates.verify_pair_s
     update = rates.update_s + work.update_tokens * rates.update_token_s / trainers
     reduced = all_reduce_s(gpu, 4 * shape.trainable, trainers)
@@ -131,6 +138,6 @@ def best_split(
     """(devices that generate, step time) of the fastest asynchronous split; None for one device."""
     splits = [
         (k, step_time(work, rates, shape, gpu, devices, slots, generating=k))
-        for k in range(1, devices)
+        for k in range(work.engine_devices, devices, work.engine_devices)
     ]
     return min(splits, key=lambda split: split[1].step_s) if splits else None

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from rlvr.config import TrainRecipe
 from rlvr.plan.calibrate import Measured, fit, run_steps
 from rlvr.plan.hardware import GPUS, Shape, parse_cluster, shape_of
-from rlvr.plan.memory import peak_memory, trainer_memory
+from rlvr.plan.memory import engine_memory, num_sequences, peak_memory, trainer_memory
 from rlvr.plan.rates import Rates, all_reduce_s
 from rlvr.plan.simulate import Workload, best_split, decoding_steps, rollout_s, step_time
 from rlvr.recipe import ConfigError, load_recipe
@@ -41,11 +42,25 @@ def test_an_engine_with_free_slots_takes_the_next_response(lengths, slots, steps
 
 def test_generation_costs_its_steps_its_tokens_and_its_requests():
     work = Workload(2, 3, 10, [7], 1.0)
-    seconds, tail = rollout_s(work, RATES, engines=1, slots=6)
+    seconds, tail = rollout_s(work, RATES, devices=1, slots=6)
     assert seconds == pytest.approx(7 * 0.01 + 6 * 7 * 0.001 + 6 * 0.1)
     assert tail == pytest.approx(7 * 0.011)
-    half, _ = rollout_s(work, RATES, engines=2, slots=6)
+    half, _ = rollout_s(work, RATES, devices=2, slots=6)
     assert half == pytest.approx(7 * 0.01 + 3 * 7 * 0.001 + 3 * 0.1)
+    shared, _ = rollout_s(replace(work, engine_devices=2), RATES, devices=2, slots=6)
+    assert shared == pytest.approx((7 * 0.01 + 6 * 7 * 0.001) / 2 + 6 * 0.1)
+
+
+def test_devices_that_share_an_engine_hold_half_its_weights_and_twice_the_sequences():
+    path = RECIPES / "r1_distill_qwen_7b_lora.toml"
+    alone, shared = (
+        load_recipe(path, ["--rollout.tensor_parallel_size", str(n)], TrainRecipe) for n in (1, 2)
+    )
+    one, half = (engine_memory(r, SHAPE, GPUS["H100"], colocated=True) for r in (alone, shared))
+    assert half["engine weights"] == one["engine weights"] / 2
+    assert sum(half.values()) == pytest.approx(sum(one.values()))
+    few, more = (num_sequences(r, SHAPE, 1e-4, 100) for r in (alone, shared))
+    assert more in (2 * few, 2 * few + 1)
 
 
 def test_a_step_adds_up_and_names_what_binds():
