@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# One vLLM server per listed GPU of this node, training on the others (docs/server.md).
+# A vLLM server on each of the listed GPUs of this node, training on another (docs/server.md).
 #
 #   recipes/launch/servers.sh RECIPE SERVER_GPUS TRAIN_GPUS [--section.key value ...]
 #   recipes/launch/servers.sh recipes/r1_distill_qwen_1.5b_lora.toml 1,2,3 0 --train.steps 100
+#   recipes/launch/servers.sh recipes/r1_distill_qwen_7b_lora.toml 1+2,3+4 0 \
+#     --rollout.tensor_parallel_size 2
 #
 # Servers listen on 127.0.0.1, ports PORT (8000) and up; their output goes to runs/servers/. One
 # that dies is started again. Everything ends with the training, whose exit code is the script's;
 # SIGTERM and SIGINT reach the training, which writes a checkpoint first.
 set -euo pipefail
-if [ $# -lt 3 ]; then sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; fi
+if [ $# -lt 3 ]; then sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; fi
 recipe=$1 server_gpus=$2 train_gpus=$3
 shift 3
 
@@ -26,9 +28,9 @@ trap stop EXIT
 trap '[ -z "$trainer" ] || kill -TERM "$trainer"' TERM INT
 
 set -m  # every server in a process group of its own, to be ended as a whole
-for gpu in ${server_gpus//,/ }; do
+for gpus in ${server_gpus//,/ }; do
   (
-    export CUDA_VISIBLE_DEVICES=$gpu
+    export CUDA_VISIBLE_DEVICES=${gpus//+/,}
     until rlvr serve "$recipe" --port "$port" "$@"; do
       echo "server on port $port ended with $?; again in 5 s"
       sleep 5
