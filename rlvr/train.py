@@ -96,7 +96,9 @@ def _facts(session: Session) -> dict[str, Any]:
     )
     evaluated = [one.loaded for one in session.evals]
     facts |= {"num_ranks": ranks.size(), "sharded": session.policy.holding.in_parts}
-    facts["contamination"] = check_training_data(recipe, session.data.problems, evaluated)
+    facts["contamination"] = ranks.from_main(
+        lambda: check_training_data(recipe, session.data.problems, evaluated)
+    )
     return facts
 
 

@@ -1,0 +1,89 @@
+"""The scripts that people copy, with Slurm's own programs stood in for: they run things here."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.rlvr.small import read_lines, steady_metrics
+from tests.rlvr.test_train import wait_for_step
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+PROGRAMS = {
+    "srun": """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+tasks=()
+for node in $(seq 0 $((SLURM_NNODES - 1))); do SLURM_NODEID=$node "$@" & tasks+=($!); done
+for task in "${tasks[@]}"; do wait "$task" || exit; done
+""",
+    "scontrol": """#!/bin/bash
+if [[ $1 == requeue ]]; then echo "$2" >> "$REQUEUED"; else printf 'localhost\\nelsewhere\\n'; fi
+""",
+}
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Starts recipes/launch/SCRIPT with words, in a folder of its own; ends it with the test."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in PROGRAMS.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+    here = {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SLURM_JOB_ID": "77"}
+    here |= {"REQUEUED": str(tmp_path / "requeued"), "SLURM_JOB_NODELIST": "", "SLURM_NNODES": "2"}
+    started = []
+
+    def start(script: str, *words: object, **variables: str) -> subprocess.Popen[str]:
+        started.append(
+            subprocess.Popen(
+                ["bash", str(ROOT / "recipes" / "launch" / script), *map(str, words)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=tmp_path,
+                env=os.environ | here | variables,
+                start_new_session=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("script", ["single_gpu.sh", "node.sh", "slurm_multinode.sh"])
+def test_a_script_trains_with_all_its_processes(launch, write_recipe, tmp_path, script):
+    config = str(ROOT / "recipes" / "accelerate" / "ddp.yaml")
+    process = launch(script, write_recipe(), GPUS="2", GPUS_PER_NODE="1", CONFIG=config)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output[-4000:]
+    assert "packages: " in output, "rlvr doctor comes first"
+    assert output.count("run folder:") == 1
+    assert [row["step"] for row in steady_metrics(tmp_path / "runs" / "run")] == [1, 2, 3]
+    num_ranks = 1 if script == "single_gpu.sh" else 2
+    assert f'"num_ranks": {num_ranks}' in (tmp_path / "runs" / "run" / "manifest.json").read_text()
+
+
+def test_a_preempted_job_asks_for_another_turn_and_goes_on_in_it(launch, write_recipe, tmp_path):
+    recipe, run = write_recipe(train={"steps": 40}), tmp_path / "runs" / "turns"
+    first = launch("requeue.sh", recipe, "turns")
+    wait_for_step(run, 2)
+    first.send_signal(signal.SIGTERM)
+    output, _ = first.communicate(timeout=60)
+    assert first.returncode == 143, output[-4000:]
+    assert (tmp_path / "requeued").read_text() == "77\n"
+    done = len(read_lines(run))
+    second = launch("requeue.sh", recipe, "turns")
+    output, _ = second.communicate(timeout=240)
+    assert second.returncode == 0, output[-4000:]
+    assert (tmp_path / "requeued").read_text() == "77\n", "finished: no other turn"
+    assert done < 40
+    assert [row["step"] for row in read_lines(run)] == list(range(1, 41))
