@@ -235,7 +235,10 @@ def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -
         refuse_tied_head(policy)
         if recipe.rollout.engine == "vllm_server":
             return ServerEngine(recipe, policy.path, mode)
-        rank = max_lora_rank(policy.model) if mode == "adapter" else None
+        rank = None
+        if mode == "adapter":
+            with sharding.gathered(policy):
+                rank = max_lora_rank(policy.model)
         return vllm_local.VllmEngine(recipe, policy.path, rank)
     from rlvr.rollout.transformers import TransformersEngine
 

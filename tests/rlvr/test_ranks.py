@@ -362,16 +362,21 @@ def test_a_vllm_for_each_rank_or_for_each_two_make_the_run_of_one_process(
 
 @pytest.mark.slow
 @pytest.mark.engine
-def test_sigterm_to_one_of_two_that_share_a_vllm_stops_both_within_a_step(write_recipe, tmp_path):
-    rollout = {"engine": "vllm", "tensor_parallel_size": 2, "max_response_len": 200}
-    recipe = write_recipe(
-        model={"max_len": 400}, rollout=rollout, train={"steps": 1000, "num_threads": 1}, eval={}
-    )
-    process = start(recipe)
-    wait_for_step(tmp_path / "runs" / "run", 1)
-    for pid in processes_of(recipe, "RANK=1")[:1]:
-        os.kill(pid, signal.SIGTERM)
+@pytest.mark.parametrize(("config", "width"), [("ddp", 2), ("fsdp2", 1), ("zero3", 2)])
+def test_sigterm_to_one_of_two_that_need_each_other_stops_both(
+    write_recipe, tmp_path, config, width
+):
+    """They share a vLLM, or hold the policy in parts, or both."""
+    if config == "zero3" and "zero3" not in PARTS:
+        pytest.skip("DeepSpeed is not installed")
+    rollout = {"engine": "vllm", "tensor_parallel_size": width, "max_response_len": 200}
+    train_config = {"steps": 1000, "num_threads": 1, "checkpoint_every": 0}
+    recipe = write_recipe(model={"max_len": 400}, rollout=rollout, train=train_config, eval={})
+    process, run = start(recipe, *accelerate(f"{config}.yaml", 2)), tmp_path / "runs" / "run"
+    wait_for_step(run, 2)
+    os.kill(min(processes_of(recipe, "RANK=1")), signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert f"continue with: rlvr train --resume {tmp_path / 'runs' / 'run'}" in output
+    assert f"continue with: rlvr train --resume {run}" in output
+    assert len(list((run / "checkpoints").iterdir())) == 1
     time.sleep(1)
     assert processes_of(recipe) == []

@@ -23,7 +23,14 @@ from rlvr.config import TrainRecipe
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from tests.rlvr import cases, sharding_worker
 from tests.rlvr.sharding_worker import CASES, WAYS, case
-from tests.rlvr.test_ranks import LAUNCH, ROOT, assert_close, assert_same_run, assert_same_steps
+from tests.rlvr.test_ranks import (
+    LAUNCH,
+    ROOT,
+    accelerate,
+    assert_close,
+    assert_same_run,
+    assert_same_steps,
+)
 
 HALF = {"model": {"dtype": "bfloat16"}, "algorithm": {"preset": "dapo"}}
 
@@ -240,26 +247,30 @@ def test_what_cannot_be_sharded_is_refused_before_anything_loads(
 @pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.parametrize(
-    "adapter", [{"method": "lora", "rank": 4}, {"method": "full", "rank": None}]
+    ("method", "rollout", "shared"),
+    [
+        ("lora", {"sync": "merged"}, {}),
+        ("lora", {"sync": "adapter"}, {"tensor_parallel_size": 2}),
+        ("full", {}, {"tensor_parallel_size": 2}),
+    ],
 )
 def test_a_run_in_parts_under_accelerate_is_the_run_of_one_process(
-    way, make_recipe, pytestconfig, tmp_path, adapter
+    way, make_recipe, tmp_path, method, rollout, shared
 ):
-    accelerate = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2")
-    config = pytestconfig.rootpath / "recipes" / "accelerate" / f"{way}.yaml"
-    commands = {"one": [sys.executable], "two": [*accelerate, "--config_file", str(config)]}
+    """With a vLLM for each rank, or one for both."""
+    commands = {"one": [sys.executable], "two": accelerate(f"{way}.yaml", num_processes=2)}
     for count, command in commands.items():
         path = tmp_path / f"{count}.toml"
         recipe = make_recipe(
-            adapter=adapter,
+            adapter={"method": method, "rank": 4 if method == "lora" else None},
             run={"dir": str(tmp_path), "name": count},
-            rollout={"engine": "vllm"},
-            optim={"lr": 1e-3 if adapter["method"] == "lora" else 1e-4, "eps": 1e-6},
+            rollout={"engine": "vllm"} | rollout | (shared if count == "two" else {}),
+            optim={"lr": 1e-3 if method == "lora" else 1e-4, "eps": 1e-6},
             train={"num_threads": 1},
         )
         path.write_text(dump_toml(recipe))
         done = subprocess.run(
-            [*command, "-m", "rlvr.cli", "train", str(path)],
+            [*map(str, command), "-m", "rlvr.cli", "train", str(path)],
             capture_output=True,
             text=True,
             timeout=270,
