@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from rlvr.session import Session
 
 R = TypeVar("R")
+Key = tuple[str, str, int]
+"""Name of the set, id of the problem, number of the sample."""
 HELD_OUT = "heldout"
 """The name under which the problems of eval.path are scored."""
 
@@ -134,27 +136,24 @@ def _held_out_set(recipe: TrainRecipe, data: Dataset, prompts: list[list[int]]) 
     return EvalSet(LoadedBenchmark(record, questions, data.source, (data.sha256,)), prompts)
 
 
-def evaluate(
+def sample(
     recipe: TrainRecipe,
     sets: Sequence[EvalSet],
     engine: Engine,
-    verifier: Verifier,
-    decode: Callable[[Sequence[int]], str],
     safe_point: Callable[[], None] = lambda: None,
-) -> tuple[Evaluation, list[Generation]]:
-    """Samples eval.samples responses per problem, with the same seeds in every evaluation.
+) -> list[tuple[Key, Response]]:
+    """eval.samples responses per problem, with the same seeds in every evaluation.
 
-    The ranks share the generation, and each of them scores everything. safe_point: called after
-    every decoding step; may raise.
+    The ranks share the generation. safe_point: called after every decoding step; may raise.
     """
-    config, requests = recipe.eval, []
-    keys: list[tuple[str, str, int]] = []
+    keys: list[Key] = []
+    requests = []
     for one in sets:
         for question, prompt in zip(one.questions, one.prompts, strict=True):
-            for i in range(config.samples):
+            for i in range(recipe.eval.samples):
                 keys.append((one.loaded.name, question.id, i))
                 requests.append(request(prompt, recipe.train.seed, keys[-1]))
-    longest = recipe.rollout.max_response_len
+    longest, config = recipe.rollout.max_response_len, recipe.eval
     sampling = Sampling(longest, config.temperature, config.top_p, logprobs=False)
     width = recipe.rollout.ranks_per_engine
     safe_point = ranks.agreed(safe_point, width)
@@ -164,7 +163,17 @@ def evaluate(
         lambda mine: _generate(engine, mine, sampling, safe_point),
         width,
     )
-    responses = ranks.in_order(dealt, parts)
+    return list(zip(keys, ranks.in_order(dealt, parts), strict=True))
+
+
+def score(
+    recipe: TrainRecipe,
+    sets: Sequence[EvalSet],
+    sampled: Sequence[tuple[Key, Response]],
+    verifier: Verifier,
+    decode: Callable[[Sequence[int]], str],
+) -> tuple[Evaluation, list[Generation]]:
+    """What the responses of `sample` are worth, and their texts."""
     generations = [
         Generation(
             *key,
@@ -172,20 +181,21 @@ def evaluate(
             len(response.token_ids),
             "length" if response.truncated else "stop",
         )
-        for key, response in zip(keys, responses, strict=True)
+        for key, response in sampled
     ]
     results, problems = score_problems(
         generations, verifier, benchmarks=[one.loaded for one in sets]
     )
     first = sets[0].loaded.name
     fractions = [p["c"] / p["n"] for p in problems if p["benchmark"] == first]
-    accuracy = fraction_over_problems(fractions, config.samples)
+    accuracy = fraction_over_problems(fractions, recipe.eval.samples)
+    metrics = metrics_of(results) | {"eval/accuracy": accuracy.value}
     evaluation = Evaluation(
         accuracy,
         fractions,
         [g.response for g in generations if g.benchmark == first and g.sample == 0],
         results["benchmarks"][first]["truncated_frac"]["value"],
-        (metrics_of(results) | {"eval/accuracy": accuracy.value})[f"eval/{config.best_metric}"],
+        metrics[f"eval/{recipe.eval.best_metric}"],
         results,
     )
     return evaluation, generations
@@ -218,11 +228,21 @@ def evaluate_step(
     """
     if not session.evals:
         return {}
-    found, generations = evaluate(
-        session.recipe, session.evals, session.engine, session.verifier, session.decode, safe_point
+    sampled = sample(session.recipe, session.evals, session.engine, safe_point)
+    return ranks.from_main(lambda: _report(session, sampled, run_dir, step, say))
+
+
+def _report(
+    session: Session,
+    sampled: Sequence[tuple[Key, Response]],
+    run_dir: Path,
+    step: int,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Scores, writes and says what was sampled; the metrics."""
+    found, generations = score(
+        session.recipe, session.evals, sampled, session.verifier, session.decode
     )
-    if not ranks.is_main():
-        return found.metrics()
     path = run_dir / "eval" / f"step_{step}.json"
     try:
         path.parent.mkdir(exist_ok=True)

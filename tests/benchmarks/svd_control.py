@@ -34,7 +34,7 @@ from rlvr.checks import check
 from rlvr.config import AdapterConfig, TrainRecipe
 from rlvr.data import encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
-from rlvr.evaluate import eval_sets, evaluate
+from rlvr.evaluate import eval_sets, sample, score
 from rlvr.policy import load_base, load_policy
 from rlvr.recipe import load_recipe, validate
 from rlvr.rollout.inplace import base_weights
@@ -202,9 +202,9 @@ class Bench:
 
     def evaluate(self, session: Session) -> dict[str, Any]:
         """Held-out accuracy with its interval, and the fraction right of every problem."""
-        found, _ = evaluate(
-            session.recipe, session.evals, self.engine, self.verifier, session.decode
-        )
+        recipe, evals = session.recipe, session.evals
+        sampled = sample(recipe, evals, self.engine)
+        found, _ = score(recipe, evals, sampled, self.verifier, session.decode)
         return {"accuracy": asdict(found.accuracy), "fractions": found.fractions}
 
     @torch.no_grad()
