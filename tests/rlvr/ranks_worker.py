@@ -126,10 +126,11 @@ def agreed() -> list[str]:
 
 def write_facts(path: Path) -> None:
     recipe = load_recipe(path.with_suffix(".toml"), [], TrainRecipe)
+    met = {"p0": 900.0, "p1": 10.0, "p4": 10.0, "p5": 10.0}
     facts = {
         "raised": ranks.gather(raised()),
         "agreed": ranks.gather(agreed()),
-        "shared_out": ranks.gather(shared_out(recipe, {"p0": 900.0, "p1": 10.0, "p4": 10.0})),
+        "shared_out": ranks.gather(shared_out(recipe, met)),
         "not_finite": ranks.gather(not_finite(recipe)),
         "gradients": [*ranks.gather(gradients(1)), *ranks.gather(gradients(1 << 26))],
     }

@@ -199,7 +199,7 @@ def test_a_failure_of_one_rank_is_raised_by_all_and_a_true_one_before_a_signal(r
 
 
 def test_a_rank_with_a_long_group_is_asked_for_fewer_and_groups_stay_in_order(runs):
-    """p0's responses were longer than those of all others together, three of which are unmet."""
+    """p0's responses were longer than those of all others together, two of which are unmet."""
     first, second = json.loads((runs / "facts.json").read_text())["shared_out"]
     assert sorted([first["num_asked"], second["num_asked"]]) == [1 * 4, 5 * 4]
     assert first["order"] == second["order"]
