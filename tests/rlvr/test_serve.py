@@ -95,11 +95,11 @@ def test_the_port_is_that_of_the_first_server_and_what_follows_the_dashes_goes_o
     servers = ["http://127.0.0.1:8011", "http://127.0.0.1:8012"]
     rollout = {"engine": "vllm_server", "servers": servers, "tensor_parallel_size": 2}
     path = write_recipe(rollout=rollout)
-    main(["serve", str(path), "--print", "--", "--swap-space", "2"])
+    main(["serve", str(path), "--print", "--", "--block-size", "32"])
     out = capsys.readouterr().out
     assert "--port 8011" in out
     assert "--tensor-parallel-size 2" in out
-    assert "--swap-space 2 --host" in out
+    assert "--block-size 32 --host" in out
 
 
 def test_no_address_slips_in_behind_the_check(write_recipe, capsys):
