@@ -116,11 +116,6 @@ def _shares_model(recipe: TrainRecipe, method: Method) -> bool:
 
 def _check_ranks(recipe: TrainRecipe) -> None:
     """Raises: ConfigError for what several processes cannot do together."""
-    if ranks.size() > 1 and recipe.rollout.mode == "async":
-        raise ConfigError(
-            f'rollout.mode = "async": not with {ranks.size()} processes, which exchange their'
-            ' rollouts between two updates; set it to "sync"'
-        )
     if ranks.size() > 1 and recipe.rollout.abort_stragglers:
         raise ConfigError(
             f"rollout.abort_stragglers = true: not with {ranks.size()} processes, none of which"

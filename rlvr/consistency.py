@@ -91,6 +91,13 @@ def _of_truncated_sampling(recipe: TrainRecipe) -> Iterator[str]:
 
 def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
     is_async, staleness = recipe.rollout.mode == "async", recipe.rollout.max_staleness
+    width = recipe.rollout.ranks_per_engine
+    if is_async and width > 1:
+        yield (
+            f'rollout.mode = "async": not with rollout.tensor_parallel_size = {width}, whose ranks'
+            " would wait for each other in an update and in generation at once; set it to 1, or"
+            ' generate with rollout.engine = "vllm_server"'
+        )
     if is_async and staleness < 1:
         yield (
             f"rollout.max_staleness = {staleness}: async rollouts are one step"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -35,12 +37,13 @@ REFUSED = {
 
 @dataclass(frozen=True, slots=True)
 class _World:
-    """This process among the others. objects: a gloo group, for what lies in CPU memory. teams:
-    such groups of neighbours only, by their number."""
+    """This process among the others. objects: a gloo group, for what lies in CPU memory; aside:
+    another, for `aside`. teams: such groups of neighbours only, by their number."""
 
     rank: int
     size: int
     objects: Any
+    aside: Any
     teams: dict[int, Any] = field(default_factory=dict)
 
     def team(self, width: int) -> Any:
@@ -69,6 +72,7 @@ class Alone(RunError):
 
 
 _world: _World | None = None
+_here = threading.local()
 
 
 def join() -> None:
@@ -97,8 +101,8 @@ def join() -> None:
     from torch import distributed
 
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
-    objects = distributed.new_group(backend="gloo", timeout=TIMEOUT)
-    _world = _World(state.process_index, state.num_processes, objects)
+    objects, aside = (distributed.new_group(backend="gloo", timeout=TIMEOUT) for _ in range(2))
+    _world = _World(state.process_index, state.num_processes, objects, aside)
 
 
 def leave() -> None:
@@ -134,15 +138,27 @@ def is_main() -> bool:
     return rank() == 0
 
 
+@contextmanager
+def aside() -> Iterator[None]:
+    """Inside the block, in a second thread, ranks speak past what their main threads tell each
+    other. For `gather` and what is made of it."""
+    _here.is_aside = True
+    try:
+        yield
+    finally:
+        _here.is_aside = False
+
+
 def gather(value: T) -> list[T]:
     """The value of every rank, by rank. Raises: Alone when another rank is gone."""
     if _world is None:
         return [value]
     from torch import distributed
 
+    group = _world.aside if getattr(_here, "is_aside", False) else _world.objects
     parts: list[Any] = [None] * _world.size
     try:
-        distributed.all_gather_object(parts, value, group=_world.objects)
+        distributed.all_gather_object(parts, value, group=group)
     except RuntimeError as error:
         _lost(error)
     return parts

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,10 @@ class Job:
     engine: Engine
     verifier: Verifier
     safe_point: Callable[[], None]
+
+
+class Cancelled(RunError):
+    """What was collected ahead is no longer wanted."""
 
 
 class NoSignalError(RunError):
@@ -110,10 +114,10 @@ class Sampler:
 
         def safe_point() -> None:
             if cancelled.is_set():
-                raise CancelledError
+                raise Cancelled("the update has failed")
 
         job = Job(step, step - 1, engine, verifier, safe_point)
-        future = self._thread.submit(self._collect, job)
+        future = self._thread.submit(self._collect_aside, job)
         try:
             yield waited
             start = time.perf_counter()
@@ -124,6 +128,10 @@ class Sampler:
             cancelled.set()
             wait([future])
             raise
+
+    def _collect_aside(self, job: Job) -> Collected:
+        with ranks.aside():
+            return self._collect(job)
 
     def _collect(self, job: Job) -> Collected:
         before = self.state()

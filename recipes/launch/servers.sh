@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# A vLLM server on each of the listed GPUs of this node, training on another (docs/server.md).
+# A vLLM server on each of the listed GPUs of this node, training on others (docs/server.md).
 #
 #   recipes/launch/servers.sh RECIPE SERVER_GPUS TRAIN_GPUS [--section.key value ...]
 #   recipes/launch/servers.sh recipes/r1_distill_qwen_1.5b_lora.toml 1,2,3 0 --train.steps 100
 #   recipes/launch/servers.sh recipes/r1_distill_qwen_7b_lora.toml 1+2,3+4 0 \
 #     --rollout.tensor_parallel_size 2
+#   recipes/launch/servers.sh recipes/r1_distill_qwen_1.5b_lora.toml 2,3,4,5,6,7 0,1 --rollout.mode async
 #
 # Servers listen on 127.0.0.1, ports PORT (8000) and up; their output goes to runs/servers/. One
 # that dies is started again. Everything ends with the training, whose exit code is the script's;
 # SIGTERM and SIGINT reach the training, which writes a checkpoint first.
 set -euo pipefail
-if [ $# -lt 3 ]; then sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; fi
+if [ $# -lt 3 ]; then sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; fi
 recipe=$1 server_gpus=$2 train_gpus=$3
 shift 3
 
@@ -41,7 +42,13 @@ for gpus in ${server_gpus//,/ }; do
 done
 
 servers=$(IFS=,; echo "[${urls[*]}]")
-CUDA_VISIBLE_DEVICES=$train_gpus rlvr train "$recipe" "$@" \
+train=(rlvr train)
+count=$(tr ',' '\n' <<<"$train_gpus" | wc -l)
+if [ "$count" -gt 1 ]; then
+  config=${CONFIG:-$(dirname "$0")/../accelerate/ddp.yaml}
+  train=(accelerate launch --config_file "$config" --num_processes "$count" -m rlvr.cli train)
+fi
+CUDA_VISIBLE_DEVICES=$train_gpus "${train[@]}" "$recipe" "$@" \
   --rollout.engine vllm_server --rollout.servers "$servers" &
 trainer=$!
 code=0

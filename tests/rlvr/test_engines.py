@@ -31,7 +31,6 @@ def test_after_real_updates_vllm_serves_exactly_the_policy(make_recipe, vllm_eng
     policy = adapted_policy(recipe)
     syncer = Syncer(recipe, policy, vllm_engine, mode, PROMPTS)
     stats = syncer.sync()
-    syncer.close()
     assert stats.num_bytes > 0
     assert stats.logprob_error < 1e-4
     for temperature in (1.0, 0.7):
@@ -60,7 +59,6 @@ def test_a_vllm_that_slept_gives_its_memory_up_and_serves_the_policy_again(make_
         engine.sleep()
         assert torch.cuda.mem_get_info()[0] - before > 0.2 * torch.cuda.mem_get_info()[1]
     assert syncer.sync().logprob_error < 1e-4, "it woke"
-    syncer.close()
     engine.close()
 
 
@@ -79,7 +77,6 @@ def test_full_fine_tuning_reaches_vllm_exactly(make_recipe, vllm_engine):
     policy = adapted_policy(recipe)
     syncer = Syncer(recipe, policy, vllm_engine, "merged", PROMPTS)
     assert syncer.sync().logprob_error < 1e-4
-    syncer.close()
     base = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
     vllm_engine.load_weights(base.engine_weights())
 
@@ -98,7 +95,6 @@ def test_a_module_that_does_not_arrive_is_named(make_recipe, vllm_engine, monkey
     clear_adapter(vllm_engine, recipe)
     with pytest.raises(SyncError, match="ignored the whole update"):
         syncer.sync()
-    syncer.close()
 
 
 @pytest.mark.engine

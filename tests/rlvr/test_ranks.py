@@ -332,14 +332,18 @@ def accelerate(config: str, num_processes: int) -> tuple[object, ...]:
 
 @pytest.mark.slow
 @pytest.mark.engine
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("method", "mode"), [("lora", "sync"), ("full", "sync"), ("lora", "async")]
+)
 def test_a_vllm_for_each_rank_or_for_each_two_make_the_run_of_one_process(
-    make_recipe, digit_problems, tmp_path, method
+    make_recipe, digit_problems, tmp_path, method, mode
 ):
     case = CASES[method] | {"eval": {"limit": 9, "every": 2, "path": str(digit_problems)}}
+    sizes = {"alone": 1, "each": 1} | ({"shared": 2} if mode == "sync" else {})
     recipes = {}
-    for name, size in {"alone": 1, "each": 1, "shared": 2}.items():
-        rollout = {"prompts_per_step": 3, "engine": "vllm", "tensor_parallel_size": size}
+    for name, size in sizes.items():
+        rollout = {"prompts_per_step": 3, "engine": "vllm", "mode": mode}
+        rollout |= {"tensor_parallel_size": size}
         sections = case | {
             "run": {"dir": str(tmp_path), "name": name},
             "train": {"checkpoint_every": 1, "keep_checkpoints": 3, "num_threads": 1},
@@ -356,20 +360,28 @@ def test_a_vllm_for_each_rank_or_for_each_two_make_the_run_of_one_process(
         process = start(recipe, *commands[name])
         output, _ = process.communicate(timeout=240)
         assert process.returncode == 0, output[-4000:]
-    for name in ("each", "shared"):
+    for name in sizes.keys() - {"alone"}:
         assert_trained_alike(tmp_path / name, tmp_path / "alone")
 
 
 @pytest.mark.slow
 @pytest.mark.engine
-@pytest.mark.parametrize(("config", "width"), [("ddp", 2), ("fsdp2", 1), ("zero3", 2)])
+@pytest.mark.parametrize(
+    ("config", "width", "mode"),
+    [("ddp", 2, "sync"), ("fsdp2", 1, "async"), ("zero3", 2, "sync"), ("ddp", 1, "async")],
+)
 def test_sigterm_to_one_of_two_that_need_each_other_stops_both(
-    write_recipe, tmp_path, config, width
+    write_recipe, tmp_path, config, width, mode
 ):
-    """They share a vLLM, or hold the policy in parts, or both."""
+    """They share a vLLM, hold the policy in parts, or collect ahead."""
     if config == "zero3" and "zero3" not in PARTS:
         pytest.skip("DeepSpeed is not installed")
-    rollout = {"engine": "vllm", "tensor_parallel_size": width, "max_response_len": 200}
+    rollout = {
+        "engine": "vllm",
+        "tensor_parallel_size": width,
+        "max_response_len": 200,
+        "mode": mode,
+    }
     train_config = {"steps": 1000, "num_threads": 1, "checkpoint_every": 0}
     recipe = write_recipe(model={"max_len": 400}, rollout=rollout, train=train_config, eval={})
     process, run = start(recipe, *accelerate(f"{config}.yaml", 2)), tmp_path / "runs" / "run"

@@ -26,6 +26,11 @@ BAD = [
     ),
     (["--rollout.mode", "async", "--rollout.max_staleness", "0"], "set it to 1 or more"),
     (
+        ["--rollout.mode", "async", "--rollout.tensor_parallel_size", "2"],
+        '"async": not with rollout.tensor_parallel_size = 2',
+    ),
+    (["--rollout.mode", "async", "--rollout.sleep", "true"], "vLLM generates while the policy is"),
+    (
         ["--rollout.abort_stragglers", "true", "--sampling.dynamic", "false"],
         "rollout.abort_stragglers = true",
     ),

@@ -37,7 +37,6 @@ def test_vllm_serves_the_trained_policy_exactly(make_trained, restored, method, 
     syncer = Syncer(trained.recipe, trained.policy, restored, mode, PROMPTS)
     before = syncer.check()
     stats = syncer.sync()
-    syncer.close()
     assert before > 1e-3, "the engine has to hold something else before the sync"
     assert stats.num_bytes > 0
     assert stats.logprob_error < 1e-4
@@ -51,4 +50,3 @@ def test_parts_of_fused_weights_arrive_with_their_untouched_siblings(
     trained.train(2)
     syncer = Syncer(trained.recipe, trained.policy, restored, "merged", PROMPTS)
     assert syncer.sync().logprob_error < 1e-4
-    syncer.close()
