@@ -9,7 +9,7 @@ from rlvr.recipe import ConfigError
 
 
 def test_every_process_needs_a_server_of_its_own(make_recipe, monkeypatch):
-    monkeypatch.setattr(ranks, "_world", ranks._World(0, 2, None))
+    monkeypatch.setattr(ranks, "_world", ranks._World(0, 2, None, None))
     recipe = make_recipe(rollout={"engine": "vllm_server", "servers": ["http://127.0.0.1:8000"]})
     with pytest.raises(ConfigError, match="lists 1: each of 2 processes needs one of its own"):
         check(recipe)

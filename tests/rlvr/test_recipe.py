@@ -29,7 +29,6 @@ BAD = [
         ["--rollout.mode", "async", "--rollout.tensor_parallel_size", "2"],
         '"async": not with rollout.tensor_parallel_size = 2',
     ),
-    (["--rollout.mode", "async", "--rollout.sleep", "true"], "vLLM generates while the policy is"),
     (
         ["--rollout.abort_stragglers", "true", "--sampling.dynamic", "false"],
         "rollout.abort_stragglers = true",
