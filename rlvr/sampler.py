@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from rlvr.recipe import RunError
 from rlvr.rewarding import shaped_rewards
 from rlvr.rollout.engine import Engine, EngineLost, Response, Sampling, sample_seed
 from rlvr.selection import Selector, difficulty_levels
+from rlvr.stop import Stopped, settle
 from rlvr.streaming import Asked, Round, run_round
 
 if TYPE_CHECKING:
@@ -98,34 +98,38 @@ class Sampler:
         return self._collect(Job(step, step, engine, verifier, safe_point))
 
     @contextmanager
-    def ahead(self, step: int, engine: Engine, verifier: Verifier) -> Iterator[list[float]]:
+    def ahead(
+        self, step: int, engine: Engine, verifier: Verifier, safe_point: Callable[[], None]
+    ) -> Iterator[list[float]]:
         """With rollout.mode = "async", collects for `step` while the block runs, by weights that
         have finished step - 1 steps; else nothing. The block must leave the engine alone.
 
         Gives a list whose only element is, at the end, the seconds that the block had to be waited
-        after. A block that raises stops the collection at its next decoding step and loses it. An
-        engine that dies loses it too: `collect` does it anew. Raises: NoSignalError.
+        after. A block that raises stops the collection at its next decoding step and loses it; so
+        does a safe_point that raises, once the collection was given GRACE_S more. An engine that
+        dies loses it too: `collect` does it anew. Raises: NoSignalError, what safe_point does.
         """
         waited = [0.0]
         if self._recipe.rollout.mode == "sync" or step >= self._recipe.train.steps:
             yield waited
             return
-        cancelled = threading.Event()
+        ends: list[Exception] = []
 
-        def safe_point() -> None:
-            if cancelled.is_set():
-                raise Cancelled("the update has failed")
+        def go_on() -> None:
+            if ends:
+                raise ends[0]
 
-        job = Job(step, step - 1, engine, verifier, safe_point)
+        job = Job(step, step - 1, engine, verifier, go_on)
         future = self._thread.submit(self._collect_aside, job)
         try:
             yield waited
             start = time.perf_counter()
+            settle(future, safe_point, ends)
             with suppress(EngineLost):
                 self._ahead = future.result()
             waited[0] = time.perf_counter() - start
         except BaseException:
-            cancelled.set()
+            ends.append(Cancelled("the update has failed"))
             wait([future])
             raise
 
@@ -137,7 +141,7 @@ class Sampler:
         before = self.state()
         try:
             return self._gather(job)
-        except EngineLost:
+        except (EngineLost, Stopped):
             self.load_state(before)
             raise
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from types import FrameType
 from typing import Any
+
+GRACE_S = 10.0
+"""What work in another thread is given once a signal has come; a checkpoint is due within 20 s."""
+POLL_S = 0.2
 
 
 class Stopped(Exception):
@@ -40,3 +48,20 @@ class StopRequest:
         """Raises: Stopped when a signal has come."""
         if self._signum is not None:
             raise Stopped(self._signum)
+
+
+def settle(future: Future[Any], safe_point: Callable[[], None], ends: list[Exception]) -> None:
+    """Returns when the future is done. What safe_point raises is added to `ends`, which the work
+    has to raise, when it has gone on for GRACE_S more."""
+    stopped: list[Exception] = []
+    deadline = math.inf
+    while not future.done():
+        if time.monotonic() > deadline:
+            ends += stopped
+        if not stopped:
+            try:
+                safe_point()
+            except Stopped as error:
+                stopped.append(error)
+                deadline = time.monotonic() + GRACE_S
+        wait([future], timeout=POLL_S)

@@ -228,7 +228,7 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
             lambda: session.sampler.collect(step, session.engine, session.verifier, safe_point),
         )
         session.engine.sleep()
-        ahead = session.sampler.ahead(step + 1, session.engine, session.verifier)
+        ahead = session.sampler.ahead(step + 1, session.engine, session.verifier, safe_point)
         with ahead as wait_s, _timed() as train_s:
             batch = make_batch(collected.groups, session.policy, recipe)
             stats = update(

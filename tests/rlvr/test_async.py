@@ -1,10 +1,12 @@
 """Rollouts one step ahead with the real vLLM: they overlap, they age, and they survive a stop."""
 
 import signal
+import threading
 import time
 
 import pytest
 
+import rlvr.stop
 import rlvr.train
 from rewards import Verifier
 from rlvr.checkpoint import load_checkpoint
@@ -148,6 +150,35 @@ def test_generation_of_the_next_step_starts_before_the_update_ends(
     assert names.index("generation starts") < names.index("update ends")
     last = len(names) - 1 - names[::-1].index("generation ends")
     assert last < names.index("sync starts"), "the engine is idle when its weights change"
+
+
+@pytest.mark.engine
+def test_groups_that_take_long_after_a_signal_are_dropped_and_sampled_anew(
+    make_session, engine, monkeypatch, tmp_path
+):
+    expected = make_session(mode="sync")
+    one_step(expected, Run(tmp_path, "b"), lambda: None)
+    session, run, stream = make_session(), Run(tmp_path, "a"), engine.stream
+
+    def slow_ahead(*args):
+        for finished in stream(*args):
+            time.sleep(0 if threading.current_thread() is threading.main_thread() else 0.5)
+            yield finished
+
+    def safe_point() -> None:
+        if run.unlogged is not None:
+            raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(rlvr.stop, "GRACE_S", 0.5)
+    with monkeypatch.context() as slowly:
+        slowly.setattr(engine, "stream", slow_ahead)
+        with pytest.raises(Stopped):
+            one_step(session, run, safe_point)
+    assert run.unlogged["step"] == 1, "it has trained"
+    assert session.sampler.state() == expected.sampler.state(), "as if nothing had been collected"
+    run.next_step, run.unlogged = 1, None
+    session.syncer.sync()
+    assert one_step(session, run, lambda: None)["rollout/staleness_mean"] == 0
 
 
 @pytest.mark.engine

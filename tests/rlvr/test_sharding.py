@@ -198,7 +198,7 @@ def test_every_method_that_is_not_refused_trains_in_parts(way, half, tmp_path):
 
 
 def refuse(monkeypatch, flags: dict[str, str], recipe, message: str) -> None:
-    monkeypatch.setattr(ranks, "_world", ranks._World(0, 2, None))
+    monkeypatch.setattr(ranks, "_world", ranks._World(0, 2, None, None))
     for key, value in flags.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(ConfigError, match=message):
