@@ -53,9 +53,10 @@ class _World:
         if width not in self.teams:
             from torch import distributed
 
-            first = [range(start, start + width) for start in range(0, self.size, width)]
-            made = [distributed.new_group(list(team), TIMEOUT, "gloo") for team in first]
-            self.teams[width] = made[self.rank // width]
+            starts = range(0, self.size, width)
+            teams = [list(range(start, start + width)) for start in starts]
+            groups = [distributed.new_group(team, TIMEOUT, "gloo") for team in teams]
+            self.teams[width] = groups[self.rank // width]
         return self.teams[width]
 
 
