@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from rewards import Reason
 from rlvr.advantage import is_informative
 from rlvr.rollout.engine import Response
-
-if TYPE_CHECKING:
-    from rlvr.streaming import Round
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +45,16 @@ class Group:
 
 def _tree(row: Any) -> dict[str, Any]:
     return {part.name: getattr(row, part.name) for part in fields(row)}
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Of one engine. groups: one per prompt asked, None where it was aborted. verify_s: seconds
+    beyond generation."""
+
+    groups: list[Group | None]
+    generate_s: float
+    verify_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlvr import ranks
-from rlvr.groups import Collected, Group, Tally, diagnose
+from rlvr.groups import Collected, Group, Round, Tally, diagnose
 from rlvr.recipe import RunError
 from rlvr.rewarding import shaped_rewards
 from rlvr.rollout.engine import Engine, EngineLost, Response, Sampling, sample_seed
 from rlvr.selection import Selector, difficulty_levels
 from rlvr.stop import Stopped, settle
-from rlvr.streaming import Asked, Round, run_round
+from rlvr.streaming import Asked, run_round
 
 if TYPE_CHECKING:
     from rewards import Verifier

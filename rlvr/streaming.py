@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlvr.groups import Group
+from rlvr.groups import Group, Round
 from rlvr.rollout.engine import Engine, Request, Response, Sampling
 
 if TYPE_CHECKING:
@@ -30,15 +30,6 @@ class Asked:
     problem: Problem
     prompt_ids: list[int]
     seeds: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """groups: one per Asked, None where it was aborted. verify_s: seconds beyond generation."""
-
-    groups: list[Group | None]
-    generate_s: float
-    verify_s: float
 
 
 def run_round(
