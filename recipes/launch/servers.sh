@@ -21,6 +21,10 @@ RLVR_API_KEY=${RLVR_API_KEY:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')}
 export RLVR_API_KEY
 mkdir -p runs/servers
 port=${PORT:-8000} urls=() loops=() trainer=
+for gpus in ${server_gpus//,/ }; do urls+=("\"http://127.0.0.1:$((port + ${#urls[@]}))\""); done
+servers=$(IFS=,; echo "[${urls[*]}]")
+settings=("$@" --rollout.engine vllm_server --rollout.servers "$servers")
+rlvr serve "$recipe" "${settings[@]}" --print >/dev/null # a mistake ends it here
 
 stop() {
   for loop in "${loops[@]}"; do kill -- "-$loop" 2>/dev/null || true; done
@@ -32,24 +36,22 @@ set -m  # every server in a process group of its own, to be ended as a whole
 for gpus in ${server_gpus//,/ }; do
   (
     export CUDA_VISIBLE_DEVICES=${gpus//+/,}
-    until rlvr serve "$recipe" --port "$port" "$@"; do
+    until rlvr serve "$recipe" --port "$port" "${settings[@]}"; do
       echo "server on port $port ended with $?; again in 5 s"
       sleep 5
     done
   ) >>"runs/servers/$port.log" 2>&1 </dev/null &
-  loops+=($!) urls+=("\"http://127.0.0.1:$port\"")
+  loops+=($!)
   port=$((port + 1))
 done
 
-servers=$(IFS=,; echo "[${urls[*]}]")
 train=(rlvr train)
 count=$(tr ',' '\n' <<<"$train_gpus" | wc -l)
 if [ "$count" -gt 1 ]; then
   config=${CONFIG:-$(dirname "$0")/../accelerate/ddp.yaml}
   train=(accelerate launch --config_file "$config" --num_processes "$count" -m rlvr.cli train)
 fi
-CUDA_VISIBLE_DEVICES=$train_gpus "${train[@]}" "$recipe" "$@" \
-  --rollout.engine vllm_server --rollout.servers "$servers" &
+CUDA_VISIBLE_DEVICES=$train_gpus "${train[@]}" "$recipe" "${settings[@]}" &
 trainer=$!
 code=0
 wait "$trainer" || code=$?

@@ -1,13 +1,17 @@
 """The scripts that people copy, with Slurm's own programs stood in for: they run things here."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.rlvr.serving import free_port
 from tests.rlvr.small import read_lines, steady_metrics
 from tests.rlvr.test_train import wait_for_step
 
@@ -87,3 +91,24 @@ def test_a_preempted_job_asks_for_another_turn_and_goes_on_in_it(launch, write_r
     assert (tmp_path / "requeued").read_text() == "77\n", "finished: no other turn"
     assert done < 40
     assert [row["step"] for row in read_lines(run)] == list(range(1, 41))
+
+
+@pytest.mark.engine
+def test_servers_and_processes_that_train_start_and_end_together(launch, write_recipe, tmp_path):
+    recipe = write_recipe(rollout={"engine": "vllm", "mode": "async"})
+    words = (recipe, "1,2", "0,1", "--rollout.temperature")
+    wrong = launch("servers.sh", *words, "-1")
+    output, _ = wrong.communicate(timeout=120)
+    assert wrong.returncode == 2, "a mistake does not start servers over and over"
+    assert "rollout.temperature = -1" in output
+    port = free_port()
+    process = launch("servers.sh", *words, "0.9", PORT=str(port), RLVR_API_KEY="of-this-test")
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output[-4000:]
+    run = tmp_path / "runs" / "run"
+    assert [row["step"] for row in steady_metrics(run)] == [1, 2, 3]
+    assert json.loads((run / "manifest.json").read_text())["num_ranks"] == 2
+    with pytest.raises(ConnectionRefusedError):
+        for _ in range(60):  # it was told to end, which takes a moment
+            socket.create_connection(("127.0.0.1", port)).close()
+            time.sleep(0.5)
