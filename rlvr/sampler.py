@@ -288,7 +288,7 @@ class Sampler:
         """Continues from `state`."""
         self._selector.load_state(state["selector"])
         self._used = Counter(state["used"])
-        self._lengths = dict(state["lengths"])
+        self._lengths = dict(state.get("lengths", {}))  # a run begun before they were kept
         self._informative_frac = state["informative_frac"]
         self._surplus = [Group.from_tree(group) for group in state["surplus"]]
         self._ahead = state["ahead"] and Collected.from_tree(state["ahead"])

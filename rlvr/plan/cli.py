@@ -92,7 +92,13 @@ def workload(recipe: TrainRecipe, args: Any) -> Workload:
 def make_plan(
     recipe: TrainRecipe, shape: Shape, count: int, gpu: Gpu | None, args: Any
 ) -> dict[str, Any]:
-    """Everything that is printed, JSON-ready."""
+    """Everything that is printed, JSON-ready. Raises: ConfigError."""
+    shared = recipe.rollout.tensor_parallel_size
+    if count < shared or count % recipe.rollout.ranks_per_engine:
+        raise ConfigError(
+            f"--gpus: {count} cannot form groups of rollout.tensor_parallel_size = {shared}; give a"
+            " multiple of it, or set it to 1"
+        )
     work = workload(recipe, args)
     rates = rates_of(recipe, shape, gpu, work)
     memory = trainer_memory(recipe, shape, args.shards)

@@ -15,7 +15,7 @@ from rlvr.compare.engines import WarmEngine
 from rlvr.compare.executors import open_executor
 from rlvr.compare.slurm import write_job
 from rlvr.compare.task import execute, settled
-from rlvr.metrics import read_metrics
+from tests.rlvr.small import steady_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -127,10 +127,4 @@ def test_a_run_on_a_warm_vllm_repeats_the_run_on_a_new_one_bit_for_bit(open_writ
         execute(alone, fresh, QUIET)
     finally:
         fresh.close()
-    assert exact(alone.folder) == exact(lora.folder)
-
-
-def exact(folder):
-    vague = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_per_s")
-    rows = read_metrics(folder)
-    return [{k: v for k, v in row.items() if not k.startswith(vague)} for row in rows]
+    assert steady_metrics(alone.folder) == steady_metrics(lora.folder)

@@ -20,16 +20,10 @@ from rlvr.compare.task import (
     settled,
 )
 from rlvr.metrics import read_metrics
+from tests.rlvr.small import steady_metrics
 
 TWO = "[methods.lora]\nlr = 1e-3\n[methods.full]\nlr = 1e-4\n"
 QUIET = Console(quiet=True)
-
-
-def exact(folder):
-    """metrics.jsonl without what a clock decides."""
-    vague = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_per_s")
-    rows = read_metrics(folder)
-    return [{k: v for k, v in row.items() if not k.startswith(vague)} for row in rows]
 
 
 def test_a_paused_run_goes_on_to_repeat_the_uninterrupted_one_and_a_finished_one_is_left_alone(
@@ -47,7 +41,7 @@ def test_a_paused_run_goes_on_to_repeat_the_uninterrupted_one_and_a_finished_one
     assert (again.status, again.steps) == ("paused", 1), "it does not run past its pause"
     assert execute(apart, WarmEngine(), QUIET).status == "finished"
     assert execute(whole, WarmEngine(), QUIET).status == "finished"
-    ours, theirs = exact(apart.folder), exact(whole.folder)
+    ours, theirs = steady_metrics(apart.folder), steady_metrics(whole.folder)
     evaluated = [name for name in ours[0] if name.startswith("eval/")]
     assert "eval/accuracy" in evaluated, "evaluated at the pause"
     for name in evaluated:

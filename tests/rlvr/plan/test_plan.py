@@ -177,6 +177,14 @@ def test_a_wrong_cluster_is_refused_with_the_names_known(tmp_path):
     assert "H200" in done.stderr
 
 
+def test_devices_that_cannot_share_engines_are_refused(tmp_path):
+    recipe = RECIPES / "r1_distill_qwen_1.5b_lora.toml"
+    for gpus in ("1xH100", "3xH100"):
+        done = plan(recipe, "--gpus", gpus, "--rollout.tensor_parallel_size", "2", cache=tmp_path)
+        assert done.returncode == 2
+        assert "give a multiple of it, or set it to 1" in done.stderr
+
+
 def test_a_plan_for_a_node_states_memory_time_and_cost(tmp_path):
     recipe = RECIPES / "r1_distill_qwen_1.5b_lora.toml"
     done = plan(recipe, "--gpus", "8xH100", "--price", "2", "--json", cache=tmp_path)
