@@ -21,6 +21,12 @@ def tiny_policy(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_logits_policy(tmp_path_factory) -> Path:
+    """The tiny policy with logits as large as a pretrained model's, where rounding shows."""
+    return small.write_policy(tmp_path_factory.mktemp("real_logits_policy"), logit_std=6.0)
+
+
+@pytest.fixture(scope="session")
 def digit_problems(tmp_path_factory) -> Path:
     """Problems with one-digit answers: a random policy hits one now and then as its last number."""
     return small.write_problems(tmp_path_factory.mktemp("data") / "digits.jsonl")

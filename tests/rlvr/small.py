@@ -5,13 +5,25 @@ from pathlib import Path
 from typing import Any
 
 
-def write_policy(folder: Path) -> Path:
-    """A random Qwen2 of 0.6 M parameters with the quickstart's tokenizer, as a plain folder."""
+def write_policy(folder: Path, logit_std: float | None = None) -> Path:
+    """A random Qwen2 of 0.6 M parameters with the quickstart's tokenizer, as a plain folder.
+
+    logit_std: scales the head so that logits have this standard deviation. Pretrained models have
+    logits of 15 to 30 (logit_std 6), where bfloat16 rounds by up to 0.06; the head as initialised
+    gives 0.2, where rounding is invisible.
+    """
+    import torch
+
     from rlvr import tiny, word_problems
 
     texts = [row["problem"] for row in word_problems.generate("sft", 300, seed=0)]
     tokenizer = tiny.build_tokenizer(texts)
-    tiny.build_model(tokenizer, seed=0).save_pretrained(folder)
+    model = tiny.build_model(tokenizer, seed=0)
+    if logit_std is not None:
+        ids = torch.arange(len(tokenizer)).unsqueeze(0)[:, :256]
+        with torch.no_grad():
+            model.lm_head.weight *= logit_std / float(model(ids).logits.std())
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
