@@ -102,8 +102,10 @@ def _state(model: Any) -> dict[str, Any]:
 
 
 def _load_state(model: Any, saved: dict[str, Any]) -> None:
+    live = dict(model.base_model.model.named_parameters())
     for name in _AVERAGES:
-        setattr(model.base_model.rankallocator, name, dict(saved[name]))
+        values = {n: value.to(live[n].device) for n, value in saved[name].items()}
+        setattr(model.base_model.rankallocator, name, values)
     model.peft_config["default"].rank_pattern = copy.deepcopy(saved["rank_pattern"])
 
 
