@@ -10,7 +10,7 @@ WORKERS ?= 2
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
-quickstart: $(STAMP)  ## train a policy with real vLLM on this machine (about 10 minutes)
+quickstart: $(STAMP)  ## train a policy with real vLLM on this machine
 	@$(BIN)/rlvr train recipes/quickstart.toml $(ARGS)
 
 test: $(STAMP) lint types  ## lint, types and the whole test suite

@@ -1,6 +1,6 @@
 """Every setting of a recipe: frozen pydantic models, one per section. Imports no torch."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,8 @@ from rlvr.algorithm_config import AlgorithmConfig
 from rlvr.consistency import contradictions
 from rlvr.rollout_config import RolloutConfig, SamplingConfig
 from rlvr.section import Section
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelConfig(Section):
@@ -128,7 +130,7 @@ class OptimConfig(Section):
     lr: float = Field(gt=0, le=1)
     """Peak learning rate. A recipe may give a table by method, { lora = 1e-5, full = 1e-6 }: no
     method is trained at another's."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's decay rates."""
     eps: float = Field(default=1e-8, gt=0)
     """AdamW's epsilon."""

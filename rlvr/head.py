@@ -106,6 +106,12 @@ class _PlainHead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # torch's once_differentiable lets a constant upstream gradient through, as of a plain sum
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "token_logprobs has no second derivative: its slopes are kept as numbers; take the"
+                " loss from the model's own logits (rlvr.analysis.curvature.token_losses)"
+            )
         grad_T = grads[0].unsqueeze(1)
         slope_TH, *rest = ctx.saved_tensors
         hidden_grad, weight_grad = ctx.grads

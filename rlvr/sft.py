@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr.checkout import cache_dir
 from rlvr.recipe import ConfigError
 from rlvr.sft_config import SftConfig
 from rlvr.word_problems import Mistakes, generate, worked_solution
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # raised when the same recipe would give another result
 _NUM_TOKENIZER_TEXTS = 6000
-
-
-def cache_dir() -> Path:
-    """Where results are kept: RLVR_CACHE, else `.cache/rlvr` in the project's root."""
-    root = os.environ.get("RLVR_CACHE")
-    return Path(root) if root else Path(__file__).resolve().parents[1] / ".cache" / "rlvr"
 
 
 def sft_path(cfg: SftConfig) -> Path:

@@ -1,4 +1,4 @@
-"""One update: groups to advantages, unpadded micro-batches, one denominator for the whole step."""
+"""One update: unpadded micro-batches, one denominator for the whole step, clipped steps."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import DEFAULT_RANK, LORA_OPTIONS, Method, Schedule, Setup, wrap
@@ -95,13 +96,17 @@ _AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 def _state(model: Any) -> dict[str, Any]:
     allocator = model.base_model.rankallocator
     pattern = model.peft_config["default"].rank_pattern
-    return {"rank_pattern": pattern} | {name: getattr(allocator, name) for name in _AVERAGES}
+    # peft puts new tensors into these dicts: a copy of the dict is a copy of the state
+    averages = {name: dict(getattr(allocator, name)) for name in _AVERAGES}
+    return {"rank_pattern": copy.deepcopy(pattern)} | averages
 
 
 def _load_state(model: Any, saved: dict[str, Any]) -> None:
+    live = dict(model.base_model.model.named_parameters())
     for name in _AVERAGES:
-        setattr(model.base_model.rankallocator, name, saved[name])
-    model.peft_config["default"].rank_pattern = saved["rank_pattern"]
+        values = {n: value.to(live[n].device) for n, value in saved[name].items()}
+        setattr(model.base_model.rankallocator, name, values)
+    model.peft_config["default"].rank_pattern = copy.deepcopy(saved["rank_pattern"])
 
 
 METHODS = (

@@ -7,15 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
+
+from rlvr.packing import TokenRow, buckets
+
+if TYPE_CHECKING:
+    from rlvr.policy import Policy
 
 BREAKDOWN = 1e-6
 """A new direction shorter than this, relative to the eigenvalue, ends the iteration: the Krylov
 space is exhausted and the value exact."""
+MAX_LOGITS = 1 << 28
+"""Logits of one part of a loss: 1 GiB in float32, of which the graph holds several copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +145,49 @@ def _derivative(
         torch.stack(terms).sum(), params, retain_graph=keep, materialize_grads=True
     )
     return torch.cat([row.reshape(-1) for row in rows]).detach()
+
+
+def token_losses(
+    policy: Policy, rows: Sequence[TokenRow], max_positions: int
+) -> list[Callable[[], Tensor]]:
+    """Parts whose sum is the mean negative log-probability of the rows' response tokens.
+
+    From the model's own logits at temperature 1, twice differentiable: `policy.logprobs`, whose
+    head forms its gradient by hand, is not. max_positions: of a part with its padding, or one row;
+    fewer where the logits of so many would not fit.
+    """
+    num_tokens = sum(len(row.response_ids) for row in rows)
+    limit = min(max_positions, MAX_LOGITS // policy.causal_lm.config.vocab_size)
+    return [
+        partial(_token_loss, policy, [rows[i] for i in part], num_tokens)
+        for part in buckets([len(row) for row in rows], limit)
+    ]
+
+
+def _token_loss(policy: Policy, rows: Sequence[TokenRow], num_tokens: int) -> Tensor:
+    """Negative log-probability of the rows' response tokens, over `num_tokens` of all parts."""
+    ids, mask, labels = _padded(rows)
+    prefix = policy.prefix(len(rows))
+    if prefix is not None:
+        trained = torch.ones(len(rows), prefix.get_seq_length(), dtype=mask.dtype)
+        mask = torch.cat([trained, mask], dim=1)
+    logits = policy.causal_lm(
+        input_ids=ids.to(policy.device),
+        attention_mask=mask.to(policy.device),
+        past_key_values=prefix,
+        use_cache=False,
+    ).logits[:, :-1]
+    targets = labels[:, 1:].flatten().to(policy.device)
+    return cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum") / num_tokens
+
+
+def _padded(rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, L] token ids, attention mask, and labels (-100 off the responses)."""
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row.prompt_ids + row.response_ids)
+        mask[i, : len(row)] = 1
+        labels[i, len(row.prompt_ids) : len(row)] = torch.tensor(row.response_ids)
+    return ids, mask, labels

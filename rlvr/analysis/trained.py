@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor
 from torch.nn import Parameter
 
 from eval.benchmarks import read_lines
 from rlvr.adapters import METHODS
 from rlvr.adapters.load import load_adapted
 from rlvr.adapters.merge import plain_name
-from rlvr.analysis.curvature import hessian_product, lanczos
+from rlvr.analysis.curvature import hessian_product, lanczos, token_losses
 from rlvr.analysis.entanglement import mean_profile
 from rlvr.analysis.stream import find_manifest, is_adapter, layer_of
 from rlvr.config import AdapterConfig, ModelConfig
@@ -83,7 +81,7 @@ def curvature(
     Source: 2602.04998.
     """
     modules = _trained_modules(policy, layers)
-    losses = _losses(policy, rows)
+    losses = token_losses(policy, rows, TOKENS_AT_A_TIME)
     values: dict[str, float] = {}
     unconverged: list[str] = []
 
@@ -131,21 +129,6 @@ def _trained_modules(policy: Policy, layers: Sequence[int] | None) -> dict[str, 
 def _own_parameters(layer: Any) -> list[Parameter]:
     """The adapter's, without those of the layer it wraps."""
     return [value for name, value in layer.named_parameters() if "base_layer" not in name]
-
-
-def _losses(policy: Policy, rows: Sequence[TokenRow]) -> list[Callable[[], Tensor]]:
-    """Parts of one mean over tokens, each small enough to hold the graph of."""
-    total = sum(len(row.response_ids) for row in rows)
-    batches: list[list[TokenRow]] = [[]]
-    for row in sorted(rows, key=len):
-        if batches[-1] and len(row) * (len(batches[-1]) + 1) > TOKENS_AT_A_TIME:
-            batches.append([])
-        batches[-1].append(row)
-
-    def loss(batch: list[TokenRow]) -> Tensor:
-        return -policy.logprobs(batch, temperature=1.0)[0].sum() / total
-
-    return [partial(loss, batch) for batch in batches]
 
 
 @torch.no_grad()

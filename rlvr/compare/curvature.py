@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from rlvr.compare.plan import Comparison
 from rlvr.compare.prior import REFERENCE
-from rlvr.packing import TokenRow, buckets
+from rlvr.packing import TokenRow
 from rlvr.policy import Policy, load_policy
 from rlvr.recipe import RunError
 
@@ -102,16 +98,11 @@ def largest_eigenvalue(recipe: TrainRecipe, rows: Sequence[TokenRow]) -> float:
     reward 1 and no baseline. In float32, by half of train.tokens_per_microbatch at a time, since
     second derivatives take several times the memory of an update.
     """
-    from rlvr.analysis.curvature import hessian_product, lanczos
+    from rlvr.analysis.curvature import hessian_product, lanczos, token_losses
 
     policy = _policy(recipe, None)
     policy.causal_lm.set_attn_implementation("sdpa")  # padded rows, differentiable twice
-    num_tokens = sum(len(row.response_ids) for row in rows)
-    limit = recipe.train.tokens_per_microbatch // 2
-    losses = [
-        functools.partial(token_loss, policy, _padded([rows[i] for i in part], policy), num_tokens)
-        for part in buckets([len(row) for row in rows], limit)
-    ]
+    losses = token_losses(policy, rows, recipe.train.tokens_per_microbatch // 2)
     found = lanczos(hessian_product(losses, policy.trainable), policy.trainable)
     if not found.value > 0:
         raise RunError(f"{recipe.adapter.method}: no positive curvature at the start")
@@ -134,25 +125,3 @@ def _policy(recipe: TrainRecipe, method: str | None) -> Policy:
     return load_policy(
         model, adapter, recipe.model.path, recipe.train.seed, False, 1000, encode_rows
     )
-
-
-def _padded(rows: Sequence[TokenRow], policy: Policy) -> tuple[Tensor, Tensor, Tensor]:
-    """[N, L] token ids, attention mask, and labels (-100 off the responses)."""
-    longest = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row.prompt_ids + row.response_ids)
-        mask[i, : len(row)] = 1
-        labels[i, len(row.prompt_ids) : len(row)] = torch.tensor(row.response_ids)
-    return ids.to(policy.device), mask.to(policy.device), labels.to(policy.device)
-
-
-def token_loss(policy: Policy, batch: tuple[Tensor, Tensor, Tensor], num_tokens: int) -> Tensor:
-    """Negative log-probability of the batch's response tokens, over `num_tokens` of all batches."""
-    ids, mask, labels = batch
-    logits = policy.causal_lm(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    total = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), reduction="sum"
-    )
-    return total / num_tokens

@@ -9,25 +9,44 @@ from typing import Any
 from rlvr.compare.plan import Comparison
 from rlvr.recipe import ConfigError
 
-MATCHED: dict[str, tuple[str, ...]] = {
-    "base model": ("model",),
-    "prompts": ("data",),
-    "data order": ("sampling",),
-    "generation": (
-        "rollout.prompts_per_step", "rollout.group_size", "rollout.max_response_len",
-        "rollout.temperature", "rollout.top_p", "rollout.top_k", "rollout.min_p",
-    ),
-    "reward": ("reward",),
-    "algorithm": ("algorithm",),
-    "optimizer": (
-        "optim.name", "optim.betas", "optim.eps", "optim.weight_decay", "optim.schedule",
-        "optim.decay_frac", "optim.warmup_steps", "optim.max_grad_norm", "optim.updates_per_step",
-    ),
-    "evaluation": ("eval",),
-    "steps": ("train.steps",),
-}  # fmt: skip
-"""What must be equal, beside modules, seeds and rates, and the settings that decide it. Further
-adapter settings are the method's own; threads, memory and logging change no number."""
+MATCHED = {
+    "model": "base model",
+    "data": "prompts",
+    "sampling": "data order",
+    "rollout": "generation",
+    "reward": "reward",
+    "algorithm": "algorithm",
+    "optim": "optimizer",
+    "eval": "evaluation",
+    "train": "steps",
+}
+"""What must be equal, section by section, and its name in the report: every key but those
+of MAY_DIFFER, so that a new setting is compared until somebody says why it need not be."""
+
+_MEMORY = "memory and speed: changes results by rounding alone"
+_STORAGE = "what is written, not what is computed"
+MAY_DIFFER: dict[str, str] = {
+    "adapter": "what is compared; its modules are matched apart",
+    "optim.lr": "every method has its own; borrowed ones are refused",
+    "train.tokens_per_microbatch": _MEMORY,
+    "train.activation_checkpointing": _MEMORY,
+    "train.compile": _MEMORY,
+    "train.num_threads": _MEMORY,
+    "rollout.servers": _MEMORY,
+    "rollout.server_wait_s": "when a run gives up",
+    "rollout.sync_tolerance": "when a run stops for a difference",
+    "rollout.gpu_memory_utilization": _MEMORY,
+    "rollout.sleep": _MEMORY,
+    "rollout.kv_cache_gib": _MEMORY,
+    "rollout.max_num_seqs": _MEMORY,
+    "rollout.tensor_parallel_size": _MEMORY,
+    "reward.num_workers": _MEMORY,
+    "train.checkpoint_every": _STORAGE,
+    "train.keep_checkpoints": _STORAGE,
+    "track": _STORAGE,
+    "run": _STORAGE,
+}
+"""Sections and keys that may differ between methods, with the reason."""
 
 NEAR = 0.10
 """Largest relative difference of numbers of trainable parameters that counts as matched."""
@@ -52,13 +71,7 @@ def examine(comparison: Comparison) -> Fairness:
         label: _flatten(comparison.resolve(label, seed, None).model_dump(mode="json"))
         for label in labels
     }
-    matched, unfair = [], []
-    for name, prefixes in MATCHED.items():
-        odd = [label for label in labels[1:] if _differs(flat[labels[0]], flat[label], prefixes)]
-        if odd:
-            unfair += [f"{name}: {_what(flat, labels[0], label, prefixes)}" for label in odd]
-        else:
-            matched.append(name)
+    matched, unfair = _settings(flat)
     unfair += _modules(comparison, labels, matched)
     unfair += _seeds(comparison, labels, matched)
     unfair += borrowed_rates(comparison)
@@ -68,6 +81,7 @@ def examine(comparison: Comparison) -> Fairness:
     matched += [unit] if unit != "steps" else []
     soft += [f"{other}: not the budget" for other in ("tokens", "seconds", "FLOPs")
              if other.lower() != unit]  # fmt: skip
+    soft += _costs(flat)
     return Fairness(tuple(matched), tuple(unfair + soft), tuple(unfair), num_params)
 
 
@@ -168,19 +182,41 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _under(key: str, prefixes: Sequence[str]) -> bool:
-    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+def may_differ(key: str) -> str | None:
+    """Why methods may have different values of a key, such as optim.lr; None: they may not."""
+    return MAY_DIFFER.get(key) or MAY_DIFFER.get(key.partition(".")[0])
 
 
-def _different(a: Mapping[str, Any], b: Mapping[str, Any], prefixes: Sequence[str]) -> list[str]:
-    keys = [key for key in a.keys() | b.keys() if _under(key, prefixes)]
-    return sorted(key for key in keys if a.get(key) != b.get(key))
+def _settings(flat: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """(names of what is equal, what is not and has to be) over all labels' settings by key."""
+    first, *others = flat
+    unfair = {
+        label: [key for key in _different(flat[first], flat[label]) if may_differ(key) is None]
+        for label in others
+    }
+    odd = {key.partition(".")[0] for keys in unfair.values() for key in keys}
+    matched = [name for section, name in MATCHED.items() if section not in odd]
+    return matched, [
+        f"{MATCHED[key.partition('.')[0]]}: {_what(flat, first, label, key)}"
+        for label, keys in unfair.items()
+        for key in keys
+    ]
 
 
-def _differs(a: Mapping[str, Any], b: Mapping[str, Any], prefixes: Sequence[str]) -> bool:
-    return bool(_different(a, b, prefixes))
+def _costs(flat: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What differs in memory and speed, which a budget of seconds feels."""
+    first, *others = flat
+    return [
+        f"memory and speed: {_what(flat, first, label, key)}"
+        for label in others
+        for key in _different(flat[first], flat[label])
+        if may_differ(key) == _MEMORY
+    ]
 
 
-def _what(flat: Mapping[str, Mapping[str, Any]], a: str, b: str, prefixes: Sequence[str]) -> str:
-    key = _different(flat[a], flat[b], prefixes)[0]
+def _different(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+
+
+def _what(flat: Mapping[str, Mapping[str, Any]], a: str, b: str, key: str) -> str:
     return f"{key} is {flat[a].get(key)!r} for {a} and {flat[b].get(key)!r} for {b}"

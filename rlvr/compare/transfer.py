@@ -158,7 +158,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 def store_path() -> Path:
     """The store of searches: lr_finds.jsonl in the cache folder (RLVR_CACHE)."""
-    from rlvr.sft import cache_dir
+    from rlvr.checkout import cache_dir
 
     return cache_dir() / "lr_finds.jsonl"
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import nnls
 
+from rlvr.checkout import cache_dir
 from rlvr.plan.rates import Rates
 from rlvr.plan.simulate import decoding_steps
 from rlvr.recipe import RunError
-from rlvr.sft import cache_dir
 
 if TYPE_CHECKING:
     from rlvr.config import TrainRecipe

@@ -37,37 +37,6 @@ def rows(adapted, tmp_path_factory):
     return read_rows(path, adapted.tokenizer, 10)
 
 
-def test_module_curvature_equals_the_dense_hessian(adapted, rows, monkeypatch):
-    """Row by row of the Hessian, in one batch; ours in several."""
-    monkeypatch.setattr("rlvr.analysis.trained.TOKENS_AT_A_TIME", 30)
-    rows = rows[:2]
-    found = curvature(adapted, rows, layers=[1])
-    (name,) = found["modules"]
-    assert name == "model.layers.1.self_attn.q_proj"
-    layer = adapted.causal_lm.model.layers[1].self_attn.q_proj
-    params = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
-    for parameter in params:
-        parameter.requires_grad_(True)
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        loss = -adapted.logprobs(rows, 1.0)[0].mean()
-        gradient = torch.autograd.grad(loss, params, create_graph=True)
-        flat = torch.cat([g.reshape(-1) for g in gradient])
-        hessian = torch.stack(
-            [
-                torch.cat(
-                    [r.reshape(-1) for r in torch.autograd.grad(entry, params, retain_graph=True)]
-                )
-                for entry in flat
-            ]
-        )
-    for parameter in params:
-        parameter.requires_grad_(False)
-    expected = float(torch.linalg.eigvalsh((hessian + hessian.T) / 2)[-1])
-    assert found["modules"][name] == pytest.approx(expected, rel=0.02)
-    assert found["whole"] == pytest.approx(found["modules"][name], rel=0.02)  # one module only
-    assert found["unconverged"] == []
-
-
 def test_the_whole_is_at_least_its_largest_module(adapted, rows):
     found = curvature(adapted, rows)
     assert len(found["modules"]) == 3

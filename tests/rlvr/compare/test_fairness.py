@@ -1,10 +1,26 @@
 """What makes a comparison unfair, and what only has to be said."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+from pydantic import BaseModel
+from rich.console import Console
 
 from rlvr.cli import main
-from rlvr.compare.fairness import examine, refuse_unfair
+from rlvr.compare.fairness import (
+    MATCHED,
+    MAY_DIFFER,
+    _settings,
+    examine,
+    may_differ,
+    refuse_unfair,
+)
+from rlvr.compare.plan import open_comparison
+from rlvr.config import TrainRecipe
 from rlvr.recipe import ConfigError
+
+ROOT = Path(__file__).parents[3]
 
 FAIR = "[methods.lora]\nlr = 1e-3\n[methods.full]\nlr = 1e-4\n"
 
@@ -42,6 +58,13 @@ UNFAIR = [
     (FAIR + "[methods.full.settings.train]\nsteps = 4\n", "train.steps is 2 for lora and 4"),
     (FAIR + "[methods.full.settings.optim]\nweight_decay = 0.1\n", "optim.weight_decay"),
     (FAIR + "[methods.full.settings.reward]\ncorrect = 2.0\n", "reward.correct"),
+    (FAIR + "[methods.full.settings.rollout]\nmax_staleness = 0\n", "rollout.max_staleness is 4"),
+    (FAIR + "[methods.full.settings.rollout]\nabort_stragglers = true\n",
+     "rollout.abort_stragglers is False for lora and True for full"),
+    (FAIR + '[methods.full.settings.rollout]\nsync = "merged"\n', "rollout.sync is 'auto'"),
+    (FAIR + '[methods.full.settings.rollout]\nengine = "vllm"\n', "rollout.engine is"),
+    (FAIR + '[methods.full.settings.rollout]\nengine = "vllm"\nmode = "async"\n',
+     "rollout.mode is 'sync' for lora and 'async' for full"),
 ]  # fmt: skip
 
 
@@ -57,16 +80,71 @@ def test_an_unfair_one_is_refused_with_the_reason_unless_told_otherwise(open_wri
     assert any(reason in line for line in fairness.unmatched)
 
 
+def keys_of(kind, prefix=""):
+    """Every setting of a recipe, section by section, as the classes declare it."""
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from keys_of(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+KEYS = list(keys_of(TrainRecipe))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_setting_of_a_recipe_is_either_compared_or_excused_with_a_reason(key):
+    """Two labels that differ in this key alone."""
+    first, second = dict.fromkeys(KEYS, 1), dict.fromkeys(KEYS, 1) | {key: 2}
+    matched, unfair = _settings({"a": first, "b": second})
+    section = key.partition(".")[0]
+    excused = [name for name in MAY_DIFFER if name in (key, section)]
+    if excused:
+        assert unfair == []
+        assert len(excused) == 1, "once"
+        assert len(MAY_DIFFER[excused[0]]) > 10
+    else:
+        assert len(unfair) == 1
+        assert unfair[0].endswith(f": {key} is 1 for a and 2 for b")
+        assert MATCHED[section] not in matched
+
+
+def test_nothing_is_excused_that_is_no_setting():
+    assert set(MAY_DIFFER) <= set(KEYS) | set(TrainRecipe.model_fields)
+    assert set(MATCHED) | {"adapter", "track", "run"} == set(TrainRecipe.model_fields)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["mode", "max_staleness", "abort_stragglers", "engine", "sync", "top_p", "max_response_len"],
+)
+def test_how_responses_come_about_is_never_excused(key):
+    assert may_differ(f"rollout.{key}") is None
+
+
+def test_a_difference_in_memory_and_speed_is_fair_and_said(open_written):
+    text = FAIR + "[methods.full.settings.train]\nactivation_checkpointing = 1\n"
+    fairness = examine(open_written(text))
+    assert fairness.unfair == ()
+    assert "memory and speed: train.activation_checkpointing is 0 for lora and 1 for full" in (
+        fairness.unmatched
+    )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "compare").glob("*.toml")), ids=str)
+def test_shipped_comparisons_are_fair_or_say_why_not(path):
+    """In the settings that runs share; rates and parameters are the recipes' own subject."""
+    comparison = open_comparison(path, [], Console(quiet=True), warm_start=False)
+    unfair = examine(replace(comparison, model_path=None)).unfair
+    assert [reason for reason in unfair if not reason.startswith("lr: ")] == []
+
+
 def test_a_rate_that_the_base_recipe_has_for_another_method_is_borrowed(
     write_comparison, open_written, tmp_path
 ):
     comparison = open_written("[methods.dora]\nlr = 1e-3\n[methods.lora]\n")
     base = tmp_path / "base.toml"
     base.write_text(base.read_text().replace("lr = 0.001", "lr = { lora = 1e-3, full = 1e-4 }"))
-    from rich.console import Console
-
-    from rlvr.compare.plan import open_comparison
-
     again = open_comparison(comparison.path, [], Console(quiet=True))
     assert "which the base recipe has for lora" in examine(again).unfair[0]
 
