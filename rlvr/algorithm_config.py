@@ -41,8 +41,9 @@ class AlgorithmConfig(Section):
     minus the mean of the others; minus the length-weighted mean; over the step's std; minus the
     step's mean over its std; times groups / informative groups."""
     ratio: Literal["token", "sequence", "sequence_token", "trajectory"] = "token"
-    """Level of pi / pi_old: token; geometric mean over the response; that value with the token's
-    gradient; product over the response."""
+    """Level of pi / pi_proximal, the policy now over the policy at the start of the step: token;
+    geometric mean over the response; that value with the token's gradient; product over the
+    response."""
     clip: Literal["ppo", "cispo", "soft", "geometric", "none"] = "ppo"
     """How the ratio is kept near 1: min of clipped and not; bounded weight on log pi; sigmoid gate;
     geometric mean of clipped token ratios; not at all (REINFORCE)."""
@@ -68,7 +69,7 @@ class AlgorithmConfig(Section):
     """Penalty per token in the loss, or its sum over the response taken off the reward."""
     kl_unbiased: bool | None = None
     """Multiply the estimate in the loss by the ratio, so that its gradient is that of the KL; None:
-    only for k1, whose own gradient is 0 on average."""
+    only for k1, whose own gradient is 0 on average. k2 has that gradient without it."""
     reference: Literal["initial", "anchor", "ema"] = "initial"
     """The KL's reference under full fine-tuning: the policy at step 0, the policy of the last
     multiple of reference_every steps, or an exponential average of the policy."""
@@ -86,8 +87,9 @@ class AlgorithmConfig(Section):
     entropy_coef_max: float = Field(default=1.0, gt=0)
     """Largest coefficient under entropy_target."""
     mismatch: Literal["none", "tis", "mask"] = "tis"
-    """Correction for engine and trainer probabilities that differ, with q = pi_train / pi_engine:
-    none, weight min(q, C), or weight q inside [1/C, C] and 0 outside."""
+    """Correction for responses that another policy sampled, by rounding in the engine or by older
+    weights, with q = pi_proximal / pi_engine: weight min(q, C), weight q inside [1/C, C] and 0
+    outside, or none; older responses then have pi_engine in their ratio."""
     mismatch_level: Literal["token", "sequence"] = "token"
     """q of each token, or of the whole response."""
     mismatch_cap: float = Field(default=2.0, gt=1)
@@ -125,6 +127,11 @@ class AlgorithmConfig(Section):
             raise ValueError(
                 "algorithm.kl_unbiased = false: k1 in the loss has a gradient of 0 on average; set"
                 ' it to true, kl_estimator to "k2" or "k3", or kl_in to "reward"'
+            )
+        if self.kl_in == "loss" and self.kl_estimator == "k2" and self.kl_unbiased:
+            raise ValueError(
+                "algorithm.kl_unbiased = true: k2 has the KL's gradient without the factor and with"
+                ' it another; remove it or set kl_estimator to "k1" or "k3"'
             )
         if self.kl_in == "reward" and self.kl_unbiased:
             raise ValueError(

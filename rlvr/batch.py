@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from rlvr import ranks, sharding
 from rlvr.advantage import advantages
-from rlvr.loss import kl_penalty
+from rlvr.loss import kl_penalty, num_trained
 from rlvr.policy import Policy, TokenRow
 from rlvr.sampler import Group
 
@@ -27,6 +28,12 @@ class StepBatch:
     advantages: list[list[float]]
     references: list[list[list[float]]] | None
 
+    @property
+    def num_dropped(self) -> int:
+        """Response tokens left out of the loss: the engine gave them no log-probability."""
+        rows = [r.logprobs for group in self.groups for r in group.responses]
+        return sum(len(row) - num_trained(row) for row in rows)
+
     def part(self, start: int, stride: int) -> StepBatch:
         """Every stride-th group from `start` on, with the advantages it has in the whole step."""
         chosen = slice(start, None, stride)
@@ -42,7 +49,8 @@ def make_batch(groups: Sequence[Group], policy: Policy, recipe: TrainRecipe) -> 
     """Scores the responses by the reference where a KL penalty needs it, and forms advantages.
 
     With algorithm.kl_in = "reward" the reward loses kl_beta times the sum over the response of the
-    KL estimate, at the log-probabilities that the response was sampled with.
+    KL estimate. Both policies are then scored here, in the same micro-batches: the engine's
+    rounding would be a penalty on length.
     Source: RLHF's penalised reward, 1909.08593 eq. 2.
     """
     algorithm = recipe.algorithm
@@ -51,10 +59,12 @@ def make_batch(groups: Sequence[Group], policy: Policy, recipe: TrainRecipe) -> 
     if references is not None and algorithm.kl_in == "reward":
         rewards = [
             [
-                reward - algorithm.kl_beta * _kl_sum(r.logprobs, ref, algorithm.kl_estimator)
-                for reward, r, ref in zip(group.rewards, group.responses, scores, strict=True)
+                reward - algorithm.kl_beta * _kl_sum(own, ref, algorithm.kl_estimator)
+                for reward, own, ref in zip(group.rewards, own_scores, scores, strict=True)
             ]
-            for group, scores in zip(groups, references, strict=True)
+            for group, own_scores, scores in zip(
+                groups, score_by_policy(groups, policy, recipe), references, strict=True
+            )
         ]
     lengths = [[len(r.token_ids) for r in group.responses] for group in groups]
     return StepBatch(groups, advantages(rewards, lengths, algorithm.advantage), references)
@@ -67,30 +77,68 @@ def _kl_sum(logprobs: list[float], reference: list[float], estimator: str) -> fl
 def score_by_reference(
     groups: Sequence[Group], policy: Policy, recipe: TrainRecipe
 ) -> list[list[list[float]]]:
-    """[P][G][tokens] log-probabilities of every response by the reference policy.
+    """[P][G][tokens] log-probabilities of every response by the reference policy."""
+    with policy.reference_at_hand():
+        return _score_groups(
+            groups,
+            policy,
+            recipe,
+            lambda rows: policy.reference_logprobs(rows, recipe.rollout.temperature),
+        )
 
-    Every rank scores its share of the rows.
-    """
+
+def score_by_policy(
+    groups: Sequence[Group], policy: Policy, recipe: TrainRecipe
+) -> list[list[list[float]]]:
+    """[P][G][tokens] log-probabilities of every response by the policy as it is now."""
+    return _score_groups(
+        groups,
+        policy,
+        recipe,
+        lambda rows: policy_logprobs(policy, rows, recipe.rollout.temperature),
+    )
+
+
+@torch.no_grad()
+def policy_logprobs(
+    policy: Policy, rows: Sequence[TokenRow], temperature: float, entropy_grad: bool = False
+) -> Tensor:
+    """[T] log-probabilities of the rows' response tokens, by the computation that trains on them
+    and without its graph. entropy_grad: as that computation."""
+    return policy.logprobs(rows, temperature, entropy_grad)[0]
+
+
+Forward = Callable[[Sequence[TokenRow]], Tensor]
+"""Rows of one micro-batch to the [T] log-probabilities of their response tokens."""
+
+
+def _score_groups(
+    groups: Sequence[Group], policy: Policy, recipe: TrainRecipe, forward: Forward
+) -> list[list[list[float]]]:
+    """[P][G][tokens] log-probabilities of every response; every rank scores its share of rows."""
     rows = [TokenRow(group.prompt_ids, r.token_ids) for group in groups for r in group.responses]
     indices = ranks.balanced([len(row) for row in rows])
-    mine = _score([rows[i] for i in indices], policy, recipe)
+    mine = score_rows([rows[i] for i in indices], policy, recipe, forward)
     parts = ranks.gather(list(zip(indices, mine, strict=True)))
     scores = dict(pair for part in parts for pair in part)
     remaining = iter([scores[i] for i in range(len(rows))])
     return [[next(remaining) for _ in group.responses] for group in groups]
 
 
-def _score(rows: Sequence[TokenRow], policy: Policy, recipe: TrainRecipe) -> list[list[float]]:
-    """[rows][tokens] log-probabilities of the responses by the reference policy."""
+def score_rows(
+    rows: Sequence[TokenRow], policy: Policy, recipe: TrainRecipe, forward: Forward
+) -> list[list[float]]:
+    """[rows][tokens] log-probabilities of this rank's responses, in the update's micro-batches.
+
+    Sharded, every rank makes as many passes as the one with the most.
+    """
     scores: list[list[float]] = [[] for _ in rows]
-    with policy.reference_at_hand():
-        batches = policy.micro_batches(rows, recipe.train.tokens_per_microbatch)
-        for _ in range(sharding.num_passes(policy, len(batches)) - len(batches)):
-            policy.reference_logprobs([sharding.IDLE], recipe.rollout.temperature)
-        for chosen in batches:
-            part = [rows[i] for i in chosen]
-            logp_T = policy.reference_logprobs(part, recipe.rollout.temperature).cpu()
-            pieces = logp_T.split([len(row.response_ids) for row in part])
-            for i, piece in zip(chosen, pieces, strict=True):
-                scores[i] = piece.tolist()
+    batches = policy.micro_batches(rows, recipe.train.tokens_per_microbatch)
+    for _ in range(sharding.num_passes(policy, len(batches)) - len(batches)):
+        forward([sharding.IDLE])
+    for chosen in batches:
+        part = [rows[i] for i in chosen]
+        pieces = forward(part).cpu().split([len(row.response_ids) for row in part])
+        for i, piece in zip(chosen, pieces, strict=True):
+            scores[i] = piece.tolist()
     return scores

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from rlvr.adapter_config import AdapterConfig
 from rlvr.algorithm_config import AlgorithmConfig
 from rlvr.consistency import contradictions
+from rlvr.presets import fill_dynamic
 from rlvr.rollout_config import RolloutConfig, SamplingConfig
 from rlvr.section import Section
 
@@ -145,7 +146,8 @@ class OptimConfig(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Global gradient norm at which gradients are clipped."""
     updates_per_step: int = Field(default=1, ge=1)
-    """Optimizer steps per rollout batch; above 1 the engine's log-probabilities are the old."""
+    """Optimizer steps per rollout batch; above 1 the trainer first scores what the later ones train
+    on, for their ratios."""
 
 
 class TrainConfig(Section):
@@ -270,6 +272,11 @@ class TrainRecipe(Section):
     @classmethod
     def _lr_of_method(cls, tree: Any) -> Any:
         return lr_of_method(tree)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dynamic_of_preset(cls, tree: Any) -> Any:
+        return fill_dynamic(tree)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rlvr.presets import USES_EQUAL_REWARDS
+
 if TYPE_CHECKING:
     from rlvr.config import TrainRecipe
 
@@ -16,6 +18,7 @@ def contradictions(recipe: TrainRecipe) -> Iterator[str]:
         _of_engine,
         _of_truncated_sampling,
         _of_staleness,
+        _of_behaviour,
         _of_batch,
         _of_reward,
         _of_eval,
@@ -81,12 +84,12 @@ def _of_truncated_sampling(recipe: TrainRecipe) -> Iterator[str]:
             " truncated (rollout.top_p, top_k or min_p); sample from the full distribution or"
             ' set it to "none"'
         )
-    if recipe.optim.updates_per_step > 1:
-        yield (
-            f"optim.updates_per_step = {recipe.optim.updates_per_step}: the engine's"
-            " probabilities are the old policy's only when sampling is not truncated; set"
-            " rollout.top_p = 1, top_k = 0, min_p = 0"
-        )
+
+
+def _trains_on_older(recipe: TrainRecipe) -> bool:
+    """Whether a step may train on responses of an earlier step's weights."""
+    may_keep = recipe.rollout.mode == "async" or recipe.sampling.dynamic
+    return recipe.rollout.max_staleness > 0 and may_keep
 
 
 def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
@@ -103,7 +106,7 @@ def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
             f"rollout.max_staleness = {staleness}: async rollouts are one step"
             ' old when they are trained on; set it to 1 or more, or rollout.mode to "sync"'
         )
-    if _truncates(recipe) and staleness and (is_async or recipe.sampling.dynamic):
+    if _truncates(recipe) and _trains_on_older(recipe):
         yield (
             f"rollout.max_staleness = {staleness}: responses of older weights"
             " are weighed by the engine's probabilities, which truncated sampling (top_p,"
@@ -112,7 +115,24 @@ def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
         )
 
 
+def _of_behaviour(recipe: TrainRecipe) -> Iterator[str]:
+    algorithm, dtype = recipe.algorithm, recipe.model.dtype
+    by_engine = algorithm.mismatch == "none" and _trains_on_older(recipe)
+    if by_engine and algorithm.ratio != "token" and dtype != "float32":
+        yield (
+            f'algorithm.mismatch = "none": algorithm.ratio = "{algorithm.ratio}" would add up the'
+            f" {dtype} rounding of the engine over each response of older weights; set it to"
+            ' "tis", or rollout.max_staleness to 0 with rollout.mode = "sync"'
+        )
+
+
 def _of_batch(recipe: TrainRecipe) -> Iterator[str]:
+    if recipe.algorithm.advantage in USES_EQUAL_REWARDS and recipe.sampling.dynamic:
+        yield (
+            "sampling.dynamic = true: drops the groups whose rewards are all equal, which"
+            f' algorithm.advantage = "{recipe.algorithm.advantage}" learns from; set it to false,'
+            ' or the advantage to "batch_std"'
+        )
     if recipe.rollout.abort_stragglers and not recipe.sampling.dynamic:
         yield (
             "rollout.abort_stragglers = true: without sampling.dynamic every group is wanted;"
@@ -132,6 +152,20 @@ def _of_reward(recipe: TrainRecipe) -> Iterator[str]:
             f"reward.overlong_cache_len = {cache_len}: must lie in"
             f" 1..rollout.max_response_len = {longest} for the soft"
             " penalty; DAPO takes a fifth of it"
+        )
+
+
+def cautions(recipe: TrainRecipe) -> Iterator[str]:
+    """What works and is easily not meant, one sentence each: said once, when a run starts."""
+    parts = ("format_weight", "length_weight", "repetition_weight")
+    weights = {name: getattr(recipe.reward, name) for name in parts}
+    given = ", ".join(f"reward.{name} = {value:g}" for name, value in weights.items() if value)
+    if given and recipe.algorithm.advantage == "group_std":
+        yield (
+            f'{given}: algorithm.advantage = "group_std" scales every group to one standard'
+            " deviation, so that where all are right, or all are wrong, this part trains as loudly"
+            ' as correctness does, however small its weight; set the advantage to "group_mean" or'
+            ' "batch_std" to keep the proportion'
         )
 
 

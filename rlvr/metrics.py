@@ -33,6 +33,8 @@ METRICS: dict[str, str] = {
     "policy/kl_engine": "mean KL from engine to trainer on the sampled tokens, k3 (nats per token)",
     "policy/ratio_max": "largest trainer / engine probability of a sampled token",
     "policy/clip_frac": "fraction of trained tokens whose ratio is clipped",
+    "policy/dropped_tokens": "response tokens left out of the loss: the engine gave no finite"
+    " log-probability",
     "optim/lr": "learning rate",
     "optim/skipped": "updates left out: their loss or gradient was not finite",
     "optim/grad_norm": "gradient norm before clipping, mean over the step's updates",

@@ -3,6 +3,7 @@
 docs/algorithms.md has the same table with papers and equations. Imports no torch.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 _GRPO: dict[str, Any] = {
@@ -46,3 +47,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     "opo": _GRPO | {"advantage": "length_weighted", "clip": "none", "aggregation": "response_sum"},
 }
 """Preset to fields of AlgorithmConfig."""
+
+USES_EQUAL_REWARDS = ("batch",)
+"""Values of algorithm.advantage that are not 0 in a group whose rewards are all equal."""
+
+
+def fill_dynamic(tree: Any) -> Any:
+    """The recipe's dict with sampling.dynamic = false where nothing is said of it and the advantage
+    is one that learns from groups with equal rewards, which dynamic sampling drops."""
+    if not isinstance(tree, Mapping):
+        return tree
+    algorithm, sampling = tree.get("algorithm", {}), tree.get("sampling", {})
+    if not isinstance(algorithm, Mapping) or not isinstance(sampling, Mapping):
+        return tree
+    advantage = (PRESETS.get(algorithm.get("preset", ""), {}) | dict(algorithm)).get("advantage")
+    if advantage not in USES_EQUAL_REWARDS or "dynamic" in sampling:
+        return tree
+    return {**tree, "sampling": {**sampling, "dynamic": False}}

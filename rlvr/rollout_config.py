@@ -80,7 +80,8 @@ class SamplingConfig(Section):
     max_reuse: float = Field(default=2.5, gt=1)
     """How often predictive and curriculum may take one problem, relative to the mean."""
     dynamic: bool = True
-    """Refill until prompts_per_step groups with non-zero reward variance are there (DAPO)."""
+    """Refill until prompts_per_step groups with non-zero reward variance are there (DAPO). With
+    algorithm.advantage = "batch" (preset reinforce_pp) it is false: other groups count there."""
     max_refills: int = Field(default=8, ge=0)
     """Further rounds of prompts in one step, before it goes on with the informative groups it has
     or, without any, stops the run and says why."""

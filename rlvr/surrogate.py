@@ -1,8 +1,8 @@
 """The surrogate objective of a token: which ratio, and how it is kept near 1.
 
 Shapes: N rows (responses) of one micro-batch, T response tokens, all rows' tokens one after
-another; a row is never split over micro-batches. log_ratio_T = log pi - log pi_old, where only
-log pi carries a gradient.
+another; a row is never split over micro-batches. log_ratio_T = log pi - log pi_proximal, where
+only log pi carries a gradient.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,14 @@ import torch
 from torch import Tensor
 
 from rlvr.algorithm_config import AlgorithmConfig
+
+MAX_LOG_RATIO = 20.0
+"""A ratio is e^20 = 5e8 at most. No honest one comes near; above e^88 float32 has no number."""
+
+
+def bounded_exp(log_ratio_T: Tensor) -> Tensor:
+    """exp of a log ratio, finite for every finite one; beyond MAX_LOG_RATIO constant."""
+    return log_ratio_T.clamp(max=MAX_LOG_RATIO).exp()
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,12 @@ class Rows:
 
 
 def token_ratio(log_ratio_T: Tensor, rows: Rows) -> Tensor:
-    """pi(token) / pi_old(token). Source: PPO, 1707.06347 eq. 6; GRPO, 2402.03300 eq. 3."""
+    """pi(token) / pi_proximal(token). Source: PPO, 1707.06347 eq. 6; GRPO, 2402.03300 eq. 3."""
     return log_ratio_T
 
 
 def sequence_ratio(log_ratio_T: Tensor, rows: Rows) -> Tensor:
-    """(pi(response) / pi_old(response))^(1/length). Source: GSPO, 2507.18071 eq. 7."""
+    """(pi(response) / pi_proximal(response))^(1/length). Source: GSPO, 2507.18071 eq. 7."""
     return rows.mean(log_ratio_T)
 
 
@@ -54,7 +62,7 @@ def sequence_token_ratio(log_ratio_T: Tensor, rows: Rows) -> Tensor:
 
 
 def trajectory_ratio(log_ratio_T: Tensor, rows: Rows) -> Tensor:
-    """pi(response) / pi_old(response), a product over all tokens. Source: RLOO, 2402.14740,
+    """pi(response) / pi_proximal(response), a product over all tokens. Source: RLOO, 2402.14740,
     takes the whole response as one action; the ratio is trl's RLOOTrainer's."""
     return rows.total(log_ratio_T)
 
@@ -88,7 +96,7 @@ def ppo_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
     Source: PPO, 1707.06347 eq. 7; clip-higher, DAPO 2503.14476 eq. 8; dual clip, 1912.09729;
     INTELLECT-2, 2505.07291.
     """
-    ratio_T, advantage_T = terms.log_ratio_T.exp(), terms.advantage_T
+    ratio_T, advantage_T = bounded_exp(terms.log_ratio_T), terms.advantage_T
     clipped_T = ratio_T.clamp(1 - config.clip_low, 1 + config.clip_high)
     low_T = (ratio_T < 1 - config.clip_low) & (advantage_T < 0)
     high_T = (ratio_T > 1 + config.clip_high) & (advantage_T > 0)
@@ -103,7 +111,7 @@ def cispo_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
 
     Source: CISPO (MiniMax-M1), 2506.13585 eq. 4 and 5.
     """
-    ratio_T = terms.log_ratio_T.detach().exp()
+    ratio_T = bounded_exp(terms.log_ratio_T.detach())
     weight_T = ratio_T.clamp(1 - config.clip_low, 1 + config.clip_high)
     return weight_T * terms.advantage_T * terms.logp_T, weight_T != ratio_T
 
@@ -113,7 +121,7 @@ def soft_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
 
     Source: SAPO, 2511.20347.
     """
-    ratio_T, advantage_T = terms.log_ratio_T.exp(), terms.advantage_T
+    ratio_T, advantage_T = bounded_exp(terms.log_ratio_T), terms.advantage_T
     tau_T = torch.full_like(ratio_T, config.soft_tau_neg)
     tau_T[advantage_T > 0] = config.soft_tau_pos
     gate_T = torch.sigmoid(tau_T * (ratio_T - 1)) * 4 / tau_T
@@ -130,15 +138,15 @@ def geometric_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
     cut_T = torch.where(
         positive_T, log_ratio_T.clamp(max=config.clip_high), log_ratio_T.clamp(min=-config.clip_low)
     )
-    return terms.rows.mean(cut_T).exp() * terms.advantage_T, cut_T != log_ratio_T
+    return bounded_exp(terms.rows.mean(cut_T)) * terms.advantage_T, cut_T != log_ratio_T
 
 
 def no_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
-    """sg(r) A log pi: REINFORCE; r is 1 on-policy and the importance weight otherwise.
+    """sg(r) A log pi: REINFORCE; r is 1 in the first update of a step, else the importance weight.
 
     Source: GPG, 2504.02546, and OPO, 2505.23585, which are on-policy: r = 1.
     """
-    gain_T = terms.log_ratio_T.detach().exp() * terms.advantage_T * terms.logp_T
+    gain_T = bounded_exp(terms.log_ratio_T.detach()) * terms.advantage_T * terms.logp_T
     return gain_T, torch.zeros_like(gain_T, dtype=torch.bool)
 
 
@@ -153,8 +161,8 @@ CLIPS: dict[str, Callable[[Terms, AlgorithmConfig], Gain]] = {
 
 
 def surrogate(
-    logp_T: Tensor, old_T: Tensor, advantage_T: Tensor, rows: Rows, config: AlgorithmConfig
+    logp_T: Tensor, proximal_T: Tensor, advantage_T: Tensor, rows: Rows, config: AlgorithmConfig
 ) -> Gain:
     """The objective of each token under algorithm.ratio and algorithm.clip."""
-    log_ratio_T = RATIOS[config.ratio](logp_T - old_T, rows)
+    log_ratio_T = RATIOS[config.ratio](logp_T - proximal_T, rows)
     return CLIPS[config.clip](Terms(log_ratio_T, logp_T, advantage_T, rows), config)

@@ -22,6 +22,7 @@ from rlvr.batch import StepBatch, make_batch
 from rlvr.checkpoint import NotWrittenError
 from rlvr.checks import check, check_reachable
 from rlvr.config import TrainRecipe
+from rlvr.consistency import cautions
 from rlvr.contamination import check_training_data
 from rlvr.display import Display
 from rlvr.evaluate import evaluate_step, is_best
@@ -66,6 +67,8 @@ def train(
     """
     check(recipe)
     check_reachable(recipe)
+    for caution in cautions(recipe) if ranks.is_main() else ():
+        print(f"caution: {caution}", file=sys.stderr)
     folder = ranks.from_main(lambda: new_run_folder(recipe, recipe_path))
     session = build(recipe, model_path(recipe, recipe_path, console), start_engine)
     run = Run(folder, run_id=secrets.token_hex(4))

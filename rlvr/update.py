@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from rlvr import ranks, sharding
-from rlvr.batch import StepBatch
+from rlvr.batch import StepBatch, policy_logprobs, score_rows
 from rlvr.entropy import EntropyControl
-from rlvr.loss import TokenBatch, policy_loss, row_weights
+from rlvr.loss import TokenBatch, has_logprob, num_trained, policy_loss, row_weights
 from rlvr.packing import to_device
 from rlvr.policy import Policy, TokenRow
 from rlvr.surrogate import Rows
@@ -31,14 +31,18 @@ Sums = dict[str, Tensor | float]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One response ready for training. weight: of each of its tokens in the step's loss."""
+    """One response ready for training. num_tokens, weight: of its tokens in the step's loss.
+    proximal_logprobs: None where the weights that train it are themselves the proximal policy.
+    stale: sampled by the weights of an earlier step."""
 
     tokens: TokenRow
     engine_logprobs: list[float]
     reference_logprobs: list[float] | None
+    proximal_logprobs: list[float] | None
     advantage: float
+    num_tokens: int
     weight: float
-    on_policy: bool
+    stale: bool
 
 
 def make_rows(
@@ -47,19 +51,21 @@ def make_rows(
     """The rows of one optimizer step; rows that cannot move the policy are left out.
 
     Truncated responses are masked when reward.overlong is "mask": they count in their group's
-    advantages but not in the loss or its denominator.
+    advantages but not in the loss. Of its denominator their tokens are no part; as rows they count
+    (response_mean, response_sum, constant), as in trl. A token whose log-probability the engine
+    could not give is no part of either.
+
+    mismatch = "none" weighs nothing: the ratio of a stale row then has the engine's probability as
+    its proximal one, so that its age is not ignored.
     """
     algorithm = recipe.algorithm
     masked = recipe.reward.overlong == "mask"
     groups = batch.groups
     responses = [response for group in groups for response in group.responses]
-    lengths = [0 if masked and r.truncated else len(r.token_ids) for r in responses]
+    lengths = [0 if masked and r.truncated else num_trained(r.logprobs) for r in responses]
     weights = row_weights(lengths, algorithm.aggregation, recipe.rollout.max_response_len)
-    on_policy = [
-        group.step == step and recipe.optim.updates_per_step == 1
-        for group in groups
-        for _ in group.responses
-    ]
+    stale = [group.step != step for group in groups for _ in group.responses]
+    by_engine = algorithm.mismatch == "none"
     values = [value for group in batch.advantages for value in group]
     prompts = [group.prompt_ids for group in groups for _ in group.responses]
     references: list[list[float] | None] = [None] * len(responses)
@@ -67,9 +73,18 @@ def make_rows(
         references = [scores for group in batch.references for scores in group]
     keep_all = entropy_on or (algorithm.kl_beta > 0 and algorithm.kl_in == "loss")
     return [
-        Row(TokenRow(prompt, r.token_ids), r.logprobs, reference, value, weight, fresh)
-        for prompt, r, n, reference, value, weight, fresh in zip(
-            prompts, responses, lengths, references, values, weights, on_policy, strict=True
+        Row(
+            TokenRow(prompt, r.token_ids),
+            r.logprobs,
+            reference,
+            r.logprobs if old and by_engine else None,
+            value,
+            n,
+            weight,
+            old,
+        )
+        for prompt, r, n, reference, value, weight, old in zip(
+            prompts, responses, lengths, references, values, weights, stale, strict=True
         )
         if n and (value != 0 or keep_all)
     ]
@@ -94,6 +109,7 @@ def update(
 
     Every rank is given the whole batch, trains on its share of the rows, balanced by tokens, and
     ends with the same parameters: a row's weight is that in the whole step, and gradients add up.
+    The rows of the second update and later are scored by the trainer before the first.
 
     safe_point is called as long as no parameter has moved and may raise to stop the run. An update
     whose loss or gradient is not finite is left out: parameters and optimizer stay as they are, and
@@ -103,14 +119,20 @@ def update(
     num_updates = min(recipe.optim.updates_per_step, len(batch.groups))
     sums: Sums = dict.fromkeys(SUMS, 0.0)
     grad_norms, num_skipped = [], 0
-    for part in range(num_updates):
-        rows = make_rows(batch.part(part, num_updates), recipe, step, entropy.enabled)
+    rows_of = [
+        make_rows(batch.part(part, num_updates), recipe, step, entropy.enabled)
+        for part in range(num_updates)
+    ]
+    shares = [[rows[i] for i in ranks.balanced([len(r.tokens) for r in rows])] for rows in rows_of]
+    if any(rows_of[1:]):
+        wants_grad = entropy.coef != 0
+        ranks.together(partial(_score_proximal, policy, shares, recipe, wants_grad, safe_point))
+    for part, (rows, mine) in enumerate(zip(rows_of, shares, strict=True)):
         if not rows:
             continue
-        num_tokens = sum(len(row.tokens.response_ids) for row in rows)
+        num_tokens = sum(row.num_tokens for row in rows)
         before = dict(sums)
         optimizer.zero_grad(set_to_none=True)
-        mine = [rows[i] for i in ranks.balanced([len(row.tokens) for row in rows])]
         check = safe_point if part == 0 else _go_on
         weight = entropy.coef / num_tokens
         ranks.together(partial(_backward, policy, mine, recipe, weight, sums, check))
@@ -132,12 +154,42 @@ def update(
         entropy.observe(sum(entropy for _, entropy in parts) / num_tokens)
     optimizer.zero_grad(set_to_none=True)
     numbers = _merge(ranks.gather(_read(sums)))
-    metrics = _metrics(numbers, grad_norms) | {"optim/skipped": float(num_skipped)}
+    metrics = _metrics(numbers, grad_norms) | {
+        "optim/skipped": float(num_skipped),
+        "policy/dropped_tokens": float(batch.num_dropped),
+    }
     return metrics | {"policy/entropy_coef": entropy.coef} if entropy.enabled else metrics
 
 
 def _go_on() -> None:
     """The safe point of what can no longer be stopped."""
+
+
+def _score_proximal(
+    policy: Policy,
+    shares: list[list[Row]],
+    recipe: TrainRecipe,
+    entropy_grad: bool,
+    safe_point: Callable[[], None],
+) -> None:
+    """Gives this rank's rows of every update but the first their proximal log-probabilities.
+
+    The first update's own forward passes are that of the proximal policy. The others are scored in
+    the micro-batches that will train them: in 16 bits a token's probability depends on what stands
+    beside it, and where no parameter has moved the ratio has to be exactly 1.
+    """
+    check = sharding.agreed(policy, safe_point)
+
+    def forward(rows: Sequence[TokenRow]) -> Tensor:
+        check()
+        return policy_logprobs(policy, rows, recipe.rollout.temperature, entropy_grad)
+
+    for part, rows in enumerate(shares[1:], 1):
+        scores = score_rows([row.tokens for row in rows], policy, recipe, forward)
+        shares[part] = [
+            replace(row, proximal_logprobs=row.proximal_logprobs or own)
+            for row, own in zip(rows, scores, strict=True)
+        ]
 
 
 def _backward(
@@ -174,8 +226,10 @@ def accumulate(
 ) -> None:
     """Backward through one micro-batch; adds its sums to `sums`, on the device: nothing waits."""
     rows = [row.tokens for row in batch]
-    tokens = _token_batch(batch, policy.device, entropy_weight)
+    tokens, kept_T = _token_batch(batch, policy.device, entropy_weight)
     logp_T, entropy_T = policy.logprobs(rows, recipe.rollout.temperature, entropy_weight != 0)
+    if kept_T is not None:
+        logp_T, entropy_T = logp_T[kept_T], entropy_T[kept_T]
     loss, parts = policy_loss(logp_T, entropy_T, tokens, recipe.algorithm)
     policy.holding.backward(loss)
     ratio_max = parts.pop("ratio_max").double()
@@ -188,25 +242,43 @@ def accumulate(
     sums["positions"] += policy.num_positions(rows)
 
 
-def _token_batch(batch: Sequence[Row], device: torch.device, entropy_weight: float) -> TokenBatch:
-    """What the loss needs besides log-probabilities, in one copy to the device."""
+def _token_batch(
+    batch: Sequence[Row], device: torch.device, entropy_weight: float
+) -> tuple[TokenBatch, Tensor | None]:
+    """What the loss needs besides log-probabilities, in one copy to the device; and which of the
+    rows' tokens those are, as indices, where some are left out."""
     layout = Rows.of(torch.tensor([len(row.tokens.response_ids) for row in batch]))
-    per_row = torch.tensor([[row.advantage, row.weight, row.on_policy] for row in batch])
-    columns = [torch.tensor([x for row in batch for x in row.engine_logprobs])]
+    per_row = torch.tensor(
+        [[r.advantage, r.weight, r.proximal_logprobs is None, r.stale] for r in batch]
+    )
+    columns = [
+        torch.tensor([x for row in batch for x in row.engine_logprobs]),
+        torch.tensor([x for row in batch for x in row.proximal_logprobs or row.engine_logprobs]),
+    ]
     references = [row.reference_logprobs for row in batch if row.reference_logprobs is not None]
     if references:
         columns.append(torch.tensor([x for scores in references for x in scores]))
-    columns += per_row[layout.row_T].unbind(dim=1)
-    engine_T, *reference, advantage_T, weight_T, fresh_T = to_device(torch.stack(columns), device)
-    return TokenBatch(
+    table = torch.stack([*columns, *per_row[layout.row_T].unbind(dim=1)])
+    has_T = has_logprob(columns[0])
+    kept_T = None if has_T.all() else has_T.nonzero().squeeze(1)
+    if kept_T is not None:
+        table = table[:, kept_T]
+        layout = Rows.of(torch.bincount(layout.row_T[kept_T], minlength=len(batch)))
+    engine_T, proximal_T, *reference, advantage_T, weight_T, same_T, stale_T = to_device(
+        table, device
+    )
+    tokens = TokenBatch(
         engine_T,
         reference[0] if references else None,
         advantage_T,
         weight_T,
-        on_policy_T=fresh_T.bool(),
+        on_policy_T=same_T.bool(),
         rows=Rows(to_device(layout.row_T, device), to_device(layout.length_N, device)),
         entropy_weight=entropy_weight,
+        proximal_T=proximal_T,
+        stale_T=stale_T.bool(),
     )
+    return tokens, kept_T if kept_T is None else to_device(kept_T, device)
 
 
 def _read(sums: Sums) -> dict[str, float]:

@@ -71,10 +71,9 @@ def kl_blow_up(run: RunData) -> Finding | None:
 def engine_mismatch(run: RunData) -> Finding | None:
     """Engine and trainer give the same tokens different probabilities under the same weights.
 
-    policy/kl_engine also grows when groups left over from the step before are trained on, or after
-    the first of several updates. Fresh tokens have a ratio of exactly 1 and are never clipped, so
-    the low quarter of the steps without any clipped token counts, and nothing where
-    updates_per_step > 1.
+    policy/kl_engine also grows when responses of older weights are trained on, or after the first
+    of several updates. So the low quarter of the steps counts whose responses are all fresh and
+    none of whose tokens is clipped, and nothing where updates_per_step > 1.
     """
     dtype = str(run.setting("model.dtype", "bfloat16"))
     tolerance = run.setting("rollout.sync_tolerance") or SYNC_TOLERANCE.get(dtype, 0.5)
@@ -112,8 +111,9 @@ def engine_mismatch(run: RunData) -> Finding | None:
 
 
 def _kl_of_fresh_steps(run: RunData) -> list[float]:
-    """policy/kl_engine of the steps in which no token is clipped."""
-    rows = [row for row in run.rows if not row.get("policy/clip_frac")]
+    """policy/kl_engine of the steps in which every response is fresh and no token is clipped."""
+    old = ("policy/clip_frac", "rollout/staleness_mean")
+    rows = [row for row in run.rows if not any(row.get(name) for name in old)]
     return [row["policy/kl_engine"] for row in rows if is_number(row, "policy/kl_engine")]
 
 

@@ -70,9 +70,9 @@ def not_finite(recipe: TrainRecipe) -> dict[str, float]:
     """What an update does to which one row, on one of the ranks, brings a loss of nan."""
     policy, optimizer = sharding_worker.start(recipe, in_parts=False)
     groups = make_groups()
-    groups[0].responses[0].logprobs[0] = math.nan
     before = [p.detach().clone() for p in policy.trainable]
     batch, entropy = make_batch(groups, policy, recipe), EntropyControl(recipe.algorithm)
+    batch.advantages[0][0] = math.nan
     stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
     moved = [(p - start).abs().max() for p, start in zip(policy.trainable, before, strict=True)]
     return {"skipped": stats["optim/skipped"], "moved": float(max(moved))}

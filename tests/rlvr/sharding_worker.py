@@ -107,9 +107,9 @@ def train(recipe: TrainRecipe, folder: Path, first_step: int = 0) -> dict[str, A
 def _spoilt(policy: Policy, optimizer: Optimizer, recipe: TrainRecipe) -> list[bool]:
     """Whether updates are left out whose loss, on one of the ranks, or whose verdict is bad."""
     groups, entropy = make_groups(), EntropyControl(recipe.algorithm)
-    for group in groups:
-        group.responses[0].logprobs[0] = math.nan
     batch = make_batch(groups, policy, recipe)
+    for values in batch.advantages:
+        values[0] = math.nan
     stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
     num_updates = min(recipe.optim.updates_per_step, len(groups))
     refused = policy.holding.step(policy.trainable, optimizer, 1.0, valid=False)

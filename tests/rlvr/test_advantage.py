@@ -5,6 +5,7 @@ import random
 import pytest
 
 from rlvr.advantage import ESTIMATORS, advantages, is_informative
+from rlvr.presets import USES_EQUAL_REWARDS
 
 # Group one: rewards 1, 0, 0, 1 (mean 1/2, variance 1/3); group two: all wrong.
 REWARDS = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]]
@@ -72,7 +73,14 @@ def test_permuting_a_group_permutes_its_advantages(name):
         assert permuted == pytest.approx([group[i] for i in order])
 
 
-@pytest.mark.parametrize("name", sorted(set(ESTIMATORS) - {"batch"}))
+@pytest.mark.parametrize("name", USES_EQUAL_REWARDS)
+def test_an_estimator_that_refuses_dynamic_sampling_learns_from_equal_rewards(name):
+    got = advantages([[1.0] * 3, [0.0] * 3, [0.0, 1.0, 0.0]], [[1] * 3] * 3, name)
+    assert min(got[0]) > 0
+    assert max(got[1]) < 0
+
+
+@pytest.mark.parametrize("name", sorted(set(ESTIMATORS) - set(USES_EQUAL_REWARDS)))
 def test_a_group_without_signal_gets_exactly_zero(name):
     got = advantages([[0.1] * 7, [0.0, 1.0]], [list(range(1, 8)), [1, 2]], name)
     assert got[0] == [0.0] * 7

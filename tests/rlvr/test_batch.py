@@ -43,16 +43,32 @@ def test_reference_scores_are_those_of_one_row_at_a_time():
             assert row == pytest.approx(alone.tolist(), abs=1e-5)
 
 
+@torch.no_grad()
+def plain_sums(model, group):
+    """[G] log-probability of each response, one plain forward pass at a time."""
+    found = []
+    for response in group.responses:
+        ids = torch.tensor([group.prompt_ids + response.token_ids])
+        logp = model(ids[:, :-1]).logits[0].log_softmax(-1).gather(1, ids[0, 1:, None])
+        found.append(float(logp[len(group.prompt_ids) - 1 :].sum()))
+    return found
+
+
 def test_the_kl_in_the_reward_takes_beta_times_its_sum_off():
+    """Of the trainer's policy as it is now against the reference; the engine has no part in it."""
     section = {"preset": "dr_grpo", "kl_beta": 0.5, "kl_in": "reward", "kl_estimator": "k1"}
     recipe = make_recipe(algorithm=section)
     policy, _ = load(recipe)
     groups = make_groups()
+    with torch.no_grad():
+        for parameter in policy.trainable:
+            parameter *= 1.2
     batch = make_batch(groups, policy, recipe)
-    for group, scores, got in zip(groups, batch.references, batch.advantages, strict=True):
+    for group, got in zip(groups, batch.advantages, strict=True):
+        ours, theirs = plain_sums(policy.model, group), plain_sums(policy.reference, group)
+        assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > 0.5
         penalised = [
-            reward - 0.5 * (sum(response.logprobs) - sum(row))
-            for reward, response, row in zip(group.rewards, group.responses, scores, strict=True)
+            reward - 0.5 * (a - b) for reward, a, b in zip(group.rewards, ours, theirs, strict=True)
         ]
         mean = sum(penalised) / len(penalised)
         assert got == pytest.approx([value - mean for value in penalised], abs=1e-4)

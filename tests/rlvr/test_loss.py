@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,7 +26,13 @@ def rows_of_numbers(seed=0, lengths=LENGTHS):
     return logp, engine, ref, [draw.choice([-1.3, -0.4, 0.7, 1.1]) for _ in lengths]
 
 
-def make_batch(numbers, chosen, weights, on_policy, entropy_weight=0.0):
+def proximal_of(numbers, seed=1):
+    """The trainer's log-probabilities at the start of the step, row by row."""
+    draw = random.Random(seed)
+    return [[x + draw.gauss(0, 0.3) for x in row] for row in numbers[0]]
+
+
+def make_batch(numbers, chosen, weights, on_policy, entropy_weight=0.0, proximal=None, stale=None):
     """(leaf log-probabilities, TokenBatch) of the chosen rows in float64."""
     logp, engine, ref, advantage = numbers
 
@@ -43,17 +50,19 @@ def make_batch(numbers, chosen, weights, on_policy, entropy_weight=0.0):
         on_policy_T=torch.tensor(spread(on_policy)),
         rows=Rows.of(torch.tensor([len(logp[i]) for i in chosen])),
         entropy_weight=entropy_weight,
+        proximal_T=None if proximal is None else joined(proximal),
+        stale_T=None if stale is None else torch.tensor(spread(stale)),
     )
     return joined(logp).requires_grad_(), batch
 
 
-def loss_and_gradient(numbers, config, on_policy, split=None, lengths=LENGTHS):
+def loss_and_gradient(numbers, config, on_policy, split=None, lengths=LENGTHS, **rows):
     """Loss summed over the micro-batches in `split`, and the gradient by row."""
     everything = list(range(len(lengths)))
     weights = row_weights(lengths, config.aggregation, max_response_len=10)
     total, gradients = 0.0, {}
     for chosen in split or [everything]:
-        logp_T, batch = make_batch(numbers, chosen, weights, on_policy)
+        logp_T, batch = make_batch(numbers, chosen, weights, on_policy, **rows)
         loss, _ = policy_loss(logp_T, torch.zeros_like(logp_T), batch, config)
         loss.backward()
         total += float(loss.detach())
@@ -62,8 +71,11 @@ def loss_and_gradient(numbers, config, on_policy, split=None, lengths=LENGTHS):
     return total, [x for i in everything for x in gradients[i]]
 
 
-def slow_loss(logp, old, engine, ref, advantage, config, on_policy):
-    """The same loss from the papers' formulas, one row at a time; logp: list of 0-d tensors."""
+def slow_loss(logp, old, engine, ref, advantage, config, stale):
+    """The same loss from the papers' formulas, one row at a time; logp: list of 0-d tensors.
+
+    old: by the proximal policy. stale: per row, whether an older policy sampled it.
+    """
     total, num_tokens = 0.0, sum(map(len, logp))
     for i, row in enumerate(logp):
         n, a = len(row), advantage[i]
@@ -78,7 +90,7 @@ def slow_loss(logp, old, engine, ref, advantage, config, on_policy):
         high, low = config.clip_high, config.clip_low
         cut = [lr.clamp(max=high) if a > 0 else lr.clamp(min=-low) for lr in log_ratio]
         geometric = torch.exp(sum(cut) / n) * a
-        quotients = [math.exp(float(x) - e) for x, e in zip(row, engine[i], strict=True)]
+        quotients = [math.exp(o - e) for o, e in zip(old[i], engine[i], strict=True)]
         if config.mismatch_level == "sequence":
             quotients = [math.prod(quotients)] * n
         for t in range(n):
@@ -104,13 +116,15 @@ def slow_loss(logp, old, engine, ref, advantage, config, on_policy):
                 "tis": min(q, cap),
                 "mask": q if 1 / cap <= q <= cap else 0.0,
             }[config.mismatch]
-            loss = -gain * (weight if on_policy[i] else 1.0)
+            loss = -gain * weight
             if config.kl_beta and config.kl_in == "loss":
                 d = row[t] - ref[i][t]
                 kl = {"k1": d, "k2": d**2 / 2, "k3": torch.exp(-d) + d - 1}[config.kl_estimator]
-                loss = loss + config.kl_beta * kl * (
-                    torch.exp(log_ratio[t]) if config.kl_unbiased else 1
-                )
+                moved = torch.exp(row[t] - (engine[i][t] if stale[i] else old[i][t]))
+                factor = moved if config.kl_unbiased else 1
+                if config.kl_estimator == "k2":
+                    factor = moved.detach()
+                loss = loss + config.kl_beta * kl * factor
             total = (
                 total
                 + loss
@@ -143,18 +157,26 @@ def title(variant):
     return "-".join(str(value) for value in variant.values())
 
 
-@pytest.mark.parametrize("on_policy", [True, False], ids=["on_policy", "off_policy"])
+KINDS = ["first_update", "later_update", "first_update_stale", "later_update_stale", "two_policies"]
+"""Which weights train a row: those of the step's start or moved ones; whether these or older ones
+sampled it; two_policies: the engine's probabilities are the proximal ones."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("variant", VARIANTS, ids=title)
-def test_loss_and_gradient_equal_the_slow_reference(variant, on_policy):
+def test_loss_and_gradient_equal_the_slow_reference(variant, kind):
     config = AlgorithmConfig(**variant)
     logp, engine, ref, advantage = numbers = rows_of_numbers()
     leaves = [
         [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in row] for row in logp
     ]
-    old = logp if on_policy else engine
-    slow = slow_loss(leaves, old, engine, ref, advantage, config, [on_policy] * 5)
+    first, stale = kind.startswith("first"), [kind.endswith("stale")] * 5
+    proximal = proximal_of(numbers)
+    old = logp if first else engine if kind == "two_policies" else proximal
+    slow = slow_loss(leaves, old, engine, ref, advantage, config, stale)
     slow.backward()
-    fast, gradient = loss_and_gradient(numbers, config, [on_policy] * 5)
+    given = {} if kind == "two_policies" else {"proximal": proximal, "stale": stale}
+    fast, gradient = loss_and_gradient(numbers, config, [first] * 5, **given)
     assert fast == pytest.approx(float(slow.detach()), abs=1e-12)
     assert gradient == pytest.approx([float(x.grad) for row in leaves for x in row], abs=1e-12)
 
@@ -163,8 +185,9 @@ def test_loss_and_gradient_equal_the_slow_reference(variant, on_policy):
 def test_any_split_into_micro_batches_gives_the_same_loss_and_gradient(variant):
     config, numbers = AlgorithmConfig(**variant), rows_of_numbers()
     on_policy = [True, False, True, False, True]
-    whole = loss_and_gradient(numbers, config, on_policy)
-    split = loss_and_gradient(numbers, config, on_policy, [[3, 0], [2], [4, 1]])
+    rows = {"proximal": proximal_of(numbers), "stale": [True, True, False, False, False]}
+    whole = loss_and_gradient(numbers, config, on_policy, **rows)
+    split = loss_and_gradient(numbers, config, on_policy, [[3, 0], [2], [4, 1]], **rows)
     assert split[0] == pytest.approx(whole[0], abs=1e-12)
     assert split[1] == pytest.approx(whole[1], abs=1e-12)
 
@@ -216,25 +239,94 @@ def test_kl_estimators_by_hand():
     assert float(kl_penalty(logp, ref, "k3")) == pytest.approx(0.5 + math.log(2) - 1)
 
 
+def categoricals():
+    """(scores of the policy with a gradient, log-probabilities of five tokens: policy, proximal,
+    engine, reference), all of them different."""
+    draw = torch.Generator().manual_seed(4)
+    scores = torch.randn(5, dtype=torch.float64, generator=draw).requires_grad_()
+    others = [torch.randn(5, dtype=torch.float64, generator=draw).log_softmax(0) for _ in range(3)]
+    return scores, [scores.log_softmax(0), *others]
+
+
+def expected_loss(logp, sampled, batch, config):
+    """The expectation of the loss of one token drawn from `sampled`, by enumeration."""
+    loss, _ = policy_loss(logp, torch.zeros_like(logp), batch(sampled.exp().detach()), config)
+    return loss
+
+
+DRAWN_FROM = ["itself", "proximal", "older_weights", "older_weights_and_moved"]
+
+
+@pytest.mark.parametrize("drawn_from", DRAWN_FROM)
 @pytest.mark.parametrize(
     ("estimator", "unbiased"), [("k1", True), ("k2", False), ("k3", True)], ids=str
 )
-def test_the_expected_gradient_of_the_kl_term_is_the_gradient_of_the_kl(estimator, unbiased):
-    """Over a whole vocabulary, every token weighted by its own probability; k2 needs no factor."""
-    scores = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64, requires_grad=True)
-    reference = torch.tensor([0.0, 0.4, -0.2, 1.0], dtype=torch.float64).log_softmax(0)
-    logp = scores.log_softmax(0)
+def test_the_expected_gradient_of_the_kl_term_is_the_gradient_of_the_kl(
+    estimator, unbiased, drawn_from
+):
+    """Over a whole vocabulary, each token weighted by the probability that it is drawn."""
+    scores, (logp, proximal, engine, reference) = categoricals()
     exact = torch.autograd.grad((logp.exp() * (logp - reference)).sum(), scores, retain_graph=True)
-    config = AlgorithmConfig(
-        kl_beta=1.0, kl_estimator=estimator, kl_unbiased=unbiased, mismatch="none"
-    )
-    weight = logp.detach().exp()
-    zeros = torch.zeros_like(weight)
-    batch = TokenBatch(
-        logp.detach(), reference, zeros, weight, zeros == 0, Rows.of(torch.tensor([1] * 4))
-    )
-    loss, _ = policy_loss(logp, zeros, batch, config)
+    config = AlgorithmConfig(kl_beta=1.0, kl_estimator=estimator, kl_unbiased=unbiased)
+    first, stale = drawn_from in ("itself", "older_weights"), drawn_from.startswith("older")
+    sampled = engine if stale else logp.detach() if first else proximal
+    zeros = torch.zeros_like(engine)
+    rows = Rows.of(torch.tensor([1] * 5))
+
+    def batch(probs):
+        flags = (zeros == 0) & first, (zeros == 0) & stale
+        return TokenBatch(
+            engine, reference, zeros, probs, flags[0], rows, proximal_T=proximal, stale_T=flags[1]
+        )
+
+    loss = expected_loss(logp, sampled, batch, config)
     torch.testing.assert_close(torch.autograd.grad(loss, scores)[0], exact[0])
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first_update", "later_update"])
+def test_ratio_and_mismatch_weight_together_give_the_policy_gradient_of_any_engine(first):
+    """With no clip and a cap that nothing reaches, tokens drawn from the engine."""
+    scores, (logp, proximal, engine, _) = categoricals()
+    rewards = torch.tensor([0.3, -1.0, 2.0, 0.1, 0.7], dtype=torch.float64)
+    exact = torch.autograd.grad((logp.exp() * rewards).sum(), scores, retain_graph=True)[0]
+    config = AlgorithmConfig(clip="none", mismatch="tis", mismatch_cap=1e6)
+    rows = Rows.of(torch.tensor([1] * 5))
+
+    def batch(probs):
+        same = torch.full((5,), first)
+        return TokenBatch(engine, None, rewards, probs, same, rows, proximal_T=proximal)
+
+    loss = expected_loss(logp, engine, batch, config)
+    torch.testing.assert_close(torch.autograd.grad(-loss, scores)[0], exact)
+
+
+ABSURD = [0.0, -50.0, -900.0, 40.0, 600.0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=title)
+@pytest.mark.parametrize("absurd", ABSURD)
+def test_no_finite_engine_logprob_makes_loss_or_gradient_infinite(variant, absurd):
+    config = AlgorithmConfig(**variant)
+    numbers = rows_of_numbers()
+    for row in numbers[1]:
+        row[-1] = absurd
+    for on_policy in (True, False):
+        weights = row_weights(LENGTHS, config.aggregation, 10)
+        logp_T, batch = make_batch(numbers, range(5), weights, [on_policy] * 5)
+        logp_T = logp_T.detach().float().requires_grad_()
+        loss, sums = policy_loss(logp_T, torch.zeros_like(logp_T), in_float32(batch), config)
+        loss.backward()
+        assert all(value.isfinite() for value in (loss, *sums.values()))
+        assert logp_T.grad.isfinite().all()
+
+
+def in_float32(batch):
+    tensors = {
+        name: value.float()
+        for name, value in vars(batch).items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+    return replace(batch, **tensors)
 
 
 def test_mismatch_weights_by_hand():
@@ -269,6 +361,7 @@ REFUSED = [
     ({"clip_delta": 1.2}, "must lie above 1 + clip_high = 1.28"),
     ({"preset": "grpo", "kl_estimator": "k1", "kl_unbiased": False}, "algorithm.kl_unbiased"),
     ({"preset": "rloo", "kl_unbiased": True}, "algorithm.kl_unbiased = true"),
+    ({"preset": "grpo", "kl_estimator": "k2", "kl_unbiased": True}, "algorithm.kl_unbiased = true"),
     ({"reference": "ema"}, 'algorithm.reference = "ema"'),
     ({"entropy_coef": 2.0, "entropy_target": 0.3}, "algorithm.entropy_coef = 2.0"),
 ]

@@ -4,7 +4,11 @@ import time
 
 import pytest
 
+from rlvr.advantage import ESTIMATORS
+from rlvr.cli import main
 from rlvr.config import TrainRecipe
+from rlvr.consistency import cautions
+from rlvr.presets import PRESETS
 from rlvr.recipe import ConfigError, dump_toml, load_recipe, validate
 
 BAD = [
@@ -24,6 +28,18 @@ BAD = [
         ["--rollout.top_p", "0.9", "--algorithm.mismatch", "none"],
         "rollout.max_staleness = 4: responses of older weights",
     ),
+    (
+        [
+            "--algorithm.ratio",
+            "sequence",
+            "--algorithm.mismatch",
+            "none",
+            "--model.dtype",
+            "bfloat16",
+        ],
+        'algorithm.mismatch = "none": algorithm.ratio = "sequence"',
+    ),
+    (["--algorithm.advantage", "batch", "--sampling.dynamic", "true"], "sampling.dynamic = true"),
     (["--rollout.mode", "async", "--rollout.max_staleness", "0"], "set it to 1 or more"),
     (
         ["--rollout.mode", "async", "--rollout.tensor_parallel_size", "2"],
@@ -80,6 +96,51 @@ def test_a_preset_fills_only_what_is_not_given(make_recipe):
     grpo = make_recipe(algorithm={"preset": "grpo", "clip_high": 0.3}).algorithm
     assert (grpo.aggregation, grpo.kl_beta, grpo.clip_high) == ("response_mean", 0.04, 0.3)
     assert make_recipe().algorithm.aggregation == "token_mean"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("ratio", ["sequence", "sequence_token", "trajectory"])
+def test_ratios_of_whole_responses_against_a_rounding_engine_are_refused(make_recipe, ratio, dtype):
+    rough = {"model": {"dtype": dtype}, "algorithm": {"ratio": ratio, "mismatch": "none"}}
+    for keeps in ({"sampling": {"dynamic": True}}, {"rollout": {"mode": "async"}}):
+        with pytest.raises(ConfigError, match=r"set it to \"tis\", or rollout\.max_staleness to 0"):
+            make_recipe(**rough, **keeps)
+    fresh = {"rollout": {"max_staleness": 0}, "optim": {"updates_per_step": 2}}
+    make_recipe(**rough, **fresh)
+    make_recipe(**rough | {"algorithm": {"ratio": ratio}})
+    make_recipe(**rough | {"algorithm": {"mismatch": "none"}})
+    make_recipe(**rough | {"model": {"dtype": "float32"}})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_only_an_advantage_over_the_whole_step_turns_dynamic_sampling_off(make_recipe, preset):
+    section = {"preset": preset}
+    batch = PRESETS[preset]["advantage"] == "batch"
+    assert make_recipe(algorithm=section).sampling.dynamic == (not batch)
+    assert not make_recipe(algorithm=section | {"advantage": "batch"}).sampling.dynamic
+    assert make_recipe(algorithm=section | {"advantage": "batch_std"}).sampling.dynamic
+
+
+def test_small_shaping_weights_that_train_loudly_are_said_once_when_a_run_starts(
+    write_recipe, capsys
+):
+    reward = {"length_weight": 0.001, "format_weight": 0.2}
+    missing = {"path": "/nowhere/at/all"}
+    assert main(["train", str(write_recipe(reward=reward, model=missing))]) == 2
+    said = capsys.readouterr().err
+    assert said.count("caution: ") == 1
+    assert "reward.format_weight = 0.2, reward.length_weight = 0.001: algorithm.advan" in said
+
+
+@pytest.mark.parametrize("advantage", sorted(set(ESTIMATORS) - {"group_std"}))
+def test_shaping_under_an_advantage_that_keeps_its_proportion_needs_no_caution(
+    make_recipe, advantage
+):
+    shaped = {"repetition_weight": 0.1}
+    recipe = make_recipe(reward=shaped, algorithm={"advantage": advantage})
+    assert not list(cautions(recipe))
+    assert not list(cautions(make_recipe()))
+    assert len(list(cautions(make_recipe(reward=shaped)))) == 1
 
 
 def test_overrides_win_over_the_recipe_and_keep_their_types(write_recipe):

@@ -78,6 +78,40 @@ def test_groups_without_an_advantage_are_never_forwarded():
     assert sum(seen) == expected
 
 
+@pytest.mark.parametrize("num_updates", [1, 2, 3])
+def test_only_rows_of_later_updates_are_scored_first_and_in_the_micro_batches_that_train_them(
+    num_updates,
+):
+    """In 16 bits a token's probability depends on what stands beside it."""
+    recipe, policy = load(
+        optim={"updates_per_step": num_updates}, train={"tokens_per_microbatch": 25}
+    )
+    lines = []
+    embeddings = policy.causal_lm.get_input_embeddings()
+    embeddings.register_forward_pre_hook(lambda _module, args: lines.append(args[0].tolist()))
+    run(recipe, policy, make_groups())
+    trained = num_lines(num_updates)
+    num_later = sum(trained[1:])
+    assert len(lines) == num_later + sum(trained)
+    assert lines[:num_later] == lines[num_later + trained[0] :]
+
+
+def num_lines(num_updates):
+    """Forward passes of each update: the groups dealt out in turn, in lines of 25 tokens."""
+    found = []
+    for part in range(num_updates):
+        num, room = 0, 0
+        for group in make_groups()[part::num_updates]:
+            for i, response in enumerate(group.responses):
+                prompt = len(group.prompt_ids)
+                need = len(response.token_ids) + (prompt if i == 0 else 0)
+                if need > room:
+                    num, room, need = num + 1, 25, len(response.token_ids) + prompt
+                room -= need
+        found.append(num)
+    return found
+
+
 @pytest.mark.parametrize(("every", "calls"), [(0, [1, 1]), (1, [2, 2]), (2, [2, 1])])
 def test_checkpointing_recomputes_every_nth_layer_and_changes_no_gradient(every, calls):
     recipe, policy = load(adapter=LORA, train={"activation_checkpointing": every})
