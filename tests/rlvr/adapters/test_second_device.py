@@ -1,0 +1,81 @@
+"""Load, update, save and resume of every method on a device that refuses to meet the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlvr import tiny, word_problems
+from rlvr.adapters import METHODS
+from rlvr.checkpoint import load_checkpoint, save_checkpoint
+from tests.rlvr.second_device import CPU, DEVICE, SecondDevice, is_there
+
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture(scope="module")
+def one_layer(tmp_path_factory) -> Path:
+    """Folder of a Qwen2 with one layer."""
+    folder = tmp_path_factory.mktemp("one_layer")
+    texts = [row["problem"] for row in word_problems.generate("sft", 300, seed=0)]
+    tokenizer = tiny.build_tokenizer(texts)
+    tiny.build_model(tokenizer, seed=0, num_layers=1, hidden_size=64).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_second_device_refuses_what_cuda_refuses():
+    with SecondDevice():
+        here, there = torch.ones(2, 2), torch.ones(2, 2, device=DEVICE)
+        for meet in (torch.add, torch.mm, Tensor.add_, lambda a, b: torch.stack([a, b])):
+            with pytest.raises(RuntimeError, match="same device"):
+                meet(here.clone(), there)
+            with pytest.raises(RuntimeError, match="same device"):
+                meet(there.clone(), here)
+        with pytest.raises(TypeError, match="numpy"):
+            there.numpy()
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.randn(2, device=DEVICE, generator=torch.Generator())
+        assert (there * torch.tensor(2.0)).device == DEVICE
+        assert there[torch.tensor([0])].device == DEVICE
+        assert here.copy_(there).device == CPU
+        assert there.cpu().device == there.to("cpu").device == CPU
+        assert torch.zeros_like(there).device == there.new_zeros(2).device == DEVICE
+        weight = torch.nn.Parameter(there.clone())
+        (weight * there).sum().backward()
+        assert weight.grad is not None
+        assert weight.grad.device == weight.data.device == DEVICE
+
+
+def on_cpu(state: Any) -> dict[str, Tensor]:
+    """Every tensor inside nested dicts, by path, brought to the CPU."""
+    if isinstance(state, Tensor):
+        return {"": state.cpu()}
+    inner = state.items() if isinstance(state, dict) else ()
+    return {f"{key}.{name}": x for key, part in inner for name, x in on_cpu(part).items()}
+
+
+@every_method
+def test_a_method_trains_and_resumes_on_a_second_device(make_trained, one_layer, tmp_path, method):
+    with SecondDevice():
+        whole = make_trained(method, device=DEVICE, path=one_layer)
+        parameters = whole.policy.model.named_parameters()
+        assert [name for name, value in parameters if not is_there(value)] == []
+        whole.train(1)
+        folder = save_checkpoint(tmp_path, 1, whole.policy, whole.optimizer, {})
+        saved = on_cpu(whole.optimizer.state_dict())
+        resumed = make_trained(method, device=DEVICE, path=one_layer)
+        load_checkpoint(folder, resumed.policy, resumed.optimizer)
+        loaded = on_cpu(resumed.optimizer.state_dict())
+        resumed.step = 1
+        resumed.train(1)
+        for _ in resumed.policy.engine_weights() if METHODS[method].merges else ():
+            pass
+        assert all(map(is_there, resumed.policy.trainable))
+    assert saved
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.items())
