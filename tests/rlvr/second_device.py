@@ -39,6 +39,7 @@ class SecondDevice(ExitStack):
     def __enter__(self) -> SecondDevice:
         place = _Place()
         self.enter_context(mock.patch.object(torch._C, _GROUPS, _by_device))
+        self.enter_context(mock.patch.object(torch, "Generator", _Generator))
         self.enter_context(_Operations(place))
         self.enter_context(_Calls(place))
         return self
@@ -70,8 +71,6 @@ class _Operations(TorchDispatchMode):
         there = [hasattr(x.untyped_storage(), "is_there") for x in inputs]
         if any(there) and not all(there):
             _check_mixed(func, inputs, there)
-        if any(there) and kwargs.get("generator") is not None:
-            raise RuntimeError(f"{func}: Expected a {DEVICE.type!r} generator but found 'cpu'")
         result = func(*args, **kwargs)
         if self.place.wanted is not None:
             made_there = self.place.wanted == DEVICE
@@ -101,11 +100,11 @@ class _Calls(TorchFunctionMode):
         wanted = None if kwargs.get("device") is None else _named(kwargs["device"])
         if wanted == DEVICE:
             kwargs = kwargs | {"device": CPU}
-            if kwargs.get("generator") is not None:
-                raise RuntimeError(f"Expected a {DEVICE.type!r} generator but found 'cpu'")
         inputs = [*_tensors(args), *_tensors(kwargs)]
+        by_inputs = any(map(is_there, inputs))
+        _check_generator(kwargs, by_inputs or wanted == DEVICE)
         before = self.place.wanted, self.place.by_inputs
-        self.place.wanted, self.place.by_inputs = wanted, any(map(is_there, inputs))
+        self.place.wanted, self.place.by_inputs = wanted, by_inputs
         try:
             result = func(*args, **kwargs)
         finally:
@@ -146,6 +145,25 @@ def _check_mixed(func: Any, inputs: list[Tensor], there: list[bool]) -> None:
     if not (scalars and there[0]):
         found = [(tuple(x.shape), DEVICE if y else CPU) for x, y in zip(inputs, there, strict=True)]
         raise RuntimeError(f"{func}: Expected all tensors to be on the same device: {found}")
+
+
+def _check_generator(kwargs: dict[str, Any], draws_there: bool) -> None:
+    """Raises: RuntimeError for a draw with the other device's generator."""
+    generator = kwargs.get("generator")
+    if generator is not None and draws_there != getattr(generator, "is_there", False):
+        wanted = DEVICE if draws_there else CPU
+        raise RuntimeError(f"Expected a {wanted.type!r} device type for generator")
+
+
+class _Generator(torch.Generator):
+    """A generator that knows its device."""
+
+    is_there: bool
+
+    def __new__(cls, device: Any = CPU) -> _Generator:
+        made = super().__new__(cls, CPU)
+        made.is_there = _named(device) == DEVICE
+        return made
 
 
 def _move(result: Any, inputs: list[Tensor]) -> None:

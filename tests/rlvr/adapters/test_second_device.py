@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,19 @@ from torch import Tensor
 
 from rlvr import tiny, word_problems
 from rlvr.adapters import METHODS
+from rlvr.batch import make_batch
 from rlvr.checkpoint import load_checkpoint, save_checkpoint
+from rlvr.config import AdapterConfig
+from rlvr.data import encode_prompts, load_problems
+from rlvr.entropy import EntropyControl
+from rlvr.manifest import finish_manifest, manifest
+from rlvr.policy import load_policy
+from rlvr.reference import follow, load_reference, prepare_reference, save_reference
+from rlvr.rollout.engine import Request, Sampling
+from rlvr.rollout.transformers import TransformersEngine
+from rlvr.sampler import Group
+from rlvr.update import update
+from tests.rlvr.adapters.conftest import PROMPTS, settings
 from tests.rlvr.second_device import CPU, DEVICE, SecondDevice, is_there
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -79,3 +92,55 @@ def test_a_method_trains_and_resumes_on_a_second_device(make_trained, one_layer,
     assert saved
     assert loaded.keys() == saved.keys()
     assert all(torch.equal(value, saved[name]) for name, value in loaded.items())
+
+
+KL = {"preset": "grpo", "kl_beta": 0.1}
+RUNS = {
+    "lora": {"algorithm": KL},
+    "adalora": {},
+    "prefix_tuning": {},
+    "full": {"algorithm": KL | {"reference": "ema"}},
+    "galore": {"algorithm": KL},
+}
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_the_other_parts_of_a_run_work_on_a_second_device(make_recipe, one_layer, tmp_path, method):
+    recipe = make_recipe(
+        model={"path": str(one_layer)},
+        optim={"lr": 1e-2, "updates_per_step": 2},
+        train={"steps": 10},
+        adapter={"method": method, "rank": settings(method).get("rank")},
+        **RUNS[method],
+    )
+    adapter = AdapterConfig.model_validate(settings(method))
+    with SecondDevice():
+        policy = load_policy(
+            recipe.model, adapter, str(one_layer), 0, True, num_updates=20, device=DEVICE
+        )
+        prepare_reference(policy, recipe.algorithm)
+        optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
+        engine = TransformersEngine(policy)
+        groups = [drawn_group(engine, number) for number in range(2)]
+        with policy.reference_at_hand():
+            batch = make_batch(groups, policy, recipe)
+        data = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, 100)[0]
+        facts = manifest(recipe, policy, optimizer, data, engine.name, "none")
+        entropy = EntropyControl(recipe.algorithm)
+        stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+        follow(policy, recipe.algorithm, 1)
+        save_reference(policy, recipe.algorithm, tmp_path)
+        load_reference(policy, recipe.algorithm, tmp_path)
+        policy.save(tmp_path / "saved")
+        (tmp_path / "manifest.json").write_text(json.dumps(facts))
+        finish_manifest(tmp_path / "manifest.json", policy, recipe.model)
+    assert facts["device"] == str(DEVICE)
+    assert stats["optim/grad_norm"] > 0
+    assert json.loads((tmp_path / "manifest.json").read_text())["update_norms"]
+
+
+def drawn_group(engine: TransformersEngine, number: int) -> Group:
+    """Four responses of the engine to a prompt, the first and the last of them right."""
+    requests = [Request(PROMPTS[number], seed) for seed in range(4)]
+    responses = engine.generate(requests, Sampling(temperature=1.0, top_p=0.9, max_len=6))
+    return Group(f"p{number}", PROMPTS[number], responses, [1.0, 0.0, 0.0, 1.0], ["wrong"] * 4, 0)
