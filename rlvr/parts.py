@@ -82,6 +82,28 @@ def parts_of_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any
     return state
 
 
+def moved(state: Any, device: torch.device) -> Any:
+    """The state with every tensor on the device, however deep in dicts and lists it lies."""
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, dict):
+        return {key: moved(value, device) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(moved(value, device) for value in state)
+    return state
+
+
+def move_named_state(optimizer: Optimizer) -> None:
+    """Moves state that is not kept under a parameter, which torch leaves where it was loaded.
+
+    peft's LoRA-FA keeps its moments under names.
+    """
+    device = optimizer.param_groups[0]["params"][0].device
+    for key, values in optimizer.state.items():
+        if not isinstance(key, Tensor):
+            optimizer.state[key] = moved(values, device)
+
+
 def whole_copy(module: nn.Module) -> Any:
     """A copy of the module, its parameters whole."""
     parts = [p for p in module.parameters() if is_sharded(p)]

@@ -204,7 +204,8 @@ class Policy:
                 parts.write(value.detach(), live[name])
         self.holding.loaded()
         if self.method.schedule:
-            self.method.schedule.load_state(self.model, state["schedule"])
+            schedule = parts.moved(state["schedule"], self.device)
+            self.method.schedule.load_state(self.model, schedule)
 
 
 def load_policy(
@@ -215,15 +216,17 @@ def load_policy(
     keep_reference: bool,
     num_updates: int = 1000,
     encode_rows: Callable[[Any], list[list[int]]] | None = None,
+    device: torch.device | None = None,
 ) -> Policy:
-    """The policy at step 0 on the device at hand. `path` is a folder or hub id.
+    """The policy at step 0. `path` is a folder or hub id.
 
     num_updates: optimizer steps of the run. encode_rows(tokenizer): token ids of training problems,
-    called where the method's initialisation looks at data.
+    called where the method's initialisation looks at data. device: None takes the GPU at hand.
     Raises: ConfigError for a model that cannot be found or read, or modules that it does not have.
     """
     method = get_method(adapter, num_updates)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, model_config.dtype)
     base, tokenizer = load_base(model_config, path, dtype)
     if "target_modules" in method.options:

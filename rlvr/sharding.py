@@ -152,6 +152,7 @@ class Holding:
     def load_state(self, optimizer: Optimizer, saved: dict[str, Any]) -> None:
         """Puts a whole optimizer state where each rank holds its own."""
         optimizer.load_state_dict(parts.parts_of_state(saved, optimizer))
+        parts.move_named_state(optimizer)
 
     @contextlib.contextmanager
     def whole_state(self, optimizer: Optimizer, only_main: bool) -> Iterator[None]:

@@ -75,11 +75,18 @@ def settings(method: str) -> dict[str, Any]:
 def make_trained(make_recipe) -> Callable[..., Trained]:
     """A policy of a method at step 0 with its optimizer; settings as in the adapter section."""
 
-    def make(method: str, dtype: str = "float32", **adapter: Any) -> Trained:
+    def make(
+        method: str,
+        dtype: str = "float32",
+        device: torch.device | None = None,
+        path: Path | None = None,
+        **adapter: Any,
+    ) -> Trained:
         lr = 3e-2 if method in LOUD else 3e-3
         given = AdapterConfig.model_validate(settings(method) | adapter)
+        model = {"dtype": dtype} | ({} if path is None else {"path": str(path)})
         recipe = make_recipe(
-            model={"dtype": dtype}, optim={"lr": lr}, train={"steps": NUM_UPDATES}
+            model=model, optim={"lr": lr}, train={"steps": NUM_UPDATES}
         ).model_copy(update={"adapter": given})
         assert recipe.model.path is not None
         policy = load_policy(
@@ -90,6 +97,7 @@ def make_trained(make_recipe) -> Callable[..., Trained]:
             keep_reference=True,
             num_updates=NUM_UPDATES,
             encode_rows=lambda _tokenizer: [PROMPTS[2][i:] + PROMPTS[1][:i] for i in range(8)],
+            device=device,
         )
         optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
         return Trained(policy, optimizer, recipe)

@@ -1,0 +1,146 @@
+"""Load, update, save and resume of every method on a device that refuses to meet the CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlvr import tiny, word_problems
+from rlvr.adapters import METHODS
+from rlvr.batch import make_batch
+from rlvr.checkpoint import load_checkpoint, save_checkpoint
+from rlvr.config import AdapterConfig
+from rlvr.data import encode_prompts, load_problems
+from rlvr.entropy import EntropyControl
+from rlvr.manifest import finish_manifest, manifest
+from rlvr.policy import load_policy
+from rlvr.reference import follow, load_reference, prepare_reference, save_reference
+from rlvr.rollout.engine import Request, Sampling
+from rlvr.rollout.transformers import TransformersEngine
+from rlvr.sampler import Group
+from rlvr.update import update
+from tests.rlvr.adapters.conftest import PROMPTS, settings
+from tests.rlvr.second_device import CPU, DEVICE, SecondDevice, is_there
+
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture(scope="module")
+def one_layer(tmp_path_factory) -> Path:
+    """Folder of a Qwen2 with one layer."""
+    folder = tmp_path_factory.mktemp("one_layer")
+    texts = [row["problem"] for row in word_problems.generate("sft", 300, seed=0)]
+    tokenizer = tiny.build_tokenizer(texts)
+    tiny.build_model(tokenizer, seed=0, num_layers=1, hidden_size=64).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_second_device_refuses_what_cuda_refuses():
+    with SecondDevice():
+        here, there = torch.ones(2, 2), torch.ones(2, 2, device=DEVICE)
+        for meet in (torch.add, torch.mm, Tensor.add_, lambda a, b: torch.stack([a, b])):
+            with pytest.raises(RuntimeError, match="same device"):
+                meet(here.clone(), there)
+            with pytest.raises(RuntimeError, match="same device"):
+                meet(there.clone(), here)
+        with pytest.raises(TypeError, match="numpy"):
+            there.numpy()
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.randn(2, device=DEVICE, generator=torch.Generator())
+        assert (there * torch.tensor(2.0)).device == DEVICE
+        assert there[torch.tensor([0])].device == DEVICE
+        assert here.copy_(there).device == CPU
+        assert there.cpu().device == there.to("cpu").device == CPU
+        assert torch.zeros_like(there).device == there.new_zeros(2).device == DEVICE
+        weight = torch.nn.Parameter(there.clone())
+        (weight * there).sum().backward()
+        assert weight.grad is not None
+        assert weight.grad.device == weight.data.device == DEVICE
+
+
+def on_cpu(state: Any) -> dict[str, Tensor]:
+    """Every tensor inside nested dicts, by path, brought to the CPU."""
+    if isinstance(state, Tensor):
+        return {"": state.cpu()}
+    inner = state.items() if isinstance(state, dict) else ()
+    return {f"{key}.{name}": x for key, part in inner for name, x in on_cpu(part).items()}
+
+
+@every_method
+def test_a_method_trains_and_resumes_on_a_second_device(make_trained, one_layer, tmp_path, method):
+    with SecondDevice():
+        whole = make_trained(method, device=DEVICE, path=one_layer)
+        parameters = whole.policy.model.named_parameters()
+        assert [name for name, value in parameters if not is_there(value)] == []
+        whole.train(1)
+        folder = save_checkpoint(tmp_path, 1, whole.policy, whole.optimizer, {})
+        saved = on_cpu(whole.optimizer.state_dict())
+        resumed = make_trained(method, device=DEVICE, path=one_layer)
+        load_checkpoint(folder, resumed.policy, resumed.optimizer)
+        loaded = on_cpu(resumed.optimizer.state_dict())
+        resumed.step = 1
+        resumed.train(1)
+        for _ in resumed.policy.engine_weights() if METHODS[method].merges else ():
+            pass
+        assert all(map(is_there, resumed.policy.trainable))
+    assert saved
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.items())
+
+
+KL = {"preset": "grpo", "kl_beta": 0.1}
+RUNS = {
+    "lora": {"algorithm": KL},
+    "adalora": {},
+    "prefix_tuning": {},
+    "full": {"algorithm": KL | {"reference": "ema"}},
+    "galore": {"algorithm": KL},
+}
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_the_other_parts_of_a_run_work_on_a_second_device(make_recipe, one_layer, tmp_path, method):
+    recipe = make_recipe(
+        model={"path": str(one_layer)},
+        optim={"lr": 1e-2, "updates_per_step": 2},
+        train={"steps": 10},
+        adapter={"method": method, "rank": settings(method).get("rank")},
+        **RUNS[method],
+    )
+    adapter = AdapterConfig.model_validate(settings(method))
+    with SecondDevice():
+        policy = load_policy(
+            recipe.model, adapter, str(one_layer), 0, True, num_updates=20, device=DEVICE
+        )
+        prepare_reference(policy, recipe.algorithm)
+        optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
+        engine = TransformersEngine(policy)
+        groups = [drawn_group(engine, number) for number in range(2)]
+        with policy.reference_at_hand():
+            batch = make_batch(groups, policy, recipe)
+        data = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, 100)[0]
+        facts = manifest(recipe, policy, optimizer, data, engine.name, "none")
+        entropy = EntropyControl(recipe.algorithm)
+        stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+        follow(policy, recipe.algorithm, 1)
+        save_reference(policy, recipe.algorithm, tmp_path)
+        load_reference(policy, recipe.algorithm, tmp_path)
+        policy.save(tmp_path / "saved")
+        (tmp_path / "manifest.json").write_text(json.dumps(facts))
+        finish_manifest(tmp_path / "manifest.json", policy, recipe.model)
+    assert facts["device"] == str(DEVICE)
+    assert stats["optim/grad_norm"] > 0
+    assert json.loads((tmp_path / "manifest.json").read_text())["update_norms"]
+
+
+def drawn_group(engine: TransformersEngine, number: int) -> Group:
+    """Four responses of the engine to a prompt, the first and the last of them right."""
+    requests = [Request(PROMPTS[number], seed) for seed in range(4)]
+    responses = engine.generate(requests, Sampling(temperature=1.0, top_p=0.9, max_len=6))
+    return Group(f"p{number}", PROMPTS[number], responses, [1.0, 0.0, 0.0, 1.0], ["wrong"] * 4, 0)
