@@ -47,13 +47,18 @@ def make_rows(
     """The rows of one optimizer step; rows that cannot move the policy are left out.
 
     Truncated responses are masked when reward.overlong is "mask": they count in their group's
-    advantages but not in the loss or its denominator.
+    advantages but not in the loss or its denominator. Responses that nobody judged are masked
+    always, and count in no advantage.
     """
     algorithm = recipe.algorithm
     masked = recipe.reward.overlong == "mask"
     groups = batch.groups
     responses = [response for group in groups for response in group.responses]
-    lengths = [0 if masked and r.truncated else len(r.token_ids) for r in responses]
+    judged = [known for group in groups for known in group.judged]
+    lengths = [
+        len(r.token_ids) if known and not (masked and r.truncated) else 0
+        for r, known in zip(responses, judged, strict=True)
+    ]
     weights = row_weights(lengths, algorithm.aggregation, recipe.rollout.max_response_len)
     on_policy = [
         group.step == step and recipe.optim.updates_per_step == 1
