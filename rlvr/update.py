@@ -132,7 +132,9 @@ def update(
             sums, num_skipped = before, num_skipped + 1
             continue
         if schedule:
-            schedule.after_update(policy.model, step * num_updates + part)
+            # a step with few groups has its updates at the end of those that it might have had
+            num_asked = recipe.optim.updates_per_step
+            schedule.after_update(policy.model, (step + 1) * num_asked - num_updates + part)
         grad_norms.append(grad_norm)
         entropy.observe(sum(entropy for _, entropy in parts) / num_tokens)
     optimizer.zero_grad(set_to_none=True)

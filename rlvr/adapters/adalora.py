@@ -84,23 +84,57 @@ def _penalty(model: Any) -> Any:
     return weight * torch.stack(terms).mean()
 
 
-def _after_update(model: Any, update: int) -> None:
-    """Importance of every triple, and at the scheduled updates the least important E set to 0."""
-    model.base_model.update_and_allocate(update + 1)
-
-
 _AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+_CLOCK = "last_update"
+"""Our attribute of peft's allocator: the update it was last called after, from 1; None where an
+older version's checkpoint does not say."""
+
+
+def _after_update(model: Any, update: int) -> None:
+    """Importance of every triple, and at the scheduled updates the least important E set to 0.
+
+    Updates may be missing between two calls: of a step with few groups, or left out because they
+    were not finite. What the schedule had there is done now.
+    """
+    tuner, config, now = model.base_model, model.peft_config["default"], update + 1
+    allocator = tuner.rankallocator
+    last = getattr(allocator, _CLOCK, 0)
+    scheduled = _scheduled(config, update if last is None else last, now)
+    if not allocator.ipt and scheduled == _end(config):
+        allocator.update_ipt(tuner.model)  # the end is the first update of all
+    tuner.update_and_allocate(scheduled)
+    setattr(allocator, _CLOCK, now)
+
+
+def _scheduled(config: Any, last: int, now: int) -> int:
+    """The update of peft's schedule to stand at after update `now`, when `last` was the one before.
+
+    peft ends at one update exactly, and moves ranks at multiples of deltaT.
+    """
+    end = _end(config)
+    if last < end <= now:
+        return end
+    multiple = now - now % config.deltaT
+    return multiple if last < multiple and now < end else now
+
+
+def _end(config: Any) -> int:
+    """The update after which ranks do not move any more."""
+    return config.total_step - config.tfinal
 
 
 def _state(model: Any) -> dict[str, Any]:
     allocator = model.base_model.rankallocator
     pattern = model.peft_config["default"].rank_pattern
-    return {"rank_pattern": pattern} | {name: getattr(allocator, name) for name in _AVERAGES}
+    averages = {name: getattr(allocator, name) for name in _AVERAGES}
+    return {"rank_pattern": pattern, _CLOCK: getattr(allocator, _CLOCK, 0)} | averages
 
 
 def _load_state(model: Any, saved: dict[str, Any]) -> None:
+    allocator = model.base_model.rankallocator
     for name in _AVERAGES:
-        setattr(model.base_model.rankallocator, name, saved[name])
+        setattr(allocator, name, saved[name])
+    setattr(allocator, _CLOCK, saved.get(_CLOCK))
     model.peft_config["default"].rank_pattern = saved["rank_pattern"]
 
 
