@@ -12,6 +12,9 @@ FAILURES = (Reason.TIMEOUT, Reason.WORKER_DIED)
 too_large is not among them: the cost guard has judged that no sensible answer looks like this.
 """
 
+UNJUDGED = frozenset({*FAILURES, Reason.GOLD_INVALID})
+"""Reasons of a response that nobody judged, right or wrong: it earns no reward at all."""
+
 FOLD_AT = 4096
 MAX_TIMES = 65_536
 

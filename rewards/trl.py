@@ -3,11 +3,9 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from rewards.counters import FAILURES
+from rewards.counters import UNJUDGED
 from rewards.types import Reason
 from rewards.verifier import Verifier
-
-NO_REWARD = {*FAILURES, Reason.GOLD_INVALID}
 
 
 class MathReward:
@@ -57,7 +55,7 @@ class MathReward:
             for reason in Reason:
                 log_metric(f"verifier/{reason.value}_frac", counts[reason] / len(verdicts))
         return [
-            None if verdict.reason in NO_REWARD else float(verdict.correct) for verdict in verdicts
+            None if verdict.reason in UNJUDGED else float(verdict.correct) for verdict in verdicts
         ]
 
     def close(self) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+MIN_JUDGED = 2
+"""Judged responses of a group below which it says nothing: there is nothing to compare with."""
+
 STD_EPS = 1e-4
 """Added to the standard deviation, as in trl's GRPOTrainer."""
 
@@ -103,14 +106,29 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 def advantages(
-    rewards: Sequence[Sequence[float]], lengths: Sequence[Sequence[int]], estimator: str
+    rewards: Sequence[Sequence[float]],
+    lengths: Sequence[Sequence[int]],
+    estimator: str,
+    judged: Sequence[Sequence[bool]] | None = None,
 ) -> list[list[float]]:
     """Advantages of all responses of a step, group by group in the order given.
 
-    lengths: of each response, in tokens.
+    lengths: of each response, in tokens. judged: whether somebody judged the response; None: all
+    were. Those that nobody judged, and groups with fewer than MIN_JUDGED others, get 0 and are in
+    no statistic: the rest gets what it would get without them.
     """
-    values = ESTIMATORS[estimator](
-        [torch.tensor(group, dtype=torch.float64) for group in rewards],
-        [torch.tensor(group, dtype=torch.float64) for group in lengths],
+    if judged is None:
+        judged = [[True] * len(group) for group in rewards]
+    known = [[i for i, one in enumerate(group) if one] for group in judged]
+    kept = [p for p, indices in enumerate(known) if len(indices) >= MIN_JUDGED]
+    values = [[0.0] * len(group) for group in rewards]
+    if not kept:
+        return values
+    estimates = ESTIMATORS[estimator](
+        [torch.tensor([rewards[p][i] for i in known[p]], dtype=torch.float64) for p in kept],
+        [torch.tensor([lengths[p][i] for i in known[p]], dtype=torch.float64) for p in kept],
     )
-    return [group.tolist() for group in values]
+    for p, estimate_K in zip(kept, estimates, strict=True):
+        for i, value in zip(known[p], estimate_K.tolist(), strict=True):
+            values[p][i] = value
+    return values

@@ -67,7 +67,8 @@ def make_batch(groups: Sequence[Group], policy: Policy, recipe: TrainRecipe) -> 
             )
         ]
     lengths = [[len(r.token_ids) for r in group.responses] for group in groups]
-    return StepBatch(groups, advantages(rewards, lengths, algorithm.advantage), references)
+    judged = [group.judged for group in groups]
+    return StepBatch(groups, advantages(rewards, lengths, algorithm.advantage, judged), references)
 
 
 def _kl_sum(logprobs: list[float], reference: list[float], estimator: str) -> float:

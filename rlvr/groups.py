@@ -8,14 +8,15 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from rewards import Reason
-from rlvr.advantage import is_informative
+from rewards.counters import UNJUDGED
+from rlvr.advantage import MIN_JUDGED, is_informative
 from rlvr.rollout.engine import Response
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """G responses to one prompt. rewards: shaped; reasons: the verdicts'. step: how many steps had
-    been finished by the weights that sampled it."""
+    """G responses to one prompt. rewards: shaped, and 0 for a response that nobody judged; reasons:
+    the verdicts'. step: how many steps had been finished by the weights that sampled it."""
 
     problem_id: str
     prompt_ids: list[int]
@@ -25,8 +26,23 @@ class Group:
     step: int
 
     @property
+    def judged(self) -> list[bool]:
+        """[G] whether somebody judged the response; one that nobody did is trained on by nobody."""
+        return [reason not in UNJUDGED for reason in self.reasons]
+
+    @property
+    def judged_rewards(self) -> list[float]:
+        """The rewards that say something about their responses, in order."""
+        return [reward for reward, known in zip(self.rewards, self.judged, strict=True) if known]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there are two judged responses, so that one can be better than the other."""
+        return sum(self.judged) >= MIN_JUDGED
+
+    @property
     def informative(self) -> bool:
-        return is_informative(self.rewards)
+        return self.comparable and is_informative(self.judged_rewards)
 
     @property
     def num_tokens(self) -> int:
@@ -111,24 +127,27 @@ class Tally:
         }
         if not self.fresh:  # the whole batch was left over from the step before
             return values
-        rewards = [reward for group in self.fresh for reward in group.rewards]
+        rewards = [reward for group in self.fresh for reward in group.judged_rewards]
         reasons = Counter(reason for group in self.fresh for reason in group.reasons)
+        num_responses = reasons.total()
         truncated = sum(r.truncated for group in self.fresh for r in group.responses)
         num_tokens = sum(group.num_tokens for group in self.fresh)
         informative = sum(group.informative for group in self.fresh)
-        fractions = {f"reward/{r}_frac": reasons[r] / len(rewards) for r in map(str, Reason)}
+        fractions = {f"reward/{r}_frac": reasons[r] / num_responses for r in map(str, Reason)}
         return (
             values
             | fractions
+            | ({"reward/mean": sum(rewards) / len(rewards)} if rewards else {})
             | {
-                "reward/mean": sum(rewards) / len(rewards),
-                "rollout/response_len_mean": num_tokens / len(rewards),
-                "rollout/truncated_frac": truncated / len(rewards),
+                "rollout/response_len_mean": num_tokens / num_responses,
+                "rollout/truncated_frac": truncated / num_responses,
                 "rollout/tokens_per_s": num_tokens / self.generate_s,
                 "rollout/imbalance": self.most_tokens / max(self.mean_tokens, 1),
                 "rollout/responses": float(self.num_asked),
                 "rollout/aborted_frac": self.num_aborted / self.num_asked,
                 "sampler/refills": self.num_rounds - 1.0,
+                "sampler/unjudged_frac": (num_responses - len(rewards)) / num_responses,
+                "sampler/unjudged_groups": float(sum(not g.comparable for g in self.fresh)),
                 "sampler/informative_frac": informative / len(self.fresh),
                 "sampler/rollouts_per_informative_group": self.num_asked / max(informative, 1),
             }
@@ -137,20 +156,22 @@ class Tally:
 
 def diagnose(groups: Sequence[Group], num_rounds: int) -> str:
     """In plain words why too few groups carried a signal: what the rewards were, and what to do."""
-    rewards = [reward for group in groups for reward in group.rewards]
     reasons = Counter(reason for group in groups for reason in group.reasons)
-    truncated = sum(r.truncated for group in groups for r in group.responses) / len(rewards)
-    shares = ", ".join(f"{count / len(rewards):.0%} {r}" for r, count in reasons.most_common(3))
+    num_responses = reasons.total()
+    truncated = sum(r.truncated for group in groups for r in group.responses) / num_responses
+    shares = ", ".join(f"{count / num_responses:.0%} {r}" for r, count in reasons.most_common(3))
     informative = sum(group.informative for group in groups)
     return (
         f"{informative or 'no'} group{'s' * (informative > 1)} carried a signal in {num_rounds}"
-        f" round{'s' * (num_rounds > 1)} ({len(groups)} prompts, {len(rewards)} responses):"
+        f" round{'s' * (num_rounds > 1)} ({len(groups)} prompts, {num_responses} responses):"
         f" {_spread(groups)} ({shares}; {truncated:.0%} truncated). {_remedy(reasons, truncated)}"
     )
 
 
 def _spread(groups: Sequence[Group]) -> str:
-    rewards = [reward for group in groups for reward in group.rewards]
+    rewards = [reward for group in groups for reward in group.judged_rewards]
+    if not rewards:
+        return "nothing was judged"
     low, high = min(rewards), max(rewards)
     if low == high:
         return f"all rewards were {low:g}"
@@ -160,6 +181,8 @@ def _spread(groups: Sequence[Group]) -> str:
 
 
 def _remedy(reasons: Counter[str], truncated: float) -> str:
+    if sum(reasons[reason] for reason in UNJUDGED) > 0.5 * reasons.total():
+        return "Most responses could not be judged: raise reward.timeout_s or reward.num_workers."
     if reasons["correct"] > 0.5 * reasons.total():
         return "The problems are too easy for this policy: take harder ones."
     if truncated > 0.5:

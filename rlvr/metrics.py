@@ -7,8 +7,8 @@ from typing import Any
 from rewards import Reason
 
 METRICS: dict[str, str] = {
-    "reward/mean": "mean shaped reward of all responses sampled in the step",
-    **{f"reward/{r}_frac": f"fraction of those responses judged {r}" for r in map(str, Reason)},
+    "reward/mean": "mean shaped reward of the responses sampled in the step that were judged",
+    **{f"reward/{r}_frac": f"fraction of all responses with verdict {r}" for r in map(str, Reason)},
     "verify/failure_frac": "fraction of verdicts that are failures of ours (timeout, worker_died)",
     "verify/kills": "verifier workers killed at their deadline",
     "verify/p50_ms": "median time of a verdict (ms)",
@@ -22,6 +22,9 @@ METRICS: dict[str, str] = {
     "rollout/staleness_mean": "mean age of the responses trained on (steps since their weights)",
     "rollout/stale_dropped": "responses dropped because they were older than max_staleness",
     "sampler/refills": "rounds of prompts beyond the first",
+    "sampler/unjudged_frac": "fraction of responses that nobody judged (timeout, worker_died,"
+    " gold_invalid): in no statistic, not trained on",
+    "sampler/unjudged_groups": "groups dropped because fewer than two responses were judged",
     "sampler/informative_frac": "fraction of sampled groups whose rewards differ",
     "sampler/rollouts_per_informative_group": "responses asked for per informative group",
     "sampler/problems_used_frac": "fraction of all problems with a group trained on so far",

@@ -153,9 +153,9 @@ class Sampler:
         tally = Tally(num_stale=(len(self._surplus) - len(groups)) * size)
         while len(groups) < wanted and tally.num_rounds <= self._recipe.sampling.max_refills:
             fresh = self._round(job, wanted - len(groups), tally)
-            if not self._recipe.sampling.dynamic:
-                groups += fresh
-                break
+            if not self._recipe.sampling.dynamic:  # another round only for what nobody judged
+                groups += [group for group in fresh if group.comparable]
+                continue
             groups += [group for group in fresh if group.informative]
             self._learn_fraction(fresh)
         if len(groups) < wanted:
@@ -208,7 +208,7 @@ class Sampler:
             if group is not None:
                 self._lengths[group.problem_id] = group.num_tokens / rollout.group_size
                 num_right = group.reasons.count("correct")
-                num_wrong = len(group.reasons) - num_right
+                num_wrong = sum(group.judged) - num_right
                 self._selector.observe(one.index, num_right, num_wrong, job.step)
                 fresh.append(group)
         tally.add(fresh, len(asked) * rollout.group_size, rounds)

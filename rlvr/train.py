@@ -304,15 +304,15 @@ def _sample_rollouts(session: Session, batch: StepBatch) -> list[dict[str, Any]]
             "problem_id": group.problem_id,
             "prompt": session.policy.tokenizer.decode(group.prompt_ids),
             "response": session.decode(response.token_ids),
-            "reward": reward,
+            "reward": reward if known else None,  # nobody judged it
             "advantage": advantage,
             "reason": reason,
             "response_len": len(response.token_ids),
             "truncated": response.truncated,
         }
         for group, row in zip(batch.groups[:count], batch.advantages[:count], strict=True)
-        for response, reward, reason, advantage in zip(
-            group.responses, group.rewards, group.reasons, row, strict=True
+        for response, reward, reason, known, advantage in zip(
+            group.responses, group.rewards, group.reasons, group.judged, row, strict=True
         )
     ]
 

@@ -52,8 +52,9 @@ def make_rows(
 
     Truncated responses are masked when reward.overlong is "mask": they count in their group's
     advantages but not in the loss. Of its denominator their tokens are no part; as rows they count
-    (response_mean, response_sum, constant), as in trl. A token whose log-probability the engine
-    could not give is no part of either.
+    (response_mean, response_sum, constant), as in trl. Responses that nobody judged are masked
+    always, and count in no advantage. A token whose log-probability the engine could not give is no
+    part of either.
 
     mismatch = "none" weighs nothing: the ratio of a stale row then has the engine's probability as
     its proximal one, so that its age is not ignored.
@@ -62,7 +63,11 @@ def make_rows(
     masked = recipe.reward.overlong == "mask"
     groups = batch.groups
     responses = [response for group in groups for response in group.responses]
-    lengths = [0 if masked and r.truncated else num_trained(r.logprobs) for r in responses]
+    judged = [known for group in groups for known in group.judged]
+    lengths = [
+        num_trained(r.logprobs) if known and not (masked and r.truncated) else 0
+        for r, known in zip(responses, judged, strict=True)
+    ]
     weights = row_weights(lengths, algorithm.aggregation, recipe.rollout.max_response_len)
     stale = [group.step != step for group in groups for _ in group.responses]
     by_engine = algorithm.mismatch == "none"
@@ -149,7 +154,9 @@ def update(
             sums, num_skipped = before, num_skipped + 1
             continue
         if schedule:
-            schedule.after_update(policy.model, step * num_updates + part)
+            # a step with few groups has its updates at the end of those that it might have had
+            num_asked = recipe.optim.updates_per_step
+            schedule.after_update(policy.model, (step + 1) * num_asked - num_updates + part)
         grad_norms.append(grad_norm)
         entropy.observe(sum(entropy for _, entropy in parts) / num_tokens)
     optimizer.zero_grad(set_to_none=True)

@@ -85,12 +85,43 @@ def _penalty(model: Any) -> Any:
     return weight * torch.stack(terms).mean()
 
 
-def _after_update(model: Any, update: int) -> None:
-    """Importance of every triple, and at the scheduled updates the least important E set to 0."""
-    model.base_model.update_and_allocate(update + 1)
-
-
 _AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+_CLOCK = "last_update"
+"""Our attribute of peft's allocator: the update it was last called after, from 1; None where an
+older version's checkpoint does not say."""
+
+
+def _after_update(model: Any, update: int) -> None:
+    """Importance of every triple, and at the scheduled updates the least important E set to 0.
+
+    Updates may be missing between two calls: of a step with few groups, or left out because they
+    were not finite. What the schedule had there is done now.
+    """
+    tuner, config, now = model.base_model, model.peft_config["default"], update + 1
+    allocator = tuner.rankallocator
+    last = getattr(allocator, _CLOCK, 0)
+    scheduled = _scheduled(config, update if last is None else last, now)
+    if not allocator.ipt and scheduled == _end(config):
+        allocator.update_ipt(tuner.model)  # the end is the first update of all
+    tuner.update_and_allocate(scheduled)
+    setattr(allocator, _CLOCK, now)
+
+
+def _scheduled(config: Any, last: int, now: int) -> int:
+    """The update of peft's schedule to stand at after update `now`, when `last` was the one before.
+
+    peft ends at one update exactly, and moves ranks at multiples of deltaT.
+    """
+    end = _end(config)
+    if last < end <= now:
+        return end
+    multiple = now - now % config.deltaT
+    return multiple if last < multiple and now < end else now
+
+
+def _end(config: Any) -> int:
+    """The update after which ranks do not move any more."""
+    return config.total_step - config.tfinal
 
 
 def _state(model: Any) -> dict[str, Any]:
@@ -98,14 +129,17 @@ def _state(model: Any) -> dict[str, Any]:
     pattern = model.peft_config["default"].rank_pattern
     # peft puts new tensors into these dicts: a copy of the dict is a copy of the state
     averages = {name: dict(getattr(allocator, name)) for name in _AVERAGES}
-    return {"rank_pattern": copy.deepcopy(pattern)} | averages
+    clock = getattr(allocator, _CLOCK, 0)
+    return {"rank_pattern": copy.deepcopy(pattern), _CLOCK: clock} | averages
 
 
 def _load_state(model: Any, saved: dict[str, Any]) -> None:
+    allocator = model.base_model.rankallocator
     live = dict(model.base_model.model.named_parameters())
     for name in _AVERAGES:
         values = {n: value.to(live[n].device) for n, value in saved[name].items()}
-        setattr(model.base_model.rankallocator, name, values)
+        setattr(allocator, name, values)
+    setattr(allocator, _CLOCK, saved.get(_CLOCK))
     model.peft_config["default"].rank_pattern = copy.deepcopy(saved["rank_pattern"])
 
 

@@ -64,8 +64,8 @@ class Schedule:
     """What a method does besides the gradient step; only AdaLoRA has one.
 
     penalty(model): a scalar added to the loss once per optimizer step. after_update(model, n): runs
-    after optimizer step n (from 0) while gradients are there. state(model) and load_state(model,
-    saved) carry what is not a weight through a checkpoint.
+    after optimizer step n (from 0) while gradients are there; n grows, and may jump. state(model)
+    and load_state(model, saved) carry what is not a weight through a checkpoint.
     """
 
     penalty: Callable[[nn.Module], Tensor]

@@ -153,7 +153,7 @@ def verifier_failures(run: RunData) -> Finding | None:
     return Finding(
         "verifier_failures",
         "problem" if fmean(value for _, value in failures or [(0, 0.0)]) > 0.05 else "warning",
-        "The verifier fails on some responses; they earn nothing, right or wrong",
+        "The verifier fails on some responses; they are left out, right or wrong",
         tuple(evidence),
         (
             "raise reward.timeout_s or reward.num_workers",

@@ -34,10 +34,10 @@ class Trained:
     recipe: TrainRecipe
     step: int = 0
 
-    def train(self, steps: int) -> None:
-        """Real updates of the framework on two groups of drawn responses per step."""
+    def train(self, steps: int, num_groups: int = 2) -> None:
+        """Real updates of the framework on groups of drawn responses, num_groups per step."""
         for _ in range(steps):
-            groups = [drawn_group(self.policy, self.step, i) for i in range(2)]
+            groups = [drawn_group(self.policy, self.step, i) for i in range(num_groups)]
             batch = make_batch(groups, self.policy, self.recipe)
             entropy = EntropyControl(self.recipe.algorithm)
             parts = (self.policy, self.optimizer, batch, self.recipe, self.step, entropy)

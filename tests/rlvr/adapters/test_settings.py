@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,9 @@ from rlvr.adapters.state import adapter_state
 from rlvr.checks import check
 from rlvr.config import AdapterConfig, TrainRecipe
 from rlvr.manifest import finish_manifest
-from rlvr.policy import load_base
+from rlvr.policy import load_base, load_policy
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
+from tests.rlvr.adapters.conftest import Trained
 
 DOWN = "model.layers.2.mlp.down_proj"
 PROMPT = [11 * i % 300 + 8 for i in range(12)]
@@ -438,6 +440,41 @@ def test_adalora_ends_at_its_budget_and_keeps_factors_near_orthonormal(make_trai
     kept = [int((p != 0).sum()) for n, p in model.named_parameters() if ".lora_E." in n]
     assert sum(kept) == 4 * len(kept)
     assert len(set(kept)) > 1, "ranks moved between modules"
+
+
+SHORT = {
+    "one_group_where_ranks_stop_moving": (6, lambda step: 1 if step == 5 else 3),
+    "one_group_all_along": (6, lambda step: 1),
+    "one_group_in_the_last_step": (0, lambda step: 1 if step == 7 else 3),
+}
+"""adapter.adalora.final_updates, and groups by step, of 8 steps with 3 updates each."""
+
+
+@pytest.mark.parametrize("case", SHORT)
+def test_adalora_ends_at_its_budget_where_steps_have_fewer_groups_than_updates(make_recipe, case):
+    final, num_groups = SHORT[case]
+    block = {"init_rank": 6, "warmup_updates": 3, "final_updates": final, "every_updates": 10}
+    adapter = AdapterConfig.model_validate(
+        {"method": "adalora", "rank": 4, "adalora": block, "target_modules": ["q_proj", "v_proj"]}
+    )
+    recipe = make_recipe(
+        optim={"lr": 3e-2, "updates_per_step": 3},
+        train={"steps": 8},
+        rollout={"prompts_per_step": 3},
+    ).model_copy(update={"adapter": adapter})
+    path = recipe.model.path
+    policy = load_policy(recipe.model, adapter, path, 0, keep_reference=False, num_updates=24)
+    trained = Trained(policy, policy.method.optimizer(policy.model, adapter, recipe.optim), recipe)
+    model: Any = policy.model
+    budgets = []
+    for step in range(8):
+        trained.train(1, num_groups(step))
+        pattern = model.peft_config["default"].rank_pattern or {}
+        budgets.append(sum(map(sum, pattern.values())) if pattern else 6 * 6)
+    kept = [int((p != 0).sum()) for n, p in model.named_parameters() if ".lora_E." in n]
+    assert sum(kept) == 4 * len(kept) == 4 * 6
+    assert budgets == sorted(budgets, reverse=True), "the clock ran backwards"
+    assert budgets[4] < 6 * 6, "ranks did not move before the end"
 
 
 def test_lora_plus_keeps_its_ratio_under_the_schedule(make_trained):
