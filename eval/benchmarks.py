@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.answers import answers_of, behind
 from eval.jsonl import read_objects
 from eval.records import BENCHMARKS, Benchmark, DataFile, HubSource
 
@@ -23,13 +24,19 @@ _LEVEL = re.compile(r"level\s*(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One problem of a benchmark. subject and level where the data states them, else None."""
+    """One problem of a benchmark. subject and level where the data states them, else None. others:
+    further answers, each as right as `answer`."""
 
     id: str
     problem: str
     answer: str
     subject: str | None = None
     level: str | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return (self.answer, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ def resolve(spec: str) -> Benchmark:
 
 
 def data_folders() -> list[Path]:
-    """Where data files, for training and for evaluation, are looked for, in order: `RLVR_DATA`, then
+    """Where files for training and evaluation are looked for, in order: `RLVR_DATA`, then
     `../shared/data` from the current folder, then from the project's."""
     places = [Path.cwd().parent, PROJECT_ROOT.parent]
     folders = [place / "shared" / "data" for place in places]
@@ -118,7 +125,11 @@ def question_from(row: dict, fields: tuple[str, str, str], where: str) -> Questi
             have = ", ".join(row)
             raise ValueError(f"{where}: no {name!r}; the row has {have}")
     subject, level = _subject_and_level(row)
-    return Question(*(str(value) for value in values), subject=subject, level=level)
+    try:
+        answer, *others = answers_of(values[2], repr(fields[2]))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return Question(str(values[0]), str(values[1]), answer, subject, level, tuple(others))
 
 
 def _read_questions(path: Path, fields: tuple[str, str, str]) -> list[Question]:
@@ -183,9 +194,9 @@ def _load_hub(record: Benchmark) -> LoadedBenchmark:
 
 
 def _hub_question(record: Benchmark, hub: HubSource, index: int, row: dict) -> Question:
-    answer = str(row.get(hub.answer_field, ""))
+    answer = row.get(hub.answer_field, "")
     if hub.answer_after is not None:
-        answer = answer.rpartition(hub.answer_after)[2].replace(",", "").strip()
+        answer = behind(str(answer), hub.answer_after) or ""
     stem = record.files[0].name.removesuffix(".jsonl").replace("_", "-")
     number = str(row[hub.id_field]) if hub.id_field else f"{stem}-{index:05d}"
     fields = {**row, "id": number.removesuffix(".json"), "answer": answer}
