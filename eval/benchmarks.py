@@ -1,7 +1,8 @@
 """Finds, checks and reads the problems of benchmarks.
 
 Problems are not part of this package (their licences differ). They are looked for in `RLVR_DATA`,
-then in `../shared/data` next to the project, then on the hub where a source is known.
+then in `../shared/data` from the current folder and from the project's, then on the hub where a
+source is known.
 """
 
 import difflib
@@ -9,10 +10,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.answers import answers_of, behind
+from eval.jsonl import read_objects
 from eval.records import BENCHMARKS, Benchmark, DataFile, HubSource
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -22,13 +24,19 @@ _LEVEL = re.compile(r"level\s*(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One problem of a benchmark. subject and level where the data states them, else None."""
+    """One problem of a benchmark. subject and level where the data states them, else None. others:
+    further answers, each as right as `answer`."""
 
     id: str
     problem: str
     answer: str
     subject: str | None = None
     level: str | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return (self.answer, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +75,20 @@ def resolve(spec: str) -> Benchmark:
 
 
 def data_folders() -> list[Path]:
-    """Where data files are looked for, in order: `RLVR_DATA`, then `../shared/data`."""
-    folders = [PROJECT_ROOT.parent / "shared" / "data"]
+    """Where files for training and evaluation are looked for, in order: `RLVR_DATA`, then
+    `../shared/data` from the current folder, then from the project's."""
+    places = [Path.cwd().parent, PROJECT_ROOT.parent]
+    folders = [place / "shared" / "data" for place in places]
     if os.environ.get("RLVR_DATA"):
         folders.insert(0, Path(os.environ["RLVR_DATA"]).expanduser())
-    return folders
+    return list(dict.fromkeys(folders))
 
 
 def find_file(name: str) -> Path | None:
-    """The data file of this name or path, or None."""
-    if Path(name).is_file():
-        return Path(name)
+    """The data file at this path, or of this name in a data folder, or None."""
+    path = Path(name).expanduser()
+    if path.is_file() or path.is_absolute():
+        return path if path.is_file() else None
     return next((d / name for d in data_folders() if (d / name).is_file()), None)
 
 
@@ -106,18 +117,6 @@ def load_benchmark(benchmark: str | Benchmark) -> LoadedBenchmark:
     return _checked(record, questions, f"file {where}", tuple(hashes))
 
 
-def read_lines(path: Path) -> Iterable[tuple[int, str]]:
-    """(line number, text) of the non-blank lines of a text file, compressed with gzip or not."""
-    import gzip
-
-    with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-    with gzip.open(path, "rt", encoding="utf-8") if packed else path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, line
-
-
 def question_from(row: dict, fields: tuple[str, str, str], where: str) -> Question:
     """The question in a row; ValueError names `where` and the field that is missing."""
     values = [row.get(name) for name in fields]
@@ -126,20 +125,16 @@ def question_from(row: dict, fields: tuple[str, str, str], where: str) -> Questi
             have = ", ".join(row)
             raise ValueError(f"{where}: no {name!r}; the row has {have}")
     subject, level = _subject_and_level(row)
-    return Question(*(str(value) for value in values), subject=subject, level=level)
+    try:
+        answer, *others = answers_of(values[2], repr(fields[2]))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return Question(str(values[0]), str(values[1]), answer, subject, level, tuple(others))
 
 
 def _read_questions(path: Path, fields: tuple[str, str, str]) -> list[Question]:
-    questions = []
-    for number, line in read_lines(path):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error.msg})") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}:{number}: needs one JSON object per line")
-        questions.append(question_from(row, fields, f"{path}:{number}"))
-    return questions
+    rows = read_objects(path)
+    return [question_from(row, fields, f"{path}:{number}") for number, row in rows]
 
 
 def _checked(
@@ -199,9 +194,9 @@ def _load_hub(record: Benchmark) -> LoadedBenchmark:
 
 
 def _hub_question(record: Benchmark, hub: HubSource, index: int, row: dict) -> Question:
-    answer = str(row.get(hub.answer_field, ""))
+    answer = row.get(hub.answer_field, "")
     if hub.answer_after is not None:
-        answer = answer.rpartition(hub.answer_after)[2].replace(",", "").strip()
+        answer = behind(str(answer), hub.answer_after) or ""
     stem = record.files[0].name.removesuffix(".jsonl").replace("_", "-")
     number = str(row[hub.id_field]) if hub.id_field else f"{stem}-{index:05d}"
     fields = {**row, "id": number.removesuffix(".json"), "answer": answer}

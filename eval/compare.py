@@ -1,6 +1,5 @@
 """Paired comparison of two or more scored results over the problems that they share."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.intervals import Interval, paired_difference, resampled_difference
+from eval.jsonl import read_objects
 from eval.metrics import as_metric
 from eval.pvalues import PValue, holm, permutation_p
 from eval.records import BENCHMARKS
@@ -107,8 +107,7 @@ def read_result(folder: str | Path) -> Result:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; score generations there first (--out {folder})")
     problems: ProblemRows = defaultdict(dict)
-    for line in path.read_text("utf-8").splitlines():
-        row = json.loads(line)
+    for _, row in read_objects(path):
         problems[row["benchmark"]][row["id"]] = row
     return Result(Path(folder).resolve().name, dict(problems))
 

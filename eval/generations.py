@@ -14,7 +14,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from eval.benchmarks import read_lines
+from eval.jsonl import read_lines
+
+PART_BYTES = 2**14
+"""Of a log, inflated at a time: what is behind a member's end is copied once for it."""
 
 GenerationKey = tuple[str, str, int]
 """(benchmark, problem id, sample index)."""
@@ -118,23 +121,31 @@ class GenerationLog:
 
     def _recover(self) -> None:
         content = self.path.read_bytes()
-        whole, lines = 0, b""
-        while whole < len(content):
-            inflate = zlib.decompressobj(wbits=31)
-            try:
-                text = inflate.decompress(content[whole:])
-            except zlib.error:
-                break
-            if not inflate.eof:
-                break
-            lines += text
-            whole = len(content) - len(inflate.unused_data)
+        members = list(_members(content))
+        whole = members[-1][1] if members else 0
         if whole < len(content):
             with self.path.open("r+b") as file:
                 file.truncate(whole)
         counted: dict[tuple[str, str], int] = defaultdict(int)
-        for number, line in enumerate(io.BytesIO(lines), start=1):
+        for number, line in enumerate(io.BytesIO(b"".join(text for text, _ in members)), start=1):
             self.done.add(_parse(line.decode(), f"{self.path}:{number}", counted).key)
+
+
+def _members(content: bytes) -> Iterator[tuple[bytes, int]]:
+    """(text, where it ends) of the whole gzip members; each byte is passed on once."""
+    start = 0
+    while start < len(content):
+        inflate, text, end = zlib.decompressobj(wbits=31), [], start
+        try:
+            while not inflate.eof and end < len(content):
+                text.append(inflate.decompress(content[end : end + PART_BYTES]))
+                end += PART_BYTES
+        except zlib.error:
+            return
+        if not inflate.eof:
+            return
+        start = min(end, len(content)) - len(inflate.unused_data)
+        yield b"".join(text), start
 
 
 def write_generations(path: Path, generations: Iterable[Generation]) -> None:

@@ -10,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from eval.benchmarks import LoadedBenchmark, Question, load_benchmark, read_lines
+from eval.benchmarks import LoadedBenchmark, Question, load_benchmark
 from eval.generations import Generation
+from eval.jsonl import read_objects
 from eval.samples_file import read_samples
 
 FILTER = "none"
@@ -49,8 +50,7 @@ def read_harness_samples(path: str | Path, benchmark: str) -> Iterator[Generatio
     """
     loaded = load_benchmark(benchmark)
     chosen = None
-    for number, line in read_lines(Path(path)):
-        row = json.loads(line)
+    for number, row in read_objects(Path(path)):
         if "resps" not in row or "doc_id" not in row:
             raise ValueError(f"{path}:{number}: no 'resps' and 'doc_id': not a samples file")
         chosen = chosen or row.get("filter", FILTER)

@@ -45,7 +45,7 @@ def _detail(loaded: LoadedBenchmark, number: int, samples: list[dict]) -> dict:
     return {
         "doc": {
             "query": loaded.benchmark.prompt.replace("{problem}", question.problem),
-            "choices": [question.answer],
+            "choices": list(question.answers),
             "gold_index": 0,
             "id": str(number),
             "specific": {"id": question.id},

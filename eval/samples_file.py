@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from eval.benchmarks import read_lines
 from eval.generations import Generation
+from eval.jsonl import read_values
 from rewards import Verdict
 
 NAME = "samples.jsonl.gz"
@@ -62,7 +62,7 @@ def read_samples(folder: Path) -> Iterator[dict]:
     path = folder / NAME
     if not path.is_file():
         raise ValueError(f"{path}: no such file; score the generations with --out first")
-    return (json.loads(line) for _, line in read_lines(path))
+    return (row for _, row in read_values(path))
 
 
 def _line(generation: Generation, verdict: Verdict) -> str:

@@ -27,7 +27,7 @@ CHUNK = 8_192
 AHEAD = 2
 """Chunks judged at the same time."""
 
-Golds = dict[tuple[str, str], Gold | str]
+Golds = dict[tuple[str, str], "Gold | str | tuple[Gold | str, ...]"]
 
 
 def score(generations: Iterable[Generation], judge: Judge, **options: Any) -> dict:
@@ -87,10 +87,15 @@ def _add(benchmark: str | LoadedBenchmark, loaded: dict[str, LoadedBenchmark], g
     found = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     loaded[found.name] = found
     for question in found.questions:
-        try:
-            golds[found.name, question.id] = Gold.parse(question.answer)
-        except ValueError:
-            golds[found.name, question.id] = question.answer  # its verdicts say gold_invalid
+        parsed = tuple(map(_parse, question.answers))
+        golds[found.name, question.id] = parsed if question.others else parsed[0]
+
+
+def _parse(answer: str) -> Gold | str:
+    try:
+        return Gold.parse(answer)
+    except ValueError:
+        return answer  # its verdicts say gold_invalid
 
 
 def _chunks(stream: Iterable[Generation]) -> Iterator[list[Generation]]:
@@ -119,7 +124,7 @@ def _verified(
 
 def _pairs(
     chunk: list[Generation], loaded: dict[str, LoadedBenchmark], golds: Golds
-) -> list[tuple[str, Gold | str]]:
+) -> list[tuple[str, Gold | str | tuple[Gold | str, ...]]]:
     for name in dict.fromkeys(g.benchmark for g in chunk):
         if name not in loaded:
             _add(name, loaded, golds)

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from eval.benchmarks import Question, find_file, question_from, read_lines
+from eval.benchmarks import Question, find_file, question_from
 from eval.contamination import ContaminationReport
+from eval.jsonl import read_objects
 
 
 def read_rows(name: str) -> list[dict]:
@@ -18,13 +19,7 @@ def read_rows(name: str) -> list[dict]:
         from pyarrow import parquet
 
         return parquet.read_table(path).to_pylist()
-    rows = []
-    for number, line in read_lines(path):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error.msg})") from None
-    return rows
+    return [row for _, row in read_objects(path)]
 
 
 def questions(rows: Sequence[dict], problem_field: str, answer_field: str) -> Iterator[Question]:

@@ -24,7 +24,9 @@ class Judge(Protocol):
 
     answer_mode: str
 
-    def verify_many(self, pairs: Sequence[tuple[str, Gold | str]]) -> list[Verdict]: ...
+    def verify_many(
+        self, pairs: Sequence[tuple[str, Gold | str | tuple[Gold | str, ...]]]
+    ) -> list[Verdict]: ...
 
 
 def answer_groups(

@@ -5,7 +5,9 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -84,19 +86,40 @@ class Verifier:
         self._finalizer = weakref.finalize(self, self._pool.close)
         return self._pool
 
-    def verify(self, response: str, gold: Gold | str) -> Verdict:
+    def verify(self, response: str, gold: Gold | str | tuple[Gold | str, ...]) -> Verdict:
         """The verdict on one response."""
         return self.verify_many([(response, gold)])[0]
 
-    def verify_many(self, pairs: Iterable[tuple[str, Gold | str]]) -> list[Verdict]:
+    def verify_many(
+        self, pairs: Iterable[tuple[str, Gold | str | tuple[Gold | str, ...]]]
+    ) -> list[Verdict]:
         """One verdict per (response, gold), in order. Equal answers to equal golds are judged once,
         and those that a worker has judged before are remembered (not timeouts).
 
+        Of a tuple of golds any counts: the verdict is correct where one of them gives that, else a
+        failure of ours where one gives that, since it might have been the right one.
         A gold that is a string and cannot be understood gives the reason gold_invalid.
         Raises RuntimeError after close, or when the worker processes cannot be started at all.
         """
         if self._closed:
             raise RuntimeError("this verifier is closed; make a new one")
+        asked = list(pairs)
+        flat = [
+            (response, gold)
+            for response, golds in asked
+            for gold in (golds if isinstance(golds, tuple) else (golds,))
+        ]
+        found = self._verify_each(flat)
+        if any(isinstance(golds, tuple) for _, golds in asked):
+            each = iter(found)
+            found = [
+                best(list(islice(each, len(golds)))) if isinstance(golds, tuple) else next(each)
+                for _, golds in asked
+            ]
+        self._counters.add(found)
+        return found
+
+    def _verify_each(self, pairs: Iterable[tuple[str, Gold | str]]) -> list[Verdict]:
         verdicts: list[Verdict] = []
         slow: dict[tuple[str, str], list[tuple[int, float]]] = {}
         for response, gold in pairs:
@@ -109,7 +132,6 @@ class Verifier:
             verdicts.append(verdict_of(ruling, answer, ms))
         if slow:
             self._judge_in_workers(slow, verdicts)
-        self._counters.add(verdicts)
         return verdicts
 
     def _judge_here(self, response: str, gold: Gold | str) -> tuple[str | None, Ruling | None, str]:
@@ -182,6 +204,13 @@ def ruling_of(outcome: "Outcome") -> Ruling:
     if outcome.status == "error":
         return Ruling(Reason.WORKER_DIED, f"error:{outcome.values[0]}")
     return OUTCOME_RULINGS[outcome.status]
+
+
+def best(verdicts: list[Verdict]) -> Verdict:
+    """The verdict on one response by several golds of which any counts; its time is that of all."""
+    ranks = {Reason.CORRECT: 0, Reason.TIMEOUT: 1, Reason.WORKER_DIED: 1, Reason.GOLD_INVALID: 3}
+    chosen = min(verdicts, key=lambda verdict: ranks.get(verdict.reason, 2))
+    return replace(chosen, ms=sum(verdict.ms for verdict in verdicts))
 
 
 def verdict_of(ruling: Ruling, answer: str | None, ms: float) -> Verdict:

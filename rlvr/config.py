@@ -38,7 +38,8 @@ class DataConfig(Section):
     """The problems that training samples from."""
 
     path: str
-    """A .jsonl, .json or .parquet file, a hub dataset id, or generated:word_problems."""
+    """A .jsonl, .json, .csv, .tsv or .parquet file, a pattern of several, a folder of
+    save_to_disk, a hub dataset id, or generated:word_problems."""
     name: str | None = None
     """Configuration name of a hub dataset."""
     split: str | None = None
@@ -46,7 +47,11 @@ class DataConfig(Section):
     problem_field: str = "problem"
     """Field with the problem text, or a list of chat messages; dots reach into nested fields."""
     answer_field: str = "answer"
-    """Field with the gold answer; dots reach into nested fields."""
+    """Field with the gold answer, a list where any of several counts; dots reach into nested
+    fields."""
+    answer_after: str | None = Field(default=None, min_length=1)
+    """Mark in the answer field that the gold follows, "####" for GSM8K as published; None takes all
+    of it."""
     id_field: str | None = None
     """Field with a unique id; None numbers the rows."""
     difficulty_field: str | None = None
@@ -186,6 +191,8 @@ class EvalConfig(Section):
     """As data.problem_field; None takes that."""
     answer_field: str | None = None
     """As data.answer_field; None takes that."""
+    answer_after: str | None = None
+    """As data.answer_after; None takes that, "" takes the whole field."""
     limit: int | None = Field(default=None, ge=1)
     """As data.limit; of every benchmark too, the first so many problems are sampled."""
     levels: tuple[int, ...] | None = None

@@ -1,36 +1,52 @@
-"""Datasets to problems: a JSONL, JSON or Parquet file, a hub dataset, or generated problems.
+"""Datasets to problems: files, a hub dataset, or generated problems.
 
-Every row is read once, when the run starts: the gold answer is parsed, the prompt is rendered
-with the
-chat template and measured. What cannot be used is an error that names the row, or is counted.
+Every row is read once, when the run starts: the gold answer is parsed, the prompt is rendered with
+the chat template and measured. What cannot be used is an error that names the row, or is counted.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.answers import answers_of
+from eval.benchmarks import data_folders, find_file
 from rewards import Gold
+from rlvr import tables
+from rlvr.chat import (
+    Messages,
+    check_template,
+    prompt_ids,
+    read_messages,
+    read_template,
+    refusal,
+    with_system,
+)
 from rlvr.config import DataConfig
 from rlvr.recipe import ConfigError
 
-FILE_TYPES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 GENERATED = "generated:"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One verifiable problem. prompt: chat messages; answer: the gold as written; gold: parsed;
-    difficulty: as the dataset gives it, or empty."""
+    difficulty: as the dataset gives it, or empty; others: further golds, each as right as `gold`.
+    """
 
     id: str
     prompt: tuple[dict[str, str], ...]
     answer: str
     gold: Gold
     difficulty: str = ""
+    others: tuple[Gold, ...] = ()
+
+    @property
+    def golds(self) -> Gold | tuple[Gold, ...]:
+        """What the verifier is given: the gold, or all of which any counts."""
+        return (self.gold, *self.others) if self.others else self.gold
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +64,19 @@ def load_problems(config: DataConfig, section: str = "data") -> Dataset:
 
     Raises: ConfigError for a missing source or field, an unusable row, or no rows at all.
     """
+    read_template(config.chat_template)
     rows, source = read_rows(config, section)
-    problems, num_skipped = [], 0
+    problems, num_skipped, seen = [], 0, dict[str, int]()
     for number, row in enumerate(rows, start=1):
         if config.limit is not None and number > config.limit:
             break
         try:
-            problems.append(_problem(row, number, config))
+            problems.append(_problem(row, number, config, seen))
         except ValueError as error:
             if config.on_bad_row == "error":
+                after = ' set data.answer_after = "####",' if "behind '####'" in str(error) else ""
                 raise ConfigError(
-                    f"{section}.path = {config.path!r}, row {number}: {error};"
+                    f"{section}.path = {config.path!r}, row {number}: {error};{after}"
                     f' mend it or set data.on_bad_row = "skip"'
                 ) from error
             num_skipped += 1
@@ -69,7 +87,9 @@ def load_problems(config: DataConfig, section: str = "data") -> Dataset:
         )
     digest = hashlib.sha256()
     for problem in problems:
-        digest.update(json.dumps([problem.id, problem.prompt, problem.answer]).encode())
+        answer = [problem.answer, *(gold.text for gold in problem.others)]
+        written = answer if problem.others else problem.answer
+        digest.update(json.dumps([problem.id, problem.prompt, written]).encode())
     return Dataset(tuple(problems), source, digest.hexdigest(), num_skipped)
 
 
@@ -82,23 +102,22 @@ def encode_prompts(
     skipped,
     and for a tokenizer without a chat template.
     """
-    template = Path(config.chat_template).read_text() if config.chat_template else None
-    if template is None and tokenizer.chat_template is None:
-        raise ConfigError(
-            "model.path: its tokenizer has no chat template; set data.chat_template to a Jinja file"
-        )
-    kept, prompts, num_long = [], [], 0
+    template = read_template(config.chat_template)
+    check_template(tokenizer, template, "set data.chat_template to a Jinja file")
+    kept, prompts, num_long, refused = [], [], 0, ""
     for problem in dataset.problems:
-        ids = tokenizer.apply_chat_template(
-            list(problem.prompt),
-            chat_template=template,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
+        try:
+            ids = prompt_ids(tokenizer, template, problem.prompt)
+        except ValueError as error:
+            reason = refusal(f"problem {problem.id}: {error}", config.system_prompt is not None)
+            refused = f"{section}.path = {config.path!r}, {reason}"
+            if config.on_bad_row == "error":
+                raise ConfigError(refused) from error
+            num_long += 1
+            continue
         if len(ids) <= max_prompt_len:
             kept.append(problem)
-            prompts.append(list(ids))
+            prompts.append(ids)
         elif config.on_bad_row == "error":
             raise ConfigError(
                 f"{section}.path = {config.path!r}, problem {problem.id}: its prompt has"
@@ -109,49 +128,77 @@ def encode_prompts(
             num_long += 1
     if not kept:
         raise ConfigError(
-            f"{section}.path = {config.path!r}: every prompt is longer than {max_prompt_len}"
+            refused
+            or f"{section}.path = {config.path!r}: every prompt is longer than {max_prompt_len}"
             " tokens; raise model.max_len or data.max_prompt_len"
         )
     skipped = dataset.num_skipped + num_long
     return Dataset(tuple(kept), dataset.source, dataset.sha256, skipped), prompts
 
 
-def _problem(row: dict[str, Any], number: int, config: DataConfig) -> Problem:
+def _problem(row: dict[str, Any], number: int, config: DataConfig, seen: dict[str, int]) -> Problem:
+    """seen: row numbers of the ids so far. Raises: ValueError for what cannot be used."""
     text = field_value(row, config.problem_field, "data.problem_field")
     answer = field_value(row, config.answer_field, "data.answer_field")
-    answer = "" if answer is None else str(answer).strip()
-    if not answer:
-        raise ValueError(f"{config.answer_field} is empty")
-    if not text or not isinstance(text, str | list):
+    answers = answers_of(answer, config.answer_field, config.answer_after)
+    gold, *others = map(Gold.parse, answers)
+    problem_id = str(number)
+    if config.id_field is not None:
+        problem_id = str(field_value(row, config.id_field, "data.id_field"))
+    if seen.setdefault(problem_id, number) != number:
         raise ValueError(
-            f"{config.problem_field} is empty or neither a text nor a list of messages"
+            f"{config.id_field} = {problem_id!r} is the id of row {seen[problem_id]} too; leave"
+            " data.id_field out to number rows"
         )
-    if isinstance(text, list):
-        messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in text]
-    else:
-        content = config.prompt_template.replace("{problem}", text)
-        messages = [{"role": "user", "content": content}]
-    if config.system_prompt is not None:
-        messages.insert(0, {"role": "system", "content": config.system_prompt})
-    problem_id = (
-        number if config.id_field is None else field_value(row, config.id_field, "data.id_field")
-    )
     difficulty = ""
     if config.difficulty_field is not None:
         difficulty = str(field_value(row, config.difficulty_field, "data.difficulty_field"))
-    return Problem(str(problem_id), tuple(messages), answer, Gold.parse(answer), difficulty)
+    prompt = _prompt(text, config)
+    return Problem(problem_id, tuple(prompt), answers[0], gold, difficulty, tuple(others))
+
+
+def _prompt(text: Any, config: DataConfig) -> Messages:
+    if not text or not isinstance(text, str | list) or (isinstance(text, str) and text.isspace()):
+        raise ValueError(
+            f"{config.problem_field} is empty or neither a text nor a list of messages"
+        )
+    if isinstance(text, str):
+        content = config.prompt_template.replace("{problem}", text)
+        return with_system(
+            [{"role": "user", "content": content}], config.system_prompt, config.problem_field
+        )
+    messages = read_messages(text, config.problem_field)
+    if messages[-1]["role"] == "assistant":
+        raise ValueError(
+            f"{config.problem_field} ends with the assistant's turn, which is for the policy to"
+            " give; end it with the user's"
+        )
+    return with_system(messages, config.system_prompt, config.problem_field)
 
 
 def field_value(row: dict[str, Any], name: str, setting: str) -> Any:
-    """The row's value at a dotted name. Raises: ConfigError that names `setting` and the fields."""
-    value: Any = row
-    for part in name.split("."):
-        if not isinstance(value, dict) or part not in value:
-            raise ConfigError(
-                f"{setting} = {name!r}: no such field; the data has {', '.join(map(str, row))}"
-            )
-        value = value[part]
-    return value
+    """The row's value at a dotted name; a field that has dots in its own name comes first.
+
+    Raises: ConfigError that names `setting` and the fields.
+    """
+    for value in _values(row, name):
+        return value
+    raise ConfigError(
+        f"{setting} = {name!r}: no such field; the data has {', '.join(map(str, row))}"
+    )
+
+
+def _values(value: Any, name: str) -> Iterator[Any]:
+    """What the name may mean, the longest field names first."""
+    if not isinstance(value, dict):
+        return
+    if name in value:
+        yield value[name]
+    parts = name.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        head = ".".join(parts[:cut])
+        if head in value:
+            yield from _values(value[head], ".".join(parts[cut:]))
 
 
 def read_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]], str]:
@@ -162,60 +209,45 @@ def read_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]
         raise ConfigError(
             f"{section}.levels = {config.levels}: only generated problems have levels"
         )
-    suffix = Path(config.path).suffix
-    if suffix not in FILE_TYPES:
+    if tables.is_saved(config.path):
+        return _named(tables.read_saved(config.path, config.split), config, section), config.path
+    if tables.kind_of(config.path) is None and not tables.is_pattern(config.path):
+        if tables.is_other_file(config.path):
+            raise ConfigError(
+                f"{section}.path = {config.path!r}: not one of {', '.join(tables.READERS)};"
+                f" {tables.CONVERT}"
+            )
         return _hub_rows(config, section)
     for setting, value in (("split", config.split), ("name", config.name)):
         if value is not None:
             raise ConfigError(f"{section}.{setting} = {value!r}: a file has none; remove it")
-    path = find_data_file(config.path, section)
-    return (_jsonl_rows(path, section) if suffix == ".jsonl" else _table_rows(path, section)), str(
-        path
-    )
+    paths = [find_data_file(config.path, section)] if not tables.is_pattern(config.path) else []
+    paths = paths or tables.matching(config.path) or [find_data_file(config.path, section)]
+    rows = (row for path in paths for row in tables.read_file(path))
+    return _named(rows, config, section), ", ".join(map(str, paths))
+
+
+def _named(
+    rows: Iterator[dict[str, Any]], config: DataConfig, section: str
+) -> Iterator[dict[str, Any]]:
+    """The rows; what reading them raises names the setting."""
+    try:
+        yield from rows
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{section}.path = {config.path!r}: {error}") from error
 
 
 def find_data_file(name: str, section: str = "data") -> Path:
-    """`name` as given, else in $RLVR_DATA, else in ../shared/data. Raises: ConfigError."""
-    places = [Path(name)]
-    if not Path(name).is_absolute():
-        folders = [os.environ.get("RLVR_DATA"), "../shared/data"]
-        places += [Path(folder) / name for folder in folders if folder]
-    for place in places:
-        if place.is_file():
-            return place
-    searched = ", ".join(str(place) for place in places)
+    """`name` as given, else in the data folders. Raises: ConfigError."""
+    found = find_file(name)
+    if found is not None:
+        return found
+    folders = [] if Path(name).is_absolute() else data_folders()
+    searched = ", ".join(map(str, [Path(name), *(folder / name for folder in folders)]))
     raise ConfigError(
         f"{section}.path = {name!r}: no such file (looked at {searched}); correct the path or set"
         " RLVR_DATA to the folder that holds it"
     )
-
-
-def _jsonl_rows(path: Path, section: str) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigError(
-                    f"{section}.path = {str(path)!r}, line {number}: not JSON: {error}"
-                ) from error
-            if not isinstance(row, dict):
-                raise ConfigError(f"{section}.path = {str(path)!r}, line {number}: not an object")
-            yield row
-
-
-def _table_rows(path: Path, section: str) -> Iterator[dict[str, Any]]:
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    try:
-        yield from datasets.load_dataset(
-            FILE_TYPES[path.suffix], data_files=str(path), split="train", streaming=True
-        )
-    except (DatasetsError, ValueError) as error:
-        raise ConfigError(f"{section}.path = {str(path)!r}: cannot be read: {error}") from error
 
 
 def _hub_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]], str]:
@@ -228,7 +260,7 @@ def _hub_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]
     except (OSError, ValueError, DatasetsError) as error:
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(
-            f"{section}.path = {config.path!r}: not a .jsonl, .json or .parquet file, and the hub"
+            f"{section}.path = {config.path!r}: not a {', '.join(tables.READERS)} file, and the hub"
             f" gave no such dataset ({reason}); correct it or download it first"
         ) from error
     return iter(table), f"{config.path}[{split}]"

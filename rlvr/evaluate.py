@@ -16,6 +16,7 @@ from eval.intervals import Interval, fraction_over_problems
 from eval.records import Benchmark
 from eval.score import score_problems
 from rlvr import ranks
+from rlvr.chat import read_template
 from rlvr.contamination import problem_text
 from rlvr.evaluating.plan import PromptStyle, request
 from rlvr.files import write_whole
@@ -113,7 +114,7 @@ def eval_sets(
     """
     sets = [] if held_out is None else [_held_out_set(recipe, *held_out)]
     data = recipe.data
-    chat = Path(data.chat_template).read_text() if data.chat_template else None
+    chat = read_template(data.chat_template)
     style = PromptStyle(data.prompt_template, data.system_prompt, chat)
     room = recipe.model.max_len - recipe.rollout.max_response_len
     for loaded in benchmarks:
@@ -129,7 +130,15 @@ def eval_sets(
 
 
 def _held_out_set(recipe: TrainRecipe, data: Dataset, prompts: list[list[int]]) -> EvalSet:
-    questions = tuple(Question(p.id, problem_text(p, recipe.data), p.answer) for p in data.problems)
+    questions = tuple(
+        Question(
+            p.id,
+            problem_text(p, recipe.data),
+            p.answer,
+            others=tuple(gold.text for gold in p.others),
+        )
+        for p in data.problems
+    )
     if len({question.id for question in questions}) < len(questions):
         raise ConfigError("eval.path: an id occurs twice; leave data.id_field out to number rows")
     record = Benchmark(HELD_OUT, (), len(questions), "not stated", recipe.eval.samples)
@@ -266,7 +275,10 @@ def _write_held_out(folder: Path, loaded: LoadedBenchmark) -> None:
     """heldout.jsonl, so that `rlvr eval --generations` finds the answers."""
     path = folder / f"{HELD_OUT}.jsonl"
     if loaded.name == HELD_OUT and not path.exists():
-        rows = ({"id": q.id, "problem": q.problem, "answer": q.answer} for q in loaded.questions)
+        rows = (
+            {"id": q.id, "problem": q.problem, "answer": list(q.answers) if q.others else q.answer}
+            for q in loaded.questions
+        )
         write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 

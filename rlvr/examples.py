@@ -11,9 +11,17 @@ import hashlib
 import json
 import random
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from rlvr.chat import (
+    Messages,
+    check_template,
+    read_messages,
+    read_template,
+    render,
+    turn_end,
+    with_system,
+)
 from rlvr.config import DataConfig
 from rlvr.data import field_value, read_rows
 from rlvr.finetune_config import ExamplesConfig
@@ -21,7 +29,6 @@ from rlvr.recipe import ConfigError
 
 IGNORED = -100
 """The label of a token without loss."""
-Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class Chat:
 
     def render(self, messages: Messages, **options: Any) -> str:
         """The template's text. Raises: ValueError where the template refuses the messages."""
-        return _render(self.tokenizer, self.template, messages, **options)
+        return render(self.tokenizer, self.template, messages, **options)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -91,23 +98,15 @@ def load_examples(config: ExamplesConfig, tokenizer: Any, max_len: int, seed: in
 
 def make_chat(tokenizer: Any, template_file: str | None = None) -> Chat:
     """The tokenizer's chat format. Raises: ConfigError without a chat template."""
-    if template_file and not Path(template_file).is_file():
-        raise ConfigError(f"data.chat_template = {template_file!r}: no such file; correct the path")
-    template = Path(template_file).read_text() if template_file else None
-    if template is None and tokenizer.chat_template is None:
-        raise ConfigError(
-            "model.path: its tokenizer has no chat template; set data.chat_template to a Jinja file"
-        )
-    mark = "RESPONSE"
-    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
+    template = read_template(template_file)
+    check_template(tokenizer, template, "set data.chat_template to a Jinja file")
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
     try:
-        tail = _render(tokenizer, template, turns).rpartition(mark)[2]
+        render(tokenizer, template, turns)
     except ValueError as error:
         raise ConfigError(f"data.chat_template: {error}; give another template") from error
-    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    end_id = ids[0] if ids and ids[0] in special else tokenizer.eos_token_id
-    return Chat(tokenizer, template, end_id)
+    end_id = turn_end(tokenizer, template)
+    return Chat(tokenizer, template, tokenizer.eos_token_id if end_id is None else end_id)
 
 
 def encode_example(
@@ -148,18 +147,6 @@ def _without_opened_think(prompt: str, response: str) -> str:
     return response
 
 
-def _render(tokenizer: Any, template: str | None, messages: Messages, **options: Any) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        text = tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, **options
-        )
-    except TemplateError as error:
-        raise ValueError(f"the chat template refuses its messages ({error})") from error
-    return str(text)
-
-
 def _messages(
     row: dict[str, Any], config: ExamplesConfig, draw: random.Random
 ) -> tuple[Messages, int]:
@@ -185,8 +172,7 @@ def _messages(
         messages = [{"role": "user", "content": content}]
     else:
         raise ValueError(f"{config.prompt_field} is empty or not a text")
-    if config.system_prompt is not None:
-        messages.insert(0, {"role": "system", "content": config.system_prompt})
+    messages = with_system(messages, config.system_prompt, str(config.prompt_field))
     return [*messages, {"role": "assistant", "content": response}], len(messages)
 
 
@@ -195,13 +181,7 @@ def _value(row: dict[str, Any], config: ExamplesConfig, setting: str) -> Any:
 
 
 def _conversation(value: Any, name: str) -> Messages:
-    well_formed = isinstance(value, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in value
-    )
-    if not well_formed or not value:
-        raise ValueError(f"{name} is empty or not a list of messages with role and content")
-    messages = [{"role": m["role"], "content": m["content"]} for m in value]
+    messages = read_messages(value, name)
     for message in messages:
         if message["role"] == "assistant" and not message["content"].strip():
             raise ValueError(f"{name} has an empty assistant turn")

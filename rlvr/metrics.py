@@ -1,9 +1,9 @@
 """The names of all metrics, with their units: one table, used by the log, W&B and the report."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from eval.jsonl import whole_objects
 from rewards import Reason
 
 METRICS: dict[str, str] = {
@@ -81,11 +81,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """
     path = run_dir / "metrics.jsonl"
     rows: dict[int, dict[str, Any]] = {}
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+    for row in whole_objects(path.read_bytes().split(b"\n") if path.is_file() else ()):
+        if isinstance(row.get("step"), int):
             rows[row["step"]] = row
     return [rows[step] for step in sorted(rows)]

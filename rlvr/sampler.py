@@ -257,7 +257,7 @@ class Sampler:
 
     def _judge(self, job: Job, one: Asked, responses: list[Response]) -> Group:
         texts = [self._decode(response.token_ids) for response in responses]
-        verdicts = job.verifier.verify_many([(text, one.problem.gold) for text in texts])
+        verdicts = job.verifier.verify_many([(text, one.problem.golds) for text in texts])
         return Group(
             one.problem.id,
             one.prompt_ids,

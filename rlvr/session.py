@@ -7,13 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rewards import Verifier
-from rlvr import ranks, sharding
+from rlvr import ranks, sharding, tables
 from rlvr.adapters import get_method
 from rlvr.adapters.export import max_lora_rank
 from rlvr.checks import VLLM
@@ -182,7 +181,8 @@ def held_out_data(recipe: TrainRecipe) -> DataConfig | None:
     if config.path is None:
         return None
     default_split = "heldout" if config.path.startswith("generated:") else "test"
-    is_file = Path(config.path).suffix in (".jsonl", ".json", ".parquet")
+    is_file = tables.is_file(config.path)
+    after = recipe.data.answer_after if config.answer_after is None else config.answer_after
     return recipe.data.model_copy(
         update={
             "path": config.path,
@@ -190,6 +190,7 @@ def held_out_data(recipe: TrainRecipe) -> DataConfig | None:
             "split": config.split or (None if is_file else default_split),
             "problem_field": config.problem_field or recipe.data.problem_field,
             "answer_field": config.answer_field or recipe.data.answer_field,
+            "answer_after": after or None,
             "difficulty_field": None,
             "limit": config.limit,
             "levels": config.levels,

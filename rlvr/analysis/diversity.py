@@ -5,15 +5,14 @@ Source: 2405.09673, unique outputs among n samples.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from math import comb
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import read_lines
 from eval.intervals import Interval, fraction_over_problems
+from eval.jsonl import read_objects
 from rewards.extract import extract
 from rlvr.recipe import ConfigError
 
@@ -65,8 +64,7 @@ def read_groups(paths: Sequence[Path]) -> list[list[str]]:
     groups: list[list[str]] = []
     for file in _files(paths):
         by_problem: dict[str, list[str]] = defaultdict(list)
-        for number, line in read_lines(file):
-            row = json.loads(line)
+        for number, row in _rows(file):
             problem = row.get("problem_id", row.get("id"))
             if problem is None or not isinstance(row.get("response"), str):
                 raise ConfigError(
@@ -76,6 +74,13 @@ def read_groups(paths: Sequence[Path]) -> list[list[str]]:
             by_problem[f"{row.get('benchmark')}/{problem}"].append(row["response"])
         groups += by_problem.values()
     return groups
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        yield from read_objects(file)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -6,7 +6,6 @@ lm-evaluation-harness; files of one's own questions through the same scoring rul
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 
 import torch
 
-from eval.benchmarks import read_lines
 from eval.intervals import fraction_over_problems, stratified
+from eval.jsonl import read_values
 from rlvr.analysis.diversity import interval_json
 from rlvr.policy import Policy, TokenRow
 from rlvr.recipe import ConfigError
@@ -40,9 +39,11 @@ def read_choices(path: Path) -> list[Choice]:
     """
     rows = []
     try:
-        for number, line in read_lines(path):
-            rows.append(_choice(json.loads(line), f"{path}:{number}"))
-    except (OSError, json.JSONDecodeError) as error:
+        for number, row in read_values(path):
+            rows.append(_choice(row, f"{path}:{number}"))
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not a readable JSONL file ({error})") from error
     if not rows:
         raise ConfigError(f"{path}: has no questions")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Parameter
 
-from eval.benchmarks import read_lines
+from eval.jsonl import read_objects
 from rlvr.adapters import METHODS
 from rlvr.adapters.load import load_adapted
 from rlvr.adapters.merge import plain_name
@@ -51,8 +50,7 @@ def read_rows(path: Path, tokenizer: Any, limit: int) -> list[TokenRow]:
     """
     rows: list[TokenRow] = []
     try:
-        for number, line in read_lines(path):
-            texts = json.loads(line)
+        for number, texts in read_objects(path):
             prompt, response = texts.get("prompt"), texts.get("response")
             if not (isinstance(prompt, str) and isinstance(response, str) and prompt and response):
                 raise ConfigError(f"{path}:{number}: needs a prompt and a response that are texts")
@@ -60,7 +58,9 @@ def read_rows(path: Path, tokenizer: Any, limit: int) -> list[TokenRow]:
             rows.append(TokenRow(*ids))
             if len(rows) == limit:
                 break
-    except (OSError, json.JSONDecodeError) as error:
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not a readable JSONL file ({error})") from error
     if not rows:
         raise ConfigError(f"{path}: has no rows")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.jsonl import read_lines
 from rlvr.recipe import ConfigError
 
 FEATURES = ("rank", "batch", "steps", "num_params")
@@ -174,9 +175,8 @@ def remember(find: Find, path: Path) -> None:
 
 def recall(path: Path, method: str | None = None) -> list[Find]:
     """The stored searches, of one method or all. Raises: ConfigError for a line that is none."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     finds = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in read_lines(path) if path.exists() else ():
         try:
             finds.append(Find(**json.loads(line)))
         except (json.JSONDecodeError, TypeError) as error:

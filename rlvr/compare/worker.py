@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     folder, warm = Path(argv[0]), WarmEngine()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not look like an answer
-    lines = [Path(argv[1]).read_text().splitlines()[int(argv[2])]] if argv[1:] else sys.stdin
+    lines = [Path(argv[1]).read_text().split("\n")[int(argv[2])]] if argv[1:] else sys.stdin
     try:
         for line in lines:
             outcome = run_logged(Task.from_json(json.loads(line)), warm, folder)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from eval.benchmarks import LoadedBenchmark, Question
 from eval.generations import GenerationKey
+from rlvr.chat import check_template, prompt_ids, read_template, refusal
 from rlvr.evaluating.targets import Target
 from rlvr.recipe import ConfigError
 from rlvr.rollout.engine import Request, Sampling, sample_seed
@@ -17,38 +17,30 @@ from rlvr.rollout.engine import Request, Sampling, sample_seed
 @dataclass(frozen=True, slots=True)
 class PromptStyle:
     """How problems become messages. template: with {problem}; None takes each benchmark's own.
-    system: a message before it. chat_template: Jinja text; None takes the tokenizer's."""
+    system: a message before it. chat_template: Jinja text; None takes the tokenizer's. remedy:
+    where there is none."""
 
     template: str | None = None
     system: str | None = None
     chat_template: str | None = None
+    remedy: str = "give a Jinja file with --chat-template"
 
     def encode(
         self, loaded: LoadedBenchmark, questions: Sequence[Question], tokenizer: Any
     ) -> list[list[int]]:
         """Token ids of each question's prompt, ready for the response to follow."""
-        if self.chat_template is None and tokenizer.chat_template is None:
-            raise ConfigError(
-                "--model: its tokenizer has no chat template; give a Jinja file with"
-                " --chat-template"
-            )
+        check_template(tokenizer, self.chat_template, self.remedy)
         template = self.template or loaded.benchmark.prompt
         before = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [
-            list(
-                tokenizer.apply_chat_template(
-                    [
-                        *before,
-                        {"role": "user", "content": template.replace("{problem}", q.problem)},
-                    ],
-                    chat_template=self.chat_template,
-                    add_generation_prompt=True,
-                    tokenize=True,
-                    return_dict=False,
-                )
-            )
-            for q in questions
-        ]
+        prompts = []
+        for q in questions:
+            user = {"role": "user", "content": template.replace("{problem}", q.problem)}
+            try:
+                prompts.append(prompt_ids(tokenizer, self.chat_template, [*before, user]))
+            except ValueError as error:
+                where = f"{loaded.name}, problem {q.id}"
+                raise ConfigError(refusal(f"{where}: {error}", bool(before))) from error
+        return prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +117,5 @@ def read_style(recipe: str | None, chat_template: str | None) -> tuple[PromptSty
         style = PromptStyle(loaded.data.prompt_template, loaded.data.system_prompt)
         chat_template, mode = chat_template or loaded.data.chat_template, loaded.reward.answer_mode
     if chat_template is not None:
-        if not Path(chat_template).is_file():
-            raise ConfigError(f"--chat-template {chat_template}: no such file")
-        style = replace(style, chat_template=Path(chat_template).read_text())
+        style = replace(style, chat_template=read_template(chat_template, "--chat-template"))
     return style, mode

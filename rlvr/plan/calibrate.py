@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import platform
 import statistics
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import nnls
 
+from eval.jsonl import read_objects
 from rlvr.checkout import cache_dir
 from rlvr.plan.rates import Rates
 from rlvr.plan.simulate import decoding_steps
@@ -57,11 +56,11 @@ def rates_path(name: str | None = None) -> Path:
 
 def read_run(folder: Path) -> list[Measured]:
     """The steps of a finished run whose rollouts were all recorded, the first left out."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for _, row in read_objects(folder / "metrics.jsonl")]
     steps = []
     for row in rows[1:]:
-        with gzip.open(folder / "rollouts" / f"step_{row['step']}.jsonl.gz", "rt") as file:
-            lengths = [json.loads(line)["response_len"] for line in file]
+        rollouts = read_objects(folder / "rollouts" / f"step_{row['step']}.jsonl.gz")
+        lengths = [one["response_len"] for _, one in rollouts]
         steps.append(Measured(row, lengths))
     return steps
 
@@ -152,12 +151,11 @@ def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[floa
 def recorded(folder: Path) -> dict[str, Any]:
     """Lengths, groups generated per informative one, and tokens that the update computes for one of
     prompts_per_step x group_size responses, of a run that has been made."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for _, row in read_objects(folder / "metrics.jsonl")]
     rollout = tomllib.loads((folder / "config.toml").read_text())["rollout"]
     lengths: list[int] = []
     for path in (folder / "rollouts").glob("step_*.jsonl.gz"):
-        with gzip.open(path, "rt") as file:
-            lengths += [json.loads(line)["response_len"] for line in file]
+        lengths += [one["response_len"] for _, one in read_objects(path)]
     shares = [r["sampler/informative_frac"] for r in rows if "sampler/informative_frac" in r]
     tokens = [_trained_tokens(Measured(row, [])) for row in rows]
     return {

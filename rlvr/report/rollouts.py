@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.jsonl import whole_objects
+
 MAX_TEXT_LEN = 20_000
 """Characters of one prompt or response on the page; the middle of a longer one is left out."""
 
@@ -45,22 +47,14 @@ def step_files(folder: Path | None) -> dict[int, Path]:
 
 def read_rollouts(path: Path) -> list[dict[str, Any]]:
     """The file's rollouts; of a damaged or half-written file, the whole ones."""
-    data = b""
+    parts = []
     try:
         with gzip.open(path) as file:
             while part := file.read1():
-                data += part
+                parts.append(part)
     except (OSError, EOFError, zlib.error):
         pass
-    rows = []
-    for line in data.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    return list(whole_objects(b"".join(parts).split(b"\n")))
 
 
 def index_of(step: int, rows: list[dict[str, Any]]) -> StepIndex:

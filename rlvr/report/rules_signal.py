@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
+from rlvr import tables
 from rlvr.report.findings import Finding
 from rlvr.report.folder import RunData
 from rlvr.report.series import start_and_end, trend
@@ -206,7 +207,7 @@ def _same_source(run: RunData) -> str | None:
     path, held_out = run.setting("data.path"), run.setting("eval.path")
     if not path or path != held_out or run.setting("data.name") != run.setting("eval.name"):
         return None
-    is_file = str(path).endswith((".jsonl", ".json", ".parquet"))
+    is_file = tables.is_file(str(path))
     default = "heldout" if str(path).startswith("generated:") else "test"
     split = run.setting("data.split") or "train"
     held_out_split = run.setting("eval.split") or default

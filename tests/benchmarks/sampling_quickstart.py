@@ -56,7 +56,7 @@ def train(strategy: str, seed: int, steps: int, folder: Path) -> dict:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").open()]
     return figures(rows, json.loads((folder / name / "summary.json").read_text()))
 
 

@@ -58,6 +58,7 @@ def test_rlvr_data_comes_before_the_folder_next_to_the_project(tmp_path, monkeyp
 def test_missing_files_say_where_they_were_looked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("RLVR_DATA", str(tmp_path))
     monkeypatch.setattr(benchmarks, "PROJECT_ROOT", tmp_path / "project")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"amc23.jsonl not found in {tmp_path}.*set RLVR_DATA"):
         load_benchmark("amc23")
 

@@ -50,7 +50,7 @@ def test_generations_are_scored_compared_and_exported(
 
 
 def test_a_training_file_is_checked_and_filtered(sums_file, tmp_path):
-    rows = [json.loads(line) for line in sums_file.read_text().splitlines()]
+    rows = [json.loads(line) for line in sums_file.open()]
     train = tmp_path / "train.jsonl"
     fresh = {"problem": "Find the number of primes below one hundred.", "answer": "25"}
     train.write_text(json.dumps(fresh) + "\n" + json.dumps(rows[3] | {"id": "leak"}) + "\n")
@@ -60,7 +60,7 @@ def test_a_training_file_is_checked_and_filtered(sums_file, tmp_path):
     assert (code, "1 of 2 rows written" in err) == (0, True)
     assert out.splitlines()[1].startswith("sums,12,1,")
     assert json.loads(clean.read_text()) == fresh
-    assert json.loads(pairs.read_text().splitlines()[0])["train_id"] == "leak"
+    assert json.loads(pairs.read_text().split("\n")[0])["train_id"] == "leak"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def exported(sums_file, write_generations, random_kinds, verifier, tmp_path):
 def test_exported_rows_have_the_fields_and_metrics_of_its_logger(exported):
     _, file = exported
     assert file.name == "samples_sums_0.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [json.loads(line) for line in file.open()]
     assert len(rows) == 12
     for row in rows:
         assert set(row) == LOGGED_FIELDS | set(row["metrics"])

@@ -14,7 +14,7 @@ def test_the_page_has_a_bar_per_problem_and_loads_nothing(
     path = write_generations(random_kinds(0))
     score(read_generations(path), verifier, benchmarks=[f"sums={sums_file}"], out=tmp_path / "o")
     text = (tmp_path / "o" / "report.html").read_text()
-    rows = [json.loads(r) for r in (tmp_path / "o" / "problems.jsonl").read_text().splitlines()]
+    rows = [json.loads(r) for r in (tmp_path / "o" / "problems.jsonl").open()]
     for row in rows:
         assert f"{row['id']} ({row['subject']}, {row['level']}): {row['c']} of 4 right" in text
     assert text.count('class="bar"') == 12

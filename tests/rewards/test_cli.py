@@ -19,7 +19,7 @@ def run(lines: list[str | bytes], *argv: str) -> tuple[int, list[dict], str]:
     data = b"\n".join(line.encode() if isinstance(line, str) else line for line in lines)
     out, problems = io.StringIO(), io.StringIO()
     status = main(argv, io.BytesIO(data), out, problems)
-    return status, [json.loads(line) for line in out.getvalue().splitlines()], problems.getvalue()
+    return status, [json.loads(line) for line in io.StringIO(out.getvalue())], problems.getvalue()
 
 
 def pair(response: str, gold: object, **more: object) -> str:

@@ -101,7 +101,7 @@ def test_a_gold_is_small_and_survives_pickling():
 def distinct_golds() -> list[str]:
     found = set()
     for path in sorted(DATA.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.open(encoding="utf-8"):
             answer = json.loads(line).get("answer")
             if isinstance(answer, str):
                 found.add(answer)

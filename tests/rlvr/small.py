@@ -67,7 +67,7 @@ VAGUE = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_p
 
 def read_lines(run: Path) -> list[dict[str, Any]]:
     """metrics.jsonl as it is, line by line: a line too many or cut off is not mended."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run / "metrics.jsonl").open()]
 
 
 def steady(metrics: dict[str, Any], *vague: str) -> dict[str, Any]:

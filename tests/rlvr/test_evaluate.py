@@ -19,7 +19,7 @@ def run_folder(rlvr_command, make_recipe, digit_problems, tmp_path_factory):
         {"id": f"b{i}", "problem": f"Sam has {i} pears and eats {i}. What is 3?", "answer": "3"}
         for i in range(12)
     ]
-    leaked = json.loads(digit_problems.read_text().splitlines()[4]) | {"id": "leaked"}
+    leaked = json.loads(digit_problems.read_text().split("\n")[4]) | {"id": "leaked"}
     bench.write_text("".join(json.dumps(row) + "\n" for row in [*rows, leaked]))
     recipe = make_recipe(
         run={"dir": str(folder / "runs"), "name": "run"},
@@ -44,7 +44,7 @@ def test_the_number_in_training_is_the_number_offline_on_the_same_generations(
     run_folder, rlvr_command, tmp_path
 ):
     run, bench, _ = run_folder
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     stored = json.loads((run / "eval" / "step_3.json").read_text())
     done = rlvr_command(
         *("eval", "--generations", run / "eval" / "step_3.jsonl.gz", "--out", tmp_path / "o"),

@@ -46,7 +46,7 @@ def run(recipe: FinetuneRecipe):
     from pathlib import Path
 
     folder = finetune(recipe, Path("recipe.toml"), CONSOLE)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     return folder, lines, json.loads((folder / "manifest.json").read_text())
 
 

@@ -10,7 +10,7 @@ from rlvr.track import Tracker
 
 
 def lines(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
 
 
 def test_offline_wandb_gets_its_files_inside_the_run_folder(make_recipe, tmp_path, monkeypatch):

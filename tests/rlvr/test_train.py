@@ -256,7 +256,7 @@ def test_problems_out_of_reach_stop_the_run_in_plain_words(
     path = data / "gsm8k_train.jsonl"
     if not path.exists():
         pytest.skip("needs gsm8k_train.jsonl: set RLVR_DATA to the folder that holds it")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.open()]
     hard = [row for row in rows if row["answer"].isdigit() and len(row["answer"]) > 3]
     (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in hard[:200]))
     recipe = write_recipe(

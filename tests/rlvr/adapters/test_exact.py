@@ -137,7 +137,7 @@ def reloaded(make_trained, tiny_base, tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return live, json.loads(done.stdout.splitlines()[-1])
+    return live, json.loads(done.stdout.strip().split("\n")[-1])
 
 
 @every_method

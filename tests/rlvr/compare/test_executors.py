@@ -92,7 +92,7 @@ def test_the_script_of_a_gpu_array_asks_for_gpus_and_limits_the_tasks_at_a_time(
     text = script.read_text()
     assert "#SBATCH --gpus-per-task=1\n" in text
     assert "#SBATCH --array=0-1%4\n" in text
-    lines = script.with_suffix(".jsonl").read_text().splitlines()
+    lines = script.with_suffix(".jsonl").read_text().split("\n")
     assert json.loads(lines[1])["label"] == "full"
 
 
