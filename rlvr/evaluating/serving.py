@@ -68,8 +68,10 @@ class Server:
         from transformers import AutoTokenizer
 
         from rlvr.adapters.export import VLLM_RANKS
+        from rlvr.loading import check_weights
 
         options = {"revision": plan.revision, "trust_remote_code": plan.trust_remote_code}
+        check_weights(plan.base, **options)
         self._tokenizer = AutoTokenizer.from_pretrained(plan.base, **options)
         limit = min(r for r in VLLM_RANKS if r >= max(ranks)) if ranks else None
         return VllmEngine(_engine_recipe(plan), plan.base, limit)
@@ -154,7 +156,9 @@ def load_target(plan: Plan, target: Target, on_device: bool) -> Policy:
     model.to(device)
     model = model.eval() if target.folder is None else load_adapted(model, target.folder)
     model.requires_grad_(False)
-    return Policy(model, tokenizer, get_method(settings), settings, dtype, device, plan.base)
+    policy = Policy(model, tokenizer, get_method(settings), settings, dtype, device, plan.base)
+    policy.check_logits()
+    return policy
 
 
 def _model_config(plan: Plan) -> ModelConfig:
