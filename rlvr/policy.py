@@ -23,6 +23,7 @@ from rlvr.adapters.budget import match_rank
 from rlvr.adapters.merge import adapter_off, merged_weights
 from rlvr.adapters.prompt import prompt_cache
 from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_state
+from rlvr.adapters.targets import check_adapted, check_modules, named_after
 from rlvr.attention import bucketed, packed_hidden, packs, take, use_packing
 from rlvr.config import AdapterConfig, ModelConfig
 from rlvr.head import token_logprobs
@@ -236,8 +237,10 @@ def load_policy(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, model_config.dtype)
     base, tokenizer = load_base(model_config, path, dtype)
+    wanted: set[str] = set()
     if "target_modules" in method.options:
         check_modules(base, adapter.target_modules)
+        wanted = named_after(base, adapter.target_modules)
     base.to(device)
     use_packing(base)
     reference = None
@@ -247,6 +250,7 @@ def load_policy(
     rows = encode_rows(tokenizer) if method.needs_rows and encode_rows else None
     adapter = adapter.model_copy(update={"seed": seed if adapter.seed is None else adapter.seed})
     model = method.apply(base, Setup(adapter, adapter.seed or 0, num_updates, rows)).eval()
+    check_adapted(model, wanted)
     policy = Policy(model, tokenizer, method, adapter, dtype, device, path, reference)
     policy.check_logits()
     return policy
@@ -277,20 +281,6 @@ def _padded_hidden(
     ).last_hidden_state
     hidden_TH = take(hidden_NLH.flatten(0, 1), to_device(torch.cat(predicts), device))
     return hidden_TH, to_device(targets_T, device)
-
-
-def check_modules(model: nn.Module, targets: Sequence[str]) -> None:
-    """Raises: ConfigError for a target that no module of the model is named after."""
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    for target in targets:
-        if target not in names:
-            linear = sorted(
-                {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-            )
-            raise ConfigError(
-                f"adapter.target_modules: the model has no {target!r}; its linear modules are"
-                f" {', '.join(linear)}"
-            )
 
 
 def load_base(model_config: ModelConfig, path: str, dtype: torch.dtype) -> tuple[Any, Any]:

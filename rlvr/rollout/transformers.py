@@ -54,7 +54,7 @@ class TransformersEngine(Engine):
         logprobs: list[list[float]] = [[] for _ in requests]
         running, cache = set(range(len(requests))), self._policy.prefix(len(requests))
         if cache is None:
-            cache = DynamicCache()
+            cache = DynamicCache(config=self._policy.causal_lm.config)
         else:
             mask_NL = torch.cat(
                 [mask_NL.new_ones(len(requests), cache.get_seq_length()), mask_NL], 1
