@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 
 from rlvr.adapters.base import is_linear
-from rlvr.adapters.merge import plain_name
+from rlvr.adapters.merge import merged_weights, plain_name
 from rlvr.recipe import ConfigError
 
 BLOCK = "adapter.target_modules: "
@@ -81,6 +81,16 @@ def check_adapted(model: nn.Module, wanted: set[str]) -> None:
             f" is {', '.join(sorted({name.rpartition('.')[2] for name in layers}))}",
             file=sys.stderr,
         )
+
+
+def servable_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """All merged weights by name but those of experts, which vLLM has under other names: nothing
+    that it serves changes them."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    experts = expert_parameters(inner)
+    for name, value in merged_weights(model, everything=True):
+        if name not in experts:
+            yield name, value
 
 
 def _refuse_tied(inner: Any, layers: dict[str, Any]) -> None:
