@@ -5,7 +5,7 @@ Imports no torch.
 
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from rlvr.section import Section
 
@@ -184,6 +184,15 @@ class AdapterConfig(Section):
     loftq: LoftqConfig = LoftqConfig()
     galore: GaloreConfig = GaloreConfig()
     apollo: ApolloConfig = ApolloConfig()
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _list_of_names(cls, value: Any) -> Any:
+        """Raises: ValueError for a text, as peft has it with "all-linear"."""
+        if isinstance(value, str):
+            names = ", ".join(f'"{name}"' for name in ALL_LINEAR)
+            raise ValueError(f"takes a list of modules' names; every linear one is [{names}]")
+        return value
 
     @model_serializer(mode="wrap")
     def _only_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

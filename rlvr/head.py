@@ -1,6 +1,7 @@
 """Log-probabilities and entropies from hidden states, without a [T, V] tensor for more than a
 chunk."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,34 @@ MIN_CHUNK_LEN = 128
 """Tokens of a chunk at least, so that reading a large head pays."""
 
 
+@dataclass(frozen=True, slots=True)
+class LogitTransform:
+    """What a model does to its head's outputs x: logits = cap tanh(scale x / cap), scale x where
+    cap is None. num_tokens: outputs that are tokens, the first ones; None: all."""
+
+    scale: float = 1.0
+    cap: float | None = None
+    num_tokens: int | None = None
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """Logits of [..., outputs], differentiable."""
+        logits = outputs[..., : self.num_tokens] * self.scale
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+    def overwrite(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(logits, d logits / d outputs divided by scale, None where it is 1); without a graph,
+        outputs are overwritten."""
+        if self.scale != 1:
+            outputs.mul_(self.scale)
+        if self.cap is None:
+            return outputs, None
+        bent = outputs.div_(self.cap).tanh_()
+        return bent * self.cap, bent.square_().neg_().add_(1)
+
+
+PLAIN = LogitTransform()
+
+
 def token_logprobs(
     hidden_TH: Tensor,
     head: nn.Module,
@@ -21,11 +50,13 @@ def token_logprobs(
     vocab_size: int,
     entropy_grad: bool = False,
     chunk_len: int | None = None,
+    transform: LogitTransform = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """[T] log-probability of each target and [T] entropy (nats), float32.
 
     The head is evaluated chunk by chunk, chunk_len tokens at a time (None: by vocab_size and
-    device). Entropies carry a gradient only with entropy_grad.
+    device). Entropies carry a gradient only with entropy_grad. transform: from the head's outputs
+    to logits.
     """
     if chunk_len is None:
         elements = CHUNK_ELEMENTS.get(hidden_TH.device.type, CHUNK_ELEMENTS["cpu"])
@@ -36,14 +67,16 @@ def token_logprobs(
         device = hidden_TH.device.type
         if torch.is_autocast_enabled(device):
             hidden_TH = hidden_TH.to(torch.get_autocast_dtype(device))
-        settings = (temperature, chunk_len, hidden_grad, weight_grad)
-        return _PlainHead.apply(hidden_TH, head.weight, targets_T, *settings)  # pyright: ignore
+        settings = (temperature, chunk_len, transform, hidden_grad, weight_grad)
+        weight_VH = head.weight
+        if transform.num_tokens is not None:
+            weight_VH = weight_VH[: transform.num_tokens]
+        return _PlainHead.apply(hidden_TH, weight_VH, targets_T, *settings)  # pyright: ignore
+    settings = (temperature, entropy_grad, transform)
     parts = [
-        _chunk(hidden_CH, head, targets_C, temperature, entropy_grad)
+        _chunk(hidden_CH, head, targets_C, *settings)
         if len(hidden_TH) <= chunk_len or not torch.is_grad_enabled()
-        else checkpoint(
-            _chunk, hidden_CH, head, targets_C, temperature, entropy_grad, use_reentrant=False
-        )
+        else checkpoint(_chunk, hidden_CH, head, targets_C, *settings, use_reentrant=False)
         for hidden_CH, targets_C in zip(
             hidden_TH.split(chunk_len), targets_T.split(chunk_len), strict=True
         )
@@ -52,10 +85,15 @@ def token_logprobs(
 
 
 def _chunk(
-    hidden_CH: Tensor, head: nn.Module, targets_C: Tensor, temperature: float, entropy_grad: bool
+    hidden_CH: Tensor,
+    head: nn.Module,
+    targets_C: Tensor,
+    temperature: float,
+    entropy_grad: bool,
+    transform: LogitTransform,
 ) -> tuple[Tensor, Tensor]:
     """The general case: any head, differentiated by autograd."""
-    logits_CV = head(hidden_CH).float() / temperature
+    logits_CV = transform(head(hidden_CH).float()) / temperature
     log_z_C = logits_CV.logsumexp(dim=-1)
     logp_C = logits_CV.gather(1, targets_C.unsqueeze(1)).squeeze(1) - log_z_C
     with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
@@ -67,9 +105,9 @@ def _chunk(
 class _PlainHead(torch.autograd.Function):
     """A linear head without bias: each token's gradient is its upstream number times a vector.
 
-    With e the one-hot target and p the probabilities, d logp / d hidden = W^T (e - p) / temperature
-    is formed while p is at hand. Logits are computed again in the backward pass only where the
-    head's own weight is trained.
+    With e the one-hot target, p the probabilities and d the slopes of the logits over the head's
+    outputs, d logp / d hidden = W^T (d (e - p)) / temperature is formed while p is at hand. Logits
+    are computed again in the backward pass only where the head's own weight is trained.
     """
 
     @staticmethod
@@ -80,6 +118,7 @@ class _PlainHead(torch.autograd.Function):
         targets_T: Tensor,
         temperature: float,
         chunk_len: int,
+        transform: LogitTransform,
         hidden_grad: bool,
         weight_grad: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -90,16 +129,19 @@ class _PlainHead(torch.autograd.Function):
             for hidden_CH, targets_C in zip(
                 hidden_TH.split(chunk_len), targets_T.split(chunk_len), strict=True
             ):
-                logp_CV = _log_softmax(hidden_CH, compute_VH, temperature)
+                logp_CV, bend_CV = _log_softmax(hidden_CH, compute_VH, temperature, transform)
                 target_C1 = targets_C.unsqueeze(1)
                 logp_C = logp_CV.gather(1, target_C1).squeeze(1)
                 probs_CV = logp_CV.exp()
                 entropy_C = -logp_CV.mul_(probs_CV).sum(dim=-1)
-                slope_CH = _slope(probs_CV, target_C1, compute_VH, temperature, hidden_grad)
+                slope_CH = hidden_CH.new_empty(len(hidden_CH), 0)
+                if hidden_grad:
+                    factor = -temperature / transform.scale
+                    slope_CH = _slope(probs_CV, target_C1, compute_VH, factor, bend_CV)
                 parts.append((logp_C, entropy_C, slope_CH))
         logp_T, entropy_T, slope_TH = (torch.cat(part) for part in zip(*parts, strict=True))
         ctx.save_for_backward(slope_TH, *((hidden_TH, weight_VH, targets_T) * weight_grad))
-        ctx.temperature, ctx.chunk_len = temperature, chunk_len
+        ctx.settings = temperature, chunk_len, transform
         ctx.grads = hidden_grad, weight_grad
         ctx.mark_non_differentiable(entropy_T)
         return logp_T, entropy_T
@@ -119,27 +161,29 @@ class _PlainHead(torch.autograd.Function):
         to_weight = None
         if weight_grad:
             kept_TH, weight_VH, targets_T = rest
-            to_weight = _weight_gradient(
-                kept_TH, weight_VH, targets_T, grad_T, ctx.temperature, ctx.chunk_len
-            )
-        return to_hidden, to_weight, None, None, None, None, None
+            to_weight = _weight_gradient(kept_TH, weight_VH, targets_T, grad_T, *ctx.settings)
+        return to_hidden, to_weight, None, None, None, None, None, None
 
 
-def _log_softmax(hidden_CH: Tensor, weight_VH: Tensor, temperature: float) -> Tensor:
-    logits_CV = (hidden_CH @ weight_VH.T).float().div_(temperature)
-    return logits_CV.sub_(logits_CV.logsumexp(dim=-1, keepdim=True))
+def _log_softmax(
+    hidden_CH: Tensor, weight_VH: Tensor, temperature: float, transform: LogitTransform
+) -> tuple[Tensor, Tensor | None]:
+    """([C, V] log-probabilities, [C, V] what a cap leaves of the outputs' slopes, if any)."""
+    logits_CV, bend_CV = transform.overwrite((hidden_CH @ weight_VH.T).float())
+    logits_CV.div_(temperature)
+    return logits_CV.sub_(logits_CV.logsumexp(dim=-1, keepdim=True)), bend_CV
 
 
 def _slope(
-    probs_CV: Tensor, target_C1: Tensor, weight_VH: Tensor, temperature: float, wanted: bool
+    probs_CV: Tensor, target_C1: Tensor, weight_VH: Tensor, divisor: float, bend_CV: Tensor | None
 ) -> Tensor:
-    """[C, H] W^T (e - p) / temperature, or nothing; overwrites probs_CV."""
-    if not wanted:
-        return weight_VH.new_empty(len(probs_CV), 0)
+    """[C, H] W^T (bend (p - e)) / divisor; overwrites probs_CV."""
     error_CV = probs_CV.scatter_add_(
         1, target_C1, torch.full_like(target_C1, -1, dtype=torch.float)
     )
-    return (error_CV.to(weight_VH.dtype) @ weight_VH).div_(-temperature)
+    if bend_CV is not None:
+        error_CV.mul_(bend_CV)
+    return (error_CV.to(weight_VH.dtype) @ weight_VH).div_(divisor)
 
 
 def _weight_gradient(
@@ -149,16 +193,20 @@ def _weight_gradient(
     grad_T1: Tensor,
     temperature: float,
     chunk_len: int,
+    transform: LogitTransform,
 ) -> Tensor:
-    """[V, H] sum over tokens of grad (e - p) hidden^T / temperature."""
+    """[V, H] sum over tokens of grad d (e - p) hidden^T / temperature."""
     compute_VH = weight_VH.to(hidden_TH.dtype)
     total_VH = torch.zeros_like(weight_VH)
     for hidden_CH, targets_C, grad_C1 in zip(
         *(x.split(chunk_len) for x in (hidden_TH, targets_T, grad_T1)), strict=True
     ):
-        scale_C1 = grad_C1.float() / temperature
-        error_CV = _log_softmax(hidden_CH, compute_VH, temperature).exp_().mul_(-scale_C1)
+        scale_C1 = grad_C1.float() * transform.scale / temperature
+        logp_CV, bend_CV = _log_softmax(hidden_CH, compute_VH, temperature, transform)
+        error_CV = logp_CV.exp_().mul_(-scale_C1)
         error_CV.scatter_add_(1, targets_C.unsqueeze(1), scale_C1)
+        if bend_CV is not None:
+            error_CV.mul_(bend_CV)
         if total_VH.dtype == hidden_TH.dtype:
             total_VH.addmm_(error_CV.to(hidden_TH.dtype).T, hidden_CH)
         else:

@@ -62,6 +62,7 @@ def manifest(
         "matched": match if policy.adapter.match else None,
         "trainable_dtypes": sorted({str(p.dtype) for p in trained.values()}),
         "compute_dtype": str(policy.dtype),
+        "logits_check": policy.logits_check,
         "device": str(policy.device),
         "engine": engine,
         "sync": sync,

@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from rlvr.adapters.budget import match_rank
 from rlvr.adapters.merge import adapter_off, merged_weights
 from rlvr.adapters.prompt import prompt_cache
 from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_state
+from rlvr.adapters.targets import check_adapted, check_modules, named_after
 from rlvr.attention import bucketed, packed_hidden, packs, take, use_packing
 from rlvr.config import AdapterConfig, ModelConfig
 from rlvr.head import token_logprobs
+from rlvr.loading import check_len, load_whole
+from rlvr.logits import check_logits, transform_of
 from rlvr.packing import TokenRow, buckets, lines, pack, to_device
 from rlvr.recipe import ConfigError
 
@@ -35,6 +39,7 @@ class Policy:
 
     adapter: its settings, with the seed in force and the rank that adapter.match picked.
     holding: what of it this rank has: all, or a part.
+    logits_check: the trainer's log-probabilities held to the model's own, when it was loaded.
     """
 
     model: nn.Module
@@ -46,6 +51,7 @@ class Policy:
     path: str
     reference: PreTrainedModel | None = None
     holding: sharding.Holding = field(default_factory=sharding.Holding)
+    logits_check: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def causal_lm(self) -> Any:
@@ -108,8 +114,9 @@ class Policy:
                     causal_lm.get_output_embeddings(),
                     targets_T,
                     temperature,
-                    causal_lm.config.vocab_size,
+                    causal_lm.config.get_text_config().vocab_size,
                     entropy_grad,
+                    transform=transform_of(causal_lm),
                 )
 
         return self.holding.run(causal_lm, work)
@@ -134,6 +141,11 @@ class Policy:
         """Whether rows go through the layers end to end; else they are padded and bucketed."""
         prompts = isinstance(self.model, PeftModel) and self.model.active_peft_config
         return packs(self.causal_lm) and not (prompts and prompts.is_prompt_learning)
+
+    def check_logits(self) -> None:
+        """Holds the fast head to the model's own logits. Raises: ConfigError where they differ."""
+        with self.autocast():
+            self.logits_check = check_logits(self.causal_lm, self.tokenizer, self.dtype)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Computation in the compute type: some adapters keep float32 beside a bfloat16 base."""
@@ -196,9 +208,8 @@ class Policy:
         if state["adapter"] is not None:
             load_adapter_state(self.model, state["adapter"])
         else:
-            saved = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True
-            )
+            read = AutoModelForCausalLM.from_pretrained
+            saved = load_whole(read, str(folder), dtype=torch.float32, use_safetensors=True)
             live = dict(self.model.named_parameters())
             for name, value in saved.named_parameters():
                 parts.write(value.detach(), live[name])
@@ -229,8 +240,10 @@ def load_policy(
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, model_config.dtype)
     base, tokenizer = load_base(model_config, path, dtype)
+    wanted: set[str] = set()
     if "target_modules" in method.options:
         check_modules(base, adapter.target_modules)
+        wanted = named_after(base, adapter.target_modules)
     base.to(device)
     use_packing(base)
     reference = None
@@ -240,7 +253,10 @@ def load_policy(
     rows = encode_rows(tokenizer) if method.needs_rows and encode_rows else None
     adapter = adapter.model_copy(update={"seed": seed if adapter.seed is None else adapter.seed})
     model = method.apply(base, Setup(adapter, adapter.seed or 0, num_updates, rows)).eval()
-    return Policy(model, tokenizer, method, adapter, dtype, device, path, reference)
+    check_adapted(model, wanted)
+    policy = Policy(model, tokenizer, method, adapter, dtype, device, path, reference)
+    policy.check_logits()
+    return policy
 
 
 def _padded_hidden(
@@ -270,45 +286,30 @@ def _padded_hidden(
     return hidden_TH, to_device(targets_T, device)
 
 
-def check_modules(model: nn.Module, targets: Sequence[str]) -> None:
-    """Raises: ConfigError for a target that no module of the model is named after."""
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    for target in targets:
-        if target not in names:
-            linear = sorted(
-                {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-            )
-            raise ConfigError(
-                f"adapter.target_modules: the model has no {target!r}; its linear modules are"
-                f" {', '.join(linear)}"
-            )
-
-
 def load_base(model_config: ModelConfig, path: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """(model, tokenizer) from a folder or the hub, safetensors only. Raises: ConfigError."""
     tokenizer = load_tokenizer(model_config, path)
-    model = _load(AutoModelForCausalLM, model_config, path, dtype=dtype, use_safetensors=True)
-    longest = getattr(model.config, "max_position_embeddings", model_config.max_len)
-    if model_config.max_len > longest:
-        raise ConfigError(
-            f"model.max_len = {model_config.max_len}: {path} takes {longest} tokens; lower it"
-        )
+    read = partial(load_whole, AutoModelForCausalLM.from_pretrained)
+    model = _load(read, model_config, path, dtype=dtype, use_safetensors=True)
+    check_len(model.config, model_config.max_len, path)
     return model, tokenizer
 
 
 def load_tokenizer(model_config: ModelConfig, path: str) -> Any:
     """The tokenizer of a folder or of the hub. Raises: ConfigError."""
-    return _load(AutoTokenizer, model_config, path)
+    return _load(AutoTokenizer.from_pretrained, model_config, path)
 
 
-def _load(kind: Any, model_config: ModelConfig, path: str, **options: Any) -> Any:
+def _load(read: Callable[..., Any], model_config: ModelConfig, path: str, **options: Any) -> Any:
     try:
-        return kind.from_pretrained(
+        return read(
             path,
             revision=model_config.revision,
             trust_remote_code=model_config.trust_remote_code,
             **options,
         )
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(

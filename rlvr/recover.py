@@ -23,7 +23,7 @@ from rlvr.config import TrainRecipe
 from rlvr.evaluate import forget_evaluations
 from rlvr.recipe import ConfigError, load_recipe
 from rlvr.reference import load_reference, save_reference
-from rlvr.rollout.engine import EngineLost
+from rlvr.rollout.engine import EngineLost, refusal
 from rlvr.run_folder import Run
 from rlvr.session import StartEngine, build
 
@@ -55,6 +55,19 @@ def with_engine(session: Session, work: Callable[[], R]) -> R:
         except EngineLost as error:
             reason = error
     raise EngineLost(f"the engine died {1 + MAX_RESTARTS} times in a row: {reason}") from reason
+
+
+def first_sync(session: Session) -> None:
+    """Gives the engine the policy's weights for the first time.
+
+    An engine that fails at that would fail so again, and no run that is resumed gets further: no
+    other one is started. Raises: ConfigError with its reason; SyncError.
+    """
+    try:
+        ranks.together(session.syncer.sync)
+    except EngineLost as error:
+        recipe, mode = session.recipe, session.syncer.mode
+        raise refusal(str(error), recipe.rollout.engine, mode) from error
 
 
 def save(session: Session, run: Run) -> Path:

@@ -15,6 +15,7 @@ from rewards import Verifier
 from rlvr import ranks, sharding, tables
 from rlvr.adapters import get_method
 from rlvr.adapters.export import max_lora_rank
+from rlvr.adapters.targets import expert_parameters
 from rlvr.checks import VLLM
 from rlvr.config import DataConfig, TrainRecipe
 from rlvr.data import Dataset, encode_prompts, load_problems
@@ -24,7 +25,7 @@ from rlvr.policy import Policy, load_policy
 from rlvr.recipe import ConfigError, RunError
 from rlvr.reference import prepare_reference
 from rlvr.rollout import vllm_local
-from rlvr.rollout.engine import Engine, EngineLost
+from rlvr.rollout.engine import Engine, EngineLost, refusal
 from rlvr.rollout.sync import Syncer, choose_mode
 from rlvr.rollout.vllm_server import ServerEngine
 from rlvr.run_folder import check_same_data
@@ -125,7 +126,13 @@ def build(
             torch.set_num_threads(recipe.train.num_threads or max(1, cores))
         return engine
 
-    engine = start()
+    try:
+        engine = start()
+    except (ConfigError, RunError):
+        raise
+    except Exception as error:  # vLLM's checks of a model raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise refusal(reason, "vllm" if use_vllm else "transformers", mode) from error
     session = Session(
         recipe,
         policy,
@@ -230,10 +237,31 @@ def refuse_tied_head(policy: Policy) -> None:
         )
 
 
+def refuse_experts(policy: Policy) -> None:
+    """vLLM has experts under the names of their files, which are not those of the live model.
+
+    Raises: ConfigError where they are trained.
+    """
+    experts = expert_parameters(policy.causal_lm)
+    trained = [name for name, parameter in experts.items() if parameter.requires_grad]
+    if trained:
+        raise ConfigError(
+            f'adapter.method = "{policy.method.name}": vLLM does not take this model\'s experts'
+            f' ({trained[0]}) back while it runs; set rollout.engine = "transformers", or train an'
+            " adapter on attention"
+        )
+
+
+def refuse_unservable(policy: Policy) -> None:
+    """Raises: ConfigError for what training changes and vLLM would not take."""
+    refuse_tied_head(policy)
+    refuse_experts(policy)
+
+
 def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -> Engine:
     """An engine for this run alone. Raises: ConfigError when it cannot serve the policy."""
     if use_vllm:
-        refuse_tied_head(policy)
+        refuse_unservable(policy)
         if recipe.rollout.engine == "vllm_server":
             return ServerEngine(recipe, policy.path, mode)
         rank = None
@@ -241,6 +269,7 @@ def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -
             with sharding.gathered(policy):
                 rank = max_lora_rank(policy.model)
         return vllm_local.VllmEngine(recipe, policy.path, rank)
-    from rlvr.rollout.transformers import TransformersEngine
+    from rlvr.rollout.transformers import TransformersEngine, check_cache
 
+    check_cache(policy)
     return TransformersEngine(policy)

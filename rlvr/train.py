@@ -28,7 +28,7 @@ from rlvr.display import Display
 from rlvr.evaluate import evaluate_step, is_best
 from rlvr.manifest import finish_manifest, manifest
 from rlvr.recipe import ConfigError, RunError, load_recipe
-from rlvr.recover import leave, restore, save, with_engine
+from rlvr.recover import first_sync, leave, restore, save, with_engine
 from rlvr.reference import follow
 from rlvr.rollout.sync import SyncError
 from rlvr.run_folder import Run, check_same_recipe, held, make_folder, new_run_folder
@@ -167,7 +167,7 @@ def _steps(session: Session, run: Run, loop: Loop) -> None:
     """Steps until the recipe or `end` says so. Raises: Stopped, RunError."""
     num_steps = session.recipe.train.steps
     run.boundary = session.sampler.state()
-    with_engine(session, lambda: ranks.together(session.syncer.sync))
+    first_sync(session)
     if run.next_step == 0:
         _evaluate(session, run, loop)
     ended = False
@@ -322,9 +322,11 @@ def _is_due(every: int, step: int) -> bool:
 
 
 def model_path(recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path, console: Console) -> str:
-    """The policy's folder or hub id; runs the warm start first when the recipe names one."""
-    if recipe.model.path is not None:
-        return recipe.model.path
+    """The policy's folder, absolute so that the run is found from elsewhere too, or its hub id;
+    runs the warm start first when the recipe names one."""
+    given = recipe.model.path
+    if given is not None:
+        return str(Path(given).absolute()) if Path(given).is_dir() else given
     from rlvr.sft import run_sft, sft_path
     from rlvr.sft_config import SftConfig
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,21 @@ class Method:
     save: Callable[[Any, Path, AdapterConfig], None] | None = None
 
 
+def is_linear(module: Any) -> bool:
+    """Whether it is a linear layer: torch's, or the transposed one of GPT-2."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def weight_of(module: Any) -> Tensor:
+    """[O, I] weight of a linear layer; GPT-2's Conv1D holds it transposed."""
+    from transformers.pytorch_utils import Conv1D
+
+    return module.weight.T if isinstance(module, Conv1D) else module.weight
+
+
 def wrap(model: Any, peft_config: Any, seed: int) -> Any:
     """The peft model of `peft_config`, every random draw of its initialisation from `seed`.
 
@@ -129,15 +145,39 @@ def wrap(model: Any, peft_config: Any, seed: int) -> Any:
     import peft
     import torch
 
+    _refuse_experts(model, peft_config)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
             return peft.get_peft_model(model, peft_config)
-        except (ValueError, AssertionError) as error:
+        except (ValueError, AssertionError, TypeError) as error:
             reason = str(error).splitlines()[0][:300]
             raise ConfigError(
                 f"adapter: {reason}; change adapter.target_modules or the sizes"
             ) from error
+
+
+def _refuse_experts(model: Any, peft_config: Any) -> None:
+    """Raises: ConfigError where peft would take experts for modules of the same names: it then
+    leaves the dense ones out, and starts look for a weight that experts do not have."""
+    import copy
+
+    import peft
+    from peft.utils import transformers_weight_conversion as conversion
+
+    if peft_config.peft_type != peft.PeftType.LORA:
+        return
+    probe = copy.deepcopy(peft_config)
+    with contextlib.suppress(ValueError):  # said again, in full, when the adapter is made
+        conversion.convert_peft_config_for_transformers(probe, model, None)
+    if probe.target_parameters:
+        kept = set(probe.target_modules or ())
+        lost = sorted(set(peft_config.target_modules) - kept)
+        raise ConfigError(
+            f"adapter.target_modules: peft takes {', '.join(lost)} for this model's experts and"
+            " leaves the dense layers of these names out; remove them: attention can be adapted, and"
+            ' experts are trained by adapter.method = "full" with rollout.engine = "transformers"'
+        )
 
 
 def check_divides(model: Any, setup: Setup, setting: str, size: int, outputs: bool = False) -> None:
@@ -147,7 +187,8 @@ def check_divides(model: Any, setup: Setup, setting: str, size: int, outputs: bo
     """
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in setup.config.target_modules:
-            sizes = module.weight.shape if outputs else module.weight.shape[1:]
+            shape = weight_of(module).shape
+            sizes = shape if outputs else shape[1:]
             if any(length % size for length in sizes):
                 shown = " and ".join(map(str, sizes))
                 raise ConfigError(

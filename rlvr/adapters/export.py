@@ -70,7 +70,14 @@ def max_lora_rank(model: Any) -> int:
     """
     from peft.tuners.lora import LoraLayer
 
-    rank = max(len(lora_factors(m)[0]) for m in model.modules() if isinstance(m, LoraLayer))
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    embeddings = [name for name, layer in layers.items() if layer.lora_embedding_A]
+    if embeddings:
+        raise ConfigError(
+            f"rollout.sync: vLLM serves no adapter on an embedding ({embeddings[0]}); set it to"
+            ' "merged"'
+        )
+    rank = max(len(lora_factors(layer)[0]) for layer in layers.values())
     fitting = [limit for limit in VLLM_RANKS if limit >= rank]
     if not fitting:
         raise ConfigError(

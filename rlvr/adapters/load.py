@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rlvr.adapter_config import AdapterConfig
 from rlvr.adapters import METHODS
 from rlvr.adapters.base import Setup
 from rlvr.adapters.quantized import BASE_FILE
+from rlvr.recipe import ConfigError
 
 
 def load_adapted(model: Any, folder: str | Path) -> Any:
@@ -16,6 +18,7 @@ def load_adapted(model: Any, folder: str | Path) -> Any:
 
     `PeftModel.from_pretrained` alone does it for every method but bitfit, houlsby and compacter,
     whose layers are ours, and qlora and loftq, whose base is quantised first.
+    Raises: ConfigError for a folder that lacks some of the adapter's weights.
     """
     import peft
     from safetensors.torch import load_file
@@ -27,6 +30,21 @@ def load_adapted(model: Any, folder: str | Path) -> Any:
         config = AdapterConfig.model_validate_json(base_file.read_text())
         adapted = METHODS[config.method].apply(model, Setup(config, seed=0))
         saved = load_file(Path(folder) / "adapter_model.safetensors")
-        peft.set_peft_model_state_dict(adapted, saved)
+        found = peft.set_peft_model_state_dict(adapted, saved)
+        lost = [key for key in found.missing_keys if ".lora_" in key] + found.unexpected_keys
+        if lost:
+            raise _incomplete(folder, ", ".join(lost[:4]))
         return adapted.eval()
-    return peft.PeftModel.from_pretrained(model, str(folder)).eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            return peft.PeftModel.from_pretrained(model, str(folder)).eval()
+        except UserWarning as warning:
+            raise _incomplete(folder, str(warning)[:300]) from None
+
+
+def _incomplete(folder: str | Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{folder}: its weights do not fit its settings or the base ({what}); what is missing would"
+        " stay at its start; give the whole folder, on the base that it was trained on"
+    )

@@ -43,9 +43,13 @@ def _quantize(model: Any, setup: Setup) -> Any:
     quantized = _bitsandbytes_nn()
     block = setup.config.qlora
     compute = model.dtype if model.dtype.is_floating_point else torch.float32
+    found = False
     for module in list(model.base_model.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is not nn.Linear or child.weight.is_meta:
+            if type(child) is not nn.Linear:
+                continue
+            found = True
+            if child.weight.is_meta:
                 continue
             small = quantized.Linear4bit(
                 child.in_features,
@@ -65,6 +69,11 @@ def _quantize(model: Any, setup: Setup) -> Any:
             small.bias = child.bias
             small.support_avx512bf16_for_cpu = False  # it would repack the weight while we read it
             setattr(module, name, small.to(child.weight.device))
+    if not found:
+        raise ConfigError(
+            f"adapter.method = {setup.config.method!r}: {type(model).__name__} has no linear layer of"
+            " torch's kind, so nothing would be in 4 bits; take lora"
+        )
     model.is_loaded_in_4bit = True
     return model.requires_grad_(False)
 
@@ -90,6 +99,11 @@ def _loftq(model: Any, setup: Setup) -> Any:
         weight = weights[name.removeprefix("base_model.model.")].float()
         if weight.is_meta:
             continue
+        if not hasattr(layer.get_base_layer().weight, "quant_state"):
+            raise ConfigError(
+                f"adapter.target_modules: loftq starts from the rounding error of 4 bits, and {name}"
+                " stays as it is; leave it out, or take qlora"
+            )
         _fit(layer, weight, setup.rank)
         for _ in range(setup.config.loftq.iterations - 1):
             _requantize(layer, weight - layer.get_delta_weight("default").detach())

@@ -11,7 +11,14 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import PLAIN_LORA_OPTIONS, Method, Setup, wrap
+from rlvr.adapters.base import (
+    PLAIN_LORA_OPTIONS,
+    Method,
+    Setup,
+    is_linear,
+    weight_of,
+    wrap,
+)
 from rlvr.adapters.export import save_as_lora
 from rlvr.adapters.lora import lora_config
 from rlvr.recipe import ConfigError
@@ -54,12 +61,21 @@ def lora_layers(adapted: Any) -> dict[str, Any]:
 
 
 def target_weights(model: Any, setup: Setup, num_directions: int) -> dict[str, Any]:
-    """Weights of the target modules by name. Raises: ConfigError for one of too low a rank."""
-    weights = {
-        name: module.weight
+    """Weights of the target modules by name. Raises: ConfigError for one of too low a rank, and
+    for a module that is not linear."""
+    modules = {
+        name: module
         for name, module in model.named_modules()
         if name.rpartition(".")[2] in setup.config.target_modules
     }
+    for name, module in modules.items():
+        if not is_linear(module):
+            raise ConfigError(
+                f"adapter.target_modules: {setup.config.method} starts from the matrices of linear"
+                f" layers, and {name} is none ({type(module).__name__}); remove"
+                f" {name.rpartition('.')[2]!r}"
+            )
+    weights = {name: module.weight for name, module in modules.items()}
     for name, weight in weights.items():
         if min(weight.shape) < num_directions:
             raise ConfigError(
@@ -97,7 +113,7 @@ def _pissa(model: Any, setup: Setup) -> Any:
 
 def _olora(model: Any, setup: Setup) -> Any:
     """The first r columns and rows of W = Q R. Source: 2406.01775."""
-    return apply_peft_start(model, setup, init_lora_weights="olora")
+    return _apply_factors(model, setup, _qr_factors)
 
 
 def _orthogonal(model: Any, setup: Setup) -> Any:
@@ -117,13 +133,20 @@ def _apply_factors(model: Any, setup: Setup, factors: Factors) -> Any:
     adapted = wrap(model, config, setup.seed)
     generator = torch.Generator().manual_seed(setup.seed)
     for layer in lora_layers(adapted).values():
-        weight = layer.get_base_layer().weight.detach()
+        weight = weight_of(layer.get_base_layer()).detach()
         if weight.is_meta:
             continue
         a, b = factors(weight.float(), setup.rank, layer.scaling["default"], generator)
         for part, value in ((layer.lora_A, a), (layer.lora_B, b)):
             part["default"].weight.data = value.contiguous().to(weight.device)
     return subtract_start(adapted, config)
+
+
+def _qr_factors(weight: Any, rank: int, scaling: float, generator: Any) -> tuple[Any, Any]:
+    import torch
+
+    q, r = torch.linalg.qr(weight)
+    return r[:rank], q[:, :rank]
 
 
 def _minor_factors(weight: Any, rank: int, scaling: float, generator: Any) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ import torch
 from eval.intervals import fraction_over_problems, stratified
 from eval.jsonl import read_values
 from rlvr.analysis.diversity import interval_json
+from rlvr.loading import context_len
 from rlvr.policy import Policy, TokenRow
 from rlvr.recipe import ConfigError
 
@@ -92,7 +93,7 @@ def _row(policy: Policy, question: str, choice: str) -> TokenRow:
     tokenizer = policy.tokenizer
     prompt = tokenizer(question.rstrip(), add_special_tokens=False)["input_ids"]
     both = tokenizer(f"{question.rstrip()} {choice}", add_special_tokens=False)["input_ids"]
-    longest = getattr(policy.causal_lm.config, "max_position_embeddings", len(both))
+    longest = context_len(policy.causal_lm.config) or len(both)
     if not prompt or len(both) > longest:
         raise ConfigError(
             f"a question of {len(both)} tokens ({question[:40]!r}...): the model takes 1 to"

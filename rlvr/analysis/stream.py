@@ -262,9 +262,12 @@ def _merged(checkpoint: Path, base: Path) -> Iterator[tuple[str, Tensor]]:
 
     from rlvr.adapters.load import load_adapted
     from rlvr.adapters.merge import merged_weights
+    from rlvr.loading import load_whole
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", use_safetensors=True)
+    read = AutoModelForCausalLM.from_pretrained
+    model = load_whole(read, str(base), dtype="auto", use_safetensors=True)
+    adapted = load_adapted(model, checkpoint)
     try:
-        yield from merged_weights(load_adapted(model, checkpoint))
+        yield from merged_weights(adapted)
     except ValueError as error:
         raise ConfigError(f"{checkpoint}: its update is no change of weights ({error})") from error

@@ -40,7 +40,10 @@ def load_trained(checkpoint: Path, base: Path) -> Policy:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.requires_grad_(False).eval().to(device)
     method = METHODS[name]
-    return Policy(model, tokenizer, method, AdapterConfig(), torch.float32, device, str(folder))
+    adapter = AdapterConfig()
+    policy = Policy(model, tokenizer, method, adapter, torch.float32, device, str(folder))
+    policy.check_logits()
+    return policy
 
 
 def read_rows(path: Path, tokenizer: Any, limit: int) -> list[TokenRow]:

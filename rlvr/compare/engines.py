@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.rollout.engine import Engine, Request, Response, Sampling
-from rlvr.session import new_engine, refuse_tied_head
+from rlvr.session import new_engine, refuse_unservable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ class WarmEngine:
             self.close()
             self._engine, self._key = new_engine(recipe, policy, use_vllm, mode), key
         else:
-            refuse_tied_head(policy)
+            refuse_unservable(policy)
             self._engine.wake()
             if mode == "merged":
                 self._engine.load_weights(_base_weights(recipe, policy.path))
@@ -101,11 +101,11 @@ def _key(recipe: TrainRecipe, policy: Policy, mode: str) -> tuple[object, ...]:
 
 def _base_weights(recipe: TrainRecipe, path: str) -> Iterable[tuple[str, Tensor]]:
     """Every weight of the base as it lies on the disk: the run before may have changed any."""
-    from rlvr.adapters.merge import merged_weights
+    from rlvr.adapters.targets import servable_weights
     from rlvr.policy import load_base
 
     base: Any = load_base(recipe.model, path, _dtype(recipe))[0]
-    return merged_weights(base, everything=True)
+    return servable_weights(base)
 
 
 def _dtype(recipe: TrainRecipe) -> Any:

@@ -13,6 +13,7 @@ from eval.benchmarks import LoadedBenchmark
 from eval.generations import GenerationKey
 from rlvr.evaluating.plan import Job, Plan, PromptStyle, request
 from rlvr.evaluating.targets import Target, fingerprint
+from rlvr.loading import context_len
 from rlvr.recipe import ConfigError
 from rlvr.rollout import vllm_local
 from rlvr.rollout.engine import Sampling
@@ -113,7 +114,7 @@ def _load(args: argparse.Namespace, base: str) -> tuple[Any, Any]:
 def _context(max_tokens: int | None, prompts: dict[Any, list[int]], config: Any) -> tuple[int, int]:
     """(context, longest response) in tokens."""
     (_, problem), ids = max(prompts.items(), key=lambda item: len(item[1]))
-    longest, room = len(ids), getattr(config, "max_position_embeddings", None)
+    longest, room = len(ids), context_len(config)
     if room is None:
         return longest + (max_tokens or LONGEST), max_tokens or LONGEST
     if longest + (max_tokens or 1) > room:

@@ -18,6 +18,7 @@ from rlvr.config import (
 )
 from rlvr.evaluating.plan import Job, Plan
 from rlvr.evaluating.targets import Target
+from rlvr.recipe import ConfigError, RunError
 from rlvr.rollout.engine import Engine, Request, Response, Sampling
 from rlvr.rollout.vllm_local import VllmEngine
 
@@ -68,22 +69,34 @@ class Server:
         from transformers import AutoTokenizer
 
         from rlvr.adapters.export import VLLM_RANKS
+        from rlvr.loading import check_weights
 
         options = {"revision": plan.revision, "trust_remote_code": plan.trust_remote_code}
+        check_weights(plan.base, **options)
         self._tokenizer = AutoTokenizer.from_pretrained(plan.base, **options)
         limit = min(r for r in VLLM_RANKS if r >= max(ranks)) if ranks else None
-        return VllmEngine(_engine_recipe(plan), plan.base, limit)
+        try:
+            return VllmEngine(_engine_recipe(plan), plan.base, limit)
+        except (ConfigError, RunError):
+            raise
+        except Exception as error:  # vLLM's checks of a model raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+            adapters = "--adapters-as merged or " if limit else ""
+            raise ConfigError(
+                f"--engine vllm: it does not take {plan.base}: {reason}; use {adapters}--engine"
+                " transformers"
+            ) from error
 
     def _hand_over(self, engine: VllmEngine, target: Target) -> None:
         """From a pristine base every time: what an earlier target changed is put back first."""
         engine.drop_adapter()
         if target.kind == "merged" or self._weights_changed:
-            from rlvr.adapters.merge import merged_weights
+            from rlvr.adapters.targets import servable_weights
 
             merged = target.kind == "merged"
             wanted = target if merged else Target("base", None, "base")
             policy = load_target(self._plan, wanted, on_device=False)
-            engine.load_weights(merged_weights(policy.model, everything=True))
+            engine.load_weights(servable_weights(policy.model))
             self._weights_changed = merged
             self._check(engine, policy, target.name)
         if target.kind == "lora":
@@ -108,11 +121,12 @@ class Server:
             )
 
     def _with_transformers(self, target: Target) -> tuple[TransformersEngine, Any]:
-        from rlvr.rollout.transformers import TransformersEngine
+        from rlvr.rollout.transformers import TransformersEngine, check_cache
 
         if self._plan.engine == "vllm":
             self._say(f"{target.name}: vLLM cannot serve it; generating with transformers, slowly")
         policy = load_target(self._plan, target, on_device=True)
+        check_cache(policy)
         return TransformersEngine(policy), policy.tokenizer
 
     def _say(self, line: str) -> None:
@@ -154,7 +168,9 @@ def load_target(plan: Plan, target: Target, on_device: bool) -> Policy:
     model.to(device)
     model = model.eval() if target.folder is None else load_adapted(model, target.folder)
     model.requires_grad_(False)
-    return Policy(model, tokenizer, get_method(settings), settings, dtype, device, plan.base)
+    policy = Policy(model, tokenizer, get_method(settings), settings, dtype, device, plan.base)
+    policy.check_logits()
+    return policy
 
 
 def _model_config(plan: Plan) -> ModelConfig:

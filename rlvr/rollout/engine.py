@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rlvr.recipe import RunError
+from rlvr.recipe import ConfigError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +16,21 @@ if TYPE_CHECKING:
 
 class EngineLost(RunError):
     """The engine died and answers no more; another one may do the same work."""
+
+
+def refusal(reason: str, engine: str, mode: str) -> ConfigError:
+    """What is said of an engine that does not take the model or its adapter, with the remedy.
+
+    engine: as in rollout.engine. mode: of the sync.
+    """
+    lines = [line for line in reason.splitlines() if line.strip()] or ["no reason given"]
+    remedy = 'set rollout.engine = "transformers"'
+    if mode == "adapter":
+        remedy = f'set rollout.sync = "merged"; if that is refused too, {remedy}'
+    return ConfigError(
+        f'rollout.engine = "{engine}": it does not take this model (rollout.sync is "{mode}"):'
+        f" {' '.join(lines)[:400]}; {remedy}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from transformers import DynamicCache
 from transformers.generation import logits_process
 
 from rlvr.policy import Policy, TokenRow
+from rlvr.recipe import ConfigError
 from rlvr.rollout.engine import Engine, Request, Response, Sampling
 
 if TYPE_CHECKING:
@@ -18,6 +20,18 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 64
 """Rows generated at a time."""
+
+
+def check_cache(policy: Policy) -> None:
+    """Raises: ConfigError for a model that keeps what it has read elsewhere than in the cache it is
+    given: token after token it would forget it, and generate from the last token alone."""
+    model = policy.causal_lm
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise ConfigError(
+            f'rollout.engine = "transformers": {type(model).__name__} keeps its state in a cache of'
+            ' its own kind, with which nothing can be generated here; set it to "vllm", or take'
+            " another model"
+        )
 
 
 class TransformersEngine(Engine):
@@ -54,7 +68,7 @@ class TransformersEngine(Engine):
         logprobs: list[list[float]] = [[] for _ in requests]
         running, cache = set(range(len(requests))), self._policy.prefix(len(requests))
         if cache is None:
-            cache = DynamicCache()
+            cache = DynamicCache(config=self._policy.causal_lm.config)
         else:
             mask_NL = torch.cat(
                 [mask_NL.new_ones(len(requests), cache.get_seq_length()), mask_NL], 1

@@ -99,12 +99,14 @@ class VllmEngine(Engine):
         )
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._adapter: Any = None
+        self._has_served = False
         self._can_sleep, self._asleep = recipe.rollout.sleep, False
 
     def stream(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Generator[list[tuple[int, Response]], None, None]:
         running: dict[int, str] = {}
+        self._has_served = True
         try:
             with self._alive() as llm:
                 for index, request in enumerate(requests):
@@ -142,7 +144,8 @@ class VllmEngine(Engine):
             raise
         except Exception as error:
             self.lost = True
-            traceback.print_exc()
+            if self._has_served:  # else it is a refusal, said in one line
+                traceback.print_exc()
             traceback.clear_frames(error.__traceback__)  # they keep its memory
             raise EngineLost(f"vLLM: {type(error).__name__}: {error}") from error
         finally:
