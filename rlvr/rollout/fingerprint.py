@@ -7,7 +7,8 @@ probability of about 2^-64.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +20,8 @@ CHUNK = 1 << 22
 class Piece(NamedTuple):
     """What a process holds of a tensor, seen as a matrix (a vector is one column).
 
-    rows, columns: first and last + 1 of the whole tensor's. dtype: in which it is held, a name in
-    torch. in_order: False where the engine sorts the rows in a way of its own. digest: of the piece.
+    rows, columns: first and last + 1 of the whole tensor's. dtype: in which it is held, by torch's
+    name. in_order: False where the engine sorts the rows in a way of its own.
     """
 
     rows: tuple[int, int]
@@ -28,6 +29,12 @@ class Piece(NamedTuple):
     dtype: str
     in_order: bool
     digest: int
+
+    @classmethod
+    def from_json(cls, values: Sequence[Any]) -> Piece:
+        """The piece that went through JSON."""
+        rows, columns, dtype, in_order, digest = values
+        return cls(tuple(rows), tuple(columns), dtype, in_order, digest)
 
     def is_of(self, whole: Tensor) -> bool:
         """Whether this is a piece of `whole`, rounded to the type in which it is held."""
@@ -63,9 +70,7 @@ def digest(matrix: Tensor, in_order: bool = True) -> int:
     num_rows, num_columns = matrix.shape
     columns = _mixed(torch.arange(1, num_columns + 1, device=matrix.device) + (1 << 40))
     step = max(1, CHUNK // num_columns)
-    rows = torch.cat(
-        [(_bits(part) * columns).sum(dim=1) for part in matrix.detach().split(step)]
-    )
+    rows = torch.cat([(_bits(part) * columns).sum(dim=1) for part in matrix.detach().split(step)])
     if not in_order:
         return int(_mixed(rows).sum())
     return int((rows * _mixed(torch.arange(1, num_rows + 1, device=matrix.device))).sum())

@@ -25,9 +25,10 @@ ONE_HOT_ROWS = 1024
 class Reader:
     """Extends vLLM's worker class: `vllm serve --worker-extension-cls rlvr.rollout.held.Reader`."""
 
-    def rlvr_held(self, names: Sequence[str], has_adapter: bool) -> dict[str, list[Piece]]:
-        """As `read`, of this worker."""
-        return read(self, names, has_adapter)
+    def rlvr_held(self, names: Sequence[str], has_adapter: bool) -> dict[str, list[list[Any]]]:
+        """As `read`, of this worker, in lists."""
+        held = read(self, names, has_adapter)
+        return {name: [list(piece) for piece in pieces] for name, pieces in held.items()}
 
 
 def read(worker: Any, names: Sequence[str], has_adapter: bool) -> dict[str, list[Piece]]:
@@ -162,7 +163,7 @@ class _Worker:
             return [NOTHING]
         stacked = layer.lora_b_stacked if is_b else layer.lora_a_stacked
         place = _place(layer.base_layer, shard)
-        if place is None or len(stacked) != 1 and shard is None:
+        if place is None or (len(stacked) != 1 and shard is None):
             return []
         slot = self._adapters.lora_index_to_id.index(max(served))  # numbers rise with every one
         value = stacked[shard or 0][slot, 0]
