@@ -52,7 +52,10 @@ METRICS: dict[str, str] = {
     " padding elsewhere",
     "memory/peak_gib": "peak memory so far: of the GPU, or resident on CPU (GiB)",
     "sync/bytes": "bytes handed to the engine",
-    "sync/logprob_error": "largest engine / trainer difference on the probe (nats)",
+    "sync/logprob_error": "largest engine / trainer difference of a log-probability on the probe"
+    " (nats)",
+    "sync/logprob_error_mean": "mean of the absolute differences on the probe (nats)",
+    "sync/logprob_error_p99": "99th percentile of the absolute differences on the probe (nats)",
     "eval/accuracy": "held-out accuracy: avg@k of eval.path, or of the first of eval.benchmarks",
 }
 """Name to meaning."""

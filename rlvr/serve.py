@@ -127,6 +127,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
         "seed": recipe.train.seed,
         "logprobs-mode": "processed_logprobs",
         "middleware": "rlvr.rollout.guard.Guard",
+        "worker-extension-cls": "rlvr.rollout.held.Reader",
     }
     flags = ["enable-prefix-caching", "disable-uvicorn-access-log"]
     if model.revision:

@@ -30,7 +30,6 @@ from rlvr.manifest import finish_manifest, manifest
 from rlvr.recipe import ConfigError, RunError, load_recipe
 from rlvr.recover import first_sync, leave, restore, save, with_engine
 from rlvr.reference import follow
-from rlvr.rollout.sync import SyncError
 from rlvr.run_folder import Run, check_same_recipe, held, make_folder, new_run_folder
 from rlvr.schedule import lr_at
 from rlvr.session import Session, StartEngine, build
@@ -134,8 +133,7 @@ def _drive(session: Session, run: Run, console: Console, end: End | None = None)
                 _steps(session, run, Loop(tracker, display, stop.check, end, start))
             except (Stopped, RunError) as error:
                 run.seconds = time.perf_counter() - start
-                # nobody knows which weights are right, or nobody is there to gather them
-                if not isinstance(error, (SyncError, ranks.Alone)):
+                if not isinstance(error, ranks.Alone):  # nobody is there to gather weights
                     leave(session, run, display.say)
                 raise
         run.seconds = time.perf_counter() - start
@@ -196,6 +194,7 @@ def _close_step(session: Session, run: Run, loop: Loop) -> bool:
     run.boundary = session.sampler.state()
     due = last or _is_due(recipe.train.checkpoint_every, step)
     if due or ranks.from_main(partial(is_best, run.folder, step)):
+        with_engine(session, lambda: ranks.together(session.syncer.prove))
         try:
             save(session, run)
         except NotWrittenError as error:
@@ -241,7 +240,8 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
             follow(session.policy, recipe.algorithm, step + 1)
             run.unlogged = {"step": step + 1, **stats, **collected.metrics}
         with _timed() as sync_s:
-            synced = with_engine(session, lambda: ranks.together(session.syncer.sync))
+            sync = partial(session.syncer.sync, step + 1)
+            synced = with_engine(session, lambda: ranks.together(sync))
     if ranks.is_main():
         write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
         if stats["optim/skipped"]:
@@ -256,6 +256,8 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
         "memory/peak_gib": max(ranks.gather(_peak_gib())),
         "sync/bytes": float(session.syncer.num_bytes),
         "sync/logprob_error": max(one.logprob_error for one in synced),
+        "sync/logprob_error_mean": max(one.logprob_error_mean for one in synced),
+        "sync/logprob_error_p99": max(one.logprob_error_p99 for one in synced),
     }
     return own | stats | _verifier_metrics(session.verifier) | collected.metrics
 

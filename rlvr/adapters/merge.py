@@ -8,7 +8,7 @@ copy, and the copy is dropped.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, cast
 
 import torch
@@ -36,27 +36,51 @@ def adapter_off(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def merged_weights(model: nn.Module, everything: bool = False) -> Iterator[tuple[str, Tensor]]:
+def merged_weights(
+    model: nn.Module, everything: bool = False, only: Collection[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """(name, W + delta) under the base's names, one module at a time; what merges is float32.
 
     Comes with every module that training changes, and with the untouched parts of weights that the
-    engine holds fused, or with `everything` that the model has. A tied head comes once.
+    engine holds fused, or with `everything` that the model has. A tied head comes once. only: the
+    names of modules to leave it at.
     """
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    modules = dict(_walk("", inner))
-    changed = {name for name, module in modules.items() if everything or _changes(module)}
-    wanted = changed | {other for name in changed for other in _fused_with(name)}
     seen: set[nn.Parameter] = set()
-    for name, module in modules.items():
-        if name not in wanted:
-            continue
+    for name, module in handed_modules(model, everything).items():
         if isinstance(module, BaseTunerLayer):
-            yield from ((f"{name}.{key}", value) for key, value in _merged(module))
+            if only is None or name in only:
+                yield from ((f"{name}.{key}", value) for key, value in _merged(module))
             continue
         for key, value in module.named_parameters(recurse=False):
             if value not in seen:
                 seen.add(value)
-                yield f"{name}.{key}", dense(value)
+                if only is None or name in only:
+                    yield f"{name}.{key}", dense(value)
+
+
+def handed_modules(model: nn.Module, everything: bool = False) -> dict[str, nn.Module]:
+    """The modules whose weights `merged_weights` gives, by the base's names."""
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    modules = dict(_walk("", inner))
+    changed = {name for name, module in modules.items() if everything or _changes(module)}
+    wanted = changed | {other for name in changed for other in _fused_with(name)}
+    return {name: module for name, module in modules.items() if name in wanted}
+
+
+def handed_names(model: nn.Module, everything: bool = False) -> dict[str, list[str]]:
+    """By module, the names of the weights that `merged_weights` gives; none is computed."""
+    seen: set[nn.Parameter] = set()
+    names: dict[str, list[str]] = {}
+    for name, module in handed_modules(model, everything).items():
+        if isinstance(module, BaseTunerLayer):
+            base = cast(nn.Module, module.get_base_layer())
+            keys = [key for key, _ in base.named_parameters()]
+        else:
+            own = list(module.named_parameters(recurse=False))
+            keys = [key for key, value in own if value not in seen]
+            seen.update(value for _, value in own)
+        names[name] = [f"{name}.{key}" for key in keys]
+    return names
 
 
 def _walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

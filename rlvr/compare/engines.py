@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rlvr.config import TrainRecipe
     from rlvr.policy import Policy
+    from rlvr.rollout.fingerprint import Piece
 
 
 class _Borrowed(Engine):
@@ -36,6 +37,9 @@ class _Borrowed(Engine):
 
     def load_adapter(self, folder: Path) -> int:
         return self._engine.load_adapter(folder)
+
+    def held(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
+        return self._engine.held(names)
 
     def sleep(self) -> None:
         self._engine.sleep()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -104,21 +105,33 @@ class Server:
             engine.load_adapter(Path(target.folder))
 
     def _check(self, engine: VllmEngine, policy: Policy, name: str) -> None:
-        """Raises: SyncError when engine and transformers score the probe differently."""
-        from rlvr.rollout.sync import TOLERANCE, SyncError
+        """Reads the weights back, then compares log-probabilities of the probe.
+
+        Raises: SyncError for weights that did not arrive; in float32 for the probe, too.
+        """
+        from rlvr.rollout.arrival import check_arrival
+        from rlvr.rollout.sync import TOLERANCE, SyncError, explain
         from rlvr.rollout.transformers import TransformersEngine
 
+        found = check_arrival(policy, engine, "merged", everything=True)
+        if found.differing:
+            raise SyncError(f"{name}: {explain(found)}")
         if not self._probe:
             return
         both = zip(
             TransformersEngine(policy).score(self._probe), engine.score(self._probe), strict=True
         )
         error = max(abs(a - b) for ours, theirs in both for a, b in zip(ours, theirs, strict=True))
-        if not error <= TOLERANCE[policy.dtype]:
-            raise SyncError(
-                f"{name}: engine and transformers differ by {error:.3g} nats on fixed tokens"
-                f" (tolerance {TOLERANCE[policy.dtype]:g}): its weights did not arrive"
-            )
+        tolerance = TOLERANCE[policy.dtype]
+        if error <= tolerance:
+            return
+        text = (
+            f"{name}: engine and transformers differ by {error:.3g} nats on fixed tokens (tolerance"
+            f" {tolerance:g}), although the weights read back have arrived"
+        )
+        if self._plan.dtype == "float32" or not math.isfinite(error):
+            raise SyncError(text)
+        self._say(text)
 
     def _with_transformers(self, target: Target) -> tuple[TransformersEngine, Any]:
         from rlvr.rollout.transformers import TransformersEngine, check_cache

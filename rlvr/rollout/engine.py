@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +12,8 @@ from rlvr.recipe import ConfigError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rlvr.rollout.fingerprint import Piece
 
 
 class EngineLost(RunError):
@@ -98,6 +100,12 @@ class Engine(Protocol):
 
     def load_adapter(self, folder: Path) -> int:
         """Serves the low-rank adapter in `folder` from now on, without it; the bytes read."""
+        ...
+
+    def held(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
+        """What it answers with of these weights, read back: by name, one or several pieces, none of
+        what it cannot read. Names are those of `load_weights`; a module X's low-rank factors, zero
+        where it answers without an adapter, are X.lora_A.weight and X.lora_B.weight."""
         ...
 
     def sleep(self) -> None:

@@ -1,4 +1,5 @@
-"""What `rlvr serve` puts before a vLLM server: a key on every path, and a name for the process.
+"""What `rlvr serve` puts before a vLLM server: a key on every path, a name for the process, and a
+path on which the workers read their weights back.
 
 vLLM asks for its API key under /v1 only, but its development endpoints, which replace the weights,
 lie outside.
@@ -7,13 +8,20 @@ lie outside.
 from __future__ import annotations
 
 import hmac
+import json
 import os
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from rlvr.rollout.held import METHOD
+
 INSTANCE_HEADER = "x-rlvr-instance"
 """Header of every reply: a random name of the server process, so that a restart is noticed."""
+
+HELD_PATH = "/rlvr/held"
+"""Answers a POST with what each worker holds (`rlvr.rollout.held.read`), a list. vLLM's own path to
+its workers would let a server that takes adapters have its base replaced too."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -39,9 +47,24 @@ class Guard:
 
         given = dict(scope["headers"]).get(b"authorization", b"")
         if scope["path"] == "/health" or hmac.compare_digest(given, self._wanted):
+            if scope["path"] == HELD_PATH:
+                return await _answer(send_named, 200, await _held(scope, receive))
             return await self._app(scope, receive, send_named)
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
-        start = {"type": "http.response.start", "status": 401, "headers": []}
-        await send_named(start)
-        await send({"type": "http.response.body", "body": b'{"error": "Unauthorized"}'})
+        await _answer(send_named, 401, {"error": "Unauthorized"})
+
+
+async def _held(scope: Message, receive: Receive) -> list[Any]:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    engine = scope["app"].state.engine_client
+    return await engine.collective_rpc(METHOD, kwargs=json.loads(body))
+
+
+async def _answer(send: Send, status: int, content: Any) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(content).encode()})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.recipe import ConfigError, RunError
 from rlvr.rollout.engine import Request, Response, Sampling
-from rlvr.rollout.guard import INSTANCE_HEADER
+from rlvr.rollout.fingerprint import Piece
+from rlvr.rollout.guard import HELD_PATH, INSTANCE_HEADER
 
 if TYPE_CHECKING:
     import aiohttp
@@ -45,7 +47,8 @@ class Server:
 
     instance: name of its process (rlvr.rollout.guard); empty where it runs without the guard.
     base, max_len, adapters: what it serves. model: what requests ask for, base or adapter.
-    lost: it gets no requests. num_tokens: outstanding, by the longest that responses may become.
+    can_read: whether its workers read weights back. lost: it gets no requests. num_tokens:
+    outstanding, by the longest that responses may become.
     """
 
     url: str
@@ -55,6 +58,7 @@ class Server:
     max_len: int = 0
     model: str = ""
     adapters: set[str] = field(default_factory=set)
+    can_read: bool = False
     lost: bool = True
     num_tokens: int = 0
     running: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -164,6 +168,16 @@ class Server:
             raise RunError(f"{self.url} kept prefixes of the old weights: it serves others too")
         self.model = self.base
 
+    async def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+        """As Engine.held; nothing from a server that cannot. Raises: as `call`."""
+        found: dict[str, list[Piece]] = {}
+        if self.can_read:
+            asked = {"names": list(names), "has_adapter": self.model != self.base}
+            for worker in await self.call("POST", HELD_PATH, asked, WEIGHTS_S):
+                for name, pieces in worker.items():
+                    found.setdefault(name, []).extend(map(Piece.from_json, pieces))
+        return found
+
     def lose(self) -> None:
         """Marks it as lost and breaks off what it was asked."""
         self.lost = True
@@ -208,6 +222,18 @@ def session(key: str | None) -> aiohttp.ClientSession:
     )
 
 
+async def _can_read(server: Server) -> bool:
+    """Whether it was started with rlvr serve. Raises: ServerLost."""
+    nothing = {"names": [], "has_adapter": False}
+    try:
+        await server.call("POST", HELD_PATH, nothing, HEALTH_S)
+    except ServerLost:
+        raise
+    except RunError:
+        return False
+    return True
+
+
 async def examine(server: Server, recipe: TrainRecipe, mode: str) -> None:
     """Learns what the server serves and refuses one that cannot do its part for the recipe.
 
@@ -227,6 +253,7 @@ async def examine(server: Server, recipe: TrainRecipe, mode: str) -> None:
             f"rollout.servers: {server.url} takes no weights by {ENDPOINTS[mode]}, which rollout."
             f'sync = "{mode}" needs; {how}'
         )
+    server.can_read = await _can_read(server)
     if mode == "merged" and not server.instance:
         raise ConfigError(
             f"rollout.servers: {server.url} does not name its process, so that a restart with the"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlvr.recipe import ConfigError, RunError
 from rlvr.rollout.engine import Request, Response, Sampling
+from rlvr.rollout.fingerprint import Piece
 from rlvr.rollout.server_client import Server, ServerLost, ServerRestarted, examine
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ MAX_REISSUES = 3
 """Times that one request is given to a server again before the run stops."""
 POLL_S = 2.0
 """Seconds between two looks at a server's health."""
+T = TypeVar("T")
 Event = tuple[int | None, asyncio.Task[Any]] | None
 """A task that has ended, with the index of its request unless it watched a server; or None: a
 server is back."""
@@ -66,6 +68,7 @@ class Pool:
         # the run before may have left its weights in a server
         self._handover = Handover(base) if mode == "merged" else None
         self._probe: Probe | None = None
+        self._held: dict[str, list[Piece]] = {}
         self._told: set[str] = set()
 
     @property
@@ -81,7 +84,7 @@ class Pool:
 
     async def hand_over(self, handover: Handover) -> None:
         """Gives new weights to every server that answers. Raises: as `_gather`."""
-        self._handover, self._probe = handover, None
+        self._handover, self._probe, self._held = handover, None, {}
         for server in self._servers:
             server.lost = True
         await self._gather(1)
@@ -116,6 +119,11 @@ class Pool:
                 await server.load_adapter(self._handover.adapter, Path(self._handover.path))
             else:
                 await server.load_weights(self._handover.path)
+            if self._held and not _agree(held := await server.held(list(self._held)), self._held):
+                raise RunError(
+                    f"{server.url} holds other weights than the other servers after it was given"
+                    f" the same ({len(held)} tensors read back); restart it"
+                )
             if self._probe is not None:
                 scores = await _scores(server, self._probe.sequences)
                 self._compare(server, scores, self._probe.scores)
@@ -138,27 +146,38 @@ class Pool:
 
     async def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         """As Engine.score, by all servers. Raises: RunError where they disagree, as `_gather`."""
-        while True:
-            asked = self._live
-            found = await asyncio.gather(*(self._try_score(one, sequences) for one in asked))
-            scores = [(one, by) for one, by in zip(asked, found, strict=True) if by is not None]
-            if scores:
-                break
-            await self._gather(1)
+        scores = await self._ask_all(lambda server: _scores(server, sequences))
         first = scores[0][1]
         for server, by in scores[1:]:
             self._compare(server, by, first)
         self._probe = Probe(sequences, first)
         return first
 
-    async def _try_score(
-        self, server: Server, sequences: Sequence[list[int]]
-    ) -> list[list[float]] | None:
-        try:
-            return await _scores(server, sequences)
-        except ServerLost as error:
-            self._lose(server, str(error))
-            return None
+    async def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+        """As Engine.held: the pieces of all servers together. What a server cannot read back is
+        missing for all. Raises: as `_gather`."""
+        found = await self._ask_all(lambda server: server.held(names))
+        known = set(names).intersection(*(by for _, by in found))
+        self._held = {name: found[0][1][name] for name in names if name in known}
+        return {name: [piece for _, by in found for piece in by[name]] for name in self._held}
+
+    async def _ask_all(self, ask: Callable[[Server], Awaitable[T]]) -> list[tuple[Server, T]]:
+        """What all live servers answer; who does not is lost. Raises: as `_gather`."""
+
+        async def try_one(server: Server) -> T | None:
+            try:
+                return await ask(server)
+            except ServerLost as error:
+                self._lose(server, str(error))
+                return None
+
+        while True:
+            asked = self._live
+            found = await asyncio.gather(*map(try_one, asked))
+            answers = [(one, by) for one, by in zip(asked, found, strict=True) if by is not None]
+            if answers:
+                return answers
+            await self._gather(1)
 
     async def serve(
         self,
@@ -284,6 +303,13 @@ class Pool:
             with suppress(RunError, ConfigError):
                 await server.unload_adapter()
         await self._http.close()
+
+
+def _agree(one: dict[str, list[Piece]], other: dict[str, list[Piece]]) -> bool:
+    """Whether the same pieces, where both have them, are equal."""
+    theirs = {(name, p[:4]): p.digest for name, pieces in other.items() for p in pieces}
+    ours = {(name, p[:4]): p.digest for name, pieces in one.items() for p in pieces}
+    return all(ours[place] == theirs[place] for place in ours.keys() & theirs.keys())
 
 
 async def _scores(server: Server, sequences: Sequence[list[int]]) -> list[list[float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Sequence
@@ -10,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from rlvr import ranks
 from rlvr.adapters.base import Method, Sync
-from rlvr.adapters.merge import adapter_off
 from rlvr.policy import Policy, TokenRow
 from rlvr.recipe import ConfigError, RunError
+from rlvr.rollout.arrival import Arrival, check_arrival
 from rlvr.rollout.engine import Engine
 from rlvr.rollout.inplace import InplaceMerge
 
@@ -22,23 +26,43 @@ if TYPE_CHECKING:
     from rlvr.config import TrainRecipe
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
-"""Largest accepted difference of a token's log-probability (nats), by compute type."""
+"""Largest difference of a token's log-probability (nats) that rounding alone usually makes, by
+compute type: beyond it a run in float32 stops, one in 16 bits is told. See `stop_tolerance`."""
 
 
 PROBE_ROWS, PROBE_LEN = 4, 64
 """The probe: this many training prompts, cut to this many tokens."""
 
+GROWTH, MIN_MEAN = 3.0, 0.02
+"""The mean difference is told when it is this many times that of the first sync, and this large
+(nats)."""
+
 
 class SyncError(RunError):
-    """Engine and trainer disagree about the policy."""
+    """The engine holds other weights than were handed over, or computes something else of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyncStats:
-    """num_bytes handed over; logprob_error: largest absolute difference on the probe (nats)."""
+    """num_bytes handed over. logprob_error: absolute difference between the engine's and the
+    trainer's log-probabilities of the probe's tokens (nats): the largest, the mean and the 99th
+    percentile."""
 
     num_bytes: int
     logprob_error: float
+    logprob_error_mean: float
+    logprob_error_p99: float
+
+
+def stop_tolerance(recipe: TrainRecipe) -> float:
+    """The largest difference of a log-probability (nats) that a run goes on with.
+
+    In 16 bits there is none unless the recipe sets one: rounding makes differences of any size, and
+    whether weights arrived is not seen in them.
+    """
+    if recipe.rollout.sync_tolerance is not None:
+        return recipe.rollout.sync_tolerance
+    return TOLERANCE[torch.float32] if recipe.model.dtype == "float32" else math.inf
 
 
 def check_mode(recipe: TrainRecipe, method: Method) -> None:
@@ -70,7 +94,8 @@ def mode_of(recipe: TrainRecipe, method: Method, on_cpu: bool) -> Sync:
 
 
 class Syncer:
-    """Hands the policy's weights to the engine and scores a fixed probe with both."""
+    """Hands the policy's weights to the engine, proves that they arrived, and scores a fixed probe
+    with both."""
 
     def __init__(
         self,
@@ -86,76 +111,140 @@ class Syncer:
         self._policy, self._engine = policy, engine
         emulate = recipe.adapter.emulate_inplace_merge
         self._inplace = InplaceMerge(policy.model) if emulate else None
-        self._tolerance = recipe.rollout.sync_tolerance or TOLERANCE[policy.dtype]
+        self._tolerance = stop_tolerance(recipe)
         self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
+        self._is_proven = False
+        self._first_mean: float | None = None
+        self._told: set[str] = set()
 
     def use(self, engine: Engine) -> None:
         """Hands over to this engine from now on."""
-        self._engine = engine
+        self._engine, self._is_proven = engine, False
 
-    def sync(self) -> SyncStats:
-        """Wakes the engine, hands over what changed, then checks it.
+    def sync(self, step: int | None = None) -> SyncStats:
+        """Wakes the engine, hands over what changed, then checks that it arrived.
 
-        Raises: SyncError, with the module at fault, when a log-probability differs by more than the
-        tolerance.
+        step: number of finished steps; a fiftieth of the modules is read back, by its turn. All of
+        them without it, and the first time that this engine is given weights.
+        Raises: SyncError, with every module that did not arrive, or when log-probabilities differ
+        by more than `stop_tolerance` although all did.
         """
         self._engine.wake()
+        self.num_bytes = self._hand_over()
+        # the emulated merge moves the base below: only now can everything be compared
+        everything = not self._is_proven or self._inplace is not None
+        unread = self._prove(None if everything else step)
+        self._is_proven = True
+        error = self._differences()
+        stats = SyncStats(
+            self.num_bytes,
+            float(error.max()),
+            float(error.mean()),
+            float(torch.quantile(error, 0.99)),
+        )
+        self._judge(stats, unread)
+        if self._inplace is not None:
+            self._inplace.cycle()
+        return stats
+
+    def prove(self) -> None:
+        """Reads back all that the last sync handed over. Raises: SyncError."""
+        if self._inplace is None:
+            self._prove(None)
+
+    def check(self) -> float:
+        """Largest difference between the engine's and the trainer's log-probabilities (nats)."""
+        return float(self._differences().max())
+
+    def _hand_over(self) -> int:
+        if self.mode == "none":
+            return 0
         if self.mode == "adapter":
             memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
             with tempfile.TemporaryDirectory(prefix="rlvr-adapter-", dir=memory) as folder:
                 self._policy.save_adapter(Path(folder))
-                num_bytes = self._engine.load_adapter(Path(folder))
-        elif self.mode == "none":
-            num_bytes = 0
-        else:
-            weights = self._policy.engine_weights()
-            try:
-                num_bytes = self._engine.load_weights(weights)
-            finally:
-                deque(weights, maxlen=0)  # what is left: other ranks may wait for a part of it
-        self.num_bytes = num_bytes
-        error = self.check()
-        if not error <= self._tolerance:
+                return self._engine.load_adapter(Path(folder))
+        weights = self._policy.engine_weights()
+        try:
+            return self._engine.load_weights(weights)
+        finally:
+            deque(weights, maxlen=0)  # what is left: other ranks may wait for a part of it
+
+    def _prove(self, step: int | None) -> tuple[str, ...]:
+        """The modules that the engine does not let be read back. Raises: SyncError."""
+        if self.mode == "none":
+            name = self._policy.method.name
+            self._tell("none", f"{name} hands no weights over, so none are read back")
+            return ()
+        found = check_arrival(self._policy, self._engine, self.mode, step)
+        if found.differing:
+            raise SyncError(f"after the sync, {explain(found)}")
+        if found.unread:
+            self._tell(
+                "unread",
+                f"the engine does not let {len(found.unread)} of {len(found.modules)} modules be"
+                f" read back ({found.unread[0]}, ...): whether they arrive is not proved",
+            )
+        return found.unread
+
+    def _judge(self, stats: SyncStats, unread: Sequence[str]) -> None:
+        """Warns or, where that is no rounding, raises: SyncError."""
+        usual = TOLERANCE[self._policy.dtype]
+        error, mean = stats.logprob_error, stats.logprob_error_mean
+        # without a proof, what rounding cannot make on the mean token speaks
+        if not error <= self._tolerance or not math.isfinite(error) or (unread and mean > usual):
+            allowed = self._tolerance if math.isfinite(self._tolerance) else usual
             raise SyncError(
                 f"after the sync, engine and trainer differ by {error:.3g} nats on fixed tokens"
-                f" (tolerance {self._tolerance:g}); {self._culprit(error)}"
+                f" (mean {mean:.3g}, tolerance {allowed:g}); {_cause(unread)}"
             )
-        if self._inplace is not None:
-            self._inplace.cycle()
-        return SyncStats(num_bytes, error)
+        if self._first_mean is None:
+            self._first_mean = mean
+        if stats.logprob_error_p99 > usual:
+            self._tell(
+                "rounding",
+                f"engine and trainer differ by {stats.logprob_error_p99:.3g} nats at the 99th"
+                f" percentile of fixed tokens, more than rounding usually makes ({usual:g}); the"
+                " weights have arrived",
+            )
+        if mean > max(GROWTH * self._first_mean, MIN_MEAN):
+            self._tell(
+                "drift",
+                "engine and trainer have drifted apart: on fixed tokens they differ by"
+                f" {mean:.3g} nats on average, {self._first_mean:.3g} at the first sync; the"
+                " weights have arrived",
+            )
 
-    def check(self) -> float:
-        """Largest difference between the engine's and the trainer's log-probabilities (nats)."""
+    def _tell(self, kind: str, text: str) -> None:
+        """A warning, once of each kind."""
+        if kind not in self._told and ranks.is_main():
+            print(f"sync: {text}", file=sys.stderr)
+        self._told.add(kind)
+
+    def _differences(self) -> Tensor:
+        """[T] absolute differences on the probe's tokens (nats)."""
         ours = _score(self._policy, self._probe)
         theirs = torch.tensor([p for part in self._engine.score(self._probe) for p in part])
-        return float((ours - theirs).abs().max())
+        return (ours - theirs).abs().float()
 
-    def _culprit(self, error: float) -> str:
-        """Which module the engine serves without its update: leaving it out explains the error."""
-        from peft import PeftModel
-        from peft.tuners.tuners_utils import BaseTunerLayer
 
-        if self._policy.holding.parts_weights:
-            return "with the policy in one piece, recipes/accelerate/ddp.yaml, the module is named"
-        if not isinstance(self._policy.model, PeftModel):
-            return "set rollout.sync_tolerance only if this is rounding; else report the model"
-        theirs = torch.tensor([p for part in self._engine.score(self._probe) for p in part])
-        layers = [
-            (name, module)
-            for name, module in self._policy.model.named_modules()
-            if isinstance(module, BaseTunerLayer)
-        ]
-        for name, layer in layers:
-            layer.enable_adapters(False)
-            left = float((_score(self._policy, self._probe) - theirs).abs().max())
-            layer.enable_adapters(True)
-            if left < 0.1 * error:
-                return f"the engine serves {name} without its update"
-        with adapter_off(self._policy.model):
-            left = float((_score(self._policy, self._probe) - theirs).abs().max())
-        if left < 0.1 * error:
-            return "the engine serves the base model: it ignored the whole update"
-        return "no single module explains it"
+def _cause(unread: Sequence[str]) -> str:
+    if unread:
+        return f"the weights of {len(unread)} modules could not be read back: report the model"
+    return (
+        "every weight has arrived, so the engine computes this model differently: report it, or set"
+        ' rollout.engine = "transformers"; raise rollout.sync_tolerance only if this is rounding'
+    )
+
+
+def explain(found: Arrival) -> str:
+    """Which modules the engine holds otherwise than the policy has them, all by name."""
+    names, of = ", ".join(found.differing), len(found.modules)
+    if len(found.differing) == of > 1:
+        return f"the engine ignored the whole update: it holds other weights in all {of}: {names}"
+    if len(found.differing) == 1:
+        return f"the engine serves {names} without its update: it holds other weights there"
+    return f"the engine holds other weights in {len(found.differing)} of {of} modules: {names}"
 
 
 @torch.no_grad()

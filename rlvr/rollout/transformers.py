@@ -13,7 +13,10 @@ from transformers.generation import logits_process
 
 from rlvr.policy import Policy, TokenRow
 from rlvr.recipe import ConfigError
+from rlvr.rollout.arrival import sent_names, sent_weights
 from rlvr.rollout.engine import Engine, Request, Response, Sampling
+from rlvr.rollout.fingerprint import Piece, whole_piece
+from rlvr.rollout.held import FACTORS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,6 +116,17 @@ class TransformersEngine(Engine):
 
     def load_adapter(self, folder: Path) -> int:
         return 0
+
+    def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+        """What the policy that generates has: the same tensors, unless it is another policy."""
+        factors = any(name.endswith(FACTORS) for name in names)
+        mode, wanted = "adapter" if factors else "merged", set(names)
+        own = sent_names(self._policy, mode, everything=True)
+        modules = [module for module, mine in own.items() if wanted.intersection(mine)]
+        return {
+            name: [whole_piece(value)]
+            for name, value in sent_weights(self._policy, mode, modules, everything=True)
+        }
 
     def close(self) -> None:
         pass

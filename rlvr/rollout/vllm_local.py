@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlvr.config import TrainRecipe
+    from rlvr.rollout.fingerprint import Piece
 
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Modules that vLLM holds as one weight: all parts have to come in one sync."""
@@ -181,6 +182,13 @@ class VllmEngine(Engine):
         self._adapter = LoRARequest("policy", 1, str(folder))  # loaded: requests only name it
         self._forget_prefixes()
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+    def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+        from rlvr.rollout.held import read
+
+        asked = {"names": names, "has_adapter": self._adapter is not None}
+        with self._alive() as llm:
+            return llm.collective_rpc(read, kwargs=asked)[0]  # of ranks side by side, this one's
 
     def _forget_prefixes(self) -> None:
         with self._alive() as llm:

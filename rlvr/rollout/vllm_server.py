@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from rlvr import ranks
 from rlvr.recipe import RunError
 from rlvr.rollout.engine import Engine, Request, Response, Sampling
+from rlvr.rollout.fingerprint import Piece
 from rlvr.rollout.server_client import Server, ServerLost, examine, session
 from rlvr.rollout.server_key import find_key
 from rlvr.rollout.server_pool import Handover, Pool
@@ -122,6 +123,9 @@ class ServerEngine(Engine):
         self._hand_over(partial, is_adapter=True)
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
+    def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+        return self._run(self._servers.held(names))
+
     def _new_folder(self) -> Path:
         self._num_handovers += 1
         path = Path(self._folder.name).absolute() / f"{self._num_handovers}.partial"
@@ -160,13 +164,10 @@ def _own_servers(recipe: TrainRecipe) -> TrainRecipe:
 
 
 async def _make_pool(recipe: TrainRecipe, mode: str, path: str) -> Pool:
-    import torch
+    from rlvr.rollout.sync import stop_tolerance
 
-    from rlvr.rollout.sync import TOLERANCE
-
-    tolerance = recipe.rollout.sync_tolerance or TOLERANCE[getattr(torch, recipe.model.dtype)]
     base = _base_path(path, recipe.model.revision)
-    return Pool(recipe, mode, base, session(find_key(recipe)), tolerance)
+    return Pool(recipe, mode, base, session(find_key(recipe)), stop_tolerance(recipe))
 
 
 def _base_path(path: str, revision: str | None) -> str:
