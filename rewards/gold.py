@@ -78,15 +78,22 @@ class Gold:
         return cls(text, kind, node, compact(plain), None, named)
 
 
+MAX_WRAPPINGS = 8
+_HASHES = re.compile(r"(?:\s*####)*\s*")
+
+
 def _unwrap(text: str) -> str:
-    while "\\boxed" in text:
+    for _ in range(MAX_WRAPPINGS):
+        if "\\boxed" not in text:
+            break
         inner = extract(text).answer
         if inner is None:
             raise ValueError(f"gold {text[:60]!r} holds an empty box; put the answer into it")
-        text = inner
-    while text.startswith("####"):
-        text = text[4:].strip()
-    return text
+        text = _short(inner)
+    else:
+        raise ValueError(f"gold {text[:60]!r} has boxes in boxes; put the answer into one")
+    found = _HASHES.match(text)
+    return text[found.end() :].strip() if found else text
 
 
 # A bare word of a gold: letters that would otherwise be a product of symbols.
@@ -94,12 +101,16 @@ _WORD = re.compile(r"[A-Za-z][a-z]{3,}(?: [A-Za-z]+)*|(?i:yes|no|odd|all|true|fa
 _UNDEFINED = {"nan", "n/a"}
 
 
+def _short(text: str) -> str:
+    if len(text) > MAX_LEN:
+        raise ValueError(f"gold has {len(text)} characters, more than {MAX_LEN}; shorten it")
+    return text
+
+
 def _checked(text: str) -> str:
     if not text:
         raise ValueError("gold is empty; give the row an answer or drop it")
-    if len(text) > MAX_LEN:
-        raise ValueError(f"gold has {len(text)} characters, more than {MAX_LEN}; shorten it")
-    plain = normalise(text)
+    plain = normalise(_short(text))
     if not plain or not re.search(r"[^\s\W]|\\[a-zA-Z]", plain):
         raise ValueError(f"gold {text[:60]!r} says nothing; give the row an answer or drop it")
     if words(plain) in _UNDEFINED:
