@@ -16,8 +16,16 @@ _BETWEEN = re.compile(
     r"|[A-Za-z](?:_\{?\w{1,4}\}?)?\s*=)*"
 )
 _OR = re.compile(r"\bor\b")
-_ANSWER_LINE = re.compile(r"(?:answer\s*(?:is|:|=)|answer\*\*\s*:)\s*([^\n]*)", re.I)
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?")
+_ANSWER_SAID = re.compile(r"answer(?:\*\*)?\s*(?:is\b(?:\*\*)?\s*[:=]?|:|=)[\s*]*(?=[^\s*])", re.I)
+# The answer ends with its line, or where a full stop is followed by a new sentence.
+_SENTENCE = re.compile(
+    r"(?:\$[^$\n]*\$|\\\((?:(?!\\[()])[^\n]){0,200}\\\)|[^\n])*?"
+    r"(?=\.\**\s+[A-Z\u4e00-\u9fff]|\u3002|\n|$)"
+)
+_NUMBER = re.compile(
+    r"(?:(?<![\w)}\]])[-+\u2212\u2013])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?!\d)|(?<!\d)(?=\.\d))"
+    r"(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?![\w.]))?(?:/\d+)?"
+)
 _THINK = "</think>"
 
 
@@ -40,11 +48,12 @@ def extract(response: str, mode: str = "boxed") -> Extraction:
         return _boxed(response)
     text = response[response.rfind(_THINK) + len(_THINK) :] if _THINK in response else response
     if mode == "answer_line":
-        found = _last_match(_ANSWER_LINE, text)
-        answer = found.group(1).strip().rstrip(".").strip("* ") if found else ""
+        found = _last_match(_ANSWER_SAID, text)
+        said = _SENTENCE.match(text, found.end()) if found else None
+        answer = said.group().strip().rstrip(".").strip("* ") if said else ""
     elif mode == "hash":
         _, mark, tail = text.rpartition("####")
-        answer = tail.strip().partition("\n")[0].strip() if mark else ""
+        answer = tail.strip().partition("\n")[0].strip().strip("*").strip() if mark else ""
     elif mode == "last_number":
         found = _last_match(_NUMBER, text[-4096:])
         answer = found.group().lstrip("+") if found else ""

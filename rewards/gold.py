@@ -1,7 +1,7 @@
 """The gold answer of a problem, parsed whole when data loads."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from rewards.extract import extract
@@ -53,7 +53,8 @@ class Gold:
 
         Raises ValueError with the reason and the remedy for a gold that nothing could equal.
         """
-        from rewards.read import letters, plain_number, read
+        from rewards.choices import gold_label, letter_run, letters
+        from rewards.read import plain_number, read
         from rewards.scalar import rational
 
         if not isinstance(text, str):
@@ -66,16 +67,20 @@ class Gold:
                 kind = Kind.DECIMAL
             return cls(text, kind, read(text), text, number)
         plain = _checked(text)
+        label = gold_label(plain)
+        if label:
+            return replace(cls.parse(label[1]), text=text, letters=(label[0],))
         node = read(plain)
         if node is None:
             return cls(text, Kind.TEXT, None, compact(plain), None)
         if rational(node) == "undefined":
             raise ValueError(f"gold {text[:60]!r} has no value; correct or drop the row")
         named = letters(plain) or ()
+        run = letter_run(plain)
         kind = Kind.CHOICE if named else Kind.TEXT if _WORD.fullmatch(plain) else _kind(node)
         if kind is Kind.TEXT:
             node = ("text", words(plain)) if node[0] == "*" else node
-        return cls(text, kind, node, compact(plain), None, named)
+        return cls(text, kind, node, compact(plain), None, named or run)
 
 
 MAX_WRAPPINGS = 8

@@ -40,7 +40,7 @@ _ROOT_RUN = re.compile(r"([√∛])\s*(\d+)")
 
 # One pass removes or rewrites every decoration; the order of the alternatives matters.
 _DECORATION = re.compile(
-    r"(?P<group>(?<=\d)(?:\{,\}\s?|\\,|,?\\!|\\!,|,\\,|\\ |\\;|~)(?=\d{3}(?!\d)))"
+    r"(?P<group>(?<=\d)(?:\{,\}\s?|\\,|,?\\!\s?|\\!,|\\ |\\;|~)(?=\d{3}(?!\d)))"
     r"|(?P<double>\\\\(?=[A-Za-z]{2}))|(?P<row>\\\\(?!\s*$))"
     r"|\\(?:left|right)\s*\."
     r"|\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])"

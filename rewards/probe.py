@@ -271,7 +271,7 @@ class Evaluator:
             self.bound[symbol[1]] = self.mp.mpf(k)
             term = self.value(body)
             total = total + term if name == "sum" else total * term
-        self.bound.pop(symbol[1])
+        self.bound.pop(symbol[1], None)
         if kept is not None:
             self.bound[symbol[1]] = kept
         return total

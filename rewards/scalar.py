@@ -50,6 +50,8 @@ def same(a: Node, b: Node) -> bool | None:
     rounded = _rounded(a, b)
     if rounded is not None:
         return rounded
+    if "big" in kinds:
+        return None
     if not kinds <= _SCALAR_WORDS and kinds & _NO_SCALARS:
         return False if (kinds & _NO_SCALARS) - (features(a) & features(b)) else None
     return _by_value(a, b, "c:i" in kinds)
