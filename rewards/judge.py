@@ -113,6 +113,8 @@ def _by_tree(node: Node | None, plain: str, gold: Gold, compare: Same, stage: st
 
 def _left_open(node: Node, gold: Node) -> bool:
     """Say whether the answer leaves an operation to the reader that the gold has carried out."""
+    if node[0] == "rel" and set(node[1]) <= {"=", "approx"}:
+        node = node[2][-1]  # what a chain ends with is its answer
     kinds = features(node)
     if kinds & _LEFT_TO_DO and not features(gold) & _LEFT_TO_DO:
         return True
