@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from rewards.lexer import Token, Unparsed
+from rewards.lexer import Unparsed
 from rewards.nodes import Node
-from rewards.numbers import number_node
 
 if TYPE_CHECKING:
     from rewards.parse import Parser
@@ -38,7 +37,6 @@ def bracketed(parser: "Parser", opener: str) -> Node:
 
 
 def _group(parser: "Parser", opener: str) -> Node:
-    start = parser.at
     if parser.peek.value in (")", "\\}", "]"):
         closer = parser.next().value
         if (opener, closer) == ("\\{", "\\}"):
@@ -59,8 +57,6 @@ def _group(parser: "Parser", opener: str) -> Node:
         closer = closer.translate(_OPEN_ENDS) if closer == "[" else closer
         if inner[0] != "list" or len(inner[1]) != 2:
             raise Unparsed("brackets turned outwards round something that is no interval")
-    if inner[0] != "list" and parser.at - start == 2:
-        inner = _ungrouped(parser.tokens[start], inner)
     if inner[0] == "list" and inner[2] != "or":
         if len(inner[1]) > 2 and opener + closer not in ("()", "[]"):
             raise Unparsed("brackets that do not match")
@@ -115,10 +111,3 @@ def _word_in_braces(parser: "Parser") -> str:
     while parser.peek.kind not in ("end",) and not parser.accept("}"):
         name += parser.next().value
     return name
-
-
-def _ungrouped(token: Token, node: Node) -> Node:
-    """Read `(1,234)` as a pair: inside brackets a lone comma separates."""
-    if token.kind == "num" and "," in token.value and node[0] == "n":
-        return ("list", tuple(number_node(part) for part in token.value.split(",")), ",")
-    return node

@@ -8,6 +8,7 @@ from rewards.names import arguments, symbol
 from rewards.nodes import Node, product, spell
 from rewards.normalise import words
 from rewards.numbers import number
+from rewards.tree import rebuild
 from rewards.units import CURRENCIES, CURRENCY_SIGNS, unit_name
 
 if TYPE_CHECKING:
@@ -158,4 +159,13 @@ def _big(parser: "Parser", name: str) -> Node:
         if braced:
             parser.expect("}")
     parts.append(parser.sum())
+    counted = [part[2][0] for part in parts if part[0] == "rel"]
+    if ("c", "i") in counted:  # an index, not the imaginary unit
+        parts = [_with_index_i(part) for part in parts]
     return ("big", name, tuple(parts))
+
+
+def _with_index_i(node: Node) -> Node:
+    if node[0] == "rel":
+        return ("rel", node[1], tuple(_with_index_i(part) for part in node[2]))
+    return rebuild(node, lambda part: ("s", "i") if part == ("c", "i") else part)

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import NamedTuple
 
 from rewards.approx import Point, approx
 from rewards.exact import NotExact
 from rewards.nodes import Node
-from rewards.scalar import Same
-from rewards.tree import ZERO, features, minus, rename, symbols
+from rewards.scalar import Same, literal
+from rewards.scalar import same as scalar_same
+from rewards.tree import ZERO, calls, features, minus, rename, symbols
 
 Match = Callable[[Node, Node, Same], bool | None]
 
@@ -47,15 +49,53 @@ def is_name(node: Node) -> bool:
     return False
 
 
-def split_name(node: Node, same: Same, equal: Match) -> tuple[Node | None, Node | None]:
-    """Return (name, value) of `name = ... = value`; value is None when a link does not hold.
+def names_value(node: Node) -> bool:
+    """Say whether the left side of an equation is no number: it then names what stands behind."""
+    return bool(symbols(node) or calls(node) or features(node) & {"text", "big"})
 
-    An equation without a name stays whole, as (None, equation).
+
+def gives_name(node: Node) -> bool:
+    """Say whether a gold's left side names a quantity: a name, a ratio or a function of names."""
+    tag = node[0]
+    if is_name(node):
+        return True
+    if tag == "ratio":
+        return all(is_name(part) for part in node[1])
+    if tag == "/":
+        return is_name(node[1]) and is_name(node[2])
+    return tag == "f" and len(node[2]) == 1 and names_value(node) and gives_name(node[2][0])
+
+
+def _left_to_solve(node: Node) -> bool:
+    """Say whether the node is a x + b in one unknown x: the left side of an equation to solve."""
+    free = symbols(node)
+    return free <= {"x", "y", "z", "t"} and len(free) == 1 and not features(node) - _AFFINE
+
+
+_AFFINE = {"n", "d", "s", "+", "-", "*", "/"}
+
+
+class Value(NamedTuple):
+    """What an equation gives. name: of the value, or None; value: None when a link is broken.
+
+    rounded: the decimal that stands behind an exact value. sure: False while a link is undecided.
+    """
+
+    name: Node | None
+    value: Node | None
+    rounded: Node | None = None
+    sure: bool = True
+
+
+def split_name(node: Node, same: Same, equal: Match, *, bare: bool = False) -> Value:
+    """Return what `name = ... = value` gives; an equation without a name stays whole.
+
+    bare: the other side is no equation, so that any left side which is no number is a name.
     """
     if is_membership(node):
-        return node[2][0], node[2][1]
+        return Value(node[2][0], node[2][1])
     if not is_equation(node):
-        return None, node
+        return Value(None, node)
     operands = list(node[2])
     while len(operands) > 2 and operands[0][0] == operands[1][0] == "s":
         operands = operands[1:]
@@ -64,18 +104,69 @@ def split_name(node: Node, same: Same, equal: Match) -> tuple[Node | None, Node 
         name, operands = operands[0], operands[1:]
     elif len(operands) == 2 and is_name(operands[1]) and not symbols(operands[0]):
         name, operands = operands[1], operands[:1]
-    elif any(symbols(operand) for operand in operands):
-        return None, node
-    for left, right in pairwise(operands):
-        if equal(left, right, same) is not True:
-            return name, None
-    return name, operands[-1]
+    elif gives_name(operands[0]) and not names_value(operands[-1]):
+        name, operands = operands[0], operands[1:]
+    elif bare and names_value(operands[0]) and not names_value(operands[-1]):
+        if operands[-1] == ZERO or _left_to_solve(operands[0]):
+            return Value(None, node)
+        name, operands = operands[0], operands[1:]
+    elif any(symbols(operand) for operand in operands) and not bare:
+        return Value(None, node)
+    if not names_value(operands[-1]):
+        operands = [operand for operand in operands if not names_value(operand)]
+    elif name is None and any(equal(x, y, same) is not True for x, y in pairwise(operands)):
+        return Value(None, node)
+    return _follow(name, operands, same, equal)
+
+
+def _follow(name: Node | None, operands: list[Node], same: Same, equal: Match) -> Value:
+    """Follow a chain of values from link to link."""
+    value, rounded, sure = operands[0], None, True
+    for following in operands[1:]:
+        link = equal(value, following, same)
+        if link is False:
+            if rounds(following, value):
+                rounded = following
+            elif rounds(value, following):
+                value, rounded = following, value
+            else:
+                return Value(name, None)
+            continue
+        sure = sure and link is not None
+        if literal(following) is None or literal(value) is not None:
+            value = _with_unit_of(value, following)
+        elif link is None:
+            rounded = following
+    if rounded is not None and rounded[0] == "unit" and value[0] != "unit":
+        value = ("unit", value, rounded[2])
+    return Value(name, value, rounded, sure)
+
+
+def _with_unit_of(value: Node, following: Node) -> Node:
+    return ("unit", following, value[2]) if value[0] == "unit" != following[0] else following
+
+
+def rounds(node: Node, value: Node) -> bool:
+    """Say whether the node is a decimal that agrees with the constant value to its digits."""
+    if node[0] == "unit":
+        return rounds(node[1], value[1] if value[0] == "unit" else value)
+    shown = literal(node)
+    if shown is None or literal(value) is not None and len(str(value)) <= len(str(node)):
+        return False
+    try:
+        exact_value, error = approx(value[1] if value[0] == "unit" else value, Point(0))
+    except (NotExact, OverflowError, ValueError):
+        return False
+    if isinstance(exact_value, complex):
+        return False
+    return abs(float(shown.value) - exact_value) < float(shown.step) * 1.0000001 + error
 
 
 def compare_equations(a: Node, g: Node, same: Same, equal: Match) -> bool | None:
     """Compare where at least one side is an equation or names what it gives."""
-    name, value = split_name(a, same, equal)
-    gold_name, gold_value = split_name(g, same, equal)
+    bare = not is_equation(g) and not is_membership(g)
+    found, gold = split_name(a, same, equal, bare=bare), split_name(g, same, equal)
+    name, value, gold_name, gold_value = found.name, found.value, gold.name, gold.value
     if value is None or gold_value is None:
         return False
     whole, gold_whole = is_equation(value), is_equation(gold_value)
@@ -85,7 +176,10 @@ def compare_equations(a: Node, g: Node, same: Same, equal: Match) -> bool | None
         verdict = equal(value, gold_value, same)
         if verdict is False and name and gold_name and symbols(value):
             return _same_equation(a, g, same)
-        return verdict
+        if verdict is False and found.rounded is not None and gold_value[0] == "d":
+            verdict = found.rounded == gold_value and len(str(abs(gold_value[1]))) >= 3
+        # In process an undecided link leaves the pair to a worker; there it is no broken link.
+        return None if verdict and not found.sure and same is scalar_same else verdict
     if is_equation(a) and is_equation(g):
         return _same_equation(a, g, same)
     return False

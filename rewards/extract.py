@@ -16,8 +16,16 @@ _BETWEEN = re.compile(
     r"|[A-Za-z](?:_\{?\w{1,4}\}?)?\s*=)*"
 )
 _OR = re.compile(r"\bor\b")
-_ANSWER_LINE = re.compile(r"(?:answer\s*(?:is|:|=)|answer\*\*\s*:)\s*([^\n]*)", re.I)
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?")
+_ANSWER_SAID = re.compile(r"answer(?:\*\*)?\s*(?:is\b(?:\*\*)?\s*[:=]?|:|=)[\s*]*(?=[^\s*])", re.I)
+# The answer ends with its line, or where a full stop is followed by a new sentence.
+_SENTENCE = re.compile(
+    r"(?:\$[^$\n]*\$|\\\((?:(?!\\[()])[^\n]){0,200}\\\)|[^\n])*?"
+    r"(?=\.\**\s+[A-Z\u4e00-\u9fff]|\u3002|\n|$)"
+)
+_NUMBER = re.compile(
+    r"(?:(?<![\w)}\]])[-+\u2212\u2013])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?!\d)|(?<!\d)(?=\.\d))"
+    r"(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?![\w.]))?(?:/\d+)?"
+)
 _THINK = "</think>"
 
 
@@ -40,11 +48,12 @@ def extract(response: str, mode: str = "boxed") -> Extraction:
         return _boxed(response)
     text = response[response.rfind(_THINK) + len(_THINK) :] if _THINK in response else response
     if mode == "answer_line":
-        found = _last_match(_ANSWER_LINE, text)
-        answer = found.group(1).strip().rstrip(".").strip("* ") if found else ""
+        found = _last_match(_ANSWER_SAID, text)
+        said = _SENTENCE.match(text, found.end()) if found else None
+        answer = said.group().strip().rstrip(".").strip("* ") if said else ""
     elif mode == "hash":
         _, mark, tail = text.rpartition("####")
-        answer = tail.strip().partition("\n")[0].strip() if mark else ""
+        answer = tail.strip().partition("\n")[0].strip().strip("*").strip() if mark else ""
     elif mode == "last_number":
         found = _last_match(_NUMBER, text[-4096:])
         answer = found.group().lstrip("+") if found else ""
@@ -70,16 +79,31 @@ def _boxed(response: str) -> Extraction:
         return _none("boxed")
     if response.find(_THINK, start) >= 0:
         return _none("boxed")
-    answer, _ = _content(response, start)
+    ends: dict[int, int] = {}
+    span = _span(response, start, len(response), ends)
     before = response.rfind("\\boxed", 0, start)
     if before < 0:
+        answer = response[span.begin : span.close].strip()
         return Extraction(answer, None, "boxed") if answer else _none("boxed")
-    return _with_neighbours(response, start, before, answer)
+    return _with_neighbours(response, start, before, span, ends)
 
 
-def _content(response: str, start: int) -> tuple[str, int]:
-    """Return the stripped content of the box at start and the position after it.
+class _Span(NamedTuple):
+    """begin, close: where the content of a box stands; end: the position after the box."""
 
+    begin: int
+    close: int
+    end: int
+
+
+_UNCLOSED = -1
+
+
+def _span(response: str, start: int, following: int, ends: dict[int, int]) -> _Span:
+    """Return where the box at start has its content, and enter its end into ends.
+
+    following: where the next box begins. ends: for the opening brace of every later box the place
+    after its closing brace; scans jump over these, so that each character is seen once in all.
     A box that never closes (a cut response) holds the rest of the text.
     """
     opening = start + 6
@@ -87,42 +111,56 @@ def _content(response: str, start: int) -> tuple[str, int]:
         opening += 1
     if response[opening : opening + 1] != "{":
         bare = _BARE_BOX.match(response, opening)
-        return (bare.group(1), bare.end()) if bare else ("", opening)
-    closing = response.find("}", opening)
-    if closing < 0:
-        return response[opening + 1 :].strip(), len(response)
-    inner = response[opening + 1 : closing]
-    if "{" not in inner and "\\" not in inner:
-        return inner.strip(), closing + 1
-    depth = 0
-    for brace in _BRACE.finditer(response, opening):
-        mark = brace.group()
+        return _Span(*bare.span(1), bare.end()) if bare else _Span(opening, opening, opening)
+    close = response.find("}", opening, following)
+    if close < 0 or any(mark in response[opening + 1 : close] for mark in "{\\"):
+        close = _closing(response, opening, ends)
+    ends[opening] = close + 1 if close >= 0 else _UNCLOSED
+    if close < 0:
+        return _Span(opening + 1, len(response), len(response))
+    return _Span(opening + 1, close, close + 1)
+
+
+def _closing(response: str, opening: int, ends: dict[int, int]) -> int:
+    """Return the place of the brace that closes the one at opening, or _UNCLOSED."""
+    depth, at = 0, opening
+    while (brace := _BRACE.search(response, at)) is not None:
+        mark, at = brace.group(), brace.end()
         if mark == "{":
-            depth += 1
+            known = ends.get(brace.start()) if depth else None
+            if known == _UNCLOSED:
+                return _UNCLOSED
+            if known:
+                at = known
+            else:
+                depth += 1
         elif mark == "}":
             depth -= 1
             if depth == 0:
-                return response[opening + 1 : brace.start()].strip(), brace.end()
-    return response[opening + 1 :].strip(), len(response)
+                return brace.start()
+    return _UNCLOSED
 
 
-def _with_neighbours(response: str, start: int, before: int, answer: str) -> Extraction:
+def _with_neighbours(
+    response: str, start: int, before: int, last: _Span, ends: dict[int, int]
+) -> Extraction:
     """Join the boxes before the last one that belong to the same answer, or that enclose it."""
-    parts, says_or = [answer], False
+    parts, says_or = [last], False
     while before >= 0 and len(parts) < MAX_PARTS:
         if start - before > 4096 or response.find(_THINK, before, start) >= 0:
             break
-        outer, end = _content(response, before)
-        if end > start:
+        outer = _span(response, before, start, ends)
+        if outer.end > start:
             parts = [outer]
         else:
-            between = _BETWEEN.fullmatch(response, end, start)
+            between = _BETWEEN.fullmatch(response, outer.end, start)
             if between is None:
                 break
             says_or = says_or or _OR.search(between.group()) is not None
             parts.append(outer)
         start, before = before, response.rfind("\\boxed", 0, before)
-    kept = list(dict.fromkeys(part for part in reversed(parts) if part))
+    answers = (response[part.begin : part.close].strip() for part in reversed(parts))
+    kept = list(dict.fromkeys(answer for answer in answers if answer))
     if not kept:
         return _none("boxed")
     if len(kept) == 1:

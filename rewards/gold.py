@@ -1,7 +1,7 @@
 """The gold answer of a problem, parsed whole when data loads."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from rewards.extract import extract
@@ -53,7 +53,8 @@ class Gold:
 
         Raises ValueError with the reason and the remedy for a gold that nothing could equal.
         """
-        from rewards.read import letters, plain_number, read
+        from rewards.choices import gold_label, letter_run, letters
+        from rewards.read import plain_number, read
         from rewards.scalar import rational
 
         if not isinstance(text, str):
@@ -67,26 +68,38 @@ class Gold:
             return cls(text, kind, read(text), text, number)
         plain = _checked(text)
         _refuse_solution(text)
+        label = gold_label(plain)
+        if label:
+            return replace(cls.parse(label[1]), text=text, letters=(label[0],))
         node = read(plain)
         if node is None:
             return cls(text, Kind.TEXT, None, compact(plain), None)
         if rational(node) == "undefined":
             raise ValueError(f"gold {text[:60]!r} has no value; correct or drop the row")
         named = letters(plain) or ()
+        run = letter_run(plain)
         kind = Kind.CHOICE if named else Kind.TEXT if _WORD.fullmatch(plain) else _kind(node)
         if kind is Kind.TEXT:
             node = ("text", words(plain)) if node[0] == "*" else node
-        return cls(text, kind, node, compact(plain), None, named)
+        return cls(text, kind, node, compact(plain), None, named or run)
+
+
+MAX_WRAPPINGS = 8
+_HASHES = re.compile(r"(?:\s*####)*\s*")
 
 
 def _unwrap(text: str) -> str:
-    while "\\boxed" in text:
+    for _ in range(MAX_WRAPPINGS):
+        if "\\boxed" not in text:
+            break
         inner = extract(text).answer
         if inner is None:
             raise ValueError(f"gold {text[:60]!r} holds an empty box; put the answer into it")
-        text = inner
-    while text.startswith("####"):
-        text = text[4:].strip()
+        text = _short(inner)
+    else:
+        raise ValueError(f"gold {text[:60]!r} has boxes in boxes; put the answer into one")
+    hashes = _HASHES.match(text)
+    text = text[hashes.end() :].strip() if hashes else text
     if text[:8].lower() == "<answer>" and text[-9:].lower() == "</answer>":
         text = text[8:-9].strip()
     lead = _LEAD.match(text)
@@ -123,12 +136,16 @@ _WORD = re.compile(r"[A-Za-z][a-z]{3,}(?: [A-Za-z]+)*|(?i:yes|no|odd|all|true|fa
 _UNDEFINED = {"nan", "n/a"}
 
 
+def _short(text: str) -> str:
+    if len(text) > MAX_LEN:
+        raise ValueError(f"gold has {len(text)} characters, more than {MAX_LEN}; shorten it")
+    return text
+
+
 def _checked(text: str) -> str:
     if not text:
         raise ValueError("gold is empty; give the row an answer or drop it")
-    if len(text) > MAX_LEN:
-        raise ValueError(f"gold has {len(text)} characters, more than {MAX_LEN}; shorten it")
-    plain = normalise(text)
+    plain = normalise(_short(text))
     if not plain or not re.search(r"[^\s\W]|\\[a-zA-Z]", plain):
         raise ValueError(f"gold {text[:60]!r} says nothing; give the row an answer or drop it")
     if words(plain) in _UNDEFINED:

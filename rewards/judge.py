@@ -1,11 +1,13 @@
 """Decide whether an answer is the gold: in process when that is cheap, else in a worker."""
 
+from rewards.choices import labelled, letter_run, letters, lists_more, remarked
 from rewards.compare import equal
 from rewards.exact import NotExact
 from rewards.gold import Gold, Kind
+from rewards.groups import BARE_GROUP
 from rewards.nodes import Node
 from rewards.normalise import MAX_LEN, compact, normalise, words
-from rewards.read import labelled, letters, plain_number, read
+from rewards.read import plain_number, read
 from rewards.scalar import Same, same
 from rewards.tree import features, walk
 from rewards.types import Reason, Ruling
@@ -40,7 +42,7 @@ def judge_fast(answer: str, gold: Gold) -> Ruling | None:
         ruling = _by_letters(plain, gold)
         if ruling:
             return ruling
-    node = read(plain)
+    node = _read(plain, gold)
     if gold.kind is Kind.TEXT or (node is not None and node[0] == "text"):
         ruling = _by_words(plain, node, gold)
         if ruling:
@@ -50,16 +52,29 @@ def judge_fast(answer: str, gold: Gold) -> Ruling | None:
     return _by_tree(node, plain, gold, same, "exact")
 
 
+def _read(plain: str, gold: Gold) -> Node | None:
+    """Read an answer; where the gold is a list, commas alone separate: `153,370` is no 153370."""
+    if gold.kind in (Kind.LIST, Kind.SET) and BARE_GROUP.fullmatch(plain):
+        return read(plain.replace(",", ", "))
+    return read(plain)
+
+
 def _by_letters(plain: str, gold: Gold) -> Ruling | None:
     """Settle the choice of one letter or of several."""
     named = letters(plain)
-    if named is None:
-        found = labelled(plain)
+    if named is None and len(gold.letters) > 1:
+        named = letter_run(plain)
+    if not named:
+        found = labelled(plain) or (remarked(plain) if len(gold.letters) == 1 else None)
+        if found and lists_more(found[1]):
+            return Ruling(Reason.HEDGED, "choice")
         named = (found[0],) if found else None
     if named is None:
         return None
     if sorted(named) == sorted(gold.letters):
         return Ruling(Reason.CORRECT, "choice")
+    if gold.kind is not Kind.CHOICE and gold.node is not None:
+        return None
     hedged = len(gold.letters) == 1 < len(named) and " or" in plain
     return Ruling(Reason.HEDGED if hedged else Reason.WRONG, "choice")
 
@@ -89,7 +104,7 @@ def _by_tree(node: Node | None, plain: str, gold: Gold, compare: Same, stage: st
     if verdict:
         return Ruling(Reason.CORRECT, stage)
     found = labelled(plain)
-    if found and not gold.letters and (inner := read(found[1])):
+    if found and not gold.letters and not lists_more(found[1]) and (inner := read(found[1])):
         return _by_tree(inner, found[1], gold, compare, stage)
     if node[0] == "list" and node[2] == "or" and gold.node[0] not in ("list", "set"):
         return Ruling(Reason.HEDGED, stage)
@@ -98,6 +113,8 @@ def _by_tree(node: Node | None, plain: str, gold: Gold, compare: Same, stage: st
 
 def _left_open(node: Node, gold: Node) -> bool:
     """Say whether the answer leaves an operation to the reader that the gold has carried out."""
+    if node[0] == "rel" and set(node[1]) <= {"=", "approx"}:
+        node = node[2][-1]  # what a chain ends with is its answer
     kinds = features(node)
     if kinds & _LEFT_TO_DO and not features(gold) & _LEFT_TO_DO:
         return True
@@ -125,7 +142,7 @@ def judge_slow(answer: str, gold: Gold) -> Ruling:
     from rewards.probe import same_slow
 
     plain = normalise(answer)
-    node = read(plain)
+    node = _read(plain, gold)
     if node is None:
         return Ruling(by_math_verify(plain, gold), "math-verify")
     if too_large(node):

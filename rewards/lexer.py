@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+from rewards.groups import digit_groups
 from rewards.units import is_unit
 
 MAX_TOKENS, MAX_WORD = 600, 40
@@ -57,6 +58,7 @@ def tokenize(text: str) -> list[Token]:
     """Return the tokens of normalised text; raises Unparsed past MAX_TOKENS."""
     tokens: list[Token] = []
     at, size = 0, len(text)
+    groups = digit_groups(text) if "," in text else frozenset()
     while at < size:
         if len(tokens) >= MAX_TOKENS:
             raise Unparsed("too many tokens")
@@ -87,6 +89,9 @@ def tokenize(text: str) -> list[Token]:
         elif kind == "degree":
             tokens.append(Token("op", "deg", spaced))
         elif kind:
+            if kind == "num" and "," in value and at - len(value) not in groups:
+                value, _, rest = value.partition(",")
+                at -= len(rest) + 1
             tokens.append(Token(kind, value, spaced))
     tokens.append(Token("end", "", False))
     return tokens

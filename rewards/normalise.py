@@ -40,7 +40,7 @@ _ROOT_RUN = re.compile(r"([√∛])\s*(\d+)")
 
 # One pass removes or rewrites every decoration; the order of the alternatives matters.
 _DECORATION = re.compile(
-    r"(?P<group>(?<=\d)(?:\{,\}\s?|\\,|,?\\!|\\!,|,\\,|\\ |\\;|~)(?=\d{3}(?!\d)))"
+    r"(?P<group>(?<=\d)(?:\{,\}\s?|\\,|,?\\!\s?|\\!,|\\ |\\;|~)(?=\d{3}(?!\d)))"
     r"|(?P<double>\\\\(?=[A-Za-z]{2}))|(?P<row>\\\\(?!\s*$))"
     r"|\\(?:left|right)\s*\."
     r"|\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])"
@@ -62,6 +62,7 @@ _PLAIN_HABITS = re.compile(
     r"|(?<=\.)(?P<fixed>\d{0,12})\((?P<recurring>\d{1,12})\)"
 )
 _SPACES = re.compile(r"\s+")
+_KEPT_ENDS = ("...", "\\;", "\\,", "\\:")
 _SPACE_ROUND = re.compile(r"\s*([-+*/=<>();:{}\[\]|^]|,(?!\s+\d{3}(?!\d)))\s*")
 
 
@@ -119,9 +120,10 @@ def normalise(text: str) -> str:
     if "\\" in text or "$" in text or "~" in text or "{" in text:
         text = _DECORATION.sub(_undecorate, text)
     text = _SPACES.sub(" ", text).strip(" ")
-    while text and text[-1] in ".,;:" and not text.endswith(("...", "\\;", "\\,", "\\:")):
-        text = text[:-1].rstrip(" ")
-    return text
+    end = len(text)
+    while end and text[end - 1] in ".,;: " and not text.endswith(_KEPT_ENDS, 0, end):
+        end -= 1
+    return text[:end]
 
 
 def compact(text: str) -> str:

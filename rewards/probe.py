@@ -11,7 +11,7 @@ from rewards.approx import Point
 from rewards.exact import NotExact, TooLarge, Undefined, exact
 from rewards.guard import MAX_LOG
 from rewards.nodes import Node
-from rewards.scalar import infinite, rational, same
+from rewards.scalar import MIN_RIGHT_DIGITS, infinite, literal, rational, same
 from rewards.tree import features, read_log, symbols, walk
 
 if TYPE_CHECKING:
@@ -37,12 +37,26 @@ def same_slow(a: Node, b: Node) -> bool | None:
         return None
     free = symbols(a) | symbols(b)
     if not free:
-        return _at_point(a, b, Point(0), True)
+        verdict = _at_point(a, b, Point(0), True)
+        return _rounds_in_high_precision(a, b) if verdict is False else verdict
     points = _points(a, b)
     verdicts = [_at_point(a, b, point, "c:i" in kinds) for point in points]
     if False in verdicts:
         return False
     return True if verdicts.count(True) >= 3 else None
+
+
+def _rounds_in_high_precision(a: Node, b: Node) -> bool:
+    """Say whether one is a literal of ten digits or more that agrees with the other to its step."""
+    context = _context(HIGH_DIGITS)
+    for node, other in ((a, b), (b, a)):
+        shown = literal(node)
+        if shown is None or shown.num_digits < MIN_RIGHT_DIGITS or "d" in features(other):
+            continue
+        value = Evaluator(context, Point(0)).value(other)
+        gap = abs(value - context.mpf(shown.value.numerator) / shown.value.denominator)
+        return bool(gap < context.mpf(shown.step.numerator) / shown.step.denominator)
+    return False
 
 
 class WholePoint(Point):
@@ -271,7 +285,7 @@ class Evaluator:
             self.bound[symbol[1]] = self.mp.mpf(k)
             term = self.value(body)
             total = total + term if name == "sum" else total * term
-        self.bound.pop(symbol[1])
+        self.bound.pop(symbol[1], None)
         if kept is not None:
             self.bound[symbol[1]] = kept
         return total

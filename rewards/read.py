@@ -43,17 +43,6 @@ _COUNTED = (
     *("eleven", "twelve"),
 )
 _BASES = {word: k for k, word in enumerate(_COUNTED) if k > 1} | {"sixteen": 16}
-_CHOICE = re.compile(
-    r"(?:(?:answer|option|choice)\s*:?\s*)?(?:\\(?:text|math)\w*\{)?\s*(?:(?:answer|option|choice)\s*:?\s*)?"
-    r"(\()?\s*(?:\\(?:text|math)\w*\{)?([A-J])\}?\s*(\))?(?(1)(?<=\))|)[.:]?\s*\}?",
-    re.I,
-)
-_LABELLED = re.compile(
-    r"(?:\\(?:text|math)\w*\{)?\s*(?:\(\s*([A-J])\s*\)|([A-J])[).:])\s*\}?[.:]?\s*"
-    r"(?:\\[ ,;]|\\q?quad)*\s*(\S.*)",
-    re.S,
-)
-_JOINED = re.compile(r"[,;]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\text\{|&")
 _SAID = {
     **dict.fromkeys(
         ("all real numbers", "all reals", "real numbers", "the set of all real numbers", "reals"),
@@ -104,28 +93,3 @@ def _based(plain: str) -> Node | None:
     name = str(found[3] or "")
     base = int(found[2]) if found[2] and len(found[2]) < 5 else _BASES.get(name)
     return ("based", found[1], base) if base else None
-
-
-def letters(plain: str) -> tuple[str, ...] | None:
-    """Return the letters of an answer that names one choice or several, None for anything else."""
-    one = _letter(plain)
-    if one:
-        return (one,)
-    parts = [part for part in _JOINED.split(plain) if part.strip()]
-    if not 1 < len(parts) <= 10:
-        return None
-    named = [_letter(part.strip(" {}")) for part in parts]
-    return tuple(letter for letter in named if letter) if all(named) else None
-
-
-def _letter(text: str) -> str | None:
-    found = _CHOICE.fullmatch(text)
-    if found and (found[2].isupper() or found[1] or "\\text" in text):
-        return found[2].upper()
-    return None
-
-
-def labelled(plain: str) -> tuple[str, str] | None:
-    """Return the letter and the rest of an answer that gives a choice with its content."""
-    found = _LABELLED.fullmatch(plain)
-    return (found[1] or found[2], found[3]) if found else None

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 from rewards import residue
 from rewards.approx import Point, approx
@@ -15,6 +16,9 @@ from rewards.tree import calls, features, read_log, symbols
 Same = Callable[[Node, Node], bool | None]
 
 MIN_RIGHT_DIGITS = 10
+FLOAT_DIGITS, MAX_FLOAT_DIGITS = 15, 17
+"""Significant digits with which a float is printed."""
+FLOAT_ERROR = Fraction(2, 2**52)
 POINTS = 6
 
 
@@ -50,6 +54,8 @@ def same(a: Node, b: Node) -> bool | None:
     rounded = _rounded(a, b)
     if rounded is not None:
         return rounded
+    if "big" in kinds:
+        return None
     if not kinds <= _SCALAR_WORDS and kinds & _NO_SCALARS:
         return False if (kinds & _NO_SCALARS) - (features(a) & features(b)) else None
     return _by_value(a, b, "c:i" in kinds)
@@ -79,39 +85,75 @@ def infinite(node: Node) -> int:
     return 0
 
 
-def _literal(node: Node) -> Node | None:
-    return node if node[0] == "d" else None
+class Literal(NamedTuple):
+    """A decimal as it is written. step: the value of a one in its last place."""
+
+    value: Fraction
+    step: Fraction
+    num_digits: int
+
+
+def literal(node: Node) -> Literal | None:
+    """Return what a decimal, or a decimal times a power of ten, shows; None for anything else."""
+    if node[0] == "d":
+        if abs(node[1]) >= 10**300 or node[2] > 300:
+            return None
+        step = Fraction(1, 10 ** node[2])
+        return Literal(node[1] * step, step, len(str(abs(node[1]))))
+    if node[0] == "-":
+        shown = literal(node[1])
+        return shown and Literal(-shown.value, shown.step, shown.num_digits)
+    if node[0] == "*" and len(node[1]) == 2 and node[1][1][0] == "^":
+        base, power = node[1][1][1:]
+        if power[0] == "-" and power[1][0] == "n":
+            power = ("n", -power[1][1], power[1][2])
+        shown = literal(node[1][0])
+        if shown and base == _TEN and power[0] == "n" and power[2] == 1 and abs(power[1]) <= 300:
+            scale = Fraction(10) ** power[1]
+            return Literal(shown.value * scale, shown.step * scale, shown.num_digits)
+    return None
+
+
+_TEN: Node = ("n", 10, 1)
 
 
 def _rounds(a: Node, left: Fraction, b: Node, right: Fraction) -> bool:
-    """Say whether one is a long decimal that rounds the other, which is no decimal itself."""
-    for node, value, other, exact_value in ((a, left, b, right), (b, right, a, left)):
-        if node[0] == "d" and "d" not in features(other) and _right_digits(node):
-            return abs(value - exact_value) < Fraction(1, 10 ** node[2])
+    """Say whether one is a long decimal that rounds the other, or a float that holds the other."""
+    for node, other, value in ((a, b, right), (b, a, left)):
+        shown = literal(node)
+        if shown is None or shown.num_digits < MIN_RIGHT_DIGITS:
+            continue
+        gap = abs(shown.value - value)
+        if "d" not in features(other) and gap < shown.step:
+            return True
+        if shown.num_digits >= FLOAT_DIGITS and gap <= abs(value) * FLOAT_ERROR:
+            return True
     return False
 
 
-def _right_digits(node: Node) -> bool:
-    return len(str(abs(node[1]))) >= MIN_RIGHT_DIGITS if abs(node[1]) < 10**300 else True
-
-
 def _rounded(a: Node, b: Node) -> bool | None:
-    """Decide between a decimal literal and an irrational constant; None when it is no such pair."""
+    """Decide between a decimal literal and an irrational constant; None when it is no such pair.
+
+    A literal with all the digits that a float has may be off by the error of computing in floats.
+    """
     for node, other in ((a, b), (b, a)):
-        if node[0] == "d" and "d" not in features(other) and not symbols(other):
-            if not _right_digits(node):
-                return None
-            try:
-                value, error = approx(other, Point(0))
-            except (NotExact, OverflowError, ValueError):
-                return None
-            if isinstance(value, complex):
-                return None
-            step = Fraction(1, 10 ** node[2])
-            gap = abs(Fraction(node[1], 10 ** node[2]) - Fraction(value))
-            if gap + Fraction(error) < step:
-                return True
-            return False if gap - Fraction(error) > step else None
+        shown = literal(node)
+        if shown is None or symbols(other) or literal(other):
+            continue
+        if shown.num_digits < MIN_RIGHT_DIGITS:
+            return None
+        try:
+            value, error = approx(other, Point(0))
+        except (NotExact, OverflowError, ValueError):
+            return None
+        if isinstance(value, complex):
+            return None
+        gap = abs(shown.value - Fraction(value))
+        if gap + Fraction(error) < shown.step:
+            return True
+        if gap > shown.step + 3 * Fraction(error):
+            return False
+        return True if FLOAT_DIGITS <= shown.num_digits <= MAX_FLOAT_DIGITS else None
     return None
 
 

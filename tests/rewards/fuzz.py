@@ -3,8 +3,8 @@
     python tests/rewards/fuzz.py --seconds 600 --processes 2
 
 Exits with 1 and prints the smallest failing example when a property breaks: no exception, nothing
-slow, no verdict that depends on the order or on harmless decoration, x equal to x, a changed digit
-never equal, no growth of memory.
+slow however long a text grows, no verdict that depends on the order or on harmless decoration, x
+equal to x, a changed digit never equal, no growth of memory.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rewards import Gold, Reason, Verifier
 from rewards.extract import MODES, extract
 from rewards.judge import judge_fast
+from tests.rewards.shapes import grown
 
 FAST_S = 0.1  # the judge promises about 1 ms
 MAX_GROWTH_KIB = 100 * 1024
@@ -89,6 +90,11 @@ near_misses = st.tuples(expressions, st.integers(0, 200), pieces).map(
 answers = st.one_of(expressions, near_misses, noise)
 
 
+units = st.lists(pieces, min_size=1, max_size=4).map("".join).filter(bool)
+shapes = st.tuples(noise, units, noise, st.one_of(st.just(""), units), noise)
+lengths = st.sampled_from([1_000, 3_000, 8_000, 64_000])
+
+
 def gold_or_none(text: str) -> Gold | None:
     try:
         return Gold.parse(text)
@@ -123,6 +129,14 @@ def the_fast_judge_ends_and_gives_a_known_reason(answer, gold_text):
     if gold is not None:
         ruling = timed(judge_fast, answer, gold)
         assert ruling is None or ruling.reason in Reason
+
+
+def a_grown_text_is_read_in_time(shape, num_chars, mode, wrap):
+    text = grown(shape, num_chars)
+    text = rf"\boxed{{{text}}}" if wrap else text
+    found = timed(extract, text, mode)
+    timed(gold_or_none, text)
+    timed(judge_fast, found.answer or text, GROWN_GOLD)
 
 
 def a_changed_digit_is_never_equal(number, place, shift):
@@ -172,9 +186,11 @@ def verifier_properties(verifier: Verifier) -> list:
     ]
 
 
+GROWN_GOLD = Gold.parse(r"\frac{\sqrt3}{2}, 1")
 PROPERTIES = [
     ((noise, st.sampled_from(MODES)), extraction_ends_with_an_answer_or_a_reason),
     ((answers,), a_gold_is_read_whole_or_refused_and_reads_its_own_text_alike),
+    ((shapes, lengths, st.sampled_from(MODES), st.booleans()), a_grown_text_is_read_in_time),
     ((answers, answers), the_fast_judge_ends_and_gives_a_known_reason),
     (
         (st.integers(-(10**15), 10**15), st.integers(0, 14), st.integers(1, 9)),

@@ -1,0 +1,127 @@
+r"""Texts that grow: what a response can repeat, nest, leave open or cross, at any length.
+
+A shape is (before, unit, middle, closing unit, after): the units are repeated equally often.
+"""
+
+BOX = r"\boxed{"
+Shape = tuple[str, str, str, str, str]
+
+
+def inside(unit: str, middle: str = "5", closing: str = "", after: str = "}") -> Shape:
+    """The shape that grows inside one box."""
+    return (BOX, unit, middle, closing, after)
+
+
+SHAPES: dict[str, Shape] = {
+    "nested boxes": ("", BOX, "5", "}", ""),
+    "nested boxes with text": ("", f"so {BOX}x=", "5", "}, ", ""),
+    "nested boxes of two": ("", BOX + BOX + "1}", "5", "}", ""),
+    "boxes never closed": ("", BOX, "5", "", ""),
+    "boxes side by side": ("", r"\boxed{1} ", "", "", ""),
+    "boxes in a list": ("", r"\boxed{1}, ", "", "", ""),
+    "boxes without braces": ("", r"\boxed 1 ", "", "", ""),
+    "box commands alone": ("", r"\boxed", "5", "", ""),
+    "boxes far apart": (r"\boxed{1}", " and", "", "", r".\boxed{2}"),
+    "names between boxes": (r"\boxed{1}", " x_{1} = ", "", "", r".\boxed{2}"),
+    "spaces between boxes": (r"\boxed{1}", " ", "", "", r"\boxed{2}"),
+    "boxes and stray braces": ("", r"\boxed{1}}{", "", "", ""),
+    "braces nested": inside("{", "5", "}"),
+    "braces left open": inside("{", "5", "", ""),
+    "braces closed only": inside("}"),
+    "braces escaped": inside(r"\{", "5", r"\}"),
+    "braces escaped, left open": inside(r"\{"),
+    "parentheses nested": inside("(", "5", ")"),
+    "parentheses left open": inside("("),
+    "left and right": inside(r"\left(", "5", r"\right)"),
+    "left without delimiter": inside(r"\left"),
+    "left and spaces": inside(r"\left "),
+    "brackets crossed": inside("([{", "5", ")]}"),
+    "braces crossed": inside("{(", "5", "})"),
+    "bars": inside("|", "5", "|"),
+    "double bars": inside(r"\|", "5", r"\|"),
+    "text nested": inside(r"\text{", "5", "}"),
+    "text left open": inside(r"\text{", "5", "", ""),
+    "text repeated": inside(r"\text{a}"),
+    "text of signs": inside(r"\text{, }"),
+    "text and spaces": (BOX + r"\text", " ", "{a}", "", "}"),
+    "bold nested": inside(r"\mathbf{", "5", "}"),
+    "phantoms left open": inside(r"\phantom{"),
+    "colours": inside(r"\color{red}"),
+    "dollars": inside("$"),
+    "dollars outside": ("", "$x$ ", r"\boxed{5}", "", ""),
+    "display mathematics": inside(r"\["),
+    "think opened": ("", "<think>", r"\boxed{5}", "", ""),
+    "think closed": ("", "</think>", r"\boxed{5}", "", ""),
+    "think pairs with boxes": ("", r"<think>\boxed{1}</think>", r"\boxed{5}", "", ""),
+    "boxes before the end of thinking": ("", r"\boxed{1} ", "</think>", "", ""),
+    "think cut off": (r"\boxed{5}", "</", "", "", ""),
+    "commas": inside(","),
+    "commas and digits": inside("1,"),
+    "commas and groups": inside("1,", "234", ",567"),
+    "commas and bad groups": inside("12,", "345", ",6789"),
+    "commas and spaces": inside("1, "),
+    "Chinese commas": inside("1，"),
+    "semicolons": inside("1;"),
+    "signs": inside("-"),
+    "signs of two kinds": inside("+-"),
+    "plus-minus": inside(r"\pm "),
+    "sums": inside("1+"),
+    "digits": inside("7"),
+    "digits and spaces": inside("1 "),
+    "digits in groups": (BOX + "1", " 234", "", "", "}"),
+    "decimals": (BOX + "0.", "3", "", "", "}"),
+    "dots": (BOX + "0.3", ".", "", "", "}"),
+    "exponents": (BOX + "1e", "3", "", "", "}"),
+    "recurring digits": (BOX + "0.", "12(3)", "", "", "}"),
+    "backslashes": inside("\\"),
+    "rows": inside("1\\\\ "),
+    "row ends": inside("\\\\"),
+    "spaces in LaTeX": inside(r"5\, "),
+    "quads": inside(r"5\quad "),
+    "environments nested": inside(r"\begin{cases}", "5", r"\end{cases}"),
+    "environments left open": inside(r"\begin{pmatrix}"),
+    "rows of a matrix": (BOX + r"\begin{pmatrix}", "1&2\\\\", "", "", r"\end{pmatrix}}"),
+    "ampersands": inside("&"),
+    "powers": inside("2^"),
+    "powers nested": inside("2^{", "2", "}"),
+    "indices": inside("x_"),
+    "indices nested": inside("x_{", "1", "}"),
+    "fractions nested": inside(r"\frac{1}{", "2", "}"),
+    "fractions bare": inside(r"\frac"),
+    "roots nested": inside(r"\sqrt{", "2", "}"),
+    "root signs": inside("√", "2"),
+    "superscripts": (BOX + "2", "²", "", "", "}"),
+    "accents": (BOX + "e", "\u0301", "", "", "}"),
+    "fraction signs": inside("½"),
+    "letters": inside("x"),
+    "words": inside("word "),
+    "primes": (BOX + "f", "'", "", "", "(x)}"),
+    "factorials": (BOX + "5", "!", "", "", "}"),
+    "ratios": inside("1:"),
+    "equations": inside("x="),
+    "approximations": inside(r"1\approx "),
+    "inequalities": inside("1<"),
+    "alternatives": inside("1 or "),
+    "labels": inside("(A) 1 "),
+    "letters of choices": inside("A, "),
+    "degrees": inside(r"1^\circ "),
+    "per cent": (BOX + "5", r"\%", "", "", "}"),
+    "sums of sums": inside(r"\sum_"),
+    "units": inside("cm "),
+    "answer lines": ("", "The answer is 5.\n", "", "", ""),
+    "answers without end": ("", "answer is ", "", "", ""),
+    "answer and spaces": ("answer", " ", "", "", ""),
+    "hashes": ("", "#", "5", "", ""),
+    "hash lines": ("", "#### 5\n", "", "", ""),
+    "spaces": ("", " ", "", "", ""),
+    "line breaks": inside("\n"),
+    "bold marks": ("", "**", r"\boxed{5}", "", ""),
+}
+
+
+def grown(shape: Shape, num_chars: int) -> str:
+    """The longest text of the shape within num_chars characters; it has one unit at least."""
+    before, unit, middle, closing, after = shape
+    fixed = len(before) + len(middle) + len(after)
+    times = max(1, (num_chars - fixed) // (len(unit) + len(closing)))
+    return before + unit * times + middle + closing * times + after
