@@ -6,8 +6,7 @@ changes nothing.
 
 Three policies: the behaviour policy is the engine that sampled; the proximal policy is the trainer
 at the start of the step; the current policy is the trainer now. The ratio is current / proximal,
-the mismatch weight proximal / behaviour. Source: decoupled PPO, 2110.00641 eq. 3; AReaL,
-2505.24298 eq. 5.
+the mismatch weight proximal / behaviour. Source: decoupled PPO, 2110.00641; AReaL, 2505.24298.
 """
 
 import math
