@@ -166,6 +166,8 @@ def spoiled(policy, old, other, fault: Callable[..., Any]) -> Any:
     """A policy as an engine would hold it after the fault."""
     held = copy.deepcopy(policy)
     name = SQUARE if fault in (missing, transposed) else FUSED
+    layer: Any
+    before: Any
     layer, before = (p.model.get_submodule(f"base_model.model.{name}") for p in (held, old))
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     with torch.no_grad():
@@ -238,7 +240,7 @@ def test_a_stale_module_is_found_when_its_turn_comes(make_recipe, real_logits_po
     engine = TransformersEngine(copy.deepcopy(policy))
     syncer = Syncer(recipe, policy, engine, "adapter", PROMPTS)
     syncer.sync()
-    layer = policy.model.get_submodule(f"base_model.model.{FUSED}")
+    layer: Any = policy.model.get_submodule(f"base_model.model.{FUSED}")
     with torch.no_grad():
         layer.lora_B["default"].weight += LR
     found = []
@@ -331,3 +333,34 @@ def test_reading_back_nothing_is_said(make_recipe, real_logits_policy, capfd):
     assert said.count("does not let 21 of 21 modules be read back") == 1
     assert said.count("hands no weights over, so none are read back") == 1
     assert check_arrival(policy, Silent(policy), "adapter").differing == ()
+
+
+def test_a_run_whose_engine_stays_behind_stops_with_a_checkpoint_that_goes_on(
+    write_recipe, tmp_path
+):
+    from rich.console import Console
+
+    from rlvr.config import TrainRecipe
+    from rlvr.recipe import load_recipe
+    from rlvr.train import resume, train
+
+    quiet, folders = Console(quiet=True), {}
+    for name in ("whole", "behind"):
+        path = write_recipe(optim={"lr": LR}, train={"steps": 2}, run={"name": name})
+        recipe, folders[name] = load_recipe(path, [], TrainRecipe), tmp_path / "runs" / name
+        if name == "whole":
+            train(recipe, path, quiet)
+            continue
+        with pytest.raises(SyncError, match=r"without its update"):
+            train(
+                recipe,
+                path,
+                quiet,
+                lambda _recipe, policy, _vllm, _mode: TransformersEngine(copy.deepcopy(policy)),
+            )
+    assert [p.name for p in (folders["behind"] / "checkpoints").iterdir()] == ["step_1"]
+    resume(folders["behind"], quiet)
+    saved = "checkpoints/step_2/adapter_model.safetensors"
+    one, other = (load_file(folder / saved) for folder in folders.values())
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
