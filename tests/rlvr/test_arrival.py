@@ -19,6 +19,7 @@ from rlvr.rollout.sync import Syncer, SyncError
 from rlvr.rollout.transformers import TransformersEngine
 from rlvr.rollout.vllm_local import VllmEngine
 from tests.rlvr.engine_cases import PROMPTS
+from tests.rlvr.small import read_lines
 
 SQUARE, FUSED = "model.layers.1.self_attn.o_proj", "model.layers.0.self_attn.k_proj"
 LR = 1e-5
@@ -166,6 +167,8 @@ def spoiled(policy, old, other, fault: Callable[..., Any]) -> Any:
     """A policy as an engine would hold it after the fault."""
     held = copy.deepcopy(policy)
     name = SQUARE if fault in (missing, transposed) else FUSED
+    layer: Any
+    before: Any
     layer, before = (p.model.get_submodule(f"base_model.model.{name}") for p in (held, old))
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     with torch.no_grad():
@@ -238,7 +241,7 @@ def test_a_stale_module_is_found_when_its_turn_comes(make_recipe, real_logits_po
     engine = TransformersEngine(copy.deepcopy(policy))
     syncer = Syncer(recipe, policy, engine, "adapter", PROMPTS)
     syncer.sync()
-    layer = policy.model.get_submodule(f"base_model.model.{FUSED}")
+    layer: Any = policy.model.get_submodule(f"base_model.model.{FUSED}")
     with torch.no_grad():
         layer.lora_B["default"].weight += LR
     found = []
@@ -331,3 +334,26 @@ def test_reading_back_nothing_is_said(make_recipe, real_logits_policy, capfd):
     assert said.count("does not let 21 of 21 modules be read back") == 1
     assert said.count("hands no weights over, so none are read back") == 1
     assert check_arrival(policy, Silent(policy), "adapter").differing == ()
+
+
+def test_a_run_whose_engine_stays_behind_stops_with_a_checkpoint_that_goes_on(
+    write_recipe, tmp_path
+):
+    from rich.console import Console
+
+    from rlvr.config import TrainRecipe
+    from rlvr.recipe import load_recipe
+    from rlvr.train import resume, train
+
+    quiet, run = Console(quiet=True), tmp_path / "runs" / "run"
+    path = write_recipe(optim={"lr": LR}, train={"steps": 2})
+
+    def stuck(_recipe, policy, _use_vllm, _mode) -> TransformersEngine:
+        return TransformersEngine(copy.deepcopy(policy))
+
+    with pytest.raises(SyncError, match="without its update"):
+        train(load_recipe(path, [], TrainRecipe), path, quiet, stuck)
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step_1"]
+    resume(run, quiet)
+    assert [row["step"] for row in read_lines(run)] == [1, 2]
+    assert len(list((run / "checkpoints").iterdir())) == 2

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 import urllib.request
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch
 from rlvr.cli import main
 from rlvr.recipe import ConfigError, RunError
 from rlvr.rollout.engine import Sampling
-from rlvr.rollout.sync import Syncer
+from rlvr.rollout.sync import Syncer, SyncError
 from rlvr.rollout.vllm_local import VllmEngine
 from rlvr.rollout.vllm_server import ServerEngine, check_servers
 from tests.rlvr.engine_cases import PROMPTS, SAMPLING, adapted_policy, requests, sampled_error
@@ -90,6 +91,29 @@ def test_after_real_updates_the_server_serves_exactly_the_policy(server, server_
         with torch.no_grad():
             for parameter in policy.trainable:
                 parameter.mul_(1.5)
+    engine.close()
+    if mode == "merged":
+        ServerEngine(recipe, recipe.model.path, mode).close()  # the base again, for other tests
+
+
+@pytest.mark.parametrize("mode", ["adapter", "merged"])
+def test_what_a_server_does_not_hold_is_named_by_its_own_checksums(server, server_recipe, mode):
+    recipe, name = server_recipe(server), "model.layers.0.self_attn.k_proj"
+    policy = adapted_policy(recipe)
+    engine = ServerEngine(recipe, recipe.model.path, mode)
+    syncer = Syncer(recipe, policy, engine, mode, PROMPTS)
+    syncer.sync()
+    syncer.prove()
+    with torch.no_grad():
+        layer: Any = policy.model.get_submodule(f"base_model.model.{name}")
+        layer.lora_B["default"].weight += 1e-5
+    with pytest.raises(SyncError, match=rf"the engine serves {name} without its update"):
+        syncer.prove()
+    syncer.sync()
+    syncer.prove()
+    body = json.dumps({"names": ["model.norm.weight"], "has_adapter": False}).encode()
+    assert ask(f"{server.url}/rlvr/held", None, body) == 401
+    assert ask(f"{server.url}/rlvr/held", KEY, body) == 200
     engine.close()
     if mode == "merged":
         ServerEngine(recipe, recipe.model.path, mode).close()  # the base again, for other tests
