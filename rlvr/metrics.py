@@ -32,7 +32,8 @@ METRICS: dict[str, str] = {
     "policy/loss": "loss of the step; near 0 on-policy, since advantages sum to 0 in a group",
     "policy/entropy": "mean entropy of trained tokens (nats)",
     "policy/entropy_coef": "coefficient of the entropy bonus in the next step",
-    "policy/kl_ref": "mean KL to the reference policy, k3 (nats per token)",
+    "policy/kl_ref": "mean KL to the reference policy, k3 (nats per token); 0 at step 0, see"
+    " docs/adapters.md for the three methods where it is not",
     "policy/kl_engine": "mean KL from engine to trainer on the sampled tokens, k3 (nats per token)",
     "policy/ratio_max": "largest trainer / engine probability of a sampled token",
     "policy/clip_frac": "fraction of trained tokens whose ratio is clipped",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ from rlvr import parts, sharding
 from rlvr.adapters import get_method
 from rlvr.adapters.base import Method, Setup
 from rlvr.adapters.budget import match_rank
-from rlvr.adapters.merge import adapter_off, merged_weights
+from rlvr.adapters.full import frozen_copy
+from rlvr.adapters.merge import merged_weights, reference_on
 from rlvr.adapters.prompt import prompt_cache
 from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_state
 from rlvr.attention import bucketed, packed_hidden, packs, take, use_packing
@@ -81,9 +81,10 @@ class Policy:
 
     @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[TokenRow], temperature: float) -> Tensor:
-        """[T] log-probabilities by the reference: the pristine base, or the frozen copy."""
+        """[T] log-probabilities by the reference: the pristine base, or what was frozen of the
+        start (`reference_on`, or the copy)."""
         if isinstance(self.model, PeftModel):
-            with adapter_off(self.model):
+            with reference_on(self.model):
                 return self._logprobs(self.causal_lm, rows, temperature)[0]
         assert self.reference is not None, "full fine-tuning with KL keeps a frozen copy"
         return self._logprobs(self.reference, rows, temperature)[0]
@@ -232,7 +233,7 @@ def load_policy(
     use_packing(base)
     reference = None
     if keep_reference and not method.keeps_base:
-        reference = copy.deepcopy(base).requires_grad_(False).eval()
+        reference = frozen_copy(base)
     adapter = match_rank(method, adapter, base.config)
     rows = encode_rows(tokenizer) if method.needs_rows and encode_rows else None
     adapter = adapter.model_copy(update={"seed": seed if adapter.seed is None else adapter.seed})
