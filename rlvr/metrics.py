@@ -39,6 +39,7 @@ METRICS: dict[str, str] = {
     "policy/clip_frac": "fraction of trained tokens whose ratio is clipped",
     "optim/lr": "learning rate",
     "optim/skipped": "updates left out: their loss or gradient was not finite",
+    "optim/loss_scale": "factor of the loss in the backward pass of the last update (float16)",
     "optim/grad_norm": "gradient norm before clipping, mean over the step's updates",
     "time/rollout_s": "seconds generating; in async mode mostly during the step before",
     "time/verify_s": "seconds that verification took beyond generation",

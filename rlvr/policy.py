@@ -25,6 +25,7 @@ from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_sta
 from rlvr.attention import bucketed, packed_hidden, packs, take, use_packing
 from rlvr.config import AdapterConfig, ModelConfig
 from rlvr.head import token_logprobs
+from rlvr.loss_scale import LossScale
 from rlvr.packing import TokenRow, buckets, lines, pack, to_device
 from rlvr.recipe import ConfigError
 
@@ -34,7 +35,7 @@ class Policy:
     """The trained model. `reference` is a frozen copy under full fine-tuning with a KL penalty.
 
     adapter: its settings, with the seed in force and the rank that adapter.match picked.
-    holding: what of it this rank has: all, or a part.
+    holding: what of it this rank has: all, or a part. loss_scale: in float16 only.
     """
 
     model: nn.Module
@@ -46,6 +47,7 @@ class Policy:
     path: str
     reference: PreTrainedModel | None = None
     holding: sharding.Holding = field(default_factory=sharding.Holding)
+    loss_scale: LossScale | None = None
 
     @property
     def causal_lm(self) -> Any:
@@ -190,6 +192,7 @@ class Policy:
         return {
             "adapter": adapter_state(self.model) if isinstance(self.model, PeftModel) else None,
             "schedule": schedule.state(self.model) if schedule else None,
+            "loss_scale": self.loss_scale.state() if self.loss_scale else None,
         }
 
     def load_training_state(self, folder: Path, state: dict[str, Any]) -> None:
@@ -206,6 +209,8 @@ class Policy:
         self.holding.loaded()
         if self.method.schedule:
             self.method.schedule.load_state(self.model, state["schedule"])
+        if self.loss_scale and state.get("loss_scale"):  # older checkpoints have none
+            self.loss_scale.load_state(state["loss_scale"])
 
 
 def load_policy(
@@ -238,7 +243,10 @@ def load_policy(
     rows = encode_rows(tokenizer) if method.needs_rows and encode_rows else None
     adapter = adapter.model_copy(update={"seed": seed if adapter.seed is None else adapter.seed})
     model = method.apply(base, Setup(adapter, adapter.seed or 0, num_updates, rows)).eval()
-    return Policy(model, tokenizer, method, adapter, dtype, device, path, reference)
+    scale = LossScale() if dtype == torch.float16 else None
+    return Policy(
+        model, tokenizer, method, adapter, dtype, device, path, reference, loss_scale=scale
+    )
 
 
 def _padded_hidden(

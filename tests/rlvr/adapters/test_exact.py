@@ -86,6 +86,22 @@ def assert_one(folder, method: str, dtype: str) -> None:
         assert gap <= ROUNDING.get((method, dtype), 0.0)
 
 
+@pytest.mark.slow
+@every_method
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_method_trains_the_same_float32_tensors_on_a_base_of_16_bits(make_trained, method, dtype):
+    whole, half = (
+        {
+            name: (p.shape, p.dtype)
+            for name, p in make_trained(method, kind).policy.model.named_parameters()
+            if p.requires_grad
+        }
+        for kind in ("float32", dtype)
+    )
+    assert half == whole
+    assert {dtype for _, dtype in half.values()} == {torch.float32}
+
+
 @every_merging
 def test_the_base_is_bit_identical_after_syncs_in_bfloat16(make_trained, method):
     assert_untouched(make_trained, method, "bfloat16", num_syncs=4)
