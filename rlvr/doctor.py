@@ -53,6 +53,7 @@ def examine(run_dir: Path) -> list[Check]:
         *_torch_and_vllm(),
         *_gpus(),
         _cpus(),
+        *_half_types(),
         _disk(run_dir),
         _shared_memory(),
         *(_port(port, user) for port, user in PORTS.items()),
@@ -144,6 +145,22 @@ def _cpus() -> Check:
         remedy = "engine, verifier and trainer share one core; give the job more"
         return Check("cpu", "warn", found, remedy)
     return Check("cpu", "ok", found)
+
+
+def _half_types() -> list[Check]:
+    """A line for each 16-bit type that the CPU would train in, and has no units for."""
+    from rlvr.cpu import UNITS, advice
+
+    return [
+        Check(
+            f"cpu {dtype}",
+            "warn",
+            "this CPU has no units for it",
+            'set model.dtype = "float32", more than ten times faster here',
+        )
+        for dtype in UNITS
+        if advice(dtype)
+    ]
 
 
 def _memory_gib() -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from rlvr.adapters import get_method
 from rlvr.adapters.export import merge_and_export
+from rlvr.cpu import advice
 from rlvr.examples import Examples, load_examples
 from rlvr.finetune_config import FinetuneRecipe
 from rlvr.manifest import finish_manifest, manifest
@@ -141,6 +143,9 @@ def build(recipe: FinetuneRecipe, path: str) -> Parts:
     rows = make_rows(recipe, examples)
     num_updates = recipe.train.epochs * math.ceil(len(rows) / recipe.train.batch_size)
     calibration = examples.rows[: recipe.adapter.calibration_rows]
+    slow = advice(recipe.model.dtype)
+    if slow:
+        print(slow, file=sys.stderr)
     policy = load_policy(
         recipe.model,
         recipe.adapter,

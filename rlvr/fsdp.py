@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RECIPE = "fsdp2.yaml"
+SCALES_LOSS = True
+"""Whether float16 can be trained: gradients come back before they are clipped."""
 SETTINGS = {
     "FSDP_VERSION": ("2", "only the second is supported"),
     "FSDP_OFFLOAD_PARAMS": ("false", "weights stay on the GPU"),

@@ -32,7 +32,8 @@ METRICS: dict[str, str] = {
     "policy/loss": "loss of the step; near 0 on-policy, since advantages sum to 0 in a group",
     "policy/entropy": "mean entropy of trained tokens (nats)",
     "policy/entropy_coef": "coefficient of the entropy bonus in the next step",
-    "policy/kl_ref": "mean KL to the reference policy, k3 (nats per token)",
+    "policy/kl_ref": "mean KL to the reference policy, k3 (nats per token); 0 at step 0, see"
+    " docs/adapters.md for the three methods where it is not",
     "policy/kl_engine": "mean KL from engine to trainer on the sampled tokens, k3 (nats per token)",
     "policy/ratio_max": "largest trainer / engine probability of a sampled token",
     "policy/clip_frac": "fraction of trained tokens whose ratio is clipped",
@@ -40,6 +41,7 @@ METRICS: dict[str, str] = {
     " log-probability",
     "optim/lr": "learning rate",
     "optim/skipped": "updates left out: their loss or gradient was not finite",
+    "optim/loss_scale": "factor of the loss in the backward pass of the last update (float16)",
     "optim/grad_norm": "gradient norm before clipping, mean over the step's updates",
     "time/rollout_s": "seconds generating; in async mode mostly during the step before",
     "time/verify_s": "seconds that verification took beyond generation",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +19,8 @@ from rlvr import parts, sharding
 from rlvr.adapters import get_method
 from rlvr.adapters.base import Method, Setup
 from rlvr.adapters.budget import match_rank
-from rlvr.adapters.merge import adapter_off, merged_weights
+from rlvr.adapters.full import frozen_copy
+from rlvr.adapters.merge import merged_weights, reference_on
 from rlvr.adapters.prompt import prompt_cache
 from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_state
 from rlvr.adapters.targets import check_adapted, check_modules, named_after
@@ -29,6 +29,7 @@ from rlvr.config import AdapterConfig, ModelConfig
 from rlvr.head import token_logprobs
 from rlvr.loading import check_len, load_whole
 from rlvr.logits import check_logits, transform_of
+from rlvr.loss_scale import LossScale
 from rlvr.packing import TokenRow, buckets, lines, pack, to_device
 from rlvr.recipe import ConfigError
 
@@ -38,7 +39,7 @@ class Policy:
     """The trained model. `reference` is a frozen copy under full fine-tuning with a KL penalty.
 
     adapter: its settings, with the seed in force and the rank that adapter.match picked.
-    holding: what of it this rank has: all, or a part.
+    holding: what of it this rank has: all, or a part. loss_scale: in float16 only.
     logits_check: the trainer's log-probabilities held to the model's own, when it was loaded.
     """
 
@@ -52,6 +53,7 @@ class Policy:
     reference: PreTrainedModel | None = None
     holding: sharding.Holding = field(default_factory=sharding.Holding)
     logits_check: dict[str, float | None] = field(default_factory=dict)
+    loss_scale: LossScale | None = None
 
     @property
     def causal_lm(self) -> Any:
@@ -87,9 +89,10 @@ class Policy:
 
     @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[TokenRow], temperature: float) -> Tensor:
-        """[T] log-probabilities by the reference: the pristine base, or the frozen copy."""
+        """[T] log-probabilities by the reference: the pristine base, or what was frozen of the
+        start (`reference_on`, or the copy)."""
         if isinstance(self.model, PeftModel):
-            with adapter_off(self.model):
+            with reference_on(self.model):
                 return self._logprobs(self.causal_lm, rows, temperature)[0]
         assert self.reference is not None, "full fine-tuning with KL keeps a frozen copy"
         return self._logprobs(self.reference, rows, temperature)[0]
@@ -201,6 +204,7 @@ class Policy:
         return {
             "adapter": adapter_state(self.model) if isinstance(self.model, PeftModel) else None,
             "schedule": schedule.state(self.model) if schedule else None,
+            "loss_scale": self.loss_scale.state() if self.loss_scale else None,
         }
 
     def load_training_state(self, folder: Path, state: dict[str, Any]) -> None:
@@ -217,6 +221,8 @@ class Policy:
         if self.method.schedule:
             schedule = parts.moved(state["schedule"], self.device)
             self.method.schedule.load_state(self.model, schedule)
+        if self.loss_scale and state.get("loss_scale"):  # older checkpoints have none
+            self.loss_scale.load_state(state["loss_scale"])
 
 
 def load_policy(
@@ -248,13 +254,16 @@ def load_policy(
     use_packing(base)
     reference = None
     if keep_reference and not method.keeps_base:
-        reference = copy.deepcopy(base).requires_grad_(False).eval()
+        reference = frozen_copy(base)
     adapter = match_rank(method, adapter, base.config)
     rows = encode_rows(tokenizer) if method.needs_rows and encode_rows else None
     adapter = adapter.model_copy(update={"seed": seed if adapter.seed is None else adapter.seed})
     model = method.apply(base, Setup(adapter, adapter.seed or 0, num_updates, rows)).eval()
     check_adapted(model, wanted)
-    policy = Policy(model, tokenizer, method, adapter, dtype, device, path, reference)
+    scale = LossScale() if dtype == torch.float16 else None
+    policy = Policy(
+        model, tokenizer, method, adapter, dtype, device, path, reference, loss_scale=scale
+    )
     policy.check_logits()
     return policy
 

@@ -18,6 +18,7 @@ from rlvr.adapters.export import max_lora_rank
 from rlvr.adapters.targets import expert_parameters
 from rlvr.checks import VLLM
 from rlvr.config import DataConfig, TrainRecipe
+from rlvr.cpu import advice
 from rlvr.data import Dataset, encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
 from rlvr.evaluate import EvalSet, eval_sets, load_benchmarks
@@ -98,6 +99,9 @@ def build(
     The verifier's workers start first, before any other library pins or multiplies threads.
     Raises: ConfigError for anything in the recipe that cannot work with this model and data.
     """
+    slow = advice(recipe.model.dtype)
+    if slow and ranks.is_main():
+        print(slow, file=sys.stderr)
     torch.manual_seed(recipe.train.seed)  # for libraries that draw without a generator of their own
     data = load_problems(recipe.data)
     if data_sha256 is not None:

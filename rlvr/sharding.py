@@ -72,6 +72,11 @@ def check(recipe: TrainRecipe, method: Method) -> None:
                 f"accelerate's configuration gives {name} = {found}: {reason}; set it to {wanted},"
                 f" as recipes/accelerate/{way.RECIPE} does"
             )
+    if recipe.model.dtype == "float16" and not way.SCALES_LOSS:
+        raise ConfigError(
+            'model.dtype = "float16": DeepSpeed clips before our loss scale could be taken out; set'
+            ' it to "bfloat16" or "float32", or launch with recipes/accelerate/fsdp2.yaml'
+        )
     engine = recipe.rollout.engine
     conflicts = {
         f'adapter.method = "{method.name}"': not can_shard(method),
@@ -120,26 +125,32 @@ class Holding:
     """What a rank holds of a policy, and what follows for training it. Here: all of it.
 
     in_parts: all ranks make the same passes. parts_weights: a weight has to be put together.
+    scale: a power of two that gradients are multiplied by until `step` (`rlvr.loss_scale`).
     """
 
     in_parts = False
     parts_weights = False
+    scale = 1.0
 
     def run(self, model: nn.Module, work: Callable[[], T]) -> T:
         """work(), a forward pass of the policy's model or of its reference."""
         return work()
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of this rank's part of the loss."""
-        loss.backward()
+        """Adds the gradients of this rank's part of the loss, times `scale`."""
+        (loss if self.scale == 1 else loss * self.scale).backward()
 
     def step(
         self, parameters: list[nn.Parameter], optimizer: Optimizer, max_norm: float, valid: bool
     ) -> float | None:
-        """Clips and makes the optimizer's step; the gradient's norm before.
+        """Takes `scale` out, clips and makes the optimizer's step; the gradient's norm before.
 
         None where the update is left out: it is not `valid`, or its gradient is not finite.
         """
+        if self.scale != 1:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad /= self.scale
         norm = float(parts.whole(torch.nn.utils.clip_grad_norm_(parameters, max_norm)))
         if not valid or not math.isfinite(norm):
             return None

@@ -118,7 +118,7 @@ def update(
 
     safe_point is called as long as no parameter has moved and may raise to stop the run. An update
     whose loss or gradient is not finite is left out: parameters and optimizer stay as they are, and
-    optim/skipped counts it.
+    optim/skipped counts it. In float16 the loss is scaled, and less after such a gradient.
     """
     schedule = policy.method.schedule
     num_updates = min(recipe.optim.updates_per_step, len(batch.groups))
@@ -137,6 +137,7 @@ def update(
             continue
         num_tokens = sum(row.num_tokens for row in rows)
         before = dict(sums)
+        _scale_loss(policy, rows)
         optimizer.zero_grad(set_to_none=True)
         check = safe_point if part == 0 else _go_on
         weight = entropy.coef / num_tokens
@@ -144,19 +145,18 @@ def update(
         if not policy.holding.in_parts:
             ranks.sum_gradients(policy.trainable)
         if schedule:
-            schedule.penalty(policy.model).backward()
+            policy.holding.backward(schedule.penalty(policy.model))
         entropy_sum = float(sums["entropy"] - before["entropy"])
         parts = ranks.gather((float(sums["loss"]), entropy_sum))
         valid = math.isfinite(sum(loss for loss, _ in parts))
-        max_norm = recipe.optim.max_grad_norm
-        grad_norm = policy.holding.step(policy.trainable, optimizer, max_norm, valid)
+        grad_norm = _step(policy, optimizer, recipe.optim.max_grad_norm, valid)
         if grad_norm is None:
             sums, num_skipped = before, num_skipped + 1
             continue
         if schedule:
             # a step with few groups has its updates at the end of those that it might have had
-            num_asked = recipe.optim.updates_per_step
-            schedule.after_update(policy.model, (step + 1) * num_asked - num_updates + part)
+            end = (step + 1) * recipe.optim.updates_per_step
+            schedule.after_update(policy.model, end - num_updates + part)
         grad_norms.append(grad_norm)
         entropy.observe(sum(entropy for _, entropy in parts) / num_tokens)
     optimizer.zero_grad(set_to_none=True)
@@ -165,7 +165,24 @@ def update(
         "optim/skipped": float(num_skipped),
         "policy/dropped_tokens": float(batch.num_dropped),
     }
+    if policy.loss_scale:
+        metrics["optim/loss_scale"] = policy.holding.scale
     return metrics | {"policy/entropy_coef": entropy.coef} if entropy.enabled else metrics
+
+
+def _scale_loss(policy: Policy, rows: Sequence[Row]) -> None:
+    """In float16, sets the scale of the update on these rows, which are those of all ranks."""
+    if policy.loss_scale:
+        lengths = [len(row.tokens.response_ids) for row in rows]
+        policy.holding.scale = policy.loss_scale.factor([row.weight for row in rows], lengths)
+
+
+def _step(policy: Policy, optimizer: Optimizer, max_norm: float, valid: bool) -> float | None:
+    """The optimizer's step, or None where it is left out; see `sharding.Holding.step`."""
+    grad_norm = policy.holding.step(policy.trainable, optimizer, max_norm, valid)
+    if policy.loss_scale and valid:
+        policy.loss_scale.observe(grad_norm is not None)
+    return grad_norm
 
 
 def _go_on() -> None:

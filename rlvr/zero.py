@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 STAGE = "ACCELERATE_DEEPSPEED_ZERO_STAGE"
 RECIPE = "zero3.yaml"
+SCALES_LOSS = False
 SETTINGS = {
     STAGE: ("3 or 2", "the others leave gradients whole"),
     "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": ("none", "its state stays on the GPU"),

@@ -38,7 +38,11 @@ def _adalora(model: Any, setup: Setup) -> Any:
         target_modules=list(setup.config.target_modules),
         task_type=peft.TaskType.CAUSAL_LM,
     )
-    return wrap(model, config, setup.seed)
+    adapted = wrap(model, config, setup.seed)
+    for name, parameter in adapted.named_parameters():
+        if ".ranknum." in name:  # the divisor of the scaling, which peft makes trainable in 16 bits
+            parameter.requires_grad_(False)
+    return adapted
 
 
 def _init_rank(config: AdapterConfig) -> int:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rlvr.config import AdapterConfig, OptimConfig
 
 Sync = Literal["adapter", "merged", "none"]
+REFERENCE = "reference"
+"""The adapter that stands for the reference policy where the base alone does not."""
+
 DEFAULT_RANK = 32
 LORA_OPTIONS = frozenset({"rank", "alpha", "scaling", "target_modules", "dropout", "seed", "match"})
 PLAIN_LORA_OPTIONS = LORA_OPTIONS | {"emulate_inplace_merge"}

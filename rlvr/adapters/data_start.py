@@ -103,13 +103,21 @@ def _lora_ga(model: Any, setup: Setup) -> Any:
         batches = _batches(model, setup)
 
         def run() -> None:
-            for batch in batches:
-                model(**batch).loss.backward()
+            for batch in batches:  # only the gradient's directions count
+                (model(**batch).loss * _scale(model, batch)).backward()
 
         preprocess_loraga(model, lora_config(setup, **extra), run)
         model.zero_grad(set_to_none=True)
         model.eval()
     return apply_peft_start(model, setup, num_directions=2 * setup.rank, **extra)
+
+
+def _scale(model: Any, batch: dict[str, Any]) -> float:
+    """What keeps float16's gradients from vanishing: a token's weight in the loss becomes 1/16."""
+    import torch
+
+    num_tokens = int((batch["labels"] >= 0).sum())
+    return num_tokens / 16 if model.dtype == torch.float16 else 1.0
 
 
 def _check_lora_ga(config: AdapterConfig, _num_updates: int | None) -> None:

@@ -26,6 +26,26 @@ def _train_all_but_embeddings(model: Any, setup: Setup) -> Any:
     return model
 
 
+def frozen_copy(model: Any) -> Any:
+    """A frozen copy of the model that computes exactly as `_train_everything` makes it compute.
+
+    Autocast rounds the weights of linear layers in both. Everything else is float32 as in the
+    policy: embeddings, so the residual stream, and norms; linear weights stay as small as they are.
+    """
+    import copy
+
+    from torch import nn
+
+    copied = copy.deepcopy(model).requires_grad_(False).eval()
+    modules = list(copied.modules())
+    linear = {p for m in modules if type(m) is nn.Linear for p in m.parameters(recurse=False)}
+    tied = {p for m in modules if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    for value in [*(p for p in copied.parameters() if p not in linear - tied), *copied.buffers()]:
+        if value.is_floating_point():
+            value.data = value.data.float()
+    return copied
+
+
 def _projected(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
     """Low-rank optimizer state on the target modules' weights, AdamW on the rest."""
     from rlvr.adapters.projected import ProjectedAdamW

@@ -48,7 +48,11 @@ def _rslora(model: Any, setup: Setup) -> Any:
 
 def _dora(model: Any, setup: Setup) -> Any:
     """LoRA on the direction of W, and its column norms as a trained vector. Source: 2402.09353."""
-    return wrap(model, lora_config(setup, use_dora=True), setup.seed)
+    from rlvr.adapters.exact import restart_magnitudes
+
+    adapted = wrap(model, lora_config(setup, use_dora=True), setup.seed)
+    restart_magnitudes(adapted)
+    return adapted
 
 
 def _lora_fa(model: Any, setup: Setup) -> Any:

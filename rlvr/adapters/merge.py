@@ -17,6 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from rlvr import parts
+from rlvr.adapters.base import REFERENCE
 from rlvr.rollout.vllm_local import FUSED
 
 
@@ -33,6 +34,25 @@ def adapter_off(model: Any) -> Iterator[None]:
         yield
     for parameter, flag in flags.items():
         parameter.requires_grad_(flag)
+
+
+@contextlib.contextmanager
+def reference_on(model: Any) -> Iterator[None]:
+    """The reference policy inside the block: the base, with the frozen adapter REFERENCE if the
+    method has one."""
+    if REFERENCE not in model.peft_config:
+        with adapter_off(model):
+            yield
+        return
+    flags = {p: p.requires_grad for p in model.parameters()}
+    trained = list(model.base_model.active_adapters)
+    model.base_model.set_adapter(REFERENCE)
+    try:
+        yield
+    finally:
+        model.base_model.set_adapter(trained)
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
 
 
 @torch.no_grad()

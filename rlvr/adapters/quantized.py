@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, adamw, wrap
+from rlvr.adapters.base import LORA_OPTIONS, REFERENCE, Method, Setup, adamw, wrap
 from rlvr.adapters.lora import lora_config
 from rlvr.adapters.start import lora_layers
 from rlvr.recipe import ConfigError
@@ -87,14 +88,15 @@ def _loftq(model: Any, setup: Setup) -> Any:
     """LoRA on the 4-bit base Q, started at the rank-r part of W - Q. Source: 2310.08659.
 
     `iterations` rounds, from B A = 0, of Q = quantise(W - scaling B A) and
-    B A = SVD_r(W - Q) / scaling.
+    B A = SVD_r(W - Q) / scaling. The reference policy is that start, not Q: a frozen twin of it.
     """
+    config = lora_config(setup)
     weights = {
         name: module.weight.detach().clone()
         for name, module in model.named_modules()
         if name.rpartition(".")[2] in setup.config.target_modules
     }
-    adapted = wrap(_quantize(model, setup), lora_config(setup), setup.seed)
+    adapted = wrap(_quantize(model, setup), config, setup.seed)
     for name, layer in lora_layers(adapted).items():
         weight = weights[name.removeprefix("base_model.model.")].float()
         if weight.is_meta:
@@ -108,7 +110,21 @@ def _loftq(model: Any, setup: Setup) -> Any:
         for _ in range(setup.config.loftq.iterations - 1):
             _requantize(layer, weight - layer.get_delta_weight("default").detach())
             _fit(layer, weight, setup.rank)
+    _keep_start(adapted, config)
     return adapted
+
+
+def _keep_start(adapted: Any, config: Any) -> None:
+    """A frozen twin of the present factors, active while the reference policy is asked."""
+    import torch
+
+    with torch.random.fork_rng():
+        adapted.add_adapter(REFERENCE, copy.deepcopy(config))
+    adapted.base_model.set_adapter("default")
+    for layer in lora_layers(adapted).values():
+        for factors in (layer.lora_A, layer.lora_B):
+            factors[REFERENCE].weight.data = factors["default"].weight.data.clone()
+            factors[REFERENCE].weight.requires_grad_(False)
 
 
 def _fit(layer: Any, weight: Any, rank: int) -> None:
@@ -144,7 +160,7 @@ def _requantize(layer: Any, weight: Any) -> None:
 
 def _save(model: Any, folder: Path, config: AdapterConfig) -> None:
     """peft's folder, and the settings that make the quantised base again from the original."""
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, selected_adapters=["default"])
     (folder / BASE_FILE).write_text(config.model_dump_json())
 
 

@@ -96,7 +96,11 @@ def _hra(model: Any, setup: Setup) -> Any:
     """
     import peft
 
-    return wrap(model, peft.HRAConfig(r=setup.rank, **_common(setup)), setup.seed)
+    from rlvr.adapters.exact import Float32Hra, HRALinear, become
+
+    adapted = wrap(model, peft.HRAConfig(r=setup.rank, **_common(setup)), setup.seed)
+    become(adapted, HRALinear, Float32Hra)
+    return adapted
 
 
 def _orthogeolora(model: Any, setup: Setup) -> Any:

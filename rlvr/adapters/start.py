@@ -38,6 +38,8 @@ def subtract_start(adapted: Any, config: Any) -> Any:
 
     import torch
 
+    from rlvr.adapters.exact import LoraLinear, SummedLora, become
+
     twin = copy.deepcopy(config)
     twin.init_lora_weights = True
     twin.lora_dropout = 0.0
@@ -50,6 +52,7 @@ def subtract_start(adapted: Any, config: Any) -> Any:
     for name, parameter in adapted.named_parameters():
         if f".{START}." in name:
             parameter.requires_grad_(False)
+    become(adapted, LoraLinear, SummedLora)
     return adapted
 
 

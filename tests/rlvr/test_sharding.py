@@ -34,6 +34,8 @@ from tests.rlvr.test_ranks import (
 
 HALF = {"model": {"dtype": "bfloat16"}, "algorithm": {"preset": "dapo"}}
 
+KL = {"algorithm": {"preset": "dapo", "kl_beta": 0.01}}
+
 
 def tied_model(folder: Path) -> Path:
     """The model of the other cases with its embeddings as its head."""
@@ -87,6 +89,8 @@ def trained(way, tmp_path_factory) -> tuple[Path, dict[str, tuple[dict, dict]]]:
     path = str(tied_model(folder / "model"))
     recipes["tied"] = case("tied", model={"path": path})
     recipes["half"] = cases.make_recipe(**HALF)
+    for dtype in ("bfloat16", "float16")[: 1 + (way == "fsdp2")]:
+        recipes[dtype] = cases.make_recipe(**KL | {"model": {"dtype": dtype}})
     return folder, train_both(folder, recipes, way)
 
 
@@ -116,6 +120,18 @@ def test_half_precision_differs_by_rounding_alone(trained):
     ours, theirs = (found["metrics"][0] for found in trained[1]["half"])
     assert ours["optim/grad_norm"] == pytest.approx(theirs["optim/grad_norm"], rel=0.02)
     assert ours["policy/entropy"] == pytest.approx(theirs["policy/entropy"], rel=0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_policy_and_reference_in_parts_are_one_at_step_zero(way, trained, dtype):
+    if dtype == "float16" and way != "fsdp2":
+        pytest.skip("DeepSpeed refuses float16")
+    ours, theirs = (found["metrics"] for found in trained[1][dtype])
+    assert [ours[0]["policy/kl_ref"], theirs[0]["policy/kl_ref"]] == [0.0, 0.0]
+    assert ours[0]["optim/grad_norm"] == pytest.approx(theirs[0]["optim/grad_norm"], rel=0.02)
+    assert ours[0].get("optim/loss_scale") == theirs[0].get("optim/loss_scale")
+    assert all(metrics["optim/skipped"] == 0 for metrics in ours)
 
 
 @pytest.mark.slow

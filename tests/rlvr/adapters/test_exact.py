@@ -11,11 +11,12 @@ import torch
 
 from rlvr.adapters import METHODS
 from rlvr.adapters.export import merge_and_export
-from rlvr.adapters.merge import adapter_off
 from rlvr.checkpoint import load_checkpoint, save_checkpoint
-from rlvr.policy import TokenRow
+from rlvr.config import AdapterConfig, ModelConfig
+from rlvr.policy import TokenRow, load_policy
 from rlvr.rollout.engine import Request, Sampling
 from rlvr.rollout.transformers import TransformersEngine
+from tests.rlvr.adapters.conftest import settings
 
 PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -44,11 +45,61 @@ def test_the_reference_stays_the_base_policy_while_training(make_trained, base_l
     assert float((trained.logprobs() - start).abs().max()) > 1e-3, "it did not learn"
     rows = [TokenRow(p[:1], p[1:]) for p in PROMPTS]
     reference = trained.policy.reference_logprobs(rows, 1.0)
-    if method in ("qlora", "loftq"):  # the quantised base
-        with adapter_off(trained.policy.model):
-            base_logprobs = trained.logprobs()
+    if method in ("qlora", "loftq"):  # the base rounded to 4 bits, with LoftQ's correction
+        base_logprobs = start
     assert float((reference - base_logprobs).abs().max()) < 1e-5
     assert [p.requires_grad for p in trained.policy.model.parameters()] == frozen
+
+
+RANDOM_START = {"prompt_tuning", "prefix_tuning"}
+ROUNDING = {("hra", "float32"): 1e-4}
+"""Nats by which rounding separates policy and reference at step 0; 0 for all others."""
+
+
+@every_method
+def test_policy_and_reference_are_one_at_step_zero_in_bfloat16(real_logits_policy, method):
+    assert_one(real_logits_policy, method, "bfloat16")
+
+
+@pytest.mark.slow
+@every_method
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_policy_and_reference_are_one_at_step_zero(real_logits_policy, method, dtype):
+    assert_one(real_logits_policy, method, dtype)
+
+
+def assert_one(folder, method: str, dtype: str) -> None:
+    """With logits as large as a pretrained model's: KL is 0 before anything has moved."""
+    config = AdapterConfig.model_validate(settings(method))
+    model = ModelConfig.model_validate({"path": str(folder), "dtype": dtype, "max_len": 160})
+    policy = load_policy(
+        model, config, str(folder), 0, True, 10, lambda _: [PROMPTS[2][i:] for i in range(8)]
+    )
+    rows = [TokenRow(p[:1], p[1:]) for p in PROMPTS]
+    with torch.no_grad():
+        ours = policy.logprobs(rows, 1.0)[0]
+    gap = float((ours - policy.reference_logprobs(rows, 1.0)).abs().max())
+    assert ours.min() < -8, "logits are large enough for rounding to show"
+    if method in RANDOM_START:
+        assert gap > 1
+    else:
+        assert gap <= ROUNDING.get((method, dtype), 0.0)
+
+
+@pytest.mark.slow
+@every_method
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_method_trains_the_same_float32_tensors_on_a_base_of_16_bits(make_trained, method, dtype):
+    whole, half = (
+        {
+            name: (p.shape, p.dtype)
+            for name, p in make_trained(method, kind).policy.model.named_parameters()
+            if p.requires_grad
+        }
+        for kind in ("float32", dtype)
+    )
+    assert half == whole
+    assert {dtype for _, dtype in half.values()} == {torch.float32}
 
 
 @every_merging
