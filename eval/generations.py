@@ -13,11 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from eval.benchmarks import read_lines
 
 GenerationKey = tuple[str, str, int]
 """(benchmark, problem id, sample index)."""
+PIECE_BYTES = 1 << 12
+"""Of a log read at a time; the rest of a piece is copied once for every member in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,24 +120,35 @@ class GenerationLog:
         beside.write_text(wanted + "\n", "utf-8")
 
     def _recover(self) -> None:
-        content = self.path.read_bytes()
-        whole, lines = 0, b""
-        while whole < len(content):
-            inflate = zlib.decompressobj(wbits=31)
-            try:
-                text = inflate.decompress(content[whole:])
-            except zlib.error:
-                break
-            if not inflate.eof:
-                break
-            lines += text
-            whole = len(content) - len(inflate.unused_data)
-        if whole < len(content):
-            with self.path.open("r+b") as file:
-                file.truncate(whole)
+        with self.path.open("r+b") as file:
+            members, whole = _whole_members(file)
+            file.truncate(whole)
         counted: dict[tuple[str, str], int] = defaultdict(int)
-        for number, line in enumerate(io.BytesIO(lines), start=1):
+        for number, line in enumerate(io.BytesIO(b"".join(members)), start=1):
             self.done.add(_parse(line.decode(), f"{self.path}:{number}", counted).key)
+
+
+def _whole_members(file: BinaryIO) -> tuple[list[bytes], int]:
+    """(texts of the gzip members that are whole, the place where the last of them ends).
+
+    Read piece by piece: each byte is looked at once, however many members there are.
+    """
+    members: list[bytes] = []
+    whole, read, left = 0, 0, b""
+    while True:
+        inflate, parts = zlib.decompressobj(wbits=31), []
+        while not inflate.eof:
+            piece = left or file.read(PIECE_BYTES)
+            read += 0 if left else len(piece)
+            if not piece:
+                return members, whole
+            try:
+                parts.append(inflate.decompress(piece))
+            except zlib.error:
+                return members, whole
+            left = inflate.unused_data
+        members.append(b"".join(parts))
+        whole = read - len(left)
 
 
 def write_generations(path: Path, generations: Iterable[Generation]) -> None:

@@ -45,15 +45,15 @@ def step_files(folder: Path | None) -> dict[int, Path]:
 
 def read_rollouts(path: Path) -> list[dict[str, Any]]:
     """The file's rollouts; of a damaged or half-written file, the whole ones."""
-    data = b""
+    parts: list[bytes] = []
     try:
         with gzip.open(path) as file:
             while part := file.read1():
-                data += part
+                parts.append(part)
     except (OSError, EOFError, zlib.error):
         pass
     rows = []
-    for line in data.splitlines():
+    for line in b"".join(parts).splitlines():
         try:
             row = json.loads(line)
         except ValueError:
