@@ -4,6 +4,7 @@ import torch
 
 from rlvr.policy import TokenRow, load_policy
 from rlvr.rollout.engine import Request, Sampling, sample_seed
+from tests.rlvr import plain
 
 PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
 SAMPLING = Sampling(max_len=24)
@@ -26,11 +27,13 @@ def adapted_policy(recipe, steps: int = 3):
 
 @torch.no_grad()
 def sampled_error(policy, engine, sampling: Sampling = SAMPLING) -> float:
-    """Largest difference between the engine's reported and the trainer's log-probabilities."""
+    """Largest difference between the log-probabilities that the engine reports, the trainer's, and
+    those of the model's own logits."""
     responses = engine.generate(requests(8), sampling)
     rows = [
         TokenRow(r.prompt_ids, o.token_ids) for r, o in zip(requests(8), responses, strict=True)
     ]
     ours = policy.logprobs(rows, sampling.temperature)[0]
     theirs = torch.tensor([p for o in responses for p in o.logprobs])
-    return float((ours - theirs).abs().max())
+    expected = plain.token_logprobs(policy.model, rows, sampling.temperature)
+    return float(max((ours - expected).abs().max(), (theirs - expected).abs().max()))

@@ -31,11 +31,15 @@ ROWS = [
 ]
 
 
-def tiny_model(model_type, **settings):
+def tiny_model(model_type, packing=True, **settings):
+    """packing: with our attention; else transformers' own, written out."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **(SIZES | settings))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    use_packing(model)
+    if packing:
+        use_packing(model)
+    else:
+        model.set_attn_implementation("eager")
     return model.eval()
 
 
@@ -63,9 +67,10 @@ def test_packed_rows_equal_each_row_alone(model_type, bucketed):
     assert packs(model)
     packing = pack(ROWS, torch.device("cpu"), bucketed)
     object.__setattr__(packing, "ends_R", None)  # the kernel for rows needs a GPU
-    packed, alone = packed_hidden(model, packing), one_at_a_time(model, ROWS)
+    plain = tiny_model(model_type, packing=False)
+    packed, alone = packed_hidden(model, packing), one_at_a_time(plain, ROWS)
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
-    theirs = gradients(model, alone)
+    theirs = gradients(plain, alone)
     ours = gradients(model, packed_hidden(model, packing))
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
@@ -92,7 +97,7 @@ def test_padded_rows_still_get_their_mask():
     ids[0], ids[1, 3:], mask[1, :3] = torch.arange(6) + 3, torch.arange(3) + 20, 0
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     hidden = model.base_model(input_ids=ids, attention_mask=mask, position_ids=positions)
-    alone = model.base_model(input_ids=ids[1:, 3:])
+    alone = tiny_model("qwen2", packing=False).base_model(input_ids=ids[1:, 3:])
     torch.testing.assert_close(
         hidden.last_hidden_state[1, 3:], alone.last_hidden_state[0], atol=1e-5, rtol=1e-5
     )

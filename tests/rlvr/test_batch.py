@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from rlvr.batch import make_batch
 from rlvr.entropy import EntropyControl
@@ -12,6 +13,7 @@ from rlvr.optim import build_optimizer
 from rlvr.policy import TokenRow, load_policy
 from rlvr.presets import PRESETS
 from rlvr.update import make_rows, update
+from tests.rlvr import plain
 from tests.rlvr.cases import make_groups, make_recipe
 
 
@@ -32,14 +34,18 @@ def test_every_preset_updates_the_policy_on_and_off_policy(preset):
     assert all(not torch.equal(p, old) for p, old in zip(policy.trainable, before, strict=True))
 
 
-def test_reference_scores_are_those_of_one_row_at_a_time():
+def test_reference_scores_are_those_of_the_plain_model_at_step_zero():
     recipe = make_recipe(algorithm={"preset": "grpo"}, train={"tokens_per_microbatch": 30})
     policy, _ = load(recipe)
     groups = make_groups()
+    with torch.no_grad():  # the reference must not move with the policy
+        for parameter in policy.trainable:
+            parameter += 0.1
     batch = make_batch(groups, policy, recipe)
+    model = AutoModelForCausalLM.from_pretrained(recipe.model.path, attn_implementation="eager")
     for group, scores in zip(groups, batch.references, strict=True):
         for response, row in zip(group.responses, scores, strict=True):
-            alone = policy.reference_logprobs([TokenRow(group.prompt_ids, response.token_ids)], 1.0)
+            alone = plain.token_logprobs(model, [TokenRow(group.prompt_ids, response.token_ids)])
             assert row == pytest.approx(alone.tolist(), abs=1e-5)
 
 

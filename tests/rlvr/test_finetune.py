@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,6 +17,7 @@ from rlvr.finetune import check, finetune, make_rows, refuse_mixing
 from rlvr.finetune_config import FinetuneRecipe
 from rlvr.policy import TokenRow, load_policy
 from rlvr.recipe import ConfigError, dump_toml, load_recipe, validate
+from tests.rlvr import plain
 
 CONSOLE = Console(quiet=True)
 
@@ -51,7 +51,7 @@ def run(recipe: FinetuneRecipe):
 
 
 def start_loss(recipe: FinetuneRecipe, num_rows: int | None = None) -> float:
-    """Mean negative log-probability of the trained tokens at step 0, by the RL policy's own way."""
+    """Mean negative log-probability of the trained tokens at step 0, by transformers alone."""
     assert recipe.model.path is not None
     policy = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, False)
     examples = load_examples(recipe.data, policy.tokenizer, recipe.model.max_len, seed=0)
@@ -59,8 +59,7 @@ def start_loss(recipe: FinetuneRecipe, num_rows: int | None = None) -> float:
     for row in examples.rows[:num_rows]:
         n = row["labels"].count(IGNORED)
         rows.append(TokenRow(row["input_ids"][:n], row["input_ids"][n:]))
-    with torch.no_grad():
-        return -float(policy.logprobs(rows, 1.0)[0].mean())
+    return -float(plain.token_logprobs(policy.model, rows).mean())
 
 
 def test_a_lora_learns_and_loads_in_a_fresh_process(make):

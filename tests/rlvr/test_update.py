@@ -131,11 +131,9 @@ def test_checkpointing_recomputes_every_nth_layer_and_changes_no_gradient(every,
     assert counts == calls
 
 
-def test_checkpointing_of_older_recipes_still_reads():
-    assert make_recipe(train={"activation_checkpointing": True}).train.activation_checkpointing == 1
-    assert (
-        make_recipe(train={"activation_checkpointing": False}).train.activation_checkpointing == 0
-    )
+def test_checkpointing_is_a_number_of_layers_and_true_is_refused_with_the_remedy():
+    with pytest.raises(ConfigError, match=r"activation_checkpointing = True: .* write 1 for true"):
+        make_recipe(train={"activation_checkpointing": True})
 
 
 def test_the_metrics_are_those_of_all_micro_batches_together():

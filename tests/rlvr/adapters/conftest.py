@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from rlvr.adapters import METHODS
 from rlvr.batch import make_batch
@@ -18,6 +19,7 @@ from rlvr.policy import Policy, TokenRow, load_policy
 from rlvr.rollout.engine import Response
 from rlvr.sampler import Group
 from rlvr.update import update
+from tests.rlvr import plain
 
 NUM_UPDATES = 10
 PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
@@ -106,9 +108,10 @@ def make_trained(make_recipe) -> Callable[..., Trained]:
 
 
 @pytest.fixture(scope="session")
-def base_logprobs(make_trained) -> torch.Tensor:
-    """What the untouched model gives on the prompts."""
-    return make_trained("full").logprobs()
+def base_logprobs(tiny_policy) -> torch.Tensor:
+    """What the untouched model gives on the prompts, by transformers alone."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_policy, attn_implementation="eager")
+    return plain.token_logprobs(model, [TokenRow(p[:1], p[1:]) for p in PROMPTS])
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from rlvr.config import AdapterConfig, ModelConfig
 from rlvr.policy import TokenRow, load_policy
 from rlvr.rollout.engine import Request, Sampling
 from rlvr.rollout.transformers import TransformersEngine
+from tests.rlvr import plain
 from tests.rlvr.adapters.conftest import settings
 
 PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
@@ -223,7 +224,7 @@ def assert_samples(make_trained, method: str, dtype: str, tolerance: float) -> N
     requests = [Request(prompt, seed=i) for i, prompt in enumerate(prompts)]
     responses = TransformersEngine(trained.policy).generate(requests, Sampling(max_len=8))
     rows = [TokenRow(p, r.token_ids) for p, r in zip(prompts, responses, strict=True)]
-    with torch.no_grad():
-        ours = trained.policy.logprobs(rows, 1.0)[0]
-    theirs = torch.tensor([value for r in responses for value in r.logprobs])
-    assert float((ours - theirs).abs().max()) < tolerance
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        expected = plain.token_logprobs(trained.policy.model, rows)
+    reported = torch.tensor([value for r in responses for value in r.logprobs])
+    assert float((reported - expected).abs().max()) < tolerance

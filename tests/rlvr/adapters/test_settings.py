@@ -386,7 +386,7 @@ def test_methods_that_vllm_cannot_serve_are_refused_before_anything_loads(make_r
         ("dora", {"rollout": {"sync": "adapter"}}, r'sync = "adapter": dora.*"auto" or "merged"'),
         (
             "prefix_tuning",
-            {"train": {"activation_checkpointing": True}},
+            {"train": {"activation_checkpointing": 1}},
             r"activation_checkpointing = 1: .* prefix_tuning",
         ),
         *(
