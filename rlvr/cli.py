@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +26,9 @@ PASSED_ON = {
 }
 """Commands that parse their own arguments: function and help."""
 
+PRINTERS = ("verify", "adapters", "data", "plan", "doctor")
+"""Commands whose product is what they print: they end with their reader. All others go on."""
+
 EPILOG = "Any setting of a recipe can be given as --section.key value, e.g. --optim.lr 1e-5."
 
 
@@ -34,6 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code: 0 done, 1 the run could not go on, 2 a user's error, 128 + n
     stopped by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
+    from rlvr.files import lenient_output
+
+    if words and words[0] in PRINTERS:
+        return _main(words)
+    with lenient_output():
+        return _main(words)
+
+
+def _main(words: list[str]) -> int:
     from rlvr.files import DISK_ERRORS
     from rlvr.recipe import ConfigError, RunError
 
@@ -113,18 +124,16 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
     from rich.console import Console
 
     from rlvr import ranks, train
-    from rlvr.files import Lenient
     from rlvr.stop import Stopped
 
     ranks.join()
     console, code = partial(Console, quiet=not ranks.is_main()), 0
     try:
-        with redirect_stdout(Lenient(sys.stdout)), redirect_stderr(Lenient(sys.stderr)):
-            if args.resume is not None:
-                train.resume(Path(args.resume), console(), same_as=recipe)
-            else:
-                assert recipe is not None
-                train.train(recipe, path, console())
+        if args.resume is not None:
+            train.resume(Path(args.resume), console(), same_as=recipe)
+        else:
+            assert recipe is not None
+            train.train(recipe, path, console())
     except Stopped as stopped:
         code = 128 + stopped.signum
     ranks.leave()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,7 +33,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 class Lenient:
-    """A text stream that drops what its disk cannot take: a full log stops nothing."""
+    """A text stream that drops what its disk cannot take or its reader has left: neither a full log
+    nor a pipe whose reader has ended stops a run."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -39,16 +43,34 @@ class Lenient:
         try:
             return self._stream.write(text)
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                raise
+            self._drop(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                raise
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        """Raises the error unless the run can do without what was written."""
+        if error.errno == errno.EPIPE:  # what is in the buffer would fail again when Python ends
+            sink = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(sink, self._stream.fileno())
+            os.close(sink)
+        elif error.errno not in DISK_ERRORS:
+            raise error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def lenient_output() -> Iterator[None]:
+    """Inside the block, standard output and error are `Lenient`."""
+    with contextlib.ExitStack() as stack:
+        if sys.stdout is not None:
+            stack.enter_context(contextlib.redirect_stdout(Lenient(sys.stdout)))
+        if sys.stderr is not None:
+            stack.enter_context(contextlib.redirect_stderr(Lenient(sys.stderr)))
+        yield

@@ -32,6 +32,7 @@ from rlvr.examples import Examples, load_examples
 from rlvr.finetune_config import FinetuneRecipe
 from rlvr.manifest import finish_manifest, manifest
 from rlvr.optim import check_optimizer
+from rlvr.places import absolute
 from rlvr.policy import Policy, load_policy, load_tokenizer
 from rlvr.recipe import ConfigError, RunError, dump_toml
 from rlvr.schedule import lr_at
@@ -104,6 +105,7 @@ def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Pat
     with run.merge, merged/.
     Raises: ConfigError for what cannot work, RunError for a loss that is not finite.
     """
+    recipe = absolute(recipe)
     check(recipe)
     folder = new_run_folder(recipe, recipe_path)
     parts = build(recipe, model_path(recipe, recipe_path, console))

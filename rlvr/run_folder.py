@@ -9,12 +9,13 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.files import write_whole
+from rlvr.places import absolute_tree
 from rlvr.recipe import ConfigError, dump_toml, load_recipe
 
 if TYPE_CHECKING:
@@ -41,19 +42,75 @@ class Run:
     num_skipped: int = 0
 
 
-def new_run_folder(recipe: TrainRecipe, recipe_path: Path) -> Path:
-    """The run's folder, not yet made. Raises: ConfigError when it exists."""
+@contextmanager
+def claimed(recipe: TrainRecipe, recipe_path: Path) -> Iterator[Path]:
+    """The run's folder, not yet made, whose name no other process can take inside the block.
+
+    A second run of a default name within one second gets a number behind it.
+    Raises: ConfigError when a folder of that name exists, or another process is about to make it.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     default = f"{recipe_path.stem}-{recipe.adapter.method}-seed{recipe.train.seed}-{stamp}"
-    folder = Path(recipe.run.dir) / (recipe.run.name or default)
-    if folder.exists():
-        raise ConfigError(
-            f"run.name = {folder.name!r}: {folder} exists; continue it with rlvr train --resume"
-            f" {folder}, or take another name"
-        )
-    if shutil.disk_usage(_existing(folder)).free < 2**28:
+    base = Path(recipe.run.dir)
+    if shutil.disk_usage(_existing(base)).free < 2**28:
         raise ConfigError(f"run.dir = {recipe.run.dir!r}: less than 0.25 GiB free; make room")
-    return folder
+    names = [recipe.run.name] if recipe.run.name else [default, *_numbered(default)]
+    made = [path for path in (base, *base.parents) if not path.exists()]
+    with ExitStack() as stack:
+        stack.callback(_remove_empty, made)
+        yield stack.enter_context(_first_free([base / name for name in names]))
+
+
+def _numbered(name: str) -> list[str]:
+    return [f"{name}-{number}" for number in range(2, 100)]
+
+
+@contextmanager
+def _first_free(folders: list[Path]) -> Iterator[Path]:
+    """The first of the folders that can be claimed. Raises: ConfigError, about the last."""
+    with ExitStack() as stack:
+        for folder in folders[:-1]:
+            with suppress(ConfigError):
+                stack.enter_context(_claim(folder))
+                break
+        else:
+            folder = folders[-1]
+            stack.enter_context(_claim(folder))
+        yield folder
+
+
+@contextmanager
+def _claim(folder: Path) -> Iterator[None]:
+    """Holds the folder by that from which `make_folder` makes it. Raises: ConfigError."""
+    taken = ConfigError(
+        f"run.name = {folder.name!r}: {folder} exists; continue it with rlvr train --resume"
+        f" {folder}, or take another name"
+    )
+    if folder.exists():
+        raise taken
+    partial = _partial(folder)
+    partial.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(partial))
+        except FileNotFoundError:  # its holder has just named or removed it
+            raise taken from None
+        except ConfigError as error:
+            raise ConfigError(f"run.name = {folder.name!r}: {error}") from None
+        if folder.exists():  # made and left between our look and our lock
+            raise taken
+        stack.callback(shutil.rmtree, partial, ignore_errors=True)
+        yield
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for path in folders:
+        with suppress(OSError):
+            path.rmdir()
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
 
 
 def _existing(path: Path) -> Path:
@@ -65,9 +122,8 @@ def make_folder(folder: Path, recipe: TrainRecipe, facts: dict[str, Any]) -> Non
 
     Raises: ConfigError when a run has taken the name meanwhile.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = _partial(folder)
+    partial.mkdir(parents=True, exist_ok=True)
     write_whole(partial / "config.toml", dump_toml(recipe))
     write_whole(partial / "manifest.json", json.dumps(facts, indent=1))
     try:
@@ -105,8 +161,8 @@ def check_same_recipe(folder: Path, recipe: TrainRecipe) -> None:
 
     The section `run` may differ: it only names the folder.
     """
-    before = _flat(load_recipe(folder / "config.toml", [], type(recipe)).model_dump(mode="json"))
-    now = _flat(recipe.model_dump(mode="json"))
+    then = load_recipe(folder / "config.toml", [], type(recipe))
+    before, now = (_flat(absolute_tree(one.model_dump(mode="json"))) for one in (then, recipe))
     changed = [
         f"{key} = {now.get(key)!r} (the run has {before.get(key)!r})"
         for key in sorted(before.keys() | now.keys())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -31,6 +32,8 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
+        if not _receives_signals():  # then whoever owns the process ends it
+            return self
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._before[signum] = signal.signal(signum, self._remember)
         return self
@@ -48,6 +51,42 @@ class StopRequest:
         """Raises: Stopped when a signal has come."""
         if self._signum is not None:
             raise Stopped(self._signum)
+
+
+class StickyInterrupt:
+    """Raises KeyboardInterrupt on SIGINT as Python does, and remembers it.
+
+    Python drops what is raised inside a __del__ or a callback of C code; `check` raises it again.
+    """
+
+    def __init__(self) -> None:
+        self._interrupted = False
+        self._replaces = False
+
+    def __enter__(self) -> StickyInterrupt:
+        default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self._replaces = default and _receives_signals()
+        if self._replaces:
+            signal.signal(signal.SIGINT, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._replaces:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _remember(self, _signum: int, _frame: FrameType | None) -> None:
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises: KeyboardInterrupt when one has come."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+
+def _receives_signals() -> bool:
+    """Whether Python runs handlers in this thread and lets it install them."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def settle(future: Future[Any], safe_point: Callable[[], None], ends: list[Exception]) -> None:

@@ -7,11 +7,11 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -27,14 +27,15 @@ from rlvr.contamination import check_training_data
 from rlvr.display import Display
 from rlvr.evaluate import evaluate_step, is_best
 from rlvr.manifest import finish_manifest, manifest
+from rlvr.places import absolute
 from rlvr.recipe import ConfigError, RunError, load_recipe
 from rlvr.recover import first_sync, leave, restore, save, with_engine
 from rlvr.reference import follow
-from rlvr.run_folder import Run, check_same_recipe, held, make_folder, new_run_folder
+from rlvr.run_folder import Run, check_same_recipe, claimed, held, make_folder
 from rlvr.schedule import lr_at
 from rlvr.session import Session, StartEngine, build
 from rlvr.skipped import check_streak, save_batch
-from rlvr.stop import Stopped, StopRequest
+from rlvr.stop import StickyInterrupt, Stopped, StopRequest
 from rlvr.summary import finish
 from rlvr.track import Tracker, write_rollouts
 from rlvr.update import update
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
     from rlvr.finetune_config import FinetuneRecipe
 
+
+T = TypeVar("T")
 
 MAX_VERIFIER_FAILURES = 0.01
 """Fraction of a step's verdicts above which timeouts and dead workers are an alarm."""
@@ -64,25 +67,35 @@ def train(
 
     end: ends the run before train.steps; it is evaluated there and can be resumed.
     """
+    recipe = absolute(recipe)
     check(recipe)
     check_reachable(recipe)
     for caution in cautions(recipe) if ranks.is_main() else ():
         print(f"caution: {caution}", file=sys.stderr)
-    folder = ranks.from_main(lambda: new_run_folder(recipe, recipe_path))
-    session = build(recipe, model_path(recipe, recipe_path, console), start_engine)
-    run = Run(folder, run_id=secrets.token_hex(4))
-    facts = _facts(session) | {"run_id": run.run_id}
-    ranks.from_main(lambda: make_folder(folder, recipe, facts))
-    with _held(folder):
+    with _by_main(lambda: claimed(recipe, recipe_path)) as folder:
+        run = Run(folder, run_id=secrets.token_hex(4))
+        with StickyInterrupt() as interrupt:
+            session = build(recipe, model_path(recipe, recipe_path, console), start_engine)
+            facts = _facts(session) | {"run_id": run.run_id}
+            _go_on(interrupt, session)
+        ranks.from_main(lambda: make_folder(folder, recipe, facts))
         return _drive(session, run, console, end)
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """The run folder is ours: rank 0 holds it for all."""
+def _by_main(hold: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+    """A run folder that is ours: rank 0 holds it for all."""
     with ExitStack() as stack:
-        ranks.from_main(lambda: stack.enter_context(held(folder)))
-        yield
+        yield ranks.from_main(lambda: stack.enter_context(hold()))
+
+
+def _go_on(interrupt: StickyInterrupt, session: Session) -> None:
+    """Raises: KeyboardInterrupt when one came while loading; then the session is closed."""
+    try:
+        interrupt.check()
+    except KeyboardInterrupt:
+        session.close()
+        raise
 
 
 def _facts(session: Session) -> dict[str, Any]:
@@ -117,8 +130,10 @@ def resume(
         raise ConfigError(f"{folder}: not a run folder (no config.toml); give the folder of a run")
     if same_as is not None:
         check_same_recipe(folder, same_as)
-    with _held(folder):
-        session, run = restore(folder, start_engine)
+    with _by_main(lambda: held(folder)):
+        with StickyInterrupt() as interrupt:
+            session, run = restore(folder, start_engine)
+            _go_on(interrupt, session)
         return _drive(session, run, console, end)
 
 

@@ -14,6 +14,7 @@ from rlvr.compare.fairness import Fairness
 from rlvr.compare.plan import Comparison
 from rlvr.compare.task import Task, settled
 from rlvr.metrics import read_metrics
+from rlvr.places import absolute_tree
 
 if TYPE_CHECKING:
     from rlvr.config import TrainRecipe
@@ -81,6 +82,7 @@ def _cost_of(folder: Path) -> tuple[float, float, float] | None:
 
 
 def _shape(tree: Mapping[str, Any]) -> str:
+    tree = absolute_tree(tree)
     return json.dumps({name: tree.get(name) for name in SHAPE}, sort_keys=True)
 
 

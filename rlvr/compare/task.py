@@ -15,6 +15,7 @@ from rlvr.compare.config import BudgetConfig, RulesConfig
 from rlvr.compare.rules import Size, diverged, used
 from rlvr.config import TrainRecipe
 from rlvr.metrics import read_metrics
+from rlvr.places import absolute_tree
 from rlvr.recipe import validate
 from rlvr.stop import Stopped
 
@@ -109,7 +110,8 @@ def is_current(task: Task) -> bool:
     path = task.folder / "config.toml"
     if not path.exists():
         return True
-    then, now = tomllib.loads(path.read_text()), task.recipe.model_dump(mode="json")
+    then = absolute_tree(tomllib.loads(path.read_text()))
+    now = absolute_tree(task.recipe.model_dump(mode="json"))
     return all(
         value == now[section].get(name, value)
         for section, values in then.items()

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rlvr.cli import set_environment
+from rlvr.files import lenient_output
 
 
 def main(argv: list[str]) -> int:
@@ -39,4 +40,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with lenient_output():
+        sys.exit(main(sys.argv[1:]))

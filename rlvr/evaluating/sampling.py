@@ -13,7 +13,9 @@ from multiprocessing.connection import Connection, wait
 from eval.generations import Generation, GenerationLog
 from rewards.worker import die_with
 from rlvr.evaluating.plan import Plan
+from rlvr.files import lenient_output
 from rlvr.recipe import ConfigError, RunError
+from rlvr.stop import StickyInterrupt
 
 FLUSH_S, FLUSH_ROWS = 2.0, 256
 """What a kill can cost: the responses of so many seconds, or so many responses."""
@@ -35,13 +37,15 @@ def keep(
     waiting: list[list[Generation]] = [[] for _ in logs]
     flushed = time.monotonic()
     try:
-        for job, generation in source:
-            waiting[job].append(generation)
-            progress.add(generation)
-            now = time.monotonic()
-            if now - flushed > FLUSH_S or sum(map(len, waiting)) >= FLUSH_ROWS:
-                _flush(waiting, logs)
-                flushed = now
+        with StickyInterrupt() as interrupt:
+            for job, generation in source:
+                waiting[job].append(generation)
+                progress.add(generation)
+                interrupt.check()
+                now = time.monotonic()
+                if now - flushed > FLUSH_S or sum(map(len, waiting)) >= FLUSH_ROWS:
+                    _flush(waiting, logs)
+                    flushed = now
     finally:
         _flush(waiting, logs)
         progress.close()
@@ -110,8 +114,9 @@ def _work(plan: Plan, rank: int, sending: Connection) -> None:
     assert parent.pid is not None
     die_with(parent.pid)
     try:
-        for message in run(plan, speaks=rank == 0):
-            sending.send(message)
+        with lenient_output():
+            for message in run(plan, speaks=rank == 0):
+                sending.send(message)
     except (ConfigError, RunError) as error:
         sending.send(error)
 

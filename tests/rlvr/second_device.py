@@ -1,8 +1,8 @@
 """A second device for tests: CPU memory that refuses to meet other CPU memory.
 
-Inside `with SecondDevice():` a tensor whose storage was made on DEVICE says that it lives there, and
-an operation that takes tensors of both devices raises as CUDA's does. Values, autograd and files
-are real: what a test trains, saves and resumes there can be compared bit for bit.
+Inside `with SecondDevice():` a tensor whose storage was made on DEVICE says that it lives there,
+and an operation that takes tensors of both devices raises as CUDA's does. Values, autograd and
+files are real: what a test trains, saves and resumes there can be compared bit for bit.
 """
 
 from __future__ import annotations

@@ -1,0 +1,65 @@
+"""A recipe whose files are found from every working directory: what a run folder keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from rlvr.recipe import ConfigError, validate
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def absolute(recipe: R) -> R:
+    """The recipe with an absolute path wherever it names a file or folder that is here.
+
+    Hub ids, names of known benchmarks and what is not here stay as they are.
+    """
+    tree = recipe.model_dump(mode="json", exclude_unset=True)
+    return validate(absolute_tree(tree), type(recipe))
+
+
+def absolute_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """As `absolute`, for a recipe as nested dicts."""
+    found = dict(tree)
+    for section, name, place in _PLACES:
+        value = found.get(section, {}).get(name)
+        if value is not None:
+            found[section] = found[section] | {name: place(value)}
+    return found
+
+
+def _existing(name: str) -> str:
+    return str(Path(name).absolute()) if Path(name).exists() else name
+
+
+def _data(name: str) -> str:
+    """A data file where `rlvr.data` finds it: here, in RLVR_DATA or in ../shared/data."""
+    from rlvr.data import FILE_TYPES, find_data_file
+
+    if Path(name).suffix not in FILE_TYPES:
+        return name
+    try:
+        return str(find_data_file(name).absolute())
+    except ConfigError:
+        return name
+
+
+def _benchmarks(specs: list[str]) -> list[str]:
+    """FILE or NAME=FILE with the file's absolute path."""
+    pairs = [spec.rpartition("=") for spec in specs]
+    return [f"{name}{equals}{_existing(file)}" for name, equals, file in pairs]
+
+
+_PLACES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("model", "path", _existing),
+    ("data", "path", _data),
+    ("data", "chat_template", _existing),
+    ("eval", "path", _data),
+    ("eval", "benchmarks", _benchmarks),
+)
+"""(section, setting, what makes it absolute); model.sft_recipe is not asked again after the
+start."""
