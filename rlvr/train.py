@@ -19,6 +19,7 @@ from rich.console import Console
 from rewards import Verifier
 from rlvr import ranks, sharding
 from rlvr.batch import StepBatch, make_batch
+from rlvr.chat import read_template
 from rlvr.checkpoint import NotWrittenError
 from rlvr.checks import check, check_reachable
 from rlvr.config import TrainRecipe
@@ -29,6 +30,7 @@ from rlvr.manifest import finish_manifest, manifest
 from rlvr.recipe import ConfigError, RunError, load_recipe
 from rlvr.recover import leave, restore, save, with_engine
 from rlvr.reference import follow
+from rlvr.rollout.stops import missing_end
 from rlvr.rollout.sync import SyncError
 from rlvr.run_folder import Run, check_same_recipe, held, make_folder, new_run_folder
 from rlvr.schedule import lr_at
@@ -95,6 +97,12 @@ def _facts(session: Session) -> dict[str, Any]:
         session.syncer.mode,
     )
     evaluated = [one.loaded for one in session.evals]
+    facts["turn_end_missing"] = missing_end(
+        session.policy.causal_lm.generation_config,
+        session.policy.tokenizer,
+        read_template(recipe.data.chat_template),
+        recipe.rollout.stop_token_ids,
+    )
     facts |= {"num_ranks": ranks.size(), "sharded": session.policy.holding.in_parts}
     facts["contamination"] = ranks.from_main(
         lambda: check_training_data(recipe, session.data.problems, evaluated)

@@ -16,6 +16,7 @@ MATCHED: dict[str, tuple[str, ...]] = {
     "generation": (
         "rollout.prompts_per_step", "rollout.group_size", "rollout.max_response_len",
         "rollout.temperature", "rollout.top_p", "rollout.top_k", "rollout.min_p",
+        "rollout.stop", "rollout.stop_token_ids",
     ),
     "reward": ("reward",),
     "algorithm": ("algorithm",),
