@@ -163,7 +163,10 @@ def sample(
                 keys.append((one.loaded.name, question.id, i))
                 requests.append(request(prompt, recipe.train.seed, keys[-1]))
     longest, config = recipe.rollout.max_response_len, recipe.eval
-    sampling = Sampling(longest, config.temperature, config.top_p, logprobs=False)
+    stops = recipe.rollout.stop_token_ids
+    sampling = Sampling(
+        longest, config.temperature, config.top_p, logprobs=False, stop_token_ids=stops
+    )
     width = recipe.rollout.ranks_per_engine
     safe_point = ranks.agreed(safe_point, width)
     dealt, parts = ranks.spread(

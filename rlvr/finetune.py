@@ -28,13 +28,14 @@ from trl.trainer.sft_trainer import SFTTrainer
 from rlvr.adapters import get_method
 from rlvr.adapters.export import merge_and_export
 from rlvr.cpu import advice
-from rlvr.examples import Examples, load_examples
+from rlvr.examples import Examples, load_examples, make_chat
 from rlvr.finetune_config import FinetuneRecipe
 from rlvr.manifest import finish_manifest, manifest
 from rlvr.optim import check_optimizer
 from rlvr.places import absolute
 from rlvr.policy import Policy, load_policy, load_tokenizer
 from rlvr.recipe import ConfigError, RunError, dump_toml
+from rlvr.rollout.stops import add_end
 from rlvr.schedule import lr_at
 from rlvr.sft import make_quiet
 from rlvr.train import model_path
@@ -116,6 +117,7 @@ def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Pat
     (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
     started = time.monotonic()
     losses = _train(recipe, parts, folder / "metrics.jsonl")
+    add_end(policy.causal_lm, make_chat(policy.tokenizer, recipe.data.chat_template).end_id)
     seconds = time.monotonic() - started
     checkpoint = folder / "checkpoints" / f"step_{steps}"
     policy.save(checkpoint)

@@ -186,7 +186,10 @@ def _remedy(reasons: Counter[str], truncated: float) -> str:
     if reasons["correct"] > 0.5 * reasons.total():
         return "The problems are too easy for this policy: take harder ones."
     if truncated > 0.5:
-        return "Most responses were cut off: raise rollout.max_response_len."
+        return (
+            "Most responses were cut off: raise rollout.max_response_len, or, where the start of"
+            " the run says that a turn's end is missing, set rollout.stop."
+        )
     if reasons["no_answer"] > 0.5 * reasons.total():
         return (
             "Most responses have no final answer where reward.answer_mode looks for it: ask for it"

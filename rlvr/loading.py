@@ -54,7 +54,9 @@ def _names(keys: list[str]) -> str:
 
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "MISMATCH" in line or "mismatch" in line), lines[0])[:200]
+    return next((line for line in lines if "MISMATCH" in line or "mismatch" in line), lines[0])[
+        :200
+    ]
 
 
 def check_weights(folder: str, **options: Any) -> None:
@@ -83,7 +85,9 @@ def context_len(config: Any) -> int | None:
     config = config.get_text_config()
     longest = getattr(config, "max_position_embeddings", None)
     if _by_length(config):
-        longest = min([n for n in (longest, *_original_lens(config)) if n is not None], default=None)
+        longest = min(
+            [n for n in (longest, *_original_lens(config)) if n is not None], default=None
+        )
     return longest
 
 

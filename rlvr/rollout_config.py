@@ -35,6 +35,11 @@ class RolloutConfig(Section):
     """Responses G per prompt."""
     max_response_len: int = Field(default=1024, ge=1)
     """Longest response in tokens; longer ones are truncated and counted."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response besides the model's own ends, each one token of its tokenizer, such
+    as the "<|im_end|>" of a chat template; the token stays in the response and is trained on."""
+    stop_token_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Such tokens by id."""
     temperature: float = Field(default=1.0, gt=0, le=10)
     """Sampling temperature; the trainer divides its logits by the same number."""
     top_p: float = Field(default=1.0, gt=0, le=1)

@@ -229,6 +229,7 @@ class Sampler:
             rollout.top_p,
             rollout.top_k,
             rollout.min_p,
+            stop_token_ids=rollout.stop_token_ids,
         )
         safe_point = ranks.agreed(job.safe_point, rollout.ranks_per_engine)
         safe_point()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,11 +22,12 @@ from rlvr.cpu import advice
 from rlvr.data import Dataset, encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
 from rlvr.evaluate import EvalSet, eval_sets, load_benchmarks
-from rlvr.policy import Policy, load_policy
+from rlvr.policy import Policy, load_policy, load_tokenizer
 from rlvr.recipe import ConfigError, RunError
 from rlvr.reference import prepare_reference
 from rlvr.rollout import vllm_local
 from rlvr.rollout.engine import Engine, EngineLost, refusal
+from rlvr.rollout.stops import notices, with_stops
 from rlvr.rollout.sync import Syncer, choose_mode
 from rlvr.rollout.vllm_server import ServerEngine
 from rlvr.run_folder import check_same_data
@@ -116,11 +117,16 @@ def build(
     )
     use_vllm = _use_vllm(recipe)
     max_prompt_len = _max_prompt_len(recipe)
-    policy = _policy(recipe, model_path, data)
-    data, prompts = encode_prompts(data, policy.tokenizer, recipe.data, max_prompt_len)
+    tokenizer = load_tokenizer(recipe.model, model_path)
+    recipe = with_stops(recipe, tokenizer)
+    data, prompts = encode_prompts(data, tokenizer, recipe.data, max_prompt_len)
     test = None
     if held_out is not None and held_out_config is not None:
-        test = encode_prompts(held_out, policy.tokenizer, held_out_config, max_prompt_len, "eval")
+        test = encode_prompts(held_out, tokenizer, held_out_config, max_prompt_len, "eval")
+    policy = _policy(recipe, model_path, prompts)
+    for line in notices(recipe, policy.causal_lm.generation_config, tokenizer, prompts):
+        if ranks.is_main():
+            print(line, file=sys.stderr)
     mode = choose_mode(recipe, policy)
 
     def start() -> Engine:
@@ -153,13 +159,8 @@ def build(
     return session
 
 
-def _policy(recipe: TrainRecipe, model_path: str, data: Dataset) -> Policy:
+def _policy(recipe: TrainRecipe, model_path: str, prompts: list[list[int]]) -> Policy:
     """The policy as it will be trained; its start may look at the first prompts of the data."""
-
-    def encode_rows(tokenizer: Any) -> list[list[int]]:
-        prompts = encode_prompts(data, tokenizer, recipe.data, _max_prompt_len(recipe))[1]
-        return prompts[: recipe.adapter.calibration_rows]
-
     policy = load_policy(
         recipe.model,
         recipe.adapter,
@@ -167,7 +168,7 @@ def _policy(recipe: TrainRecipe, model_path: str, data: Dataset) -> Policy:
         recipe.train.seed,
         keep_reference=recipe.algorithm.kl_beta > 0,
         num_updates=recipe.train.steps * recipe.optim.updates_per_step,
-        encode_rows=encode_rows,
+        encode_rows=lambda _tokenizer: prompts[: recipe.adapter.calibration_rows],
     )
     ranks.copy_from_main(policy.model)
     if sharding.is_asked():

@@ -156,12 +156,12 @@ def read_saved(path: str, split: str | None) -> Rows:
     import datasets
 
     found: Any = datasets.load_from_disk(path)
-    if isinstance(found, datasets.DatasetDict):
-        wanted = split or "train"
-        if wanted not in found:
-            raise ValueError(f"{path}: has no split {wanted!r}, only {', '.join(map(str, found))}")
-        return iter(found[wanted])
-    if split is not None:
-        raise ValueError(f"{path}: has no splits; remove split = {split!r}")
-    rows: Any = iter(found)
-    return rows
+    if not isinstance(found, datasets.DatasetDict):
+        if split is not None:
+            raise ValueError(f"{path}: has no splits; remove split = {split!r}")
+        return iter(found)
+    splits: Any = dict(found)
+    wanted = split or "train"
+    if wanted not in splits:
+        raise ValueError(f"{path}: has no split {wanted!r}, only {', '.join(map(str, splits))}")
+    return iter(splits[wanted])

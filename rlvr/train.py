@@ -19,6 +19,7 @@ from rich.console import Console
 from rewards import Verifier
 from rlvr import ranks, sharding
 from rlvr.batch import StepBatch, make_batch
+from rlvr.chat import read_template
 from rlvr.checkpoint import NotWrittenError
 from rlvr.checks import check, check_reachable
 from rlvr.config import TrainRecipe
@@ -31,6 +32,7 @@ from rlvr.places import absolute
 from rlvr.recipe import ConfigError, RunError, load_recipe
 from rlvr.recover import first_sync, leave, restore, save, with_engine
 from rlvr.reference import follow
+from rlvr.rollout.stops import missing_end
 from rlvr.run_folder import Run, check_same_recipe, claimed, held, make_folder
 from rlvr.schedule import lr_at
 from rlvr.session import Session, StartEngine, build
@@ -110,6 +112,12 @@ def _facts(session: Session) -> dict[str, Any]:
         session.syncer.mode,
     )
     evaluated = [one.loaded for one in session.evals]
+    facts["turn_end_missing"] = missing_end(
+        session.policy.causal_lm.generation_config,
+        session.policy.tokenizer,
+        read_template(recipe.data.chat_template),
+        recipe.rollout.stop_token_ids,
+    )
     facts |= {"num_ranks": ranks.size(), "sharded": session.policy.holding.in_parts}
     facts["contamination"] = ranks.from_main(
         lambda: check_training_data(recipe, session.data.problems, evaluated)

@@ -63,13 +63,18 @@ def correct_rows(recipe: TrainRecipe, count: int) -> list[TokenRow]:
     from rewards import Verifier
     from rlvr.data import encode_prompts, load_problems
     from rlvr.rollout.engine import Request, Sampling, sample_seed
+    from rlvr.rollout.stops import with_stops
     from rlvr.rollout.transformers import TransformersEngine
 
     policy = _policy(recipe, "full")
     limit = recipe.model.max_len - recipe.rollout.max_response_len
     data, prompts = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, limit)
     engine, rows = TransformersEngine(policy), []
-    sampling = Sampling(recipe.rollout.max_response_len, recipe.rollout.temperature)
+    sampling = Sampling(
+        recipe.rollout.max_response_len,
+        recipe.rollout.temperature,
+        stop_token_ids=with_stops(recipe, policy.tokenizer).rollout.stop_token_ids,
+    )
     with Verifier(answer_mode=recipe.reward.answer_mode, num_workers=1) as verifier:
         for start in range(0, 8 * count, count):
             part = range(start, min(start + count, len(prompts)))

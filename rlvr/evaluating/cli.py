@@ -76,6 +76,21 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--max-tokens", type=int, metavar="T", help="of a response (what fits, <= 32768)"
     )
+    how.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TOKEN",
+        help="text of one token that ends a response too, again for more (the recipe's)",
+    )
+    how.add_argument(
+        "--stop-token-ids",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="ID",
+        help="such tokens by id (the recipe's)",
+    )
     how.add_argument("--seed", type=int, default=0, help="of every sample (0)")
     run = parser.add_argument_group("running")
     run.add_argument("--out", required=True, metavar="DIR", help="results; a second call continues")
@@ -107,7 +122,9 @@ def _run(args: argparse.Namespace) -> int:
 
     names = [name.strip() for name in args.benchmarks.split(",") if name.strip()]
     loaded = [load_benchmark(name) for name in names]
-    style, mode = read_style(args.prompts_from, args.chat_template)
+    style, mode, stops = read_style(args.prompts_from, args.chat_template)
+    args.stop = [*args.stop, *stops.texts]
+    args.stop_token_ids = [*args.stop_token_ids, *stops.ids]
     args.answer_mode = args.answer_mode or mode or "boxed"
     base, targets = resolve(args.model, args.adapter)
     with make_verifier(args) as verifier:  # before an engine pins this process to some cores

@@ -105,10 +105,20 @@ def request(prompt_ids: list[int], seed: int, key: GenerationKey) -> Request:
     return Request(prompt_ids, sample_seed(seed, "eval", problem, sample))
 
 
-def read_style(recipe: str | None, chat_template: str | None) -> tuple[PromptStyle, str | None]:
-    """(prompts, answer mode) of a recipe or a run's config.toml; without one, benchmarks' own
-    prompts and None."""
-    style, mode = PromptStyle(), None
+@dataclass(frozen=True, slots=True)
+class Stops:
+    """What ends a response besides the model's own ends: texts of one token, and ids."""
+
+    texts: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
+
+
+def read_style(
+    recipe: str | None, chat_template: str | None
+) -> tuple[PromptStyle, str | None, Stops]:
+    """(prompts, answer mode, stops) of a recipe or a run's config.toml; without one, benchmarks'
+    own prompts, None and none."""
+    style, mode, stops = PromptStyle(), None, Stops()
     if recipe is not None:
         from rlvr.config import TrainRecipe
         from rlvr.recipe import load_recipe
@@ -116,6 +126,7 @@ def read_style(recipe: str | None, chat_template: str | None) -> tuple[PromptSty
         loaded = load_recipe(recipe, [], TrainRecipe)
         style = PromptStyle(loaded.data.prompt_template, loaded.data.system_prompt)
         chat_template, mode = chat_template or loaded.data.chat_template, loaded.reward.answer_mode
+        stops = Stops(loaded.rollout.stop, loaded.rollout.stop_token_ids)
     if chat_template is not None:
         style = replace(style, chat_template=read_template(chat_template, "--chat-template"))
-    return style, mode
+    return style, mode, stops

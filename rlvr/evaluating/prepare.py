@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from rlvr.loading import context_len
 from rlvr.recipe import ConfigError
 from rlvr.rollout import vllm_local
 from rlvr.rollout.engine import Sampling
+from rlvr.rollout.stops import missing_end, stop_ids, unended
 
 LONGEST = 32_768
 """Tokens of a response when --max-tokens is left out and the model takes more."""
@@ -42,6 +44,7 @@ def make_plan(
         )
     }
     requests = tuple(request(prompts[key[:2]], args.seed, key) for key in keys)
+    stops = _stops(args, base, config, tokenizer, style)
     max_len, max_tokens = _context(args.max_tokens, prompts, config)
     engine = _engine(args.engine)
     return Plan(
@@ -51,7 +54,7 @@ def make_plan(
         engine,
         _dtype(args.dtype, config),
         max_len,
-        Sampling(max_tokens, args.temperature, args.top_p, logprobs=False),
+        Sampling(max_tokens, args.temperature, args.top_p, logprobs=False, stop_token_ids=stops),
         args.gpu_memory_utilization,
         args.max_num_seqs,
         tuple(Job(served(t, args.adapters_as), tuple(keys), requests) for t in targets),
@@ -73,6 +76,7 @@ def settings_of(plan: Plan, target: Target, style: PromptStyle, seed: int) -> di
         "temperature": plan.sampling.temperature,
         "top_p": plan.sampling.top_p,
         "max_tokens": plan.sampling.max_len,
+        "stop_token_ids": list(plan.sampling.stop_token_ids) or None,
         "seed": seed,
         "prompt": style.template,
         "system": style.system,
@@ -109,6 +113,23 @@ def _load(args: argparse.Namespace, base: str) -> tuple[Any, Any]:
             f"--model {base}: no model can be loaded from there ({reason}); give a transformers"
             " folder, an adapter folder, or a hub id that this machine can reach"
         ) from error
+
+
+def _stops(
+    args: argparse.Namespace, base: str, config: Any, tokenizer: Any, style: PromptStyle
+) -> tuple[int, ...]:
+    """The tokens that end a response besides the model's own; says where a turn's end is none."""
+    from transformers import GenerationConfig
+
+    stops = stop_ids(args.stop, args.stop_token_ids, tokenizer, ("--stop", "--stop-token-ids"))
+    try:
+        settings = GenerationConfig.from_pretrained(base, revision=args.revision)
+    except OSError:
+        settings = GenerationConfig.from_model_config(config)
+    token = missing_end(settings, tokenizer, style.chat_template, stops)
+    if token is not None:
+        print(unended(token, f"give --stop {shlex.quote(token)}"), file=sys.stderr)
+    return stops
 
 
 def _context(max_tokens: int | None, prompts: dict[Any, list[int]], config: Any) -> tuple[int, int]:

@@ -64,6 +64,14 @@ def truncation(run: RunData) -> Finding | None:
     evidence = [
         f"rollout/truncated_frac went from {start:.0%} to {end:.0%}; limit {longest} tokens"
     ]
+    remedies = [
+        "raise rollout.max_response_len (and model.max_len)",
+        'or set reward.overlong = "penalty" with reward.overlong_cache_len, or "mask"',
+    ]
+    unended = run.manifest.get("turn_end_missing")
+    if unended:
+        evidence.append(f"the chat template ends a turn with {unended}, which ended no response")
+        remedies = [f'set rollout.stop = ["{unended}"]; a longer limit alone changes nothing']
     lengths = run.values("rollout/response_len_mean")
     if lengths:
         a, b = start_and_end(lengths)
@@ -73,10 +81,7 @@ def truncation(run: RunData) -> Finding | None:
         "problem" if end > 0.4 else "warning",
         "Many responses are cut off at the length limit",
         tuple(evidence),
-        (
-            "raise rollout.max_response_len (and model.max_len)",
-            'or set reward.overlong = "penalty" with reward.overlong_cache_len, or "mask"',
-        ),
+        tuple(remedies),
     )
 
 

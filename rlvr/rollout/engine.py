@@ -39,7 +39,8 @@ def refusal(reason: str, engine: str, mode: str) -> ConfigError:
 class Sampling:
     """How tokens are drawn. temperature 0 is greedy; top_k 0 keeps all; max_len in tokens.
 
-    logprobs: whether responses carry them; without them vLLM is a little faster.
+    logprobs: whether responses carry them; without them vLLM is a little faster. stop_token_ids:
+    tokens that end a response as the model's own ends do.
     """
 
     max_len: int
@@ -48,6 +49,7 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     logprobs: bool = True
+    stop_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Request:
 class Response:
     """One response. logprobs: of each token, as drawn (after temperature). truncated: hit max_len.
 
-    token_ids end with the end-of-sequence token unless truncated.
+    token_ids end with the end-of-sequence or stop token unless truncated.
     """
 
     token_ids: list[int]

@@ -195,6 +195,7 @@ def _body(model: str, request: Request, sampling: Sampling) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,
+        "stop_token_ids": list(sampling.stop_token_ids),
         "repetition_penalty": 1.0,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,

@@ -17,6 +17,7 @@ from rlvr.rollout.arrival import sent_names, sent_weights
 from rlvr.rollout.engine import Engine, Request, Response, Sampling
 from rlvr.rollout.fingerprint import Piece, whole_piece
 from rlvr.rollout.held import FACTORS
+from rlvr.rollout.stops import ends_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,8 +45,7 @@ class TransformersEngine(Engine):
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        eos = policy.causal_lm.generation_config.eos_token_id
-        self._eos = set(eos if isinstance(eos, list) else [eos])
+        self._ends = ends_of(policy.causal_lm.generation_config, policy.tokenizer)
 
     @torch.no_grad()
     def stream(
@@ -69,6 +69,7 @@ class TransformersEngine(Engine):
         generators = [torch.Generator(device).manual_seed(r.seed) for r in requests]
         tokens: list[list[int]] = [[] for _ in requests]
         logprobs: list[list[float]] = [[] for _ in requests]
+        ends = self._ends | set(sampling.stop_token_ids)
         running, cache = set(range(len(requests))), self._policy.prefix(len(requests))
         if cache is None:
             cache = DynamicCache(config=self._policy.causal_lm.config)
@@ -83,7 +84,7 @@ class TransformersEngine(Engine):
             for row in sorted(running):
                 tokens[row].append(int(next_N[row]))
                 logprobs[row].append(float(logp_N[row]))
-                ended = tokens[row][-1] in self._eos
+                ended = tokens[row][-1] in ends
                 if ended or len(tokens[row]) == sampling.max_len:
                     running.remove(row)
                     finished.append((row, Response(tokens[row], logprobs[row], not ended)))

@@ -252,6 +252,7 @@ def _sampling_params(sampling: Sampling, seed: int) -> Any:
         top_k=sampling.top_k,
         min_p=sampling.min_p,
         max_tokens=sampling.max_len,
+        stop_token_ids=list(sampling.stop_token_ids),
         seed=seed,
         logprobs=0 if sampling.logprobs else None,
         detokenize=False,

@@ -1,5 +1,7 @@
 """Requests and an updated policy for tests of engines."""
 
+from dataclasses import replace
+
 import torch
 
 from rlvr.policy import TokenRow, load_policy
@@ -37,3 +39,23 @@ def sampled_error(policy, engine, sampling: Sampling = SAMPLING) -> float:
     theirs = torch.tensor([p for o in responses for p in o.logprobs])
     expected = plain.token_logprobs(policy.model, rows, sampling.temperature)
     return float(max((ours - expected).abs().max(), (theirs - expected).abs().max()))
+
+
+def assert_ends_at_a_stop_token(engine) -> None:
+    """A token that the engine draws by itself, named as a stop, ends the responses at its first
+    place, as an end of the model's own would, and changes nothing before it."""
+    free = engine.generate(requests(12), SAMPLING)
+    stop = next(r.token_ids[5] for r in free if r.token_ids.index(r.token_ids[5]) == 5)
+    stopped = engine.generate(requests(12), replace(SAMPLING, stop_token_ids=(stop,)))
+    num_stopped = 0
+    for before, after in zip(free, stopped, strict=True):
+        length = len(before.token_ids)
+        if stop in before.token_ids:
+            length, num_stopped = before.token_ids.index(stop) + 1, num_stopped + 1
+            assert after.token_ids[-1] == stop
+        assert after.token_ids == before.token_ids[:length]
+        assert after.truncated == (before.truncated and stop not in before.token_ids)
+        assert len(after.logprobs) == length
+        assert max(abs(a - b) for a, b in zip(after.logprobs, before.logprobs, strict=False)) < 1e-5
+    assert num_stopped
+    assert engine.generate(requests(12), SAMPLING) == free, "the next call stops there no more"

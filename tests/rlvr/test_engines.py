@@ -12,7 +12,14 @@ from rlvr.rollout.engine import Sampling, sample_seed
 from rlvr.rollout.sync import Syncer, SyncError
 from rlvr.rollout.transformers import TransformersEngine, draw
 from rlvr.rollout.vllm_local import VllmEngine
-from tests.rlvr.engine_cases import PROMPTS, SAMPLING, adapted_policy, requests, sampled_error
+from tests.rlvr.engine_cases import (
+    PROMPTS,
+    SAMPLING,
+    adapted_policy,
+    assert_ends_at_a_stop_token,
+    requests,
+    sampled_error,
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +125,11 @@ def test_our_loop_gives_what_vllms_own_gives(vllm_engine):
     theirs = [(list(o.outputs[0].token_ids), o.outputs[0].finish_reason) for o in outputs]
     ours = vllm_engine.generate(asked, SAMPLING)
     assert [(r.token_ids, "length" if r.truncated else "stop") for r in ours] == theirs
+
+
+@pytest.mark.engine
+def test_vllm_ends_a_response_at_a_stop_token(vllm_engine):
+    assert_ends_at_a_stop_token(vllm_engine)
 
 
 @pytest.mark.engine

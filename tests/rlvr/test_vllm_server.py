@@ -17,7 +17,14 @@ from rlvr.rollout.engine import Sampling
 from rlvr.rollout.sync import Syncer, SyncError
 from rlvr.rollout.vllm_local import VllmEngine
 from rlvr.rollout.vllm_server import ServerEngine, check_servers
-from tests.rlvr.engine_cases import PROMPTS, SAMPLING, adapted_policy, requests, sampled_error
+from tests.rlvr.engine_cases import (
+    PROMPTS,
+    SAMPLING,
+    adapted_policy,
+    assert_ends_at_a_stop_token,
+    requests,
+    sampled_error,
+)
 from tests.rlvr.serving import KEY, ServerProcess, ask
 from tests.rlvr.small import steady_metrics
 from tests.rlvr.test_ranks import launch
@@ -117,6 +124,13 @@ def test_what_a_server_does_not_hold_is_named_by_its_own_checksums(server, serve
     engine.close()
     if mode == "merged":
         ServerEngine(recipe, recipe.model.path, mode).close()  # the base again, for other tests
+
+
+def test_the_server_ends_a_response_at_a_stop_token(server, server_recipe):
+    recipe = server_recipe(server)
+    engine = ServerEngine(recipe, recipe.model.path, "merged")
+    assert_ends_at_a_stop_token(engine)
+    engine.close()
 
 
 @pytest.mark.slow
