@@ -39,7 +39,7 @@ def expert_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         f"{name}.{key}": parameter
         for name, module in model.named_modules()
-        if not isinstance(module, nn.modules.conv._ConvNd)
+        if "expert" in f"{name} {type(module).__name__}".lower()
         for key, parameter in module.named_parameters(recurse=False)
         if parameter.ndim == 3
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import torch
 from transformers import DynamicCache
 from transformers.generation import logits_process
 
+from rlvr.logits import HALF_TOLERANCE, TOLERANCE
 from rlvr.policy import Policy, TokenRow
 from rlvr.recipe import ConfigError
 from rlvr.rollout.arrival import sent_names, sent_weights
@@ -27,15 +29,37 @@ BATCH_ROWS = 64
 
 
 def check_cache(policy: Policy) -> None:
-    """Raises: ConfigError for a model that keeps what it has read elsewhere than in the cache it is
-    given: token after token it would forget it, and generate from the last token alone."""
+    """Raises: ConfigError for a model that gives other probabilities token after token, behind the
+    padding of a batch, than in one pass: it keeps what it has read elsewhere than in the cache it
+    is given, or reads the padding too.
+
+    What packs rows is known to be exact (tested) and not looked at again.
+    """
     model = policy.causal_lm
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    if policy.packs_rows or policy.holding.in_parts:
+        return
+    error = math.inf
+    if "past_key_values" in inspect.signature(model.forward).parameters:
+        error = _cache_error(policy)
+    if not error <= (TOLERANCE if policy.dtype == torch.float32 else HALF_TOLERANCE):
         raise ConfigError(
             f'rollout.engine = "transformers": {type(model).__name__} keeps its state in a cache of'
-            ' its own kind, with which nothing can be generated here; set it to "vllm", or take'
-            " another model"
+            f" its own kind, with which nothing can be generated here (off by {error:.3g} nats); set"
+            ' it to "vllm", or take another model'
         )
+
+
+def _cache_error(policy: Policy) -> float:
+    """Largest difference (nats) between drawn tokens' probabilities and those of one pass."""
+    encoded = policy.tokenizer("What is 1 + 1? It is 2.", add_special_tokens=False)["input_ids"]
+    ids = encoded or [0, 1]
+    requests = [Request(ids[: max(1, len(ids) // 3)], 0), Request(ids, 1)]
+    responses = TransformersEngine(policy).generate(requests, Sampling(max_len=4))
+    rows = [TokenRow(q.prompt_ids, r.token_ids) for q, r in zip(requests, responses, strict=True)]
+    with torch.no_grad():
+        once_T = policy.logprobs(rows, 1.0)[0]
+    drawn_T = torch.tensor([p for r in responses for p in r.logprobs], device=once_T.device)
+    return float((once_T - drawn_T).abs().max())
 
 
 class TransformersEngine(Engine):
