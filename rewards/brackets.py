@@ -99,10 +99,23 @@ def environment(parser: "Parser") -> Node:
     rows = [*rows, tuple(row)] if row else rows
     if len({len(r) for r in rows}) != 1 and name != "cases":
         raise Unparsed("a matrix with rows of different lengths")
+    if name == "cases":
+        return _piecewise(rows)
+    if len(rows) == 1 and len(rows[0]) == 1 and name == "array":
+        return rows[0][0]
     node = ("matrix", tuple(rows))
     if name == "vmatrix":
         return ("big", "det", (node,))
-    return ("f", "cases", (node,)) if name == "cases" else node
+    return node
+
+
+def _piecewise(rows: list[tuple[Node, ...]]) -> Node:
+    """Return a system as a list of its equations, a function by cases as a set of (value, where)."""
+    if rows and all(len(row) == 1 for row in rows):
+        return ("list", tuple(row[0] for row in rows), ",") if len(rows) > 1 else rows[0][0]
+    if any(len(row) > 2 for row in rows):
+        raise Unparsed("cases with more than two columns")
+    return ("f", "cases", tuple(("tuple", "()", row) for row in rows))
 
 
 def _word_in_braces(parser: "Parser") -> str:

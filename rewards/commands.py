@@ -36,7 +36,7 @@ def text(parser: "Parser", value: str) -> Node:
 
 
 def command(parser: "Parser", name: str) -> Node:
-    if name in ("frac", "dfrac", "tfrac", "cfrac"):
+    if name in ("frac", "dfrac", "tfrac", "cfrac", "nicefrac", "sfrac", "flatfrac"):
         top = parser.argument()
         bottom = parser.argument()
         if top == ("s", "d") and bottom[0] == "*" and bottom[1][0] == ("s", "d"):
@@ -65,6 +65,7 @@ def command(parser: "Parser", name: str) -> Node:
     if name in CURRENCY_SIGNS:
         return ("unit", parser.sum(), CURRENCY_SIGNS[name])
     if name in _MARKS:
+        name = "vec" if name == "overrightarrow" else name
         return ("s", f"{name}({spell(parser.argument())})")
     if name in ("angle", "triangle", "measuredangle"):
         return ("s", name)
@@ -93,8 +94,13 @@ _NUM_ARGS = {"binom": (2,), "log": (1, 2), "!": (1,), "abs": (1,), "floor": (1,)
 """How many arguments the functions take that later stages compute exactly."""
 
 
+_SAME_FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+_SAME_FUNCTIONS |= {f"{a}{f}": f"arc{f}" for a in ("a", "ar") for f in ("sinh", "cosh", "tanh")}
+
+
 def function(parser: "Parser", name: str) -> Node:
     power = base = None
+    name = _SAME_FUNCTIONS.get(name, name)
     while parser.peek.value in ("^", "_") and parser.peek.kind == "op":
         if parser.next().value == "^":
             power = parser.argument()

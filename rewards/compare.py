@@ -1,5 +1,6 @@
 """Compare an answer's tree with a gold's by kind; the scalars are left to a given function."""
 
+import math
 from itertools import combinations
 
 from rewards.equations import (
@@ -9,9 +10,12 @@ from rewards.equations import (
     is_membership,
     is_name,
 )
-from rewards.families import as_family, same_family
-from rewards.nodes import Node
+from rewards.exact import NotExact, TooLarge, exact
+from rewards.families import as_family, conditioned, same_family
+from rewards.nodes import Node, negative
+from rewards.rename import renamed, with_constants, with_parameter
 from rewards.scalar import Same
+from rewards.scalar import same as scalar_same
 from rewards.sets import NotALine, bounded_symbols, same_line, to_line
 from rewards.tree import ZERO, choose_sign, features, symbols
 
@@ -31,12 +35,69 @@ def equal(a: Node, g: Node, same: Same) -> bool | None:
     """Say whether answer a is the gold g; None when the given comparison of scalars cannot tell."""
     if a == g and a[0] != "rel":
         return same(a, g) if a[0] in SCALARS else True
+    structure, gold_structure = conditioned(a), conditioned(g)
+    if structure and gold_structure:
+        (terms, parameter, field), (gold_terms, gold_parameter, gold_field) = (
+            structure,
+            gold_structure,
+        )
+        if any(term[0] not in SCALARS for term in (*terms, *gold_terms)):
+            if field != gold_field or len(terms) != len(gold_terms):
+                return False
+            return both(
+                [
+                    equal(renamed(x, parameter, gold_parameter), y, same)
+                    for x, y in zip(terms, gold_terms, strict=True)
+                ]
+            )
     family, gold_family = as_family(a, g), as_family(g, a)
     if family or gold_family:
         return same_family(family, gold_family) if family and gold_family else False
+    if a[0] == "mod" and g[0] in ("n", "s"):
+        return _residue_stated(a, g)
+    bare, gold_bare = without_domain(a), without_domain(g)
+    if bare is not a and gold_bare is g:
+        return equal(bare, g, same)
+    if gold_bare is not g and bare is a:
+        return equal(a, gold_bare, same)
     if any(is_equation(node) or is_membership(node) for node in (a, g)):
         return compare_equations(a, g, same, equal)
     return _plain(a, g, same)
+
+
+def _residue_stated(a: Node, g: Node) -> bool:
+    """Say whether `N = r (mod m)` states the gold as its least residue; N = 17 must have it."""
+    inner, modulus = a[1], a[2]
+    if inner[0] != "rel" or inner[1] not in (("equiv",), ("=",)) or modulus[0] != "n":
+        return False
+    left, right = inner[2]
+    if right != g or right[0] != "n" or right[2] != 1 or modulus[2] != 1:
+        return False
+    if not 0 <= right[1] < modulus[1] or is_name(left):
+        return False  # `x = 4 (mod 7)` is the solution of a congruence, not the number 4
+    try:
+        value = exact(left)
+    except TooLarge:
+        return True
+    except NotExact:
+        return bool(symbols(left))
+    return value.denominator == 1 and (value - right[1]) % modulus[1] == 0
+
+
+_BOUNDS = {"<", ">", "<=", ">=", "!=", "in"}
+
+
+def without_domain(node: Node) -> Node:
+    """Return `2n+1` for `2n+1, n >= 1`: a formula, or the definition of a function, alone."""
+    if node[0] != "list" or len(node[1]) != 2 or node[2] == "or":
+        return node
+    formula, bound = node[1]
+    if bound[0] != "rel" or not set(bound[1]) <= _BOUNDS:
+        return node
+    defined = is_equation(formula) and formula[2][0][:1] == ("f",)
+    if not defined and formula[0] not in SCALARS:
+        return node
+    return formula if symbols(bound) and symbols(bound) <= symbols(formula) else node
 
 
 def peel(node: Node) -> tuple[Node, str | None]:
@@ -57,16 +118,74 @@ def _plain(a: Node, g: Node, same: Same) -> bool | None:
         bare, turned = (a, g) if gold_unit else (g, a)
         if "c:pi" in features(bare):
             return same(bare, ("*", (turned, ("/", ("c", "pi"), ("n", 180, 1)))))
-    a, g = _spread(a), _spread(g)
+    a, g = _spread(_whole_numbers(_point(a, g))), _spread(_whole_numbers(_point(g, a)))
     kind, gold_kind = a[0], g[0]
+    if a[:2] == g[:2] == ("f", "cases"):
+        return _unordered(("set", a[2]), ("set", g[2]), same)
     if kind in SCALARS and gold_kind in SCALARS:
-        return same(a, g)
+        verdict = same(a, g)
+        if verdict is False and kind == gold_kind == "+":
+            others = with_constants(a, g, anywhere=False)
+            return any(same(other, g) is True for other in others)
+        return verdict
     rule = _PAIRS.get((kind, gold_kind))
     if rule:
         return rule(a, g, same)
     if kind in _LINES and gold_kind in _LINES:
         return _as_lines(a, g, same)
     return _single(a, g, same)
+
+
+def _point(node: Node, other: Node) -> Node:
+    """Return the coordinates of a named point, as P(1, 2), beside coordinates alone."""
+    if other[0] == "list" and node[0] == "list":
+        if all(item[0] == "tuple" for item in other[1]):
+            return (node[0], tuple(_point(item, other[1][0]) for item in node[1]), *node[2:])
+        return node
+    if other[0] != "tuple":
+        return node
+    if node[0] == "f" and node[1][0] == "@" and node[1][1:2].isupper() and len(node[2]) > 1:
+        return ("tuple", "()", node[2])
+    if node[0] == "*" and len(node[1]) == 2 and node[1][1][0] == "tuple":
+        name = node[1][0]
+        if name[0] == "s" and name[1][0].isupper() and node[1][1][1] == "()":
+            return node[1][1]
+    return node
+
+
+MAX_WHOLE = 200
+
+
+def _whole_numbers(node: Node) -> Node:
+    """Return `{x in Z : 0 <= x <= 2}` as the set of its numbers."""
+    if node[0] != "such" or node[1][0] != "rel" or node[1][1] != ("in",):
+        return node
+    name, field = node[1][2]
+    if field[0] != "field" or field[1] not in _WHOLE or name[0] != "s":
+        return node
+    condition = node[2]
+    if condition[0] != "rel" or name not in condition[2]:
+        return node
+    try:
+        line = to_line(condition, scalar_same)
+        ends = [exact(end) for part in line for end in (part.low, part.high)]
+    except (NotALine, NotExact):
+        return node
+    found = []
+    for k, part in enumerate(line):
+        low, high = ends[2 * k], ends[2 * k + 1]
+        first, last = math.ceil(max(low, _WHOLE[field[1]])), math.floor(high)
+        if last - first > MAX_WHOLE:
+            return node
+        found += [
+            ("n", n, 1)
+            for n in range(first, last + 1)
+            if (n > low or part.low_closed) and (n < high or part.high_closed)
+        ]
+    return ("set", tuple(found))
+
+
+_WHOLE = {"Z": float("-inf"), "N": 0, "Z^+": 1, "N^*": 1, "Z_+": 1}
 
 
 def _letter_back(node: Node, unit: str | None, other: Node) -> tuple[Node, str | None]:
@@ -92,6 +211,12 @@ def _percent(a: Node, unit: str | None, g: Node, gold_unit: str | None, same: Sa
 
 def _spread(node: Node) -> Node:
     """Return the node with every plus-minus written out as two items."""
+    if node[0] == "pm" and node[1][0] == "tuple":
+        items = node[1][2]
+        opposite = (*node[1][:2], tuple(negative(item) for item in items))
+        return ("list", (node[1], opposite), "pm")
+    if node[0] in ("tuple", "rel") and features(node) & {"pm", "mp"}:
+        return ("list", tuple(_spread_item(node)), ",")
     if node[0] in SCALARS and features(node) & {"pm", "mp"}:
         return ("list", (choose_sign(node, 1), choose_sign(node, -1)), "pm")
     if node[0] in ("list", "set") and any(features(item) & {"pm", "mp"} for item in node[1]):
@@ -145,7 +270,10 @@ def _tuples(a: Node, g: Node, same: Same) -> bool | None:
         return False
     if len(a[2]) == 2 and a[1] != g[1]:
         return False
-    return _ordered(a, g, same)
+    verdict = _ordered(a, g, same)
+    if verdict is False and (other := with_parameter(a, g)):
+        return _ordered(other, g, same)
+    return verdict
 
 
 def _unordered(a: Node, g: Node, same: Same) -> bool | None:

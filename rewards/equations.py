@@ -7,13 +7,14 @@ from typing import NamedTuple
 from rewards.approx import Point, approx
 from rewards.exact import NotExact
 from rewards.nodes import Node
+from rewards.rename import definition, with_arguments, with_constants
 from rewards.scalar import Same, literal
 from rewards.scalar import same as scalar_same
 from rewards.tree import ZERO, calls, features, minus, rename, symbols
 
 Match = Callable[[Node, Node, Same], bool | None]
 
-_EQUALS = {"=", "==", "approx"}
+_EQUALS = {"=", "==", "approx", "equiv"}
 _FLIP = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!="}
 
 
@@ -151,7 +152,7 @@ def rounds(node: Node, value: Node) -> bool:
     if node[0] == "unit":
         return rounds(node[1], value[1] if value[0] == "unit" else value)
     shown = literal(node)
-    if shown is None or literal(value) is not None and len(str(value)) <= len(str(node)):
+    if shown is None or (literal(value) is not None and len(str(value)) <= len(str(node))):
         return False
     try:
         exact_value, error = approx(value[1] if value[0] == "unit" else value, Point(0))
@@ -171,10 +172,17 @@ def compare_equations(a: Node, g: Node, same: Same, equal: Match) -> bool | None
         return False
     whole, gold_whole = is_equation(value), is_equation(gold_value)
     if not whole and not gold_whole:
+        defined, gold_defined = definition(name), definition(gold_name)
+        if defined and gold_defined and defined[0] == gold_defined[0]:
+            return _same_definition(defined[1], value, gold_defined[1], gold_value, same, equal)
         if name and gold_name and not _same_name(name, gold_name):
             return _same_equation(a, g, same) if symbols(value) else False
         verdict = equal(value, gold_value, same)
         if verdict is False and name and gold_name and symbols(value):
+            if any(
+                equal(x, gold_value, same) for x in with_constants(value, gold_value, anywhere=True)
+            ):
+                return True
             return _same_equation(a, g, same)
         if verdict is False and found.rounded is not None and gold_value[0] == "d":
             verdict = found.rounded == gold_value and len(str(abs(gold_value[1]))) >= 3
@@ -183,6 +191,25 @@ def compare_equations(a: Node, g: Node, same: Same, equal: Match) -> bool | None
     if is_equation(a) and is_equation(g):
         return _same_equation(a, g, same)
     return False
+
+
+def _same_definition(
+    arguments: tuple[str, ...],
+    value: Node,
+    gold_arguments: tuple[str, ...],
+    gold_value: Node,
+    same: Same,
+    equal: Match,
+) -> bool | None:
+    """Compare the right sides of two definitions of one function, arguments renamed."""
+    if len(arguments) != len(gold_arguments):
+        return False
+    value = with_arguments(value, arguments, gold_arguments)
+    verdict = equal(value, gold_value, same)
+    if verdict is False:
+        changed = with_constants(value, gold_value, anywhere=True)
+        return any(equal(x, gold_value, same) is True for x in changed)
+    return verdict
 
 
 def _same_name(name: Node, gold_name: Node) -> bool:

@@ -144,6 +144,10 @@ def _binomial(top: Fraction, bottom: Fraction) -> int:
     return math.comb(n, k)
 
 
+def _no_remainder() -> int:
+    raise NotExact
+
+
 def _ln(value: Fraction) -> float:
     """The natural logarithm of a value > 0, of any size: floats end at 1e308, integers do not."""
     return math.log(value.numerator) - math.log(value.denominator)
@@ -170,6 +174,7 @@ _FUNCTIONS = {
     "abs": abs,
     "floor": math.floor,
     "ceil": math.ceil,
+    "rem": lambda value, modulus: value % modulus if modulus > 0 else _no_remainder(),
     "log": _logarithm,
     "max": lambda *values: max(values),
     "min": lambda *values: min(values),

@@ -12,10 +12,10 @@ _BRACE = re.compile(r"\\.|[{}]", re.S)
 _BARE_BOX = re.compile(r"\s*(\\[A-Za-z]+|[^\s\\$.,;]+)")
 # What may stand between the boxes of one answer: punctuation, and / or, the next unknown's name.
 _BETWEEN = re.compile(
-    r"(?:[\s,;$&*]|\\[()\[\],;:!]|\\\\|\\q?quad\b|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b"
-    r"|[A-Za-z](?:_\{?\w{1,4}\}?)?\s*=)*"
+    r"(?:[\s,;$&*，、；。和且与及或]|\\[()\[\],;:!]|\\\\|\\q?quad\b|\\text\{(?:\s|and|or|[和且与及或，]|(?:for|in) (?:part|case) \(?[a-z0-9]\)?)*\}"
+    r"|\b(?:and|or)\b|(?:\\[a-z]+|[A-Za-z])(?:_\{?\w{1,4}\}?)?'*(?:(?:\\left)?\([^()=$]{1,40}\))?\s*=)*"
 )
-_OR = re.compile(r"\bor\b")
+_OR = re.compile(r"\bor\b|或")
 _ANSWER_SAID = re.compile(r"answer(?:\*\*)?\s*(?:is\b(?:\*\*)?\s*[:=]?|:|=)[\s*]*(?=[^\s*])", re.I)
 # The answer ends with its line, or where a full stop is followed by a new sentence.
 _SENTENCE = re.compile(
@@ -79,9 +79,15 @@ def _boxed(response: str) -> Extraction:
         return _none("boxed")
     if response.find(_THINK, start) >= 0:
         return _none("boxed")
+    before = response.rfind("\\boxed", 0, start)
+    if before < 0 and response[start + 6 : start + 7] == "{":
+        close = response.find("}", start)
+        answer = response[start + 7 : close]
+        if close >= 0 and "{" not in answer and "\\" not in answer:
+            answer = answer.strip()
+            return Extraction(answer, None, "boxed") if answer else _none("boxed")
     ends: dict[int, int] = {}
     span = _span(response, start, len(response), ends)
-    before = response.rfind("\\boxed", 0, start)
     if before < 0:
         answer = response[span.begin : span.close].strip()
         return Extraction(answer, None, "boxed") if answer else _none("boxed")
@@ -113,7 +119,8 @@ def _span(response: str, start: int, following: int, ends: dict[int, int]) -> _S
         bare = _BARE_BOX.match(response, opening)
         return _Span(*bare.span(1), bare.end()) if bare else _Span(opening, opening, opening)
     close = response.find("}", opening, following)
-    if close < 0 or any(mark in response[opening + 1 : close] for mark in "{\\"):
+    inner = response[opening + 1 : close]
+    if close < 0 or "{" in inner or "\\" in inner:
         close = _closing(response, opening, ends)
     ends[opening] = close + 1 if close >= 0 else _UNCLOSED
     if close < 0:
@@ -124,6 +131,16 @@ def _span(response: str, start: int, following: int, ends: dict[int, int]) -> _S
 def _closing(response: str, opening: int, ends: dict[int, int]) -> int:
     """Return the place of the brace that closes the one at opening, or _UNCLOSED."""
     depth, at = 0, opening
+    if not ends:
+        for brace in _BRACE.finditer(response, opening):
+            mark = brace.group()
+            if mark == "{":
+                depth += 1
+            elif mark == "}":
+                depth -= 1
+                if depth == 0:
+                    return brace.start()
+        return _UNCLOSED
     while (brace := _BRACE.search(response, at)) is not None:
         mark, at = brace.group(), brace.end()
         if mark == "{":

@@ -38,6 +38,19 @@ def as_family(node: Node, other: Node) -> Family | None:
     return None
 
 
+def conditioned(node: Node) -> tuple[tuple[Node, ...], str, str] | None:
+    """Return (terms, parameter, field) of `terms, parameter in field`; None for anything else."""
+    if node[0] != "list" or len(node[1]) < 2:
+        return None
+    condition = node[1][-1]
+    if condition[0] != "rel" or condition[1] != ("in",) or condition[2][0][0] != "s":
+        return None
+    field = condition[2][1]
+    if field[0] != "field" or field[1] not in _FIELDS:
+        return None
+    return tuple(_value(term) for term in node[1][:-1]), condition[2][0][1], field[1]
+
+
 def _stated(node: Node) -> Family | None:
     if node[0] == "mod":
         return _congruence(node)
@@ -74,7 +87,8 @@ def _flat(terms: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def _value(term: Node) -> Node:
-    return term[2][-1] if term[0] == "rel" and term[2][0][0] == "s" else term
+    named = term[0] == "rel" and set(term[1]) <= {"=", "in"} and term[2][0][0] in ("s", "tuple")
+    return term[2][-1] if named else term
 
 
 def _congruence(node: Node) -> Family | None:

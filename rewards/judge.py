@@ -38,6 +38,8 @@ def judge_fast(answer: str, gold: Gold) -> Ruling | None:
     plain = normalise(answer)
     if compact(plain) == gold.plain:
         return _IDENTICAL
+    if gold.kind is Kind.BASED and gold.node and compact(plain).upper() == gold.node[1]:
+        return _IDENTICAL
     if gold.letters:
         ruling = _by_letters(plain, gold)
         if ruling:

@@ -44,7 +44,7 @@ def _names(text: str) -> frozenset[str]:
 
 FUNCTIONS = _names("""
     sin cos tan cot sec csc sinh cosh tanh coth sech csch exp ln log lg arcsin arccos arctan arccot
-    arcsec arccsc arsinh arcosh artanh arcsinh arccosh arctanh asin acos atan sqrt max min gcd lcm
+    arcsec arccsc arsinh arcosh artanh arcsinh arccosh arctanh asinh acosh atanh asin acos atan sqrt max min gcd lcm
     det sup inf dim ker deg arg Re Im Arg abs floor ceil sgn sign binomial binom comb tr trace rank
     cis erf gamma Gamma zeta Phi phi factorial mod
 """)
@@ -77,6 +77,9 @@ def tokenize(text: str) -> list[Token]:
             _words(word.group(), spaced, tokens)
         elif kind == "text":
             inner = value[value.index("{") + 1 : -1]
+            if value[0] in "om" and inner.strip() in _PLAIN_FUNCTIONS:
+                tokens.append(Token("fn", inner.strip(), spaced))
+                continue
             tokens.append(Token("text", inner.strip(), spaced or inner[:1] == " "))
         elif kind == "open":
             letter = value.rstrip("} ")[-1]
@@ -92,7 +95,7 @@ def tokenize(text: str) -> list[Token]:
             if kind == "num" and "," in value and at - len(value) not in groups:
                 value, _, rest = value.partition(",")
                 at -= len(rest) + 1
-            tokens.append(Token(kind, value, spaced))
+            tokens.append(Token(kind, "||" if value == "\\|" else value, spaced))
     tokens.append(Token("end", "", False))
     return tokens
 
@@ -103,7 +106,16 @@ _COMMAND_OPS = {
     **dict.fromkeys(("ge", "geq", "geqslant", "geqq"), ">="),
     **dict.fromkeys(("ne", "neq"), "!="),
     **{"lt": "<", "gt": ">", "div": "/", "colon": ":", "mid": "|", "vert": "|", "lvert": "|"},
-    **{"rvert": "|", "Vert": "||", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]"},
+    **{
+        "rvert": "|",
+        "Vert": "||",
+        "lVert": "||",
+        "rVert": "||",
+        "lbrace": "\\{",
+        "rbrace": "\\}",
+        "lbrack": "[",
+        "rbrack": "]",
+    },
     **{"land": ",", "dots": "...", "ldots": "...", "cdots": "...", "dotsc": "...", "vdots": "..."},
     **{"percent": "%", "backslash": "setminus", "setminus": "setminus", "cup": "cup", "cap": "cap"},
     **{"pm": "pm", "mp": "mp", "in": "in", "approx": "approx", "equiv": "equiv", "to": "to"},
@@ -116,6 +128,8 @@ def _command(name: str, spaced: bool) -> Token:
     op = _COMMAND_OPS.get(name)
     if op:
         return Token("text" if op == "or" else "op", op, spaced)
+    if name == "mod":
+        return Token("text", name, spaced)
     if name in ("pi", "infty"):
         return Token("const", "pi" if name == "pi" else "inf", spaced)
     if name in FUNCTIONS and name not in ("gamma", "Gamma", "zeta", "Phi", "phi", "sqrt", "binom"):
@@ -127,7 +141,7 @@ def _words(word: str, spaced: bool, tokens: list[Token]) -> None:
     """Add the tokens of a run of letters: a function, constant, unit, or product of symbols."""
     if len(word) == 1:
         tokens.append(Token("const" if word in "ie" else "sym", word, spaced))
-    elif word in _SPACED_OPS or (word in ("mod",) and spaced):
+    elif word in _SPACED_OPS or word == "mod":
         tokens.append(Token("text", word, spaced))
     elif word in _WORD_CONSTS:
         tokens.append(Token("const", _WORD_CONSTS[word], spaced))

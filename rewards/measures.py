@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rewards.lexer import Unparsed
 from rewards.nodes import Node
 from rewards.normalise import words
-from rewards.units import unit_name
+from rewards.units import CURRENCY_SIGNS, unit_name
 
 if TYPE_CHECKING:
     from rewards.parse import Parser
@@ -25,6 +25,8 @@ def with_unit(parser: "Parser", node: Node) -> Node:
     if node[0] in ("n", "d"):
         if parser.accept("\\$"):
             unit = "dollar"
+        elif parser.peek.kind == "cmd" and parser.peek.value in CURRENCY_SIGNS:
+            unit = CURRENCY_SIGNS[parser.next().value]
         elif at_unit_letter(parser):
             unit = parser.next().value
             if parser.accept("^"):

@@ -27,6 +27,9 @@ _SIGNS = {
     **{"ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}"},
     **{"ℂ": "\\mathbb{C}", "′": "'", "’": "'", "⟨": "\\langle ", "⟩": "\\rangle ", "→": "\\to "},
     **{"，": ", ", "、": ", ", "；": "; ", "∶": ":", "€": "\\euro ", "£": "\\pounds ", "％": "\\%"},
+    **{"或": " or ", "且": " and ", "和": " and ", "与": " and ", "及": " and ", "。": ". "},
+    **{"¥": "\\yen ", "￥": "\\yen ", "₹": "\\rupee ", "˚": "^\\circ ", "″": "''"},
+    **{circled: f"{k}, " for k, circled in enumerate("①②③④⑤⑥⑦⑧⑨⑩", 1)},
     **{"⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "∣": "|"},
     **{"½": "\\frac{1}{2}", "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}", "¼": "\\frac{1}{4}"},
     **{"¾": "\\frac{3}{4}", "⅕": "\\frac{1}{5}", "⅛": "\\frac{1}{8}", "⅙": "\\frac{1}{6}"},
@@ -44,22 +47,29 @@ _DECORATION = re.compile(
     r"|(?P<double>\\\\(?=[A-Za-z]{2}))|(?P<row>\\\\(?!\s*$))"
     r"|\\(?:left|right)\s*\."
     r"|\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])"
-    r"|\\(?:displaystyle|textstyle|limits|nolimits|strut|hfill|rm|bf|it|normalsize|large|Large)"
+    r"|\\(?:displaystyle|textstyle|limits|nolimits|strut|hfill|rm|bf|it|normalsize"
+    r"|large|Large|LARGE|huge|Huge|tiny|small|footnotesize|scriptsize|scriptstyle|scriptscriptstyle"
+    r"|bfseries|itshape)"
     r"(?![A-Za-z])"
     r"|\{(?P<mark>[:;])\}"
     r"|\\text\s*\{(?P<bare>[^a-zA-Z{}\\]*)\}"
     r"|\\(?:text)?color\s*\{[a-zA-Z0-9]*\}"
     r"|\\(?:v|h)?phantom\{[^{}]*\}|\\label\{[^{}]*\}|\\tag\{[^{}]*\}"
     r"|\\(?:boxed|fbox|mathop|mathopen|mathclose|mathrel|mathbin|mathord|ensuremath)(?![A-Za-z])"
-    r"|(?P<space>\\(?:q?quad|enspace|thinspace|hspace\*?\{[^{}]*\})(?![A-Za-z])|\\[,;:!> \n]|~)"
+    r"|(?P<space>\\(?:q?quad|enspace|(?:thin|med|thick|negthin|negmed|negthick)space|hspace\*?\{[^{}]*\})(?![A-Za-z])|\\[,;:!> \n]|~)"
     r"|(?P<dollar>\\\$|\\%)"
     r"|\\[()\[\]](?![^\\]*pt\])|\$|\\\\(?=\s*$)"
 )
 # How plain text writes what LaTeX has signs for: numpy's names, +/-, 3 x 10^8, 0.1(6), {}_5C_2.
 _PLAIN_HABITS = re.compile(
     r"\b(?:np|numpy)\.(?=[a-z])|(?P<pm>\+/-)|(?<=\d)\s?(?P<times>x)\s?(?=10\s?\^)"
-    r"|(?<![\w)}])(?:\{\})?[_^]\{?(?P<all>\d{1,4})\}?\s*C_?\{?(?P<chosen>\d{1,4})\}?"
+    r"|(?<![\w)}])(?:\{\})?[_^]\{?(?P<all>\d{1,4}|[a-z])\}?\s*C_?\{?(?P<chosen>\d{1,4}|[a-z](?![a-z]))\}?"
     r"|(?<=\.)(?P<fixed>\d{0,12})\((?P<recurring>\d{1,12})\)"
+)
+# Backslashes that some program has doubled, outside environments, where they end rows.
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2}|[{}])")
+_QUAD_BETWEEN = re.compile(
+    r"(?<![,;])\s*\\q?quad\s*(?=\\?[A-Za-z]+(?:\\[a-z!]+|[^=,;\\$&<>]){0,20}=)"
 )
 _SPACES = re.compile(r"\s+")
 _KEPT_ENDS = ("...", "\\;", "\\,", "\\:")
@@ -114,8 +124,15 @@ def normalise(text: str) -> str:
     """
     if not text.isascii():
         text = _plain_unicode(text)
-    if "\\\\begin" in text:
-        text = text.replace("\\\\", "\\")
+    if "\\\\" in text:
+        if "\\\\begin" in text:
+            text = text.replace("\\\\", "\\")
+        elif "\\begin" not in text:
+            text = _DOUBLED.sub("\\\\", text)
+    if "quad" in text and text.count("=") > 1:
+        text = _QUAD_BETWEEN.sub(", ", text)
+    if "\\$" in text:
+        text = text.replace("\\text{\\$}", "\\$")
     text = _PLAIN_HABITS.sub(_plain_habit, text)
     if "\\" in text or "$" in text or "~" in text or "{" in text:
         text = _DECORATION.sub(_undecorate, text)
@@ -136,10 +153,13 @@ _WRAPPER = re.compile(
     r"|boldsymbol|operatorname\*?|underline|emph)\s*(?=\{)"
 )
 _ARTICLE = re.compile(r"^(?:an?|the) (?=\w)")
+_ORDINAL = re.compile(r"(?<=\d)(?:st|nd|rd|th)\b")
+_SYNONYMS = {"divergent": "diverges", "convergent": "converges", "dne": "does not exist"}
 _NOT_WORDS = re.compile(r"[\s{}$.,;:!?'\"*_`-]+|\\[ ,;]")
 
 
 def words(text: str) -> str:
     """Return the lower-case words of a text answer, without wrappers and punctuation."""
     said = _NOT_WORDS.sub(" ", _WRAPPER.sub("", text)).strip().lower()
-    return _ARTICLE.sub("", said)
+    said = _ORDINAL.sub("", _ARTICLE.sub("", said))
+    return _SYNONYMS.get(said, said)

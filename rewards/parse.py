@@ -9,6 +9,7 @@ from rewards.names import field, symbol
 from rewards.nodes import Node, negative, primed, product
 from rewards.normalise import words
 from rewards.numbers import mixed_number, number
+from rewards.units import CURRENCY_SIGNS
 
 MAX_DEPTH = 80
 RELATIONS = {"=", "==", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "to", "~"}
@@ -74,11 +75,12 @@ class Parser(Cursor):
         while self.peek.kind in ("op", "cmd") and self.peek.value in RELATIONS:
             operators.append(self.next().value)
             operands.append(self.operand())
+            if self.at_mod() and operators == ["="]:
+                break
+        if not operators and self.at_mod() and (rest := self.remainder(operands[0])):
+            return rest
         node = ("rel", tuple(operators), tuple(operands)) if operators else operands[0]
-        if self.peek.value in ("pmod", "bmod") or (self.peek.value, self.peek.kind) == (
-            "mod",
-            "text",
-        ):
+        if self.at_mod():
             self.next()
             node = ("mod", node, self.factor())
         elif self.peek.value == "(" and self.look(1).value == "mod":
@@ -91,11 +93,28 @@ class Parser(Cursor):
             self.at = len(self.tokens) - 1
         return node
 
+    def at_mod(self) -> bool:
+        return self.peek.value in ("pmod", "bmod") or self.peek[:2] == ("text", "mod")
+
+    def remainder(self, number: Node) -> Node | None:
+        """Parse `17 mod 5 = 2`; stay put when no equation follows the modulus."""
+        start = self.at
+        self.next()
+        modulus = self.factor()
+        if self.peek.value != "=" or self.peek.kind != "op":
+            self.at, self.peek = start, self.tokens[start]
+            return None
+        self.next()
+        return ("rel", ("=",), (("f", "rem", (number, modulus)), self.operand()))
+
     def operand(self) -> Node:
         self.descend()
+        braced = self.peek.value == "{"
         node = self.sum()
         while self.peek.value in ("cup", "cap", "setminus") and self.peek.kind == "op":
-            node = (self.next().value, node, self.sum())
+            sign, also_braced = self.next().value, self.peek.value == "{"
+            other = self.sum()
+            node = (sign, as_set(node) if braced else node, as_set(other) if also_braced else other)
         if self.at_ratio():
             parts = [node]
             while self.at_ratio():
@@ -116,7 +135,7 @@ class Parser(Cursor):
 
     def sum(self) -> Node:
         self.descend()
-        terms = []
+        terms, degrees = [], False
         while True:
             sign = self.peek.value if self.peek.kind == "op" else ""
             if sign in ("+", "-", "pm", "mp"):
@@ -128,16 +147,20 @@ class Parser(Cursor):
             if sign == "+" and self.peek.value in ("-", "pm") and self.peek.kind == "op":
                 continue
             term = self.term()
+            if self.peek.value == "deg" and self.look(1).value in ("+", "-"):
+                self.next()
+                degrees = True
             terms.append(
                 term if sign in ("", "+") else negative(term) if sign == "-" else (sign, term)
             )
-        node = terms[0] if len(terms) == 1 else ("+", tuple(terms))
+        node = terms[0] if len(terms) == 1 else _added(terms)
         if self.accept("choose"):
             node = ("f", "binom", (node, self.sum()))
         elif self.accept("over"):
             node = ("/", node, self.sum())
         self.depth -= 1
-        return with_unit(self, node)
+        node = with_unit(self, node)
+        return ("unit", node, "deg") if degrees and node[0] != "unit" else node
 
     def term(self) -> Node:
         """Parse a product: explicit or by juxtaposition, quotients, mixed numbers."""
@@ -177,9 +200,11 @@ class Parser(Cursor):
     def starts_factor(self) -> bool:
         kind, value, spaced = self.peek
         if kind == "cmd":
-            return value not in STOPS and value not in RELATIONS
+            return value not in STOPS and value not in RELATIONS and value not in CURRENCY_SIGNS
         if kind == "op":
             if value == "[" and self.bars == 0:
+                return self.tokens[self.at - 1].value in (")", "]") and self.at > 0
+            if value == "(" and self.look(1)[:2] == ("text", "mod"):
                 return False
             return value in OPENING or (value in ("|", "||") and not self.bars)
         if kind == "text":
@@ -220,6 +245,8 @@ class Parser(Cursor):
                 exponent = self.power(exponent)
         else:
             exponent = self.signed_factor()
+        if base[0] == "matrix" and exponent in (("s", "T"), ("s", "\\top")):
+            return ("matrix", tuple(zip(*base[1], strict=True)))
         if exponent[0] == "unit" and exponent[2] == "deg":
             raise Unparsed("a degree in an exponent")
         return ("^", base, exponent)
@@ -293,6 +320,26 @@ class Parser(Cursor):
             self.next()
             return negative(self.atom())
         return self.atom()
+
+
+_SETS = {"such", "set", "cup", "cap", "setminus", "field"}
+
+
+def _added(terms: list[Node]) -> Node:
+    """Return the sum; a set minus sets is their difference."""
+    if terms[0][0] in _SETS and all(t[0] == "-" and t[1][0] in _SETS for t in terms[1:]):
+        node = terms[0]
+        for term in terms[1:]:
+            node = ("setminus", node, term[1])
+        return node
+    return ("+", tuple(terms))
+
+
+def as_set(node: Node) -> Node:
+    """Return what stands beside a sign of set algebra: `{1,2}` without backslashes is a set there."""
+    if node[0] == "list":
+        return ("set", node[1])
+    return ("set", (node,)) if node[0] in ("n", "d", "/", "-") else node
 
 
 def _is_whole(node: Node) -> bool:

@@ -6,6 +6,7 @@ from rewards.lexer import Unparsed
 from rewards.nodes import Node
 from rewards.normalise import words
 from rewards.parse import parse
+from rewards.wording import reads_foreign, reworded
 
 NUMBER = re.compile(
     r"(?:(-?\d{1,18})|(-?\d{0,15}\.\d{1,15})|(-?\d{1,18})/(\d{1,18})"
@@ -40,9 +41,12 @@ _BASED = re.compile(
 )
 _COUNTED = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
-    *("eleven", "twelve"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+    "nineteen",
 )
-_BASES = {word: k for k, word in enumerate(_COUNTED) if k > 1} | {"sixteen": 16}
+_ROUND = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_BASES = {word: k for k, word in enumerate(_COUNTED) if 1 < k <= 16}
+_HEX = re.compile(r"0x(?=\d*[A-Fa-f])([0-9A-Fa-f]{1,16})")
 _SAID = {
     **dict.fromkeys(
         ("all real numbers", "all reals", "real numbers", "the set of all real numbers", "reals"),
@@ -51,11 +55,21 @@ _SAID = {
     **dict.fromkeys(("all integers", "the integers", "integers"), ("field", "Z")),
     **dict.fromkeys(("infinity", "positive infinity", "infty"), ("c", "inf")),
     "negative infinity": ("-", ("c", "inf")),
-    **dict.fromkeys(("empty set", "the empty set", "no solution", "no solutions"), ("set", ())),
-    "no real solutions": ("set", ()),
+    "infinitely many": ("c", "inf"),
+    **dict.fromkeys(
+        ("empty set", "the empty set", "no solution", "no solutions", "no real solutions")
+        + ("no solutions exist", "no solution exists", "there is no solution", "no real solution")
+        + ("there are no solutions", "there are no real solutions", "has no solution"),
+        ("set", ()),
+    ),
     "all real numbers except 0": ("setminus", ("field", "R"), ("set", (("n", 0, 1),))),
 }
-_SAID |= {word: ("n", k, 1) for k, word in enumerate(_COUNTED)}
+_COUNTS = {word: k for k, word in enumerate(_COUNTED)}
+_TENS = {word: 10 * k for k, word in enumerate(_ROUND, 2)}
+_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6}
+_PARTS |= {"seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10}
+_SAID |= {word: ("n", k, 1) for word, k in {**_COUNTS, **_TENS}.items()}
+_SAID["half"] = ("n", 1, 2)
 
 
 def read(plain: str) -> Node | None:
@@ -63,14 +77,28 @@ def read(plain: str) -> Node | None:
     whole = _time(plain) or _based(plain)
     if whole:
         return whole
+    changed = reworded(reads_foreign(plain))
     try:
-        node = parse(plain)
+        node = parse(changed)
     except (Unparsed, ValueError):
         node = None
-    if node is None or node[0] in ("text", "*", "unit"):
-        said = _SAID.get(words(plain))
-        return said or node
+    if node is None or node[0] in ("text", "*", "unit", "s"):
+        said = words(changed)
+        return _SAID.get(said) or _number_in_words(said) or node
     return node
+
+
+def _number_in_words(said: str) -> Node | None:
+    """Read `twenty five` or `three quarters`; the text has no hyphens any more."""
+    parts = said.split(" ")
+    if len(parts) == 2:
+        tens, ones = _TENS.get(parts[0]), _COUNTS.get(parts[1], 0)
+        if tens and 0 < ones < 10:
+            return ("n", tens + ones, 1)
+        top, bottom = _COUNTS.get(parts[0], 0), _PARTS.get(parts[1].rstrip("s"), 0)
+        if top and bottom:
+            return ("n", top, bottom)
+    return None
 
 
 def _time(plain: str) -> Node | None:
@@ -85,6 +113,8 @@ def _time(plain: str) -> Node | None:
 
 
 def _based(plain: str) -> Node | None:
+    if plain.startswith("0x") and (found := _HEX.fullmatch(plain)):
+        return ("based", found[1].upper(), 16)
     if "_" not in plain:
         return None
     found = _BASED.fullmatch(plain)

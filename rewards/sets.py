@@ -7,7 +7,7 @@ from rewards.approx import Point, approx
 from rewards.exact import NotExact
 from rewards.nodes import Node
 from rewards.scalar import Same, infinite
-from rewards.tree import symbols, walk
+from rewards.tree import ZERO, symbols, walk
 
 MAX_PARTS = 200
 INF: Node = ("c", "inf")
@@ -79,7 +79,7 @@ def bounded_symbols(node: Node) -> frozenset[str]:
     """Return the symbols that inequalities of the tree bound alone."""
     tag = node[0]
     if tag == "rel":
-        place = 0 if node[1] == ("in",) else variable(node[1], node[2])
+        place = 0 if node[1] in (("in",), ("=",)) else variable(node[1], node[2])
         if place is None or node[2][place][0] != "s":
             return frozenset()
         return frozenset({node[2][place][1]})
@@ -105,6 +105,11 @@ def variable(ops: tuple[str, ...], operands: tuple[Node, ...]) -> int | None:
 def _relation(ops: tuple[str, ...], operands: tuple[Node, ...], same: Same) -> Line:
     if ops == ("in",):
         return to_line(operands[1], same)
+    if ops == ("=",) and operands[0][0] == "s":
+        return to_line(("set", (operands[1],)), same)
+    absolute = _absolute(ops, operands)
+    if absolute:
+        return to_line(absolute, same)
     place = variable(ops, operands)
     if place is None:
         raise NotALine
@@ -120,6 +125,29 @@ def _relation(ops: tuple[str, ...], operands: tuple[Node, ...], same: Same) -> L
         else:
             raise NotALine
     return _tidy((Interval(low, low_closed, high, high_closed),), same)
+
+
+def _absolute(ops: tuple[str, ...], operands: tuple[Node, ...]) -> Node | None:
+    """Return `|x - c| < r` as an interval and `|x - c| > r` as two."""
+    if len(ops) != 1 or ops[0] not in _FLIPPED:
+        return None
+    left, right, op = operands[0], operands[1], ops[0]
+    if right[:2] == ("f", "abs"):
+        left, right, op = right, left, _FLIPPED[op]
+    if left[:2] != ("f", "abs") or symbols(right):
+        return None
+    centre, inner = None, left[2][0]
+    if inner[0] == "s":
+        centre = ZERO
+    elif inner[0] == "+" and len(inner[1]) == 2 and inner[1][0][0] == "s":
+        centre = ("-", inner[1][1])
+    if centre is None or symbols(centre):
+        return None
+    low, high = ("+", (centre, ("-", right))), ("+", (centre, right))
+    if op in ("<", "<="):
+        return ("tuple", "[]" if op == "<=" else "()", (low, high))
+    below = ("tuple", "(]" if op == ">=" else "()", (MINUS_INF, low))
+    return ("cup", below, ("tuple", "[)" if op == ">=" else "()", (high, INF)))
 
 
 def _position(node: Node) -> float:

@@ -7,7 +7,7 @@ mm millimeter millimetre|cm centimeter centimetre|m meter metre|km kilometer kil
 in inch inches|ft foot feet|yd yard|mi mile|g gram gm|kg kilogram|mg milligram|lb pound lbs|oz ounce
 s sec second|min minute mins|h hr hour hrs|day|week|month|year yr|ml mL milliliter millilitre
 L liter litre|gal gallon|mph miles/hour|km/h kph kmh kilometers/hour kilometres/hour|m/s ft/s
-dollar usd buck|cent ¢|eur euro|pound-sterling gbp|deg degree|rad radian|% percent
+dollar usd buck|cent ¢|eur euro|pound-sterling gbp|deg degree|rad radian|% percent pct percentage
 rupee inr rs|yen jpy|yuan cny rmb
 cm^2 squarecentimeter squarecm sqcm|m^2 squaremeter squaremetre sqm squarem
 in^2 squareinch squareinches sqin squarein|ft^2 squarefoot squarefeet sqft squareft
@@ -15,7 +15,8 @@ km^2 squarekilometer squarekm|mi^2 squaremile
 cm^3 cubiccentimeter cubiccm cc|m^3 cubicmeter cubicmetre cubicm|in^3 cubicinch cubicinches cubicin
 ft^3 cubicfoot cubicfeet cubicft|yd^2 squareyard|yd^3 cubicyard|unit|unit^2 squareunit squnit
 unit^3 cubicunit|J joule|kJ kilojoule|N newton|W watt|kW kilowatt|V volt|A ampere amp|Hz hertz
-K kelvin|Pa pascal|kPa kilopascal|mol mole|C coulomb|MeV|eV|erg|rpm|dB|u amu|AU|pc parsec
+kHz|MHz|GHz|kV|mV|mA|kN|MW|MJ|mW|dm decimeter decimetre|dm^2 squaredecimeter|dm^3 cubicdecimeter
+acre|hectare|bit|byte|inch|ton tonne|knot|liter/minute|K kelvin|Pa pascal|kPa kilopascal|mol mole|C coulomb|MeV|eV|erg|rpm|dB|u amu|AU|pc parsec
 """
 _CANONICAL: dict[str, str] = {}
 for _row in _ALIASES.replace("\n", "|").split("|"):
@@ -23,7 +24,66 @@ for _row in _ALIASES.replace("\n", "|").split("|"):
     for _name in _names:
         _CANONICAL.setdefault(_name, _names[0])
 
-CURRENCY_SIGNS = {"euro": "eur", "pounds": "pound-sterling"}
+CURRENCY_SIGNS = {"euro": "eur", "pounds": "pound-sterling", "yen": "yen", "rupee": "rupee"}
+PLAIN_UNITS = frozenset(name for name in _CANONICAL if name.isalpha()) | {
+    *("per", "square", "cubic", "sq", "cu", "KB", "MB", "GB", "TB", "kB", "C", "F"),
+    *(
+        "men",
+        "cup",
+        "box",
+        "car",
+        "cat",
+        "dog",
+        "egg",
+        "pen",
+        "hat",
+        "bus",
+        "kid",
+        "way",
+        "set",
+        "row",
+    ),
+}
+"""Words that may stand behind a number without any mark."""
+
+CJK_UNITS = {
+    **{
+        "元": "yuan",
+        "米": "m",
+        "厘米": "cm",
+        "毫米": "mm",
+        "分米": "dm",
+        "千米": "km",
+        "公里": "km",
+    },
+    **{
+        "平方米": "m^2",
+        "平方厘米": "cm^2",
+        "平方分米": "dm^2",
+        "平方千米": "km^2",
+        "立方米": "m^3",
+    },
+    **{"立方厘米": "cm^3", "立方分米": "dm^3", "千克": "kg", "公斤": "kg", "克": "g", "吨": "ton"},
+    **{
+        "升": "L",
+        "毫升": "mL",
+        "秒": "s",
+        "分钟": "minute",
+        "小时": "hour",
+        "天": "day",
+        "年": "year",
+    },
+    **{
+        "度": "deg",
+        "周": "week",
+        "月": "month",
+        "倍": "times",
+        "руб": "rouble",
+        "см": "cm",
+        "м": "m",
+    },
+    **{"км": "km", "кг": "kg", "мм": "mm", "г": "g"},
+}
 CURRENCIES = {"dollar", "eur", "pound-sterling", "rupee", "yen", "yuan"}
 
 # A word like these after a number is a remark or a second answer, never a unit.
@@ -56,6 +116,8 @@ def unit_name(text: str) -> str | None:
     """Return the canonical name of the unit text; None when text is a remark and no unit."""
     text = text.strip(" .,()")
     listed = [w.lower() for w in _LETTERS.findall(text)]
+    if listed == ["times"]:
+        return "times"
     if not listed or len(listed) > 5 or any(w in _REMARKS for w in listed):
         return "%" if text in ("\\%", "%") else None
     lowered = text.lower().replace("'", "")
