@@ -38,10 +38,13 @@ def _existing(name: str) -> str:
 
 def _data(name: str) -> str:
     """A data file where `rlvr.data` finds it: here, in RLVR_DATA or in ../shared/data."""
-    from rlvr.data import FILE_TYPES, find_data_file
+    from rlvr import tables
+    from rlvr.data import find_data_file
 
-    if Path(name).suffix not in FILE_TYPES:
-        return name
+    if tables.is_pattern(name):
+        return str(Path(name).absolute()) if tables.matching(name) else name
+    if tables.kind_of(name) is None:
+        return _existing(name)
     try:
         return str(find_data_file(name).absolute())
     except ConfigError:
