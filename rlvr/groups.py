@@ -181,6 +181,8 @@ def _spread(groups: Sequence[Group]) -> str:
 
 
 def _remedy(reasons: Counter[str], truncated: float) -> str:
+    if reasons["gold_invalid"] > 0.5 * reasons.total():
+        return "Most golds cannot be read: check data.answer_field."
     if sum(reasons[reason] for reason in UNJUDGED) > 0.5 * reasons.total():
         return "Most responses could not be judged: raise reward.timeout_s or reward.num_workers."
     if reasons["correct"] > 0.5 * reasons.total():

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rewards import Verifier
+from rewards import Gold, Verifier
 from rlvr import ranks, train
 from rlvr.batch import make_batch
 from rlvr.config import TrainRecipe
@@ -95,7 +95,7 @@ def shared_out(recipe: TrainRecipe, met: dict[str, float]) -> dict[str, Any]:
     """
     policy, _ = sharding_worker.start(recipe, in_parts=False)
     engine = Recording(policy)
-    problems = [Problem(f"p{i}", "", "7", "") for i in range(6)]
+    problems = [Problem(f"p{i}", (), "7", Gold.parse("7")) for i in range(6)]
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
         sampler = Sampler(recipe, problems, [[2, 3]] * 6, policy.tokenizer.decode)
         sampler.load_state(sampler.state() | {"lengths": met})
