@@ -116,7 +116,11 @@ def test_run_folders_keep_such_rows(tmp_path):
     assert recall(tmp_path / "finds.jsonl") == [found]
 
 
-@pytest.mark.parametrize("content", [b'{"a": 1}\n{"a": \xff}\n', gzip.compress(b'{"a": 1}\n')[:-9]])
+@pytest.mark.parametrize(
+    "content",
+    [b'{"a": 1}\n{"a": \xff}\n', gzip.compress(b'{"a": 1}\n')[:-9]],
+    ids=["not text", "cut off"],
+)
 def test_a_damaged_file_is_one_line_that_names_it(tmp_path, content):
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
