@@ -42,8 +42,8 @@ def load_whole(read: Callable[..., Any], folder: str, **options: Any) -> Any:
     if unused:
         parts.append(f"has {_names(unused)}, which the model has no place for")
     raise ConfigError(
-        f"model.path = {folder!r}: {' and '.join(parts)}; save the model again with the names of its"
-        f" architecture ({type(model).__name__}), or correct its config.json"
+        f"model.path = {folder!r}: {' and '.join(parts)}; save the model again with the names of"
+        f" its architecture ({type(model).__name__}), or correct its config.json"
     )
 
 
@@ -100,8 +100,8 @@ def check_len(config: Any, max_len: int, path: str) -> None:
     if _by_length(config.get_text_config()):
         why = (
             f"beyond {longest} tokens {path} changes its positions (rope_type"
-            f" {' and '.join(sorted(_by_length(config.get_text_config())))}) by the longest row of a"
-            f" pass, and for all rows of it; set it to {longest} or less"
+            f" {' and '.join(sorted(_by_length(config.get_text_config())))}) by the longest row of"
+            f" a pass, and for all rows of it; set it to {longest} or less"
         )
     raise ConfigError(f"model.max_len = {max_len}: {why}")
 
@@ -115,7 +115,7 @@ def _ropes(config: Any) -> Iterable[dict[str, Any]]:
 
 
 def _by_length(config: Any) -> set[str]:
-    return BY_LENGTH & {rope.get("rope_type") for rope in _ropes(config)}
+    return {str(rope.get("rope_type")) for rope in _ropes(config)} & BY_LENGTH
 
 
 def _original_lens(config: Any) -> list[int | None]:

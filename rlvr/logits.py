@@ -125,8 +125,8 @@ def check_logits(causal_lm: Any, tokenizer: Any, dtype: torch.dtype) -> dict[str
     tolerance = TOLERANCE if dtype == torch.float32 else HALF_TOLERANCE
     if not error <= tolerance:
         raise ConfigError(
-            f"model.path: {type(causal_lm).__name__} does more to its logits than is known here: its"
-            f" own log-probabilities differ by {error:.3g} nats from the trainer's (tolerance"
+            f"model.path: {type(causal_lm).__name__} does more to its logits than is known here:"
+            f" its own log-probabilities differ by {error:.3g} nats from the trainer's (tolerance"
             f" {tolerance:g}); take another model, or add what it does to rlvr/logits.py"
         )
     known = transform_of(causal_lm)

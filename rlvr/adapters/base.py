@@ -125,19 +125,23 @@ class Method:
     save: Callable[[Any, Path, AdapterConfig], None] | None = None
 
 
-def is_linear(module: Any) -> bool:
-    """Whether it is a linear layer: torch's, or the transposed one of GPT-2."""
-    from torch import nn
+def is_transposed(module: Any) -> bool:
+    """Whether it is GPT-2's linear layer, which holds its weight as [inputs, outputs]."""
     from transformers.pytorch_utils import Conv1D
 
-    return isinstance(module, (nn.Linear, Conv1D))
+    return isinstance(module, Conv1D)
+
+
+def is_linear(module: Any) -> bool:
+    """Whether it is a linear layer: torch's, or GPT-2's."""
+    from torch import nn
+
+    return isinstance(module, nn.Linear) or is_transposed(module)
 
 
 def weight_of(module: Any) -> Tensor:
-    """[O, I] weight of a linear layer; GPT-2's Conv1D holds it transposed."""
-    from transformers.pytorch_utils import Conv1D
-
-    return module.weight.T if isinstance(module, Conv1D) else module.weight
+    """[O, I] weight of a linear layer."""
+    return module.weight.T if is_transposed(module) else module.weight
 
 
 def wrap(model: Any, peft_config: Any, seed: int) -> Any:
@@ -178,7 +182,7 @@ def _refuse_experts(model: Any, peft_config: Any) -> None:
         lost = sorted(set(peft_config.target_modules) - kept)
         raise ConfigError(
             f"adapter.target_modules: peft takes {', '.join(lost)} for this model's experts and"
-            " leaves the dense layers of these names out; remove them: attention can be adapted, and"
+            " leaves the dense layers of these names out; remove them: attention can be adapted,"
             ' experts are trained by adapter.method = "full" with rollout.engine = "transformers"'
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, wrap
+from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, is_transposed, wrap
 from rlvr.adapters.lora import lora_config
 from rlvr.adapters.start import apply_peft_start, start_method
 from rlvr.recipe import ConfigError
@@ -94,6 +94,12 @@ def _lora_ga(model: Any, setup: Setup) -> Any:
     import peft
     from peft.tuners.lora.loraga import preprocess_loraga
 
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in setup.config.target_modules and is_transposed(module):
+            raise ConfigError(
+                f"adapter.method = 'lora_ga': {name} holds its weight transposed, and peft scales"
+                " the start by its inputs instead of its outputs; take pissa"
+            )
     block = setup.config.lora_ga
     ga = peft.LoraGAConfig(
         direction=block.direction, scale=block.scale, stable_gamma=block.stable_gamma

@@ -72,8 +72,8 @@ def _quantize(model: Any, setup: Setup) -> Any:
             setattr(module, name, small.to(child.weight.device))
     if not found:
         raise ConfigError(
-            f"adapter.method = {setup.config.method!r}: {type(model).__name__} has no linear layer of"
-            " torch's kind, so nothing would be in 4 bits; take lora"
+            f"adapter.method = {setup.config.method!r}: {type(model).__name__} has no linear layer"
+            " of torch's kind, so nothing would be in 4 bits; take lora"
         )
     model.is_loaded_in_4bit = True
     return model.requires_grad_(False)
@@ -103,8 +103,8 @@ def _loftq(model: Any, setup: Setup) -> Any:
             continue
         if not hasattr(layer.get_base_layer().weight, "quant_state"):
             raise ConfigError(
-                f"adapter.target_modules: loftq starts from the rounding error of 4 bits, and {name}"
-                " stays as it is; leave it out, or take qlora"
+                f"adapter.target_modules: loftq starts from the rounding error of 4 bits, and"
+                f" {name} stays as it is; leave it out, or take qlora"
             )
         _fit(layer, weight, setup.rank)
         for _ in range(setup.config.loftq.iterations - 1):

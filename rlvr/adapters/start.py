@@ -16,6 +16,7 @@ from rlvr.adapters.base import (
     Method,
     Setup,
     is_linear,
+    is_transposed,
     weight_of,
     wrap,
 )
@@ -116,7 +117,9 @@ def _pissa(model: Any, setup: Setup) -> Any:
 
 def _olora(model: Any, setup: Setup) -> Any:
     """The first r columns and rows of W = Q R. Source: 2406.01775."""
-    return _apply_factors(model, setup, _qr_factors)
+    if any(map(is_transposed, model.modules())):  # peft decomposes them as they lie there
+        return _apply_factors(model, setup, _qr_factors)
+    return apply_peft_start(model, setup, init_lora_weights="olora")
 
 
 def _orthogonal(model: Any, setup: Setup) -> Any:

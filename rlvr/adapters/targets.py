@@ -68,8 +68,8 @@ def check_adapted(model: nn.Module, wanted: set[str]) -> None:
     if taken or lost:
         instead = f"takes {taken[0]} instead of" if taken else "leaves out"
         raise ConfigError(
-            f"{BLOCK}peft {instead} {(lost or taken)[0]} on this mixture of experts; leave the names"
-            " of expert layers out: attention's can be adapted, and experts are trained by"
+            f"{BLOCK}peft {instead} {(lost or taken)[0]} on this mixture of experts; leave the"
+            " names of expert layers out: attention's can be adapted, and experts are trained by"
             ' adapter.method = "full" with rollout.engine = "transformers"'
         )
     _refuse_tied(model.get_base_model(), layers)
@@ -77,8 +77,8 @@ def check_adapted(model: nn.Module, wanted: set[str]) -> None:
     if experts and not trained:
         count = sum(parameter.numel() for parameter in experts.values())
         print(
-            f"adapter: this model's experts ({count:,} parameters) stay as they are; what is adapted"
-            f" is {', '.join(sorted({name.rpartition('.')[2] for name in layers}))}",
+            f"adapter: this model's experts ({count:,} parameters) stay as they are; what is"
+            f" adapted is {', '.join(sorted({name.rpartition('.')[2] for name in layers}))}",
             file=sys.stderr,
         )
 

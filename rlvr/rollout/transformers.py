@@ -44,8 +44,8 @@ def check_cache(policy: Policy) -> None:
     if not error <= (TOLERANCE if policy.dtype == torch.float32 else HALF_TOLERANCE):
         raise ConfigError(
             f'rollout.engine = "transformers": {type(model).__name__} keeps its state in a cache of'
-            f" its own kind, with which nothing can be generated here (off by {error:.3g} nats); set"
-            ' it to "vllm", or take another model'
+            f" its own kind, with which nothing can be generated here (off by {error:.3g} nats);"
+            ' set it to "vllm", or take another model'
         )
 
 

@@ -133,7 +133,8 @@ def write_model(model: Any, tokenizer: Any, folder: Path) -> Path:
 def true_logprobs(
     causal_lm: Any, rows: Sequence[tuple[list[int], list[int]]], temperature: float = 1.0
 ) -> torch.Tensor:
-    """[T] log-probabilities of the responses' tokens by the model's own forward pass, row by row."""
+    """[T] log-probabilities of the responses' tokens by the model's own forward pass, row by
+    row."""
     parts = []
     for prompt_ids, response_ids in rows:
         ids = torch.tensor([prompt_ids + response_ids])

@@ -1,10 +1,12 @@
-"""Models of many families: the trainer's log-probabilities are the model's own, or it is refused."""
+"""Models of many families: the trainer's log-probabilities are their own, or they are refused."""
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
@@ -16,6 +18,7 @@ from rlvr.policy import TokenRow, load_policy
 from rlvr.recipe import ConfigError
 from rlvr.rollout.engine import Request, Sampling
 from rlvr.rollout.transformers import TransformersEngine, check_cache
+from rlvr.train import resume, train
 from tests.rlvr.families import FAMILIES, true_logprobs, write_family, write_model
 
 PAIRS = [([7, 8, 9], [10, 11, 12, 13]), ([20] * 9, [21]), ([30, 31], [32, 33, 34, 35, 36])]
@@ -114,9 +117,23 @@ def test_a_cap_shows_in_a_model_whose_own_logits_are_next_to_zero(tmp_path, monk
         load(tmp_path)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_passes_the_check_of_its_logits(tiny_policy, method):
-    policy = load(tiny_policy, method=method)
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"method": "full"},
+        {"method": "prefix_tuning"},
+        {"method": "ln_tuning"},
+        {"method": "lora", "target_modules": ["lm_head"]},
+        {"method": "dora", "target_modules": ["q_proj", "lm_head"]},
+    ],
+    ids=str,
+)
+def test_the_check_is_made_with_the_adapter_in_place(folder_of, adapter):
+    """Every method's own policy is made in tests/rlvr/adapters, and loading one includes it."""
+    policy = load(folder_of("qwen3"), **adapter)
+    assert policy.logits_check["max_difference"] < 1e-3
+    shake(policy)
+    policy.check_logits()
     assert policy.logits_check["max_difference"] < 1e-3
 
 
@@ -230,9 +247,21 @@ def test_the_context_of_other_positions_is_what_the_model_says():
     assert context_len(PretrainedConfig()) is None
 
 
-def test_manifest_has_the_check_of_the_logits(write_recipe, rlvr_command, tmp_path):
-    done = rlvr_command("train", write_recipe(train={"steps": 1}))
-    assert done.returncode == 0, done.stderr
-    facts = json.loads((tmp_path / "runs" / "run" / "manifest.json").read_text())["logits_check"]
-    assert facts["max_difference"] < 1e-3
-    assert (facts["scale"], facts["soft_cap"]) == (1.0, None)
+def test_the_manifest_has_the_check_and_finds_the_model_from_elsewhere(
+    make_recipe, tiny_policy, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tiny_policy.parent)
+    recipe = make_recipe(
+        model={"path": tiny_policy.name},
+        run={"dir": str(tmp_path), "name": "run"},
+        sampling={"dynamic": False},
+    )
+    run = train(recipe, Path("tiny.toml"), Console(quiet=True), end=lambda *_: True)
+    facts = json.loads((run / "manifest.json").read_text())
+    assert facts["logits_check"]["max_difference"] < 1e-3
+    assert (facts["logits_check"]["scale"], facts["logits_check"]["soft_cap"]) == (1.0, None)
+    assert facts["model"] == str(tiny_policy)
+    adapter = json.loads((run / "checkpoints/step_1/adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == str(tiny_policy)
+    monkeypatch.chdir(tmp_path)
+    resume(run, Console(quiet=True), end=lambda *_: True)

@@ -8,6 +8,7 @@ import resource
 import signal
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,33 @@ def test_engine_after_engine_dying_stops_the_run_with_a_checkpoint_that_goes_on(
     resume(run, Console(quiet=True))
     assert weights(run, 3) == weights(calm, 3)
     assert logged(run) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_an_engine_that_never_takes_the_weights_is_started_once_and_offers_no_resume(
+    begin, tmp_path, capsys, resumed
+):
+    run, started = tmp_path / "run", []
+    if resumed:
+        begin(run, train={"checkpoint_every": 1}, end=lambda *_: True)
+    refuses = watched(lambda _calls: True, started)
+    start = partial(resume, run, Console(quiet=True)) if resumed else partial(begin, run)
+    with pytest.raises(ConfigError, match=r"not take this model .*score was its last call; set"):
+        start(start_engine=refuses)
+    assert len(started) == 1
+    said = capsys.readouterr()
+    assert "starting another" not in said.err
+    assert "--resume" not in said.out + said.err
+    assert [path.name for path in intact_checkpoints(run)] == ["step_1"] * resumed
+
+
+def test_what_an_engine_says_of_a_model_at_its_start_is_one_line(begin, tmp_path):
+    def refuses(*_):
+        raise ValueError("1 validation error\nGPT2LMHeadModel does not support LoRA yet.")
+
+    with pytest.raises(ConfigError, match="does not support LoRA yet") as refused:
+        begin(tmp_path / "run", start_engine=refuses)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_step_that_has_trained_is_kept_when_a_signal_ends_its_evaluation(

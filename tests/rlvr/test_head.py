@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from rlvr.head import token_logprobs
+from rlvr.head import PLAIN, LogitTransform, token_logprobs
 from tests.benchmarks.memory import in_process
 
 T, H, V = 11, 6, 17
 
 
-def both(chunk_len, temperature=0.7, entropy_grad=False, trained=True, bias=False):
+def both(chunk_len, temperature=0.7, entropy_grad=False, trained=True, bias=False, transform=PLAIN):
     """[(log-probabilities, entropies, gradients of hidden states and weight)]: chunked, at once."""
     torch.manual_seed(0)
-    hidden, targets = torch.randn(T, H), torch.randint(V, (T,))
+    hidden, targets = torch.randn(T, H), torch.randint(V - 4, (T,))
     weight, mix = torch.randn(V, H), torch.randn(2, T)
     results = []
     for chunked in (True, False):
@@ -23,10 +23,13 @@ def both(chunk_len, temperature=0.7, entropy_grad=False, trained=True, bias=Fals
         leaf = hidden.clone().requires_grad_()
         if chunked:
             logp, entropy = token_logprobs(
-                leaf, head, targets, temperature, V, entropy_grad, chunk_len
+                leaf, head, targets, temperature, V, entropy_grad, chunk_len, transform
             )
         else:
-            logprobs = (head(leaf) / temperature).log_softmax(-1)
+            logits = head(leaf)[:, : transform.num_tokens] * transform.scale
+            if transform.cap:
+                logits = transform.cap * torch.tanh(logits / transform.cap)
+            logprobs = (logits / temperature).log_softmax(-1)
             logp, entropy = logprobs[torch.arange(T), targets], -(logprobs.exp() * logprobs).sum(-1)
         loss = (mix[0] * logp).sum()
         if entropy_grad:
@@ -45,6 +48,22 @@ def test_every_chunk_size_equals_all_logits_at_once(chunk_len, options):
     chunked, at_once = both(chunk_len, **options)
     for ours, theirs in zip(chunked, at_once, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"entropy_grad": True}, {"bias": True}])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        LogitTransform(scale=0.25),
+        LogitTransform(scale=3.0),
+        LogitTransform(cap=2.0),
+        LogitTransform(scale=1.5, cap=5.0, num_tokens=V - 4),
+    ],
+)
+def test_values_and_gradients_go_through_what_a_model_does_to_its_logits(transform, options):
+    chunked, at_once = both(4, transform=transform, **options)
+    for ours, theirs in zip(chunked, at_once, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=5e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("master", [torch.float32, torch.bfloat16])
