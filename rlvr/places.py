@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,10 +38,14 @@ def _existing(name: str) -> str:
 
 
 def _data(name: str) -> str:
-    """A data file where `rlvr.data` finds it: here, in RLVR_DATA or in ../shared/data."""
-    from rlvr.data import FILE_TYPES, find_data_file
+    """A data file where `rlvr.data` finds it: here, in RLVR_DATA or in ../shared/data; a pattern
+    that files here match."""
+    from rlvr import tables
+    from rlvr.data import find_data_file
 
-    if Path(name).suffix not in FILE_TYPES:
+    if tables.is_pattern(name) and tables.matching(name):
+        return str(Path(glob.escape(str(Path.cwd())), name))
+    if tables.kind_of(name) is None:
         return name
     try:
         return str(find_data_file(name).absolute())
