@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,12 +38,13 @@ def _existing(name: str) -> str:
 
 
 def _data(name: str) -> str:
-    """A data file where `rlvr.data` finds it: here, in RLVR_DATA or in ../shared/data."""
+    """A data file where `rlvr.data` finds it: here, in RLVR_DATA or in ../shared/data; a pattern
+    that files here match; a folder."""
     from rlvr import tables
     from rlvr.data import find_data_file
 
-    if tables.is_pattern(name):
-        return str(Path(name).absolute()) if tables.matching(name) else name
+    if tables.is_pattern(name) and tables.matching(name):
+        return str(Path(glob.escape(str(Path.cwd())), name))
     if tables.kind_of(name) is None:
         return _existing(name)
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval.benchmarks import PROJECT_ROOT
+from tests.waiting import HANG_S
 
 RUN = "import sys; from eval import cli; sys.exit(getattr(cli, sys.argv[1])(sys.argv[2:]))"
 
@@ -19,7 +20,7 @@ def run(command, *args):
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT)},
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr

@@ -159,7 +159,6 @@ def verifier_properties(verifier: Verifier) -> list:
         for verdict in verdicts:
             assert not verdict.stage.startswith("error:"), verdict
             assert verdict.reason is not Reason.WORKER_DIED, verdict
-            assert verdict.ms < 3000, verdict
         again = verifier.verify_many(asked[::-1])[::-1]
         kept = [(verdict.reason, verdict.answer) for verdict in verdicts]
         ours = (Reason.TIMEOUT,)

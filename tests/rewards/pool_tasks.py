@@ -17,6 +17,10 @@ def misbehave(kind: str, value: str = "") -> tuple[str, ...]:
     if kind == "sleep":
         time.sleep(float(value))
         return ("slept",)
+    if kind == "wait_for":
+        while not os.path.exists(value):
+            time.sleep(0.002)
+        return ("there",)
     if kind == "big_power":  # one bytecode that never lets another thread run
         return (str((7**123456789012) % 10),)
     if kind == "memory":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rewards.cli import main
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,7 +108,7 @@ def test_a_reader_that_leaves_early_causes_no_traceback():
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=60,
+        timeout=HANG_S,
     )
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""

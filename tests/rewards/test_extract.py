@@ -1,11 +1,11 @@
 """Extraction: which text of a response is its answer."""
 
-import time
-
 import pytest
 
+from rewards import extract as extraction
 from rewards.extract import extract
 from rewards.types import Reason
+from tests.rewards.counting import work
 
 BOXED = [
     (r"So $\boxed{12}$.", "12"),
@@ -87,17 +87,17 @@ def test_an_unknown_mode_names_the_known_ones():
 
 
 @pytest.mark.parametrize(
-    "response",
+    "make",
     [
-        "We note $x_1 = 3$ and so on. " * 4500 + r"\boxed{5}",
-        r"\boxed{" * 20_000,
-        r"\boxed{1} " * 13_000,
-        "{" * 128_000,
-        r"\boxed{" + "{" * 60_000 + "}" * 60_000 + "}",
-        "</think>" * 16_000,
+        lambda n: "We note $x_1 = 3$ and so on. " * n + r"\boxed{5}",
+        lambda n: r"\boxed{" * n,
+        lambda n: r"\boxed{1} " * n,
+        lambda n: "{" * n,
+        lambda n: r"\boxed{" + "{" * n + "}" * n + "}",
+        lambda n: "</think>" * n,
     ],
 )
-def test_extraction_is_linear_in_the_response(response):
-    start = time.perf_counter()
-    extract(response)
-    assert time.perf_counter() - start < 0.25
+def test_extraction_is_linear_in_the_response(make):
+    small, large = (work(extract, make(n), extraction) for n in (2_500, 20_000))
+    assert large < 1.3 * 8 * max(small, 100)
+    extract(make(300_000))  # quadratic work would not end

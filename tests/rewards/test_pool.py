@@ -7,9 +7,12 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import HANG_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 TASKS = Path(__file__).parent
@@ -24,13 +27,6 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def wait_until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.002)
-    return condition()
-
-
 def statuses(outcomes):
     return [outcome.status for outcome in outcomes]
 
@@ -41,42 +37,37 @@ def test_outcomes_keep_the_order_of_the_calls(make_pool):
     assert [outcome.values for outcome in outcomes] == [[text] for text in texts]
 
 
-def test_an_overrun_is_killed_at_its_own_deadline_and_the_rest_of_its_batch_is_answered(make_pool):
-    pool = make_pool(num_workers=1, timeout_s=0.3)
+def test_an_overrun_is_killed_and_the_rest_of_its_batch_is_answered(make_pool):
+    pool = make_pool(num_workers=1, timeout_s=1.0)
     pool.map([("echo", "warm")])
     calls = [("echo", "a"), ("big_power", ""), ("echo", "b"), ("sleep", "60"), ("echo", "c")]
-    start = time.monotonic()
     outcomes = pool.map(calls)
     assert statuses(outcomes) == ["done", "timeout", "done", "timeout", "done"]
-    assert time.monotonic() - start < 3.0
-    assert all(300 <= outcomes[index].ms < 1000 for index in (1, 3))
     assert pool.events["kills"] == 2
 
 
 def test_a_deadline_counts_from_dispatch_and_not_from_submission(make_pool):
-    pool = make_pool(num_workers=1, timeout_s=0.3)
-    assert statuses(pool.map([("sleep", "0.12")] * 4)) == ["done"] * 4
+    pool = make_pool(num_workers=1, timeout_s=2.0)
+    assert statuses(pool.map([("sleep", "0.6")] * 4)) == ["done"] * 4
 
 
-def test_a_call_after_a_kill_is_answered_within_milliseconds(make_pool):
-    pool = make_pool(num_workers=1, timeout_s=0.2)
+def test_a_call_after_a_kill_is_answered_by_a_fork_of_the_warm_template(make_pool):
+    """A fork takes milliseconds, a new interpreter with its imports seconds."""
+    pool = make_pool(num_workers=1, timeout_s=1.0)
     pool.map([("echo", "warm")])
-    waits = []
-    for _ in range(3):
-        pool.map([("sleep", "9")])
-        start = time.monotonic()
-        assert pool.map([("echo", "next")])[0].values == ["next"]
-        waits.append(time.monotonic() - start)
-    assert sorted(waits)[1] < 0.05
+    template = pool.template_pid()
+    pool.map([("sleep", "600")])
+    assert pool.map([("echo", "next")])[0].values == ["next"]
+    assert (pool.events["kills"], pool.events["template_starts"]) == (1, 1)
+    assert pool.template_pid() == template
 
 
 def test_a_spare_takes_over_from_a_killed_worker_and_never_works_beside_it(make_pool):
-    pool = make_pool(num_workers=1, num_spares=1, timeout_s=5.0)
+    pool = make_pool(num_workers=1, num_spares=1, timeout_s=60.0)
     pool.map([("echo", "warm")])
     assert wait_until(lambda: len(pool.worker_pids()) == 2)
-    start = time.monotonic()
-    pool.map([("sleep", "0.1")] * 4)
-    assert time.monotonic() - start >= 0.4
+    calls = [("sleep", "0.05"), ("environment",)] * 4
+    assert len({outcome.values[2] for outcome in pool.map(calls)[1::2]}) == 1
     for pid in pool.worker_pids():
         others = {*pool.worker_pids()} - {pid}
         os.kill(pid, signal.SIGKILL)
@@ -117,7 +108,7 @@ def test_killing_a_worker_from_outside_loses_no_call(make_pool):
     pool.map([("echo", "warm")] * 2)
     killer = threading.Timer(0.1, lambda: [os.kill(p, signal.SIGKILL) for p in pool.worker_pids()])
     killer.start()
-    assert statuses(pool.map([("sleep", "0.05")] * 8)) == ["done"] * 8
+    assert statuses(pool.map([("sleep", "0.05")] * 40)) == ["done"] * 40
     assert pool.events["deaths"] >= 1
 
 
@@ -128,13 +119,13 @@ def test_killing_the_template_loses_no_call_and_leaves_no_old_worker(make_pool):
     old = [pool.template_pid(), *pool.worker_pids()]
     killer = threading.Timer(0.1, os.kill, (pool.template_pid(), signal.SIGKILL))
     killer.start()
-    assert statuses(pool.map([("sleep", "0.05")] * 8)) == ["done"] * 8
+    assert statuses(pool.map([("sleep", "0.05")] * 40)) == ["done"] * 40
     assert wait_until(lambda: not any(map(is_alive, old)))
     assert pool.events["template_starts"] == 2
 
 
 def test_a_stopped_worker_times_out_and_is_replaced(make_pool):
-    pool = make_pool(num_workers=1, timeout_s=0.3)
+    pool = make_pool(num_workers=1, timeout_s=1.0)
     pool.map([("echo", "warm")])
     (stopped,) = pool.worker_pids()
     os.kill(stopped, signal.SIGSTOP)
@@ -168,12 +159,12 @@ def test_a_worker_cannot_write_a_file_and_prints_nothing(make_pool, tmp_path, ca
 
 
 def test_many_threads_share_a_pool(make_pool):
-    pool = make_pool(num_workers=2, timeout_s=0.3)
+    pool = make_pool(num_workers=2, timeout_s=1.0)
     results = {}
 
     def ask(name):
         calls = [("echo", f"{name}-{n}") for n in range(50)]
-        calls.insert(25, ("sleep", "9"))
+        calls.insert(25, ("sleep", "600"))
         results[name] = pool.map(calls)
 
     threads = [threading.Thread(target=ask, args=(name,)) for name in range(4)]
@@ -187,29 +178,43 @@ def test_many_threads_share_a_pool(make_pool):
         assert texts == [f"{name}-{n}" for n in range(50)]
 
 
-def test_a_small_job_does_not_wait_for_the_end_of_a_large_one(make_pool):
-    pool = make_pool(num_workers=1, timeout_s=5.0)
+def test_a_small_job_does_not_wait_for_the_end_of_a_large_one(make_pool, tmp_path):
+    """The large one's first half holds the worker, its last call ends after the small one's."""
+    pool = make_pool(num_workers=1, timeout_s=HANG_S)
     pool.map([("echo", "warm")])
-    large = threading.Thread(target=pool.map, args=([("sleep", "0.02")] * 60,))
+    first, last = tmp_path / "first", tmp_path / "last"
+    ends = []
+
+    def ask(name, calls):
+        pool.map(calls)
+        ends.append(name)
+
+    calls = [("wait_for", str(first)), *[("echo", "x")] * 58, ("wait_for", str(last))]
+    large = threading.Thread(target=ask, args=("large", calls))
     large.start()
-    time.sleep(0.1)
-    pool.map([("echo", "small")])
-    assert large.is_alive()
+    assert wait_until(lambda: len(pool._jobs) == 1)
+    small = threading.Thread(target=ask, args=("small", [("echo", "small")]))
+    small.start()
+    assert wait_until(lambda: len(pool._jobs) + len(pool._inbox) == 2)
+    first.touch()
+    small.join(HANG_S)
+    last.touch()
     large.join()
+    assert ends == ["small", "large"]
 
 
-def test_waiting_for_workers_leaves_other_threads_running(make_pool):
-    pool = make_pool(num_workers=2, timeout_s=0.3)
+def test_waiting_for_workers_leaves_other_threads_running(make_pool, tmp_path):
+    """The call ends with a file that only another thread writes; a held lock would end it never."""
+    pool = make_pool(num_workers=2, timeout_s=HANG_S)
     pool.map([("echo", "warm")])
-    asking = threading.Thread(target=pool.map, args=([("big_power", "")] * 4,))
+    outcomes = []
+    calls = [("wait_for", str(tmp_path / "written"))] * 4
+    asking = threading.Thread(target=lambda: outcomes.extend(pool.map(calls)))
     asking.start()
-    gaps, last = [], time.monotonic()
-    while asking.is_alive():
-        time.sleep(0.001)
-        gaps.append(time.monotonic() - last)
-        last = time.monotonic()
-    assert len(gaps) > 100
-    assert max(gaps) < 0.25  # a held lock would make it 0.3 s and more
+    assert wait_until(lambda: any(worker.tasks for worker in pool._workers))
+    (tmp_path / "written").touch()
+    asking.join()
+    assert statuses(outcomes) == ["done"] * 4
 
 
 def test_closing_ends_every_process_and_later_calls_are_refused(make_pool):
@@ -225,11 +230,11 @@ def test_closing_ends_every_process_and_later_calls_are_refused(make_pool):
 
     waiting = threading.Thread(target=ask)
     waiting.start()
-    time.sleep(0.1)
+    assert wait_until(lambda: any(worker.tasks for worker in pool._workers))
     pids = [pool.template_pid(), *pool.worker_pids()]
     pool.close()
     pool.close()
-    waiting.join(5)
+    waiting.join(HANG_S)
     assert errors == ["the pool is closed"]
     assert wait_until(lambda: not any(map(is_alive, pids)))
     with pytest.raises(RuntimeError, match="closed"):
@@ -286,16 +291,20 @@ def start_parent(before="", **popen):
 
 @pytest.mark.parametrize(
     "before",
-    ["", "child = os.fork()\nif child == 0: time.sleep(5); os._exit(0)"],
+    ["", "child = os.fork()\nif child == 0: time.sleep(3600)"],
     ids=["alone", "beside a fork that holds its sockets"],
 )
 def test_a_trainer_killed_by_sigkill_leaves_no_process_of_the_pool(before):
-    with start_parent(before) as parent:
-        pids = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(pids) == 5
-        assert all(map(is_alive, pids))
-        os.kill(pids[0], signal.SIGKILL)
-        assert wait_until(lambda: not any(map(is_alive, pids)), 3.0)
+    with start_parent(before, start_new_session=True) as parent:
+        try:
+            pids = [int(pid) for pid in parent.stdout.readline().split()]
+            assert len(pids) == 5
+            assert all(map(is_alive, pids))
+            os.kill(pids[0], signal.SIGKILL)
+            assert wait_until(lambda: not any(map(is_alive, pids)), 60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(parent.pid, signal.SIGKILL)  # the fork
 
 
 def test_a_stall_of_the_whole_machine_is_charged_to_no_call():
@@ -305,12 +314,12 @@ def test_a_stall_of_the_whole_machine_is_charged_to_no_call():
         sys.path.insert(0, {str(TASKS)!r})
         from rewards.pool import Pool, PoolSettings
         settings = PoolSettings(
-            "pool_tasks:misbehave", num_workers=1, num_spares=0, timeout_s=0.5
+            "pool_tasks:misbehave", num_workers=1, num_spares=0, timeout_s=1.5
         )
         pool = Pool(settings)
         pool.map([("echo", "warm")])
         print(os.getpid(), *pool.worker_pids(), flush=True)
-        print(pool.map([("sleep", "0.4")])[0].status)
+        print(pool.map([("sleep", "0.6")])[0].status)
         """
     )
     command = [sys.executable, "-c", program]
@@ -320,7 +329,7 @@ def test_a_stall_of_the_whole_machine_is_charged_to_no_call():
         time.sleep(0.1)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(1.0)
+        time.sleep(2.5)
         for pid in pids:  # the trainer wakes up first and must not kill the worker for it
             os.kill(pid, signal.SIGCONT)
             time.sleep(0.1)
@@ -350,6 +359,6 @@ def test_a_pool_works_in_a_process_without_standard_files():
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, env=environment, timeout=60
+        [sys.executable, "-c", program], capture_output=True, env=environment, timeout=HANG_S
     )
     assert done.stdout == b"fine"

@@ -13,6 +13,7 @@ from rewards import Gold, Reason, Verdict, Verifier
 from rewards.counters import Counters, quantile
 from rewards.process import Outcome
 from rewards.verifier import ruling_of
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 SLOW = (r"\boxed{\sin^2 x + \cos^2 x + \tan y}", r"1+\frac{\sin y}{\cos y}")
@@ -31,7 +32,7 @@ def test_a_verdict_says_what_was_found_and_why(verifier):
     assert verdict.reason is Reason.CORRECT
     assert verdict.answer == "0.5"
     assert verdict.stage
-    assert 0 <= verdict.ms < 1000
+    assert verdict.ms >= 0
 
 
 def test_verdicts_keep_the_order_of_the_pairs_fast_and_slow_mixed(verifier):
@@ -196,10 +197,12 @@ def test_a_forgotten_verifier_takes_its_processes_with_it(tmp_path):
     program = (
         "from rewards import Verifier; import gc, time\n"
         "v = Verifier(); v.verify(r'\\boxed{1+\\sin^2 x}', '2'); pid = v._pool.template_pid()\n"
-        "del v; gc.collect(); time.sleep(0.5)\n"
-        "import os; print(os.path.exists(f'/proc/{pid}'))"
+        "del v; gc.collect()\n"
+        "import os\n"
+        "while os.path.exists(f'/proc/{pid}'): time.sleep(0.01)\n"
+        "print('gone')"
     )
-    assert run_python(program) == "False"
+    assert run_python(program) == "gone"
 
 
 def run_python(program: str, **environment: str) -> str:
@@ -208,7 +211,7 @@ def run_python(program: str, **environment: str) -> str:
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        timeout=60,
+        timeout=HANG_S,
         check=True,
     )
     return done.stdout.strip()
@@ -232,12 +235,10 @@ def test_judging_in_process_brings_no_sympy_either():
     assert run_python(program) == "none"
 
 
-def test_the_import_is_quick(tmp_path):
+def test_the_import_brings_few_modules():
     program = (
-        "import time; start = time.perf_counter()\n"
+        "import sys; before = {*sys.modules}\n"
         "from rewards import Gold, Reason, Verdict, Verifier\n"
-        "print(time.perf_counter() - start)"
+        "print(len({*sys.modules} - before))"
     )
-    cached = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
-    run_python(program, **cached)
-    assert min(float(run_python(program, **cached)) for _ in range(5)) < 0.1  # idle: about 0.03
+    assert int(run_python(program)) < 90  # about 60, in about 30 ms; sympy alone has 600

@@ -12,6 +12,7 @@ import pytest
 from rlvr.config import TrainRecipe
 from rlvr.recipe import validate
 from tests.rlvr import small
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +64,7 @@ def write_recipe(recipe_tree, make_recipe, tmp_path) -> Callable[..., Path]:
 def rlvr_command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `rlvr ARGS` as a user would, in a process of its own."""
 
-    def run(*args: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(*args: object, timeout: float = HANG_S) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "rlvr.cli", *map(str, args)],
             capture_output=True,

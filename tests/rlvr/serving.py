@@ -10,6 +10,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from tests.waiting import HANG_S, wait_until
+
 KEY = "a-key-of-these-tests-only"
 
 
@@ -41,17 +43,19 @@ class ServerProcess:
                 start_new_session=True,
             )
 
-    def wait(self, timeout_s: float = 240) -> None:
+    def wait(self) -> None:
         """Returns when it answers."""
-        assert self.process is not None
-        give_up = time.monotonic() + timeout_s
-        while time.monotonic() < give_up and self.process.poll() is None:
-            try:
-                if ask(f"{self.url}/health") == 200:
-                    return
-            except OSError:
-                time.sleep(0.5)
-        raise AssertionError(f"no server:\n{self.log.read_text()[-3000:]}")
+        process = self.process
+        assert process is not None
+        assert wait_until(lambda: self._answers() or process.poll() is not None)
+        assert process.poll() is None, f"no server:\n{self.log.read_text()[-3000:]}"
+
+    def _answers(self) -> bool:
+        try:
+            return ask(f"{self.url}/health") == 200
+        except OSError:
+            time.sleep(0.5)
+            return False
 
     def kill(self) -> None:
         """SIGKILL to the server and its engine process."""
@@ -65,7 +69,7 @@ def ask(url: str, key: str | None = None, body: bytes | None = None) -> int:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     request = urllib.request.Request(url, data=body, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as reply:
+        with urllib.request.urlopen(request, timeout=HANG_S) as reply:
             return reply.status
     except urllib.error.HTTPError as error:
         return error.code

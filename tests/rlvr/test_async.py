@@ -23,6 +23,7 @@ from rlvr.session import Session
 from rlvr.stop import Stopped
 from rlvr.train import Run, one_step
 from tests.rlvr.small import steady, steady_metrics
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -121,32 +122,36 @@ def test_a_run_stopped_with_rollouts_in_flight_resumes_bit_for_bit(make_session,
 def test_generation_of_the_next_step_starts_before_the_update_ends(
     make_session, engine, monkeypatch, tmp_path
 ):
-    session, events = make_session(), []
+    session, events, begun = make_session(), [], threading.Event()
     stream, update, sync = engine.stream, rlvr.train.update, session.syncer.sync
 
     def watched(name, function):
         def call(*args):
-            events.append((f"{name} starts", time.perf_counter()))
-            try:
-                return function(*args)
-            finally:
-                events.append((f"{name} ends", time.perf_counter()))
+            events.append(f"{name} starts")
+            result = function(*args)
+            if name == "update":  # the thread that generates may get no core before
+                begun.wait(HANG_S)
+            events.append(f"{name} ends")
+            return result
 
         return call
 
     def watched_stream(*args):
-        events.append(("generation starts", time.perf_counter()))
+        events.append("generation starts")
+        begun.set()
         yield from stream(*args)
-        events.append(("generation ends", time.perf_counter()))
+        events.append("generation ends")
 
     monkeypatch.setattr(engine, "stream", watched_stream)
     monkeypatch.setattr(rlvr.train, "update", watched("update", update))
     monkeypatch.setattr(session.syncer, "sync", watched("sync", sync))
     run = Run(tmp_path, "a", 0)
     one_step(session, run, lambda: None)
-    run.next_step, first = 1, len(events)
+    run.next_step = 1
+    begun.clear()
+    events.clear()
     one_step(session, run, lambda: None)
-    names = [name for name, _ in sorted(events[first:], key=lambda event: event[1])]
+    names = [*events]
     assert names.index("generation starts") < names.index("update ends")
     last = len(names) - 1 - names[::-1].index("generation ends")
     assert last < names.index("sync starts"), "the engine is idle when its weights change"
@@ -235,7 +240,7 @@ def test_the_command_stopped_by_a_signal_resumes_bit_for_bit(
         process = start(recipe)
         wait_for_step(run, 2)
         os.kill(process.pid, signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=HANG_S)
         assert process.returncode == 128 + signal.SIGTERM, output
         assert rlvr_command("train", "--resume", run).returncode == 0
     assert steady_metrics(runs[0]) == steady_metrics(runs[1])

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from tests.rlvr.serving import free_port
 from tests.rlvr.small import read_lines, steady_metrics
 from tests.rlvr.test_train import wait_for_step
+from tests.waiting import HANG_S, wait_until
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def launch(tmp_path):
 def test_a_script_trains_with_all_its_processes(launch, write_recipe, tmp_path, script):
     config = str(ROOT / "recipes" / "accelerate" / "ddp.yaml")
     process = launch(script, write_recipe(), GPUS="2", GPUS_PER_NODE="1", CONFIG=config)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=HANG_S)
     assert process.returncode == 0, output[-4000:]
     assert "packages: " in output, "rlvr doctor comes first"
     assert output.count("run folder:") == 1
@@ -81,12 +81,12 @@ def test_a_preempted_job_asks_for_another_turn_and_goes_on_in_it(launch, write_r
     first = launch("requeue.sh", recipe, "turns")
     wait_for_step(run, 2)
     first.send_signal(signal.SIGTERM)
-    output, _ = first.communicate(timeout=60)
+    output, _ = first.communicate(timeout=HANG_S)
     assert first.returncode == 143, output[-4000:]
     assert (tmp_path / "requeued").read_text() == "77\n"
     done = len(read_lines(run))
     second = launch("requeue.sh", recipe, "turns")
-    output, _ = second.communicate(timeout=240)
+    output, _ = second.communicate(timeout=HANG_S)
     assert second.returncode == 0, output[-4000:]
     assert (tmp_path / "requeued").read_text() == "77\n", "finished: no other turn"
     assert done < 40
@@ -103,17 +103,14 @@ def test_servers_and_processes_that_train_start_and_end_together(launch, write_r
     recipe = write_recipe(rollout={"engine": "vllm", "mode": "async"})
     words = (recipe, "1,2", "0,1", "--rollout.temperature")
     wrong = launch("servers.sh", *words, "-1")
-    output, _ = wrong.communicate(timeout=120)
+    output, _ = wrong.communicate(timeout=HANG_S)
     assert wrong.returncode == 2, "a mistake does not start servers over and over"
     assert "rollout.temperature = -1" in output
     port = free_port()
     process = launch("servers.sh", *words, "0.9", PORT=str(port), RLVR_API_KEY="of-this-test")
-    output, _ = process.communicate(timeout=280)
+    output, _ = process.communicate(timeout=HANG_S)
     assert process.returncode == 0, output[-4000:]
     run = tmp_path / "runs" / "run"
     assert [row["step"] for row in steady_metrics(run)] == [1, 2, 3]
     assert json.loads((run / "manifest.json").read_text())["num_ranks"] == 2
-    give_up = time.monotonic() + 30
-    while listens(port) and time.monotonic() < give_up:
-        time.sleep(0.5)
-    assert not listens(port)
+    assert wait_until(lambda: not listens(port))

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from rlvr.recipe import ConfigError, dump_toml, load_recipe
 from tests.rlvr import cases, sharding_worker
 from tests.rlvr.small import steady_metrics
 from tests.rlvr.test_train import wait_for_step
+from tests.waiting import HANG_S, wait_until
 
 LAUNCH = [
     *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
@@ -41,7 +41,7 @@ the usual eps, AdamW makes whole steps out of gradients that are rounding."""
 PARTS = ("fsdp2", "zero3") if importlib.util.find_spec("deepspeed") else ("fsdp2",)
 
 
-def launch(*words: object, timeout: float = 270) -> subprocess.CompletedProcess[str]:
+def launch(*words: object, timeout: float = HANG_S) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*LAUNCH, *map(str, words)], capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -299,11 +299,10 @@ def test_a_rank_that_dies_ends_all(write_recipe, tmp_path):
     process = start(recipe := write_recipe(train={"steps": 1000, "num_threads": 1}))
     wait_for_step(tmp_path / "runs" / "run", 2)
     os.kill(min(processes_of(recipe, "RANK=1")), signal.SIGKILL)  # before its verifier's processes
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=HANG_S)
     assert process.returncode != 0, output
     assert "rank" in output
-    time.sleep(1)
-    assert processes_of(recipe) == []
+    assert wait_until(lambda: not processes_of(recipe), 60)
 
 
 @pytest.mark.slow
@@ -316,10 +315,9 @@ def test_sigterm_leaves_a_checkpoint_that_one_process_continues(runs, write_pair
         process.send_signal(signal.SIGTERM)
     else:
         os.kill(min(processes_of(recipe, "RANK=1")), signal.SIGTERM)
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=HANG_S)
     assert f"continue with: rlvr train --resume {run}" in output
-    time.sleep(1)
-    assert processes_of(recipe) == []
+    assert wait_until(lambda: not processes_of(recipe), 60)
     train.resume(run, Console(quiet=True))
     assert_same_run(run, runs / "one" / "lora")
 
@@ -360,7 +358,7 @@ def test_a_vllm_for_each_rank_or_for_each_two_make_the_run_of_one_process(
         if name == "shared":
             Path("/dev/shm/-tp:0-[0-1]-cpushm_0").touch()  # as a killed run leaves it
         process = start(recipe, *commands[name])
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=HANG_S)
         assert process.returncode == 0, output[-4000:]
     for name in sizes.keys() - {"alone"}:
         assert_trained_alike(tmp_path / name, tmp_path / "alone")
@@ -391,8 +389,7 @@ def test_sigterm_to_one_of_two_that_need_each_other_stops_both(
     process, run = start(recipe, *accelerate(f"{config}.yaml", 2)), tmp_path / "runs" / "run"
     wait_for_step(run, 2)
     os.kill(min(processes_of(recipe, "RANK=1")), signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=HANG_S)
     assert f"continue with: rlvr train --resume {run}" in output
     assert len(list((run / "checkpoints").iterdir())) == 1
-    time.sleep(1)
-    assert processes_of(recipe) == []
+    assert wait_until(lambda: not processes_of(recipe), 60)

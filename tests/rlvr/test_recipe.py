@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -157,15 +156,17 @@ def test_light_modules_load_no_torch(module):
     assert done.stdout.strip() == "False"
 
 
-def test_help_answers_in_under_300_ms():
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "rlvr.cli", "--help"], capture_output=True, check=True
-        )
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.3
+def test_help_answers_before_anything_large_is_imported():
+    program = (
+        "import atexit, sys; from rlvr.cli import main\n"
+        "atexit.register(lambda: print(len(sys.modules), file=sys.stderr))\n"
+        "main(['--help'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "rlvr" in done.stdout
+    assert int(done.stderr) < 200  # pydantic alone brings 150, torch 2,000
 
 
 def test_every_shipped_recipe_is_valid(pytestconfig):

@@ -23,6 +23,7 @@ from rlvr.recipe import ConfigError, dump_toml
 from rlvr.run_folder import check_same_recipe, claimed, make_folder
 from rlvr.session import new_engine
 from tests.rlvr.small import read_lines
+from tests.waiting import HANG_S
 
 QUIET = Console(quiet=True)
 SHORT = {"train": {"steps": 2, "checkpoint_every": 0}}
@@ -39,7 +40,7 @@ def run_with_closed(streams: tuple[str, ...], *words: object) -> subprocess.Comp
         return subprocess.run(
             [sys.executable, "-m", "rlvr.cli", *map(str, words)],
             text=True,
-            timeout=240,
+            timeout=HANG_S,
             check=False,
             **where,
         )
@@ -100,7 +101,7 @@ def test_output_that_nobody_reads_is_dropped_and_any_other_error_is_not(capfd):
     )
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-c", program], stdout=writing, stderr=writing, timeout=60, check=False
+        [sys.executable, "-c", program], stdout=writing, stderr=writing, timeout=HANG_S, check=False
     )
     os.close(writing)
     assert done.returncode == 0
@@ -188,6 +189,11 @@ def test_only_what_is_here_becomes_absolute(elsewhere, make_recipe, monkeypatch)
     assert absolute(found) == found
     hub = make_recipe(model={"path": "Qwen/Qwen3-0.6B"}, eval={"benchmarks": ("math500",)})
     assert absolute(hub) == hub
+    some = make_recipe(data={"path": str(elsewhere / "dig*.jsonl")})
+    assert absolute(some) == some
+    monkeypatch.chdir(elsewhere)
+    every = make_recipe(data={"path": "dig*.jsonl"})
+    assert absolute(every).data.path == str(elsewhere / "dig*.jsonl")
     (elsewhere / "sub").mkdir()
     monkeypatch.chdir(elsewhere / "sub")
     monkeypatch.setenv("RLVR_DATA", "..")
@@ -253,6 +259,6 @@ def test_an_interrupt_at_any_moment_ends_the_run_and_its_processes(write_recipe,
     )
     time.sleep(wait_s)  # a moment, not a limit: any is right
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=HANG_S)
     assert process.returncode == 130, output.decode()
     assert not [*(tmp_path / "runs").glob(".*.partial")]

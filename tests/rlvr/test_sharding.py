@@ -31,6 +31,7 @@ from tests.rlvr.test_ranks import (
     assert_same_run,
     assert_same_steps,
 )
+from tests.waiting import HANG_S
 
 HALF = {"model": {"dtype": "bfloat16"}, "algorithm": {"preset": "dapo"}}
 
@@ -65,7 +66,7 @@ def launch(way: str, *words: object) -> None:
         command,
         capture_output=True,
         text=True,
-        timeout=270,
+        timeout=HANG_S,
         check=False,
         cwd=ROOT,
         env=os.environ | WAYS[way],
@@ -289,7 +290,7 @@ def test_a_run_in_parts_under_accelerate_is_the_run_of_one_process(
             [*map(str, command), "-m", "rlvr.cli", "train", str(path)],
             capture_output=True,
             text=True,
-            timeout=270,
+            timeout=HANG_S,
             check=False,
         )
         assert done.returncode == 0, done.stderr[-4000:]

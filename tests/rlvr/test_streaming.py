@@ -2,17 +2,19 @@
 verification costs no time of its own."""
 
 import random
+import threading
 import time
 
 import pytest
 
-from rewards import Gold, Verifier
+from rewards import Verifier
 from rlvr.data import encode_prompts, load_problems
 from rlvr.groups import Group
 from rlvr.policy import load_policy
 from rlvr.rollout.engine import Request, Sampling, sample_seed
 from rlvr.rollout.transformers import BATCH_ROWS, TransformersEngine
 from rlvr.streaming import Asked, run_round
+from tests.waiting import HANG_S
 
 SAMPLING = Sampling(max_len=24)
 
@@ -112,28 +114,35 @@ def test_a_stop_ends_the_round_at_the_next_decoding_step(policy, ask):
     assert len(calls) == 3
 
 
-def test_generation_and_slow_verification_together_take_about_the_longer_of_the_two(policy, ask):
-    """Each group gets a pair that needs longer than the verifier's deadline: 0.25 s of real time,
-    on however many cores."""
+def test_generation_goes_on_while_responses_are_judged_and_judging_does_not_wait_for_its_end(
+    policy, ask
+):
+    """The engine keeps its last response back until a group is judged, and the first verdict waits
+    for another response: one after the other, neither would ever come."""
     engine, asked, sampling = TransformersEngine(policy), ask(12, 16), Sampling(max_len=32)
-    requests = [Request(a.prompt_ids, seed) for a in asked for seed in a.seeds]
-    engine.generate(requests[:4], sampling)
-    start = time.perf_counter()
-    engine.generate(requests, sampling)
-    generate_s, verify_ms = time.perf_counter() - start, []
-    with Verifier(num_workers=1, timeout_s=0.25) as verifier:
-        verifier.verify(r"\boxed{\sin(2x)}", Gold.parse(r"2\sin(x)\cos(x)"))
+    judged, generated = threading.Event(), threading.Event()
+    met = []
 
-        def judge(one, responses):
-            n = 100 + one.index
-            gold = Gold.parse(rf"\sum_{{k=1}}^{{{n}}} k^{{-2}}")
-            verdict = verifier.verify(rf"\boxed{{\sum_{{k=1}}^{{{n}}} \frac{{1}}{{k^2}}}}", gold)
-            verify_ms.append(verdict.ms)
-            return Group(one.problem.id, [], responses, [0.0], [str(verdict.reason)], 0)
+    class Held:
+        """The engine, which gives its responses one by one."""
 
-        start = time.perf_counter()
-        run_round(asked, engine, sampling, judge, do_nothing, num_threads=1)
-        both_s = time.perf_counter() - start
-    short, long = sorted((generate_s, sum(verify_ms) / 1e3))
-    assert short > 0.2, "both take real time"
-    assert both_s < long + 0.6 * short, (generate_s, sum(verify_ms) / 1e3, both_s)
+        def stream(self, requests, sampling):
+            *finished, last = [one for part in engine.stream(requests, sampling) for one in part]
+            for one in finished:
+                if judging.is_set():
+                    generated.set()
+                yield [one]
+            met.append(judged.wait(HANG_S))
+            yield [last]
+
+    judging = threading.Event()
+
+    def judge(one, responses):
+        judging.set()
+        met.append(generated.wait(HANG_S))
+        judged.set()
+        return Group(one.problem.id, [], responses, [0.0], ["wrong"], 0)
+
+    done = run_round(asked, Held(), sampling, judge, do_nothing, num_threads=1)
+    assert all(done.groups)
+    assert met == [True] * 13

@@ -1,7 +1,6 @@
 """The real W&B, offline and unreachable; metrics.jsonl whatever happens."""
 
 import json
-import time
 
 import pytest
 
@@ -28,11 +27,9 @@ def test_an_unreachable_wandb_is_said_and_logged_offline(make_recipe, tmp_path, 
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    start = time.monotonic()
     tracker = Tracker(make_recipe(track={"wandb": "auto"}), tmp_path, "abcd1235", 0)
     tracker.log(1, {"reward/mean": 0.5})
     tracker.close()
-    assert time.monotonic() - start < 60
     assert "W&B online failed" in capfd.readouterr().err
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert lines(tmp_path) == [{"step": 1, "reward/mean": 0.5}]

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from rlvr.cli import main
 from rlvr.metrics import is_known
 from tests.rlvr.small import read_lines, steady_metrics
+from tests.waiting import HANG_S, wait_until
 
 COMMAND = [sys.executable, "-m", "rlvr.cli", "train"]
 
@@ -89,13 +89,9 @@ def start(recipe: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_step(run: Path, step: int, timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if (run / "metrics.jsonl").exists() and len(steady_metrics(run)) >= step:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"no step {step} in {timeout_s} s")
+def wait_for_step(run: Path, step: int) -> None:
+    lines = run / "metrics.jsonl"
+    assert wait_until(lambda: lines.exists() and lines.read_text().count("\n") >= step)
 
 
 def alive_in_session(session: int) -> list[str]:
@@ -126,11 +122,10 @@ def test_a_signal_leaves_a_checkpoint_and_resuming_repeats_the_uninterrupted_run
     process = start(recipe)
     wait_for_step(run, 1)
     os.kill(process.pid, signum)
-    output, _ = process.communicate(timeout=20)  # a preempted job gets about that long
+    output, _ = process.communicate(timeout=HANG_S)
     assert process.returncode == 128 + signum, output
     assert f"rlvr train --resume {run}" in output
-    time.sleep(0.5)
-    assert alive_in_session(process.pid) == []
+    assert wait_until(lambda: not alive_in_session(process.pid), 60)
     done = rlvr_command("train", "--resume", run)
     assert done.returncode == 0, done.stderr
     assert steady_metrics(run) == steady_metrics(finished[0])

@@ -28,6 +28,7 @@ from tests.rlvr.engine_cases import (
 from tests.rlvr.serving import KEY, ServerProcess, ask
 from tests.rlvr.small import steady_metrics
 from tests.rlvr.test_ranks import launch
+from tests.waiting import HANG_S, wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -155,7 +156,7 @@ def num_running(server: ServerProcess) -> float:
     asked = urllib.request.Request(
         f"{server.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}
     )
-    with urllib.request.urlopen(asked, timeout=30) as reply:
+    with urllib.request.urlopen(asked, timeout=HANG_S) as reply:
         text = reply.read().decode()
     return sum(
         map(float, re.findall(r"^vllm:num_requests_(?:running|waiting){.*} (.*)$", text, re.M))
@@ -171,10 +172,7 @@ def test_closing_a_stream_aborts_its_requests_and_leaves_the_engine_usable(serve
         num_finished += len(next(stream))
     stream.close()
     assert num_finished < 64
-    give_up = time.monotonic() + 5
-    while num_running(server) and time.monotonic() < give_up:
-        time.sleep(0.1)
-    assert num_running(server) == 0
+    assert wait_until(lambda: num_running(server) == 0)
     assert len(engine.generate(requests(2), SAMPLING)) == 2
     engine.close()
 
@@ -229,9 +227,7 @@ def test_two_servers_share_the_requests_and_one_does_them_all_when_the_other_die
     found, stream = {}, engine.stream(requests(48), sampling)
     while len(found) < 8:
         found.update(next(stream))
-    give_up = time.monotonic() + 30
-    while not (num_running(server) and num_running(other)) and time.monotonic() < give_up:
-        time.sleep(0.005)
+    assert wait_until(lambda: num_running(server) and num_running(other))
     other.kill()
     for finished in stream:
         found.update(finished)
@@ -275,9 +271,7 @@ def test_a_run_on_a_server_killed_and_restarted_in_a_step_equals_a_local_run(
         metrics = tmp_path / "runs" / "killed" / "metrics.jsonl"
         while not (metrics.exists() and metrics.read_text().count("\n") >= 1):
             time.sleep(0.05)
-        give_up = time.monotonic() + 60
-        while not num_running(server) and time.monotonic() < give_up:
-            time.sleep(0.005)
+        wait_until(lambda: num_running(server))
         server.kill()
         server.start()
 

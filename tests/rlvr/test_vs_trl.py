@@ -10,6 +10,7 @@ import pytest
 
 from tests.benchmarks.step_worker import Step
 from tests.benchmarks.vs_trl import summary
+from tests.waiting import HANG_S
 
 
 def step(seconds, lens, trained):
@@ -36,7 +37,7 @@ def test_both_sides_take_real_steps_on_the_same_number_of_rollouts(
     path = tmp_path / "result.json"
     command = ["--quick", "--cases", "short", "--model", str(tiny_policy), "--json", str(path)]
     program = [sys.executable, "-m", "tests.benchmarks.vs_trl", *command, *arguments]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     written = json.loads(path.read_text())
     assert written["versions"]["trl"]

@@ -43,8 +43,7 @@ def test_workers_run_side_by_side_and_a_killed_one_costs_only_its_run(open_writt
 def kill_writer(folder: Path) -> None:
     """Kills the process that has the run's metrics open, as soon as there is one."""
     path = folder / "metrics.jsonl"
-    deadline = time.monotonic() + 400
-    while time.monotonic() < deadline:
+    while True:  # ends with the run's process at the latest: the test has a time limit
         for entry in Path("/proc").glob("[0-9]*/fd/*"):
             try:
                 found = path.exists() and os.path.samefile(entry, path)

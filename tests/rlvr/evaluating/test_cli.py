@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from rlvr.cli import main
+from tests.waiting import HANG_S, wait_until
 
 COMMAND = [sys.executable, "-m", "rlvr.cli", "eval"]
 
@@ -59,7 +59,7 @@ def words(model, problems, out, *more):
 
 def run(*args):
     return subprocess.run(
-        [*COMMAND, *map(str, args)], capture_output=True, text=True, timeout=280, check=False
+        [*COMMAND, *map(str, args)], capture_output=True, text=True, timeout=HANG_S, check=False
     )
 
 
@@ -129,9 +129,7 @@ def test_a_killed_run_goes_on_in_two_processes_and_ends_like_one_that_was_not_ki
         stderr=subprocess.DEVNULL,
     )
     log = cut / "generations.jsonl.gz"
-    deadline = time.monotonic() + 200
-    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    assert wait_until(lambda: log.exists() and log.stat().st_size)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     there = responses(cut)
@@ -158,12 +156,9 @@ def test_processes_end_with_the_command_that_started_them(adapters, problems, tm
         [*COMMAND, *map(str, named)], stderr=subprocess.DEVNULL, start_new_session=True
     )
     log = tmp_path / "out" / "generations.jsonl.gz"
-    deadline = time.monotonic() + 200
-    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    assert wait_until(lambda: log.exists() and log.stat().st_size)
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
-    deadline = time.monotonic() + 20
 
     def left():
         found = subprocess.run(
@@ -175,9 +170,7 @@ def test_processes_end_with_the_command_that_started_them(adapters, problems, tm
         lines = [line.strip() for line in found.stdout.splitlines()]
         return [line for line in lines if line and not line.startswith("Z")]
 
-    while left() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left() == []
+    assert wait_until(lambda: not left())
 
 
 @pytest.mark.parametrize(

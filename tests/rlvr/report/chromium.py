@@ -4,11 +4,12 @@ import base64
 import json
 import shutil
 import subprocess
-import time
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from tests.waiting import HANG_S, wait_until
 
 EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -44,11 +45,11 @@ class Chromium:
             self.call(f"{domain}.enable")
 
     def _address(self, path: Path) -> str:
-        deadline = time.monotonic() + 60
-        while not (path.is_file() and path.read_text().strip()):
+        def is_open() -> bool:
             assert self._process.poll() is None, "Chromium did not start"
-            assert time.monotonic() < deadline, "Chromium did not open its port"
-            time.sleep(0.05)
+            return path.is_file() and bool(path.read_text().strip())
+
+        assert wait_until(is_open), "Chromium did not open its port"
         return f"127.0.0.1:{path.read_text().splitlines()[0]}"
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -56,7 +57,7 @@ class Chromium:
         self._last_id += 1
         self._socket.send(json.dumps({"id": self._last_id, "method": method, "params": params}))
         while True:
-            message = json.loads(self._socket.recv(timeout=60))
+            message = json.loads(self._socket.recv(timeout=HANG_S))
             if message.get("id") == self._last_id:
                 assert "error" not in message, message
                 return message["result"]
@@ -103,12 +104,9 @@ class Chromium:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait(self, script: str, timeout_s: float = 30) -> None:
+    def wait(self, script: str) -> None:
         """Until the expression is true."""
-        deadline = time.monotonic() + timeout_s
-        while not self.run(script):
-            assert time.monotonic() < deadline, f"never true: {script}"
-            time.sleep(0.03)
+        assert wait_until(lambda: self.run(script), 120), f"never true: {script}"
 
     def press(self, key: str) -> None:
         """One key, as a person presses it."""
@@ -123,4 +121,4 @@ class Chromium:
     def close(self) -> None:
         self._open.close()
         self._process.terminate()
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=HANG_S)

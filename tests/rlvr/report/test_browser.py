@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import pytest
 
@@ -182,13 +181,15 @@ def test_the_live_page_follows_the_run(live_run, chromium):
     chromium.run("document.querySelector('input').value = 'kept'")
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(healthy_rows(6)[5]) + "\n")
-    chromium.wait("document.querySelector('.readout').textContent.startsWith('step 6')", 10)
+    chromium.wait("document.querySelector('.readout').textContent.startsWith('step 6')")
     assert chromium.run("document.querySelector('input').value") == "kept"
     assert chromium.log == []
     assert all(request.startswith(url) for request in chromium.requests)
 
 
-def test_300_steps_of_128_rollouts_open_in_3_seconds_and_20_mib(tmp_path, page_of, chromium):
+def test_300_steps_of_128_rollouts_open_with_few_elements_and_in_20_mib(
+    tmp_path, page_of, chromium
+):
     folder = write_run(
         tmp_path / "run",
         rows=healthy_rows(300),
@@ -198,9 +199,10 @@ def test_300_steps_of_128_rollouts_open_in_3_seconds_and_20_mib(tmp_path, page_o
     )
     page = page_of(folder)
     assert page.stat().st_size < 20 * 2**20
-    start = time.perf_counter()
     chromium.open(page.as_uri())
     chromium.wait(f"{COUNT.format('.response')} === 128")
-    assert time.perf_counter() - start < 3
+    assert (
+        chromium.run(COUNT.format("*")) < 10_000
+    )  # all rollouts at once would be 38,400 responses
     assert chromium.run(COUNT.format("select option")) >= 301
     assert chromium.log == []

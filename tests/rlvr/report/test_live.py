@@ -11,6 +11,7 @@ import pytest
 
 from rlvr.report.live import make_server
 from tests.rlvr.report.folders import healthy_rows, rollout, write_rollouts, write_run
+from tests.waiting import HANG_S
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def live(tmp_path) -> Iterator[tuple]:
 
 
 def ask(port, path="/", method="GET", **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_S)
     connection.putrequest(method, path, skip_host="Host" in headers)
     for name, value in headers.items():
         connection.putheader(name.replace("_", "-"), value)
@@ -42,7 +43,7 @@ def ask(port, path="/", method="GET", **headers):
 def test_it_listens_on_one_loopback_address(live):
     _, port = live
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.2", port), timeout=5)
+        socket.create_connection(("127.0.0.2", port), timeout=HANG_S)
     assert ask(port)[0].status == 200
 
 
