@@ -83,9 +83,11 @@ def _boxed(response: str) -> Extraction:
     if before < 0 and response[start + 6 : start + 7] == "{":
         close = response.find("}", start)
         answer = response[start + 7 : close]
-        if close >= 0 and "{" not in answer and "\\" not in answer:
-            answer = answer.strip()
-            return Extraction(answer, None, "boxed") if answer else _none("boxed")
+        if close < 0 or "{" in answer or "\\" in answer:
+            close = _closing(response, start + 6, {})
+            answer = response[start + 7 : close] if close >= 0 else response[start + 7 :]
+        answer = answer.strip()
+        return Extraction(answer, None, "boxed") if answer else _none("boxed")
     ends: dict[int, int] = {}
     span = _span(response, start, len(response), ends)
     if before < 0:
