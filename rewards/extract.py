@@ -121,7 +121,7 @@ def _span(response: str, start: int, following: int, ends: dict[int, int]) -> _S
         bare = _BARE_BOX.match(response, opening)
         return _Span(*bare.span(1), bare.end()) if bare else _Span(opening, opening, opening)
     close = response.find("}", opening, following)
-    inner = response[opening + 1 : close]
+    inner = response[opening + 1 : close] if close >= 0 else ""
     if close < 0 or "{" in inner or "\\" in inner:
         close = _closing(response, opening, ends)
     ends[opening] = close + 1 if close >= 0 else _UNCLOSED

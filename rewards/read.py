@@ -83,7 +83,7 @@ def read(plain: str) -> Node | None:
         node = parse(changed)
     except (Unparsed, ValueError):
         node = None
-    spoken = node is None or node[0] in ("text", "*", "unit", "s")
+    spoken = node is None or node[0] in ("text", "*", "unit", "s", "+")
     if spoken and _WORD.search(changed):
         said = words(changed)
         return _SAID.get(said) or _number_in_words(said) or node
