@@ -86,8 +86,13 @@ class Row:
 
     number: int
     fields: dict
+    gold: str = ""
     reason: Reason | None = None
     problem: str = ""
+
+    @classmethod
+    def refused(cls, number: int, fields: dict, reason: Reason, problem: str) -> "Row":
+        return cls(number, fields, "", reason, problem)
 
 
 def verify_lines(verifier: Verifier, lines: Iterable[bytes], out: TextIO, problems: TextIO) -> None:
@@ -95,7 +100,7 @@ def verify_lines(verifier: Verifier, lines: Iterable[bytes], out: TextIO, proble
     numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
     while batch := [read_row(number, line) for number, line in islice(numbered, BATCH_LINES)]:
         good = [row for row in batch if row.reason is None]
-        pairs = [(row.fields["response"], str(row.fields["gold"])) for row in good]
+        pairs = [(row.fields["response"], row.gold) for row in good]
         verdicts = dict(zip((row.number for row in good), verifier.verify_many(pairs), strict=True))
         for row in batch:
             if row.reason is not None:
@@ -110,20 +115,38 @@ def verify_lines(verifier: Verifier, lines: Iterable[bytes], out: TextIO, proble
 def read_row(number: int, line: bytes) -> Row:
     """The line as a row; one that cannot be judged says why."""
     try:
-        fields = json.loads(line)
+        fields = json.loads(line, parse_float=WrittenFloat, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
-        return Row(number, {"line": number}, Reason.GOLD_INVALID, f"not JSON: {error}")
+        return Row.refused(number, {"line": number}, Reason.GOLD_INVALID, f"not JSON: {error}")
     if not isinstance(fields, dict):
         problem = f"a JSON object is needed, this is {type(fields).__name__}"
-        return Row(number, {"line": number}, Reason.GOLD_INVALID, problem)
+        return Row.refused(number, {"line": number}, Reason.GOLD_INVALID, problem)
     gold = fields.get("gold")
-    if not isinstance(gold, str | int) or isinstance(gold, bool):
-        problem = f'"gold" must be a string, this is {type(gold).__name__}'
-        return Row(number, fields, Reason.GOLD_INVALID, problem)
+    if not isinstance(gold, str | int | float) or isinstance(gold, bool):
+        problem = f'"gold" must be a string or a number, this is {type(gold).__name__}'
+        return Row.refused(number, fields, Reason.GOLD_INVALID, problem)
     if not isinstance(fields.get("response"), str):
         problem = f'"response" must be a string, this is {type(fields.get("response")).__name__}'
-        return Row(number, fields, Reason.NO_ANSWER, problem)
-    return Row(number, fields)
+        return Row.refused(number, fields, Reason.NO_ANSWER, problem)
+    return Row(number, fields, gold.text if isinstance(gold, WrittenFloat) else str(gold))
+
+
+class WrittenFloat(float):
+    """A JSON number with a point or an exponent, which keeps its text: the gold as it stands."""
+
+    text: str
+
+    def __new__(cls, text: str) -> "WrittenFloat":
+        number = super().__new__(cls, text)
+        if number in (float("inf"), float("-inf")):
+            raise ValueError(f"{text} is too large for a JSON number; write it as a string")
+        number.text = text
+        return number
+
+
+def no_number(name: str) -> float:
+    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
+    raise ValueError(f"{name} is no JSON number")
 
 
 def judged_fields(verdict: Verdict) -> dict:

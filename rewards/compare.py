@@ -11,7 +11,7 @@ from rewards.equations import (
     is_name,
 )
 from rewards.exact import NotExact, TooLarge, exact
-from rewards.families import as_family, conditioned, same_family
+from rewards.families import Stated, as_family, conditioned, same_family
 from rewards.nodes import Node, negative
 from rewards.rename import renamed, with_constants, with_parameter
 from rewards.scalar import Same
@@ -35,31 +35,42 @@ def equal(a: Node, g: Node, same: Same) -> bool | None:
     """Say whether answer a is the gold g; None when the given comparison of scalars cannot tell."""
     if a == g and a[0] != "rel":
         return same(a, g) if a[0] in SCALARS else True
-    structure, gold_structure = conditioned(a), conditioned(g)
-    if structure and gold_structure:
-        (terms, parameter, field), (gold_terms, gold_parameter, gold_field) = (
-            structure,
-            gold_structure,
-        )
-        if any(term[0] not in SCALARS for term in (*terms, *gold_terms)):
-            if field != gold_field or len(terms) != len(gold_terms):
-                return False
-            return both(
-                [
-                    equal(renamed(x, parameter, gold_parameter), y, same)
-                    for x, y in zip(terms, gold_terms, strict=True)
-                ]
-            )
+    if a[0] in SCALARS and g[0] in SCALARS:
+        return _scalars(a, g, same)
+    if a[0] in ("list", "mod", "such") or g[0] in ("list", "mod", "such"):
+        return _with_conditions(a, g, same)
+    return _equations_or_plain(a, g, same)
+
+
+def _with_conditions(a: Node, g: Node, same: Same) -> bool | None:
+    """Compare where a side may say what its parameter or its variable runs through."""
+    if a[0] == "mod" and g[0] == "n":
+        return _residue_stated(a, g)
+    stated, gold_stated = conditioned(a), conditioned(g)
+    if stated and gold_stated:
+        terms = (*stated.terms, *gold_stated.terms)
+        if any(term[0] not in SCALARS for term in terms):
+            return _same_structures(stated, gold_stated, same)
     family, gold_family = as_family(a, g), as_family(g, a)
     if family or gold_family:
         return same_family(family, gold_family) if family and gold_family else False
-    if a[0] == "mod" and g[0] in ("n", "s"):
-        return _residue_stated(a, g)
     bare, gold_bare = without_domain(a), without_domain(g)
     if bare is not a and gold_bare is g:
         return equal(bare, g, same)
     if gold_bare is not g and bare is a:
         return equal(a, gold_bare, same)
+    return _equations_or_plain(a, g, same)
+
+
+def _same_structures(a: Stated, g: Stated, same: Same) -> bool | None:
+    """Compare tuples and intervals with one parameter each term by term, the parameter renamed."""
+    if a.field != g.field or len(a.terms) != len(g.terms):
+        return False
+    terms = [renamed(term, a.parameter, g.parameter) for term in a.terms]
+    return both([equal(x, y, same) for x, y in zip(terms, g.terms, strict=True)])
+
+
+def _equations_or_plain(a: Node, g: Node, same: Same) -> bool | None:
     if any(is_equation(node) or is_membership(node) for node in (a, g)):
         return compare_equations(a, g, same, equal)
     return _plain(a, g, same)
@@ -82,6 +93,19 @@ def _residue_stated(a: Node, g: Node) -> bool:
     except NotExact:
         return bool(symbols(left))
     return value.denominator == 1 and (value - right[1]) % modulus[1] == 0
+
+
+def _scalars(a: Node, g: Node, same: Same) -> bool | None:
+    if a[:2] == g[:2] == ("f", "cases"):
+        return _unordered(("set", a[2]), ("set", g[2]), same)
+    spread = _spread(a), _spread(g)
+    if spread != (a, g):
+        return _plain(*spread, same)
+    verdict = same(a, g)
+    if verdict is False and a[0] == g[0] == "+":
+        others = with_constants(a, g, anywhere=False)
+        return any(same(other, g) is True for other in others)
+    return verdict
 
 
 _BOUNDS = {"<", ">", "<=", ">=", "!=", "in"}
@@ -120,14 +144,8 @@ def _plain(a: Node, g: Node, same: Same) -> bool | None:
             return same(bare, ("*", (turned, ("/", ("c", "pi"), ("n", 180, 1)))))
     a, g = _spread(_whole_numbers(_point(a, g))), _spread(_whole_numbers(_point(g, a)))
     kind, gold_kind = a[0], g[0]
-    if a[:2] == g[:2] == ("f", "cases"):
-        return _unordered(("set", a[2]), ("set", g[2]), same)
     if kind in SCALARS and gold_kind in SCALARS:
-        verdict = same(a, g)
-        if verdict is False and kind == gold_kind == "+":
-            others = with_constants(a, g, anywhere=False)
-            return any(same(other, g) is True for other in others)
-        return verdict
+        return _scalars(a, g, same)
     rule = _PAIRS.get((kind, gold_kind))
     if rule:
         return rule(a, g, same)

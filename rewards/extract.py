@@ -83,9 +83,11 @@ def _boxed(response: str) -> Extraction:
     if before < 0 and response[start + 6 : start + 7] == "{":
         close = response.find("}", start)
         answer = response[start + 7 : close]
-        if close >= 0 and "{" not in answer and "\\" not in answer:
-            answer = answer.strip()
-            return Extraction(answer, None, "boxed") if answer else _none("boxed")
+        if close < 0 or "{" in answer or "\\" in answer:
+            close = _closing(response, start + 6, {})
+            answer = response[start + 7 : close] if close >= 0 else response[start + 7 :]
+        answer = answer.strip()
+        return Extraction(answer, None, "boxed") if answer else _none("boxed")
     ends: dict[int, int] = {}
     span = _span(response, start, len(response), ends)
     if before < 0:
@@ -119,7 +121,7 @@ def _span(response: str, start: int, following: int, ends: dict[int, int]) -> _S
         bare = _BARE_BOX.match(response, opening)
         return _Span(*bare.span(1), bare.end()) if bare else _Span(opening, opening, opening)
     close = response.find("}", opening, following)
-    inner = response[opening + 1 : max(close, opening + 1)]
+    inner = response[opening + 1 : close] if close >= 0 else ""
     if close < 0 or "{" in inner or "\\" in inner:
         close = _closing(response, opening, ends)
     ends[opening] = close + 1 if close >= 0 else _UNCLOSED

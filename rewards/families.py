@@ -38,8 +38,16 @@ def as_family(node: Node, other: Node) -> Family | None:
     return None
 
 
-def conditioned(node: Node) -> tuple[tuple[Node, ...], str, str] | None:
-    """Return (terms, parameter, field) of `terms, parameter in field`; None for anything else."""
+class Stated(NamedTuple):
+    """Terms of any kind, and what their parameter runs through."""
+
+    terms: tuple[Node, ...]
+    parameter: str
+    field: str
+
+
+def conditioned(node: Node) -> Stated | None:
+    """Return the parts of `terms, parameter in field`; None for anything else."""
     if node[0] != "list" or len(node[1]) < 2:
         return None
     condition = node[1][-1]
@@ -48,7 +56,8 @@ def conditioned(node: Node) -> tuple[tuple[Node, ...], str, str] | None:
     field = condition[2][1]
     if field[0] != "field" or field[1] not in _FIELDS:
         return None
-    return tuple(_value(term) for term in node[1][:-1]), condition[2][0][1], field[1]
+    terms = tuple(_value(term) for term in node[1][:-1])
+    return Stated(terms, condition[2][0][1], field[1])
 
 
 def _stated(node: Node) -> Family | None:

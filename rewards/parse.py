@@ -77,10 +77,11 @@ class Parser(Cursor):
             operands.append(self.operand())
             if self.at_mod() and operators == ["="]:
                 break
-        if not operators and self.at_mod() and (rest := self.remainder(operands[0])):
+        value = self.peek.value
+        if not operators and value in _MODS and (rest := self.remainder(operands[0])):
             return rest
         node = ("rel", tuple(operators), tuple(operands)) if operators else operands[0]
-        if self.at_mod():
+        if value in _MODS and self.at_mod():
             self.next()
             node = ("mod", node, self.factor())
         elif self.peek.value == "(" and self.look(1).value == "mod":
@@ -98,6 +99,8 @@ class Parser(Cursor):
 
     def remainder(self, number: Node) -> Node | None:
         """Parse `17 mod 5 = 2`; stay put when no equation follows the modulus."""
+        if not self.at_mod():
+            return None
         start = self.at
         self.next()
         modulus = self.factor()
@@ -322,6 +325,7 @@ class Parser(Cursor):
         return self.atom()
 
 
+_MODS = {"pmod", "bmod", "mod"}
 _SETS = {"such", "set", "cup", "cap", "setminus", "field"}
 
 

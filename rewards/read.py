@@ -6,7 +6,7 @@ from rewards.lexer import Unparsed
 from rewards.nodes import Node
 from rewards.normalise import words
 from rewards.parse import parse
-from rewards.wording import reads_foreign, reworded
+from rewards.wording import foreign, reworded
 
 NUMBER = re.compile(
     r"(?:(-?\d{1,18})|(-?\d{0,15}\.\d{1,15})|(-?\d{1,18})/(\d{1,18})"
@@ -46,6 +46,7 @@ _COUNTED = (
 )
 _ROUND = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _BASES = {word: k for k, word in enumerate(_COUNTED) if 1 < k <= 16}
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3}")
 _HEX = re.compile(r"0x(?=\d*[A-Fa-f])([0-9A-Fa-f]{1,16})")
 _SAID = {
     **dict.fromkeys(
@@ -77,12 +78,13 @@ def read(plain: str) -> Node | None:
     whole = _time(plain) or _based(plain)
     if whole:
         return whole
-    changed = reworded(reads_foreign(plain))
+    changed = reworded(plain if plain.isascii() else foreign(plain))
     try:
         node = parse(changed)
     except (Unparsed, ValueError):
         node = None
-    if node is None or node[0] in ("text", "*", "unit", "s"):
+    spoken = node is None or node[0] in ("text", "*", "unit", "s", "+")
+    if spoken and _WORD.search(changed):
         said = words(changed)
         return _SAID.get(said) or _number_in_words(said) or node
     return node

@@ -52,8 +52,10 @@ class Verifier:
     ):
         if answer_mode not in MODES:
             raise ValueError(f"answer_mode = {answer_mode!r}: choose one of {', '.join(MODES)}")
-        if timeout_s <= 0:
-            raise ValueError(f"timeout_s = {timeout_s}: a pair needs some time; set it to 1.0")
+        if not 0 < timeout_s < float("inf"):  # nan is neither
+            raise ValueError(
+                f"timeout_s = {timeout_s}: a pair needs some time, and not all; set it to 1.0"
+            )
         if num_workers is not None and num_workers < 1:
             raise ValueError(f"num_workers = {num_workers}: at least 1 is needed; leave it out")
         self.answer_mode = answer_mode

@@ -178,7 +178,8 @@ def _currency(found: re.Match[str]) -> str:
     return rf"\text{{{_PREFIXES.get(name, 'dollar')}}} "
 
 
-def _foreign(plain: str) -> str:
+def foreign(plain: str) -> str:
+    """Return the text with a unit in Chinese or Cyrillic letters behind a number named."""
     found = _FOREIGN_TAIL.fullmatch(plain)
     if found is None:
         return plain
@@ -262,8 +263,3 @@ _HABITS: tuple[tuple[tuple[str, ...], Callable[[str], str]], ...] = (
     (("\\circ",), lambda t: _MINUTES.sub(_minutes, t)),
     (("min",), _hours),
 )
-
-
-def reads_foreign(plain: str) -> str:
-    """Return the text with a unit in Chinese or Cyrillic letters behind a number named."""
-    return plain if plain.isascii() else _foreign(plain)

@@ -61,6 +61,27 @@ def test_bad_lines_are_reported_by_number_and_do_not_stop_the_rest():
     assert numbers == [f"line {n}" for n in (2, 4, 5, 6, 7, 8, 9, 10)]
 
 
+def test_a_number_as_gold_is_taken_as_it_is_written_and_nan_is_refused_by_its_line():
+    lines: list[str | bytes] = [
+        pair(r"\boxed{5}", 5.0),
+        pair(r"\boxed{\frac{1}{4}}", 0.25),
+        '{"response": "\\\\boxed{0.30}", "gold": 0.30}',
+        '{"response": "\\\\boxed{0.002}", "gold": 2e-3}',
+        '{"response": "\\\\boxed{5}", "gold": NaN}',
+        '{"response": "\\\\boxed{5}", "gold": -Infinity}',
+        '{"response": "\\\\boxed{5}", "gold": 1e999}',
+        pair(r"\boxed{1}", True),
+    ]
+    status, rows, problems = run(lines)
+    assert status == 0
+    assert [row["correct"] for row in rows] == [True] * 4 + [False] * 4
+    assert {row["stage"] for row in rows[4:]} == {"input"}
+    assert [line.split(":")[0] for line in problems.splitlines()] == [
+        f"line {n}" for n in (5, 6, 7, 8)
+    ]
+    assert "NaN is no JSON number" in problems
+
+
 def test_more_lines_than_one_batch_keep_their_order():
     status, rows, _ = run([pair(rf"\boxed{{{n}}}", "600", n=n) for n in range(1300)])
     assert status == 0
@@ -85,6 +106,8 @@ def test_answer_mode_is_passed_on():
     [
         (["--answer-mode", "box"], "invalid choice: 'box'"),
         (["--timeout", "0"], "timeout_s = 0.0"),
+        (["--timeout", "nan"], "timeout_s = nan"),
+        (["--timeout", "inf"], "timeout_s = inf"),
         (["--timeout", "soon"], "invalid float value"),
         (["--workers", "-1"], "num_workers = -1"),
         (["--nonsense"], "unrecognized arguments"),
