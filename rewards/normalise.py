@@ -56,7 +56,8 @@ _DECORATION = re.compile(
     r"|\\(?:text)?color\s*\{[a-zA-Z0-9]*\}"
     r"|\\(?:v|h)?phantom\{[^{}]*\}|\\label\{[^{}]*\}|\\tag\{[^{}]*\}"
     r"|\\(?:boxed|fbox|mathop|mathopen|mathclose|mathrel|mathbin|mathord|ensuremath)(?![A-Za-z])"
-    r"|(?P<space>\\(?:q?quad|enspace|(?:thin|med|thick|negthin|negmed|negthick)space|hspace\*?\{[^{}]*\})(?![A-Za-z])|\\[,;:!> \n]|~)"
+    r"|(?P<space>\\(?:q?quad|enspace|(?:thin|med|thick|negthin|negmed|negthick)space"
+    r"|hspace\*?\{[^{}]*\})(?![A-Za-z])|\\[,;:!> \n]|~)"
     r"|(?P<dollar>\\\$|\\%)"
     r"|\\[()\[\]](?![^\\]*pt\])|\$|\\\\(?=\s*$)"
 )
