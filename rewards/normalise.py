@@ -134,7 +134,8 @@ def normalise(text: str) -> str:
         text = _QUAD_BETWEEN.sub(", ", text)
     if "\\$" in text:
         text = text.replace("\\text{\\$}", "\\$")
-    text = _PLAIN_HABITS.sub(_plain_habit, text)
+    if "." in text or "x" in text or "C" in text or "+/-" in text:
+        text = _PLAIN_HABITS.sub(_plain_habit, text)
     if "\\" in text or "$" in text or "~" in text or "{" in text:
         text = _DECORATION.sub(_undecorate, text)
     text = _SPACES.sub(" ", text).strip(" ")

@@ -73,8 +73,8 @@ _TAIL = re.compile(
 _NUMBER = re.compile(r"-?[\d.,]+")
 _NO_TAIL = frozenset(
     "and or mod to choose over pi sin cos tan cot sec csc log ln exp arcsin arccos arctan sinh "
-    "cosh tanh alpha beta gamma delta theta lambda mu sigma omega phi infty infinity in max min gcd "
-    "lcm times".split()
+    "cosh tanh alpha beta gamma delta theta lambda mu sigma omega phi infty infinity in max min "
+    "gcd lcm times".split()
 )
 _PREFIX_CURRENCY = re.compile(
     r"^(?:\\text\w*\{\s*)?(Rs\.?|INR|USD|US\s?\\\$|EUR|GBP|RMB|CNY|JPY|HK\\\$)\s*\}?\s*(?=[-\d.])"
