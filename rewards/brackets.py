@@ -110,7 +110,7 @@ def environment(parser: "Parser") -> Node:
 
 
 def _piecewise(rows: list[tuple[Node, ...]]) -> Node:
-    """Return a system as a list of its equations, a function by cases as a set of (value, where)."""
+    """Return a system as a list of equations, a function by cases as pairs (value, where)."""
     if rows and all(len(row) == 1 for row in rows):
         return ("list", tuple(row[0] for row in rows), ",") if len(rows) > 1 else rows[0][0]
     if any(len(row) > 2 for row in rows):

@@ -1,6 +1,5 @@
 """Compare an answer's tree with a gold's by kind; the scalars are left to a given function."""
 
-import math
 from itertools import combinations
 
 from rewards.equations import (
@@ -12,15 +11,14 @@ from rewards.equations import (
 )
 from rewards.exact import NotExact, TooLarge, exact
 from rewards.families import Stated, as_family, conditioned, same_family
-from rewards.nodes import Node, negative
+from rewards.nodes import Node
 from rewards.rename import renamed, with_constants, with_parameter
+from rewards.reshape import SCALARS, as_numbers, as_point, spread_signs, without_domain
 from rewards.scalar import Same
-from rewards.scalar import same as scalar_same
 from rewards.sets import NotALine, bounded_symbols, same_line, to_line
-from rewards.tree import ZERO, choose_sign, features, symbols
+from rewards.tree import ZERO, features, symbols
 
 MAX_ITEMS = 64
-SCALARS = {"n", "d", "s", "c", "+", "*", "/", "^", "-", "f", "pm", "mp", "big"}
 _LINES = {"tuple", "rel", "cup", "cap", "setminus", "field", "such", "list", "set"}
 
 
@@ -98,7 +96,7 @@ def _residue_stated(a: Node, g: Node) -> bool:
 def _scalars(a: Node, g: Node, same: Same) -> bool | None:
     if a[:2] == g[:2] == ("f", "cases"):
         return _unordered(("set", a[2]), ("set", g[2]), same)
-    spread = _spread(a), _spread(g)
+    spread = spread_signs(a), spread_signs(g)
     if spread != (a, g):
         return _plain(*spread, same)
     verdict = same(a, g)
@@ -106,22 +104,6 @@ def _scalars(a: Node, g: Node, same: Same) -> bool | None:
         others = with_constants(a, g, anywhere=False)
         return any(same(other, g) is True for other in others)
     return verdict
-
-
-_BOUNDS = {"<", ">", "<=", ">=", "!=", "in"}
-
-
-def without_domain(node: Node) -> Node:
-    """Return `2n+1` for `2n+1, n >= 1`: a formula, or the definition of a function, alone."""
-    if node[0] != "list" or len(node[1]) != 2 or node[2] == "or":
-        return node
-    formula, bound = node[1]
-    if bound[0] != "rel" or not set(bound[1]) <= _BOUNDS:
-        return node
-    defined = is_equation(formula) and formula[2][0][:1] == ("f",)
-    if not defined and formula[0] not in SCALARS:
-        return node
-    return formula if symbols(bound) and symbols(bound) <= symbols(formula) else node
 
 
 def peel(node: Node) -> tuple[Node, str | None]:
@@ -142,7 +124,7 @@ def _plain(a: Node, g: Node, same: Same) -> bool | None:
         bare, turned = (a, g) if gold_unit else (g, a)
         if "c:pi" in features(bare):
             return same(bare, ("*", (turned, ("/", ("c", "pi"), ("n", 180, 1)))))
-    a, g = _spread(_whole_numbers(_point(a, g))), _spread(_whole_numbers(_point(g, a)))
+    a, g = spread_signs(as_numbers(as_point(a, g))), spread_signs(as_numbers(as_point(g, a)))
     kind, gold_kind = a[0], g[0]
     if kind in SCALARS and gold_kind in SCALARS:
         return _scalars(a, g, same)
@@ -152,58 +134,6 @@ def _plain(a: Node, g: Node, same: Same) -> bool | None:
     if kind in _LINES and gold_kind in _LINES:
         return _as_lines(a, g, same)
     return _single(a, g, same)
-
-
-def _point(node: Node, other: Node) -> Node:
-    """Return the coordinates of a named point, as P(1, 2), beside coordinates alone."""
-    if other[0] == "list" and node[0] == "list":
-        if all(item[0] == "tuple" for item in other[1]):
-            return (node[0], tuple(_point(item, other[1][0]) for item in node[1]), *node[2:])
-        return node
-    if other[0] != "tuple":
-        return node
-    if node[0] == "f" and node[1][0] == "@" and node[1][1:2].isupper() and len(node[2]) > 1:
-        return ("tuple", "()", node[2])
-    if node[0] == "*" and len(node[1]) == 2 and node[1][1][0] == "tuple":
-        name = node[1][0]
-        if name[0] == "s" and name[1][0].isupper() and node[1][1][1] == "()":
-            return node[1][1]
-    return node
-
-
-MAX_WHOLE = 200
-
-
-def _whole_numbers(node: Node) -> Node:
-    """Return `{x in Z : 0 <= x <= 2}` as the set of its numbers."""
-    if node[0] != "such" or node[1][0] != "rel" or node[1][1] != ("in",):
-        return node
-    name, field = node[1][2]
-    if field[0] != "field" or field[1] not in _WHOLE or name[0] != "s":
-        return node
-    condition = node[2]
-    if condition[0] != "rel" or name not in condition[2]:
-        return node
-    try:
-        line = to_line(condition, scalar_same)
-        ends = [exact(end) for part in line for end in (part.low, part.high)]
-    except (NotALine, NotExact):
-        return node
-    found = []
-    for k, part in enumerate(line):
-        low, high = ends[2 * k], ends[2 * k + 1]
-        first, last = math.ceil(max(low, _WHOLE[field[1]])), math.floor(high)
-        if last - first > MAX_WHOLE:
-            return node
-        found += [
-            ("n", n, 1)
-            for n in range(first, last + 1)
-            if (n > low or part.low_closed) and (n < high or part.high_closed)
-        ]
-    return ("set", tuple(found))
-
-
-_WHOLE = {"Z": float("-inf"), "N": 0, "Z^+": 1, "N^*": 1, "Z_+": 1}
 
 
 def _letter_back(node: Node, unit: str | None, other: Node) -> tuple[Node, str | None]:
@@ -225,42 +155,6 @@ def _percent(a: Node, unit: str | None, g: Node, gold_unit: str | None, same: Sa
     hundred = ("n", 100, 1)
     as_factor = same(("/", a, hundred), g) if unit else same(a, ("/", g, hundred))
     return True if as_factor else None if None in (as_sign, as_factor) else False
-
-
-def _spread(node: Node) -> Node:
-    """Return the node with every plus-minus written out as two items."""
-    if node[0] == "pm" and node[1][0] == "tuple":
-        items = node[1][2]
-        opposite = (*node[1][:2], tuple(negative(item) for item in items))
-        return ("list", (node[1], opposite), "pm")
-    if node[0] in ("tuple", "rel") and features(node) & {"pm", "mp"}:
-        return ("list", tuple(_spread_item(node)), ",")
-    if node[0] in SCALARS and features(node) & {"pm", "mp"}:
-        return ("list", (choose_sign(node, 1), choose_sign(node, -1)), "pm")
-    if node[0] in ("list", "set") and any(features(item) & {"pm", "mp"} for item in node[1]):
-        items = []
-        for item in node[1]:
-            spread = _spread_item(item)
-            items.extend(spread)
-        return (node[0], tuple(items), *node[2:])
-    return node
-
-
-def _spread_item(item: Node) -> list[Node]:
-    if not features(item) & {"pm", "mp"}:
-        return [item]
-    if item[0] == "tuple":
-        signs = [
-            tuple(choose_sign(part, sign) if part[0] in SCALARS else part for part in item[2])
-            for sign in (1, -1)
-        ]
-        return [(item[0], item[1], parts) for parts in signs]
-    if item[0] == "rel":
-        return [
-            (item[0], item[1], tuple(choose_sign(part, sign) for part in item[2]))
-            for sign in (1, -1)
-        ]
-    return [choose_sign(item, 1), choose_sign(item, -1)]
 
 
 def _ordered(a: Node, g: Node, same: Same) -> bool | None:

@@ -12,7 +12,8 @@ _BRACE = re.compile(r"\\.|[{}]", re.S)
 _BARE_BOX = re.compile(r"\s*(\\[A-Za-z]+|[^\s\\$.,;]+)")
 # What may stand between the boxes of one answer: punctuation, and / or, the next unknown's name.
 _BETWEEN = re.compile(
-    r"(?:[\s,;$&*，、；。和且与及或]|\\[()\[\],;:!]|\\\\|\\q?quad\b|\\text\{(?:\s|and|or|[和且与及或，]|(?:for|in) (?:part|case) \(?[a-z0-9]\)?)*\}"
+    r"(?:[\s,;$&*，、；。和且与及或]|\\[()\[\],;:!]|\\\\|\\q?quad\b"
+    r"|\\text\{(?:\s|and|or|[和且与及或，]|(?:for|in) (?:part|case) \(?[a-z0-9]\)?)*\}"
     r"|\b(?:and|or)\b|(?:\\[a-z]+|[A-Za-z])(?:_\{?\w{1,4}\}?)?'*(?:(?:\\left)?\([^()=$]{1,40}\))?\s*=)*"
 )
 _OR = re.compile(r"\bor\b|或")

@@ -44,7 +44,8 @@ def _names(text: str) -> frozenset[str]:
 
 FUNCTIONS = _names("""
     sin cos tan cot sec csc sinh cosh tanh coth sech csch exp ln log lg arcsin arccos arctan arccot
-    arcsec arccsc arsinh arcosh artanh arcsinh arccosh arctanh asinh acosh atanh asin acos atan sqrt max min gcd lcm
+    arcsec arccsc arsinh arcosh artanh arcsinh arccosh arctanh asinh acosh
+    atanh asin acos atan sqrt max min gcd lcm
     det sup inf dim ker deg arg Re Im Arg abs floor ceil sgn sign binomial binom comb tr trace rank
     cis erf gamma Gamma zeta Phi phi factorial mod
 """)

@@ -56,7 +56,8 @@ _DECORATION = re.compile(
     r"|\\(?:text)?color\s*\{[a-zA-Z0-9]*\}"
     r"|\\(?:v|h)?phantom\{[^{}]*\}|\\label\{[^{}]*\}|\\tag\{[^{}]*\}"
     r"|\\(?:boxed|fbox|mathop|mathopen|mathclose|mathrel|mathbin|mathord|ensuremath)(?![A-Za-z])"
-    r"|(?P<space>\\(?:q?quad|enspace|(?:thin|med|thick|negthin|negmed|negthick)space|hspace\*?\{[^{}]*\})(?![A-Za-z])|\\[,;:!> \n]|~)"
+    r"|(?P<space>\\(?:q?quad|enspace|(?:thin|med|thick|negthin|negmed|negthick)space"
+    r"|hspace\*?\{[^{}]*\})(?![A-Za-z])|\\[,;:!> \n]|~)"
     r"|(?P<dollar>\\\$|\\%)"
     r"|\\[()\[\]](?![^\\]*pt\])|\$|\\\\(?=\s*$)"
 )
@@ -133,7 +134,8 @@ def normalise(text: str) -> str:
         text = _QUAD_BETWEEN.sub(", ", text)
     if "\\$" in text:
         text = text.replace("\\text{\\$}", "\\$")
-    text = _PLAIN_HABITS.sub(_plain_habit, text)
+    if "." in text or "x" in text or "C" in text or "+/-" in text:
+        text = _PLAIN_HABITS.sub(_plain_habit, text)
     if "\\" in text or "$" in text or "~" in text or "{" in text:
         text = _DECORATION.sub(_undecorate, text)
     text = _SPACES.sub(" ", text).strip(" ")

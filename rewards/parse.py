@@ -340,7 +340,7 @@ def _added(terms: list[Node]) -> Node:
 
 
 def as_set(node: Node) -> Node:
-    """Return what stands beside a sign of set algebra: `{1,2}` without backslashes is a set there."""
+    """Return what stands beside a sign of set algebra: plain `{1,2}` is a set there."""
     if node[0] == "list":
         return ("set", node[1])
     return ("set", (node,)) if node[0] in ("n", "d", "/", "-") else node

@@ -58,9 +58,11 @@ _SAID = {
     "negative infinity": ("-", ("c", "inf")),
     "infinitely many": ("c", "inf"),
     **dict.fromkeys(
-        ("empty set", "the empty set", "no solution", "no solutions", "no real solutions")
-        + ("no solutions exist", "no solution exists", "there is no solution", "no real solution")
-        + ("there are no solutions", "there are no real solutions", "has no solution"),
+        [
+            *("empty set", "the empty set", "no solution", "no solutions", "no real solutions"),
+            *("no solutions exist", "no solution exists", "there is no solution"),
+            *("there are no solutions", "there are no real solutions", "no real solution"),
+        ],
         ("set", ()),
     ),
     "all real numbers except 0": ("setminus", ("field", "R"), ("set", (("n", 0, 1),))),

@@ -58,8 +58,10 @@ def _terms(node: Node) -> set[str]:
 
 
 def with_parameter(a: Node, g: Node) -> Node | None:
-    """Return a under the gold's letter for the one parameter that each of the two has."""
+    """Return tuple a under the gold's letter for the one parameter that each has."""
     mine, wanted = symbols(a), symbols(g)
     if len(mine) != 1 or len(wanted) != 1 or mine == wanted or not mine | wanted <= _PARAMETERS:
         return None
+    if any(sum(bool(symbols(part)) for part in node[2]) < 2 for node in (a, g)):
+        return None  # a letter that stands once is a quantity, not a parameter
     return renamed(a, next(iter(mine)), next(iter(wanted)))

@@ -46,6 +46,8 @@ def to_line(node: Node, same: Same) -> Line:
     if tag == "set":
         return _tidy(tuple(Interval(item, True, item, True) for item in node[1]), same)
     if tag == "such":
+        if node[1][0] == "rel" and node[1][2][-1] != ("field", "R"):
+            raise NotALine  # whole or complex numbers
         return to_line(node[2], same)
     if tag == "cup":
         return _tidy(to_line(node[1], same) + to_line(node[2], same), same)
@@ -79,6 +81,9 @@ def bounded_symbols(node: Node) -> frozenset[str]:
     """Return the symbols that inequalities of the tree bound alone."""
     tag = node[0]
     if tag == "rel":
+        for side in node[2]:
+            if side[:2] == ("f", "abs") and len(node[2]) == 2:
+                return symbols(side)
         place = 0 if node[1] in (("in",), ("=",)) else variable(node[1], node[2])
         if place is None or node[2][place][0] != "s":
             return frozenset()

@@ -16,7 +16,8 @@ cm^3 cubiccentimeter cubiccm cc|m^3 cubicmeter cubicmetre cubicm|in^3 cubicinch 
 ft^3 cubicfoot cubicfeet cubicft|yd^2 squareyard|yd^3 cubicyard|unit|unit^2 squareunit squnit
 unit^3 cubicunit|J joule|kJ kilojoule|N newton|W watt|kW kilowatt|V volt|A ampere amp|Hz hertz
 kHz|MHz|GHz|kV|mV|mA|kN|MW|MJ|mW|dm decimeter decimetre|dm^2 squaredecimeter|dm^3 cubicdecimeter
-acre|hectare|bit|byte|inch|ton tonne|knot|liter/minute|K kelvin|Pa pascal|kPa kilopascal|mol mole|C coulomb|MeV|eV|erg|rpm|dB|u amu|AU|pc parsec
+acre|hectare|bit|byte|inch|ton tonne|knot|liter/minute|K kelvin|Pa pascal|kPa kilopascal|mol mole
+C coulomb|MeV|eV|erg|rpm|dB|u amu|AU|pc parsec
 """
 _CANONICAL: dict[str, str] = {}
 for _row in _ALIASES.replace("\n", "|").split("|"):

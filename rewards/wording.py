@@ -72,8 +72,9 @@ _TAIL = re.compile(
 )
 _NUMBER = re.compile(r"-?[\d.,]+")
 _NO_TAIL = frozenset(
-    "and or mod to choose over pi sin cos tan cot sec csc log ln exp arcsin arccos arctan sinh cosh tanh "
-    "alpha beta gamma delta theta lambda mu sigma omega phi infty infinity in max min gcd lcm times".split()
+    "and or mod to choose over pi sin cos tan cot sec csc log ln exp arcsin arccos arctan sinh "
+    "cosh tanh alpha beta gamma delta theta lambda mu sigma omega phi infty infinity in max min "
+    "gcd lcm times".split()
 )
 _PREFIX_CURRENCY = re.compile(
     r"^(?:\\text\w*\{\s*)?(Rs\.?|INR|USD|US\s?\\\$|EUR|GBP|RMB|CNY|JPY|HK\\\$)\s*\}?\s*(?=[-\d.])"
@@ -191,7 +192,7 @@ def foreign(plain: str) -> str:
 
 
 def _minutes(found: re.Match[str]) -> str:
-    return rf"({found[1]}+\frac{{{found[2]}}}{{60}}+\frac{{{found[3] or 0}}}{{3600}})^\circ "
+    return rf"({found[1]}+\frac{{{found[2]}}}{{60}}+\frac{{{found[3] or 0}}}{{3600}})^{{\circ}}"
 
 
 def _hours(plain: str) -> str:
@@ -227,7 +228,7 @@ def _plain_unit(plain: str) -> str:
     known = all(word in PLAIN_UNITS or word.rstrip("s") in PLAIN_UNITS for word in words)
     if found["gap"] == "" and not (known and head[-1].isdigit() and _attached(tail)):
         return plain
-    if not known and (len(words) == 1 and len(words[0]) < 4 or any(len(w) < 2 for w in words)):
+    if not known and ((len(words) == 1 and len(words[0]) < 4) or any(len(w) < 2 for w in words)):
         return plain
     if head.count("{") != head.count("}") or head.count("(") != head.count(")"):
         return plain

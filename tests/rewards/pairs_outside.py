@@ -274,6 +274,8 @@ OUTSIDE: dict[str, tuple[Pairs, Pairs]] = {
             ("f(x)=x^2", "f(x)=x^3"),
             ("f(x)=x^2", "f(x)=t^2"),
             ("f(x)=x^2", "g(x)=x^2"),
+            ("f(x)=1-x", "f(y)=1-x"),
+            ("[0, 1, m]", "[0, 1, n]"),
             ("x>2", "x>2, x<5"),
             ("2n+1", r"2n+3, n \ge 1"),
             ("(t,2t)", "(s,3s)"),
@@ -304,6 +306,9 @@ OUTSIDE: dict[str, tuple[Pairs, Pairs]] = {
         [
             (r"x\ge2", r"|x|\ge2"),
             ("(-1,5)", r"|x-2|\le3"),
+            (r"|S| \ge 8", r"|n| \ge 8"),
+            (r"\{z\in\mathbb{C} \mid |z|\le1\}", "[-1,1]"),
+            (r"(0,\infty)", r"\{x\in\mathbb{Z} : x>0\}"),
             (r"(-\infty,-2]\cup\{1\}", r"a\le -2 \text{ or } a=2"),
             (r"\{0,1,2\}", r"\{x\in\mathbb{Z} : 0\le x\le3\}"),
             ("(3,4)", r"\begin{cases}x=4\\y=3\end{cases}"),
