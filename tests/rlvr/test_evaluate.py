@@ -7,6 +7,7 @@ import pytest
 from rlvr.checkpoint import best_checkpoint
 from rlvr.config import TrainRecipe
 from rlvr.evaluate import forget_evaluations, is_best
+from rlvr.metrics import EVAL_METRICS, METRICS, is_known
 from rlvr.recipe import ConfigError, dump_toml, validate
 
 
@@ -130,3 +131,20 @@ def test_an_unknown_benchmark_is_refused_before_a_model_is_loaded(write_recipe, 
 
     assert main(["train", str(write_recipe(eval={"benchmarks": ["aime2"]}))]) == 2
     assert "did you mean aime2" in capsys.readouterr().err
+
+
+CONDITIONAL = {
+    "policy/kl_ref": "algorithm.kl_beta above 0",
+    "policy/entropy_coef": "algorithm.entropy_coef above 0, or entropy_target",
+}
+"""Metrics of the table that a plain run has not, and what brings them."""
+
+
+def test_a_run_logs_the_metrics_of_the_table_and_no_others(run_folder):
+    run, _, _ = run_folder
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = {name for row in rows for name in row} - {"step"}
+    assert [name for name in logged if not is_known(name)] == []
+    assert METRICS.keys() - logged == CONDITIONAL.keys()
+    sets = {f"eval/{name}/{metric}" for name in ("heldout", "bench") for metric in EVAL_METRICS}
+    assert sets <= logged

@@ -228,3 +228,6 @@ def assert_samples(make_trained, method: str, dtype: str, tolerance: float) -> N
         expected = plain.token_logprobs(trained.policy.model, rows)
     reported = torch.tensor([value for r in responses for value in r.logprobs])
     assert float((reported - expected).abs().max()) < tolerance
+    with torch.no_grad():
+        scored = trained.policy.logprobs(rows, 1.0)[0]
+    assert float((reported - scored).abs().max()) < tolerance
