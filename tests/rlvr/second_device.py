@@ -23,6 +23,8 @@ CPU = torch.device("cpu")
 
 _TAKES_BOTH = {"copy_", "_to_copy", "index", "index_put_", "index_put", "_index_put_impl_"}
 """Operations of which CUDA takes arguments on the CPU: copies, and indices."""
+_TAKES_SCALARS = {"fill_", "masked_fill", "masked_fill_"}
+"""Operations that are not elementwise by their tag and take a scalar on the CPU all the same."""
 _GROUPS = "_group_tensors_by_device_and_dtype"
 _group = getattr(torch._C, _GROUPS)
 
@@ -141,7 +143,10 @@ def _check_mixed(func: Any, inputs: list[Tensor], there: list[bool]) -> None:
     if func.overloadpacket.__name__ in _TAKES_BOTH:
         return
     strangers = [x for x, is_ours in zip(inputs, there, strict=True) if not is_ours]
-    scalars = torch.Tag.pointwise in func.tags and all(x.ndim == 0 for x in strangers)
+    takes_scalars = (
+        torch.Tag.pointwise in func.tags or func.overloadpacket.__name__ in _TAKES_SCALARS
+    )
+    scalars = takes_scalars and all(x.ndim == 0 for x in strangers)
     if not (scalars and there[0]):
         found = [(tuple(x.shape), DEVICE if y else CPU) for x, y in zip(inputs, there, strict=True)]
         raise RuntimeError(f"{func}: Expected all tensors to be on the same device: {found}")
