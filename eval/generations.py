@@ -16,7 +16,7 @@ from pathlib import Path
 
 from eval.jsonl import read_lines
 
-PART_BYTES = 2**14
+PART_BYTES = 2**10
 """Of a log, inflated at a time: what is behind a member's end is copied once for it."""
 
 GenerationKey = tuple[str, str, int]

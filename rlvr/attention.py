@@ -34,6 +34,13 @@ def use_packing(model: Any) -> None:
         model.set_attn_implementation(NAME)
 
 
+def cap_attention(model: Any) -> None:
+    """Gives models with a soft cap on attention's scores (Gemma 2) the attention that applies it:
+    scaled-dot-product attention, transformers' choice, leaves it out without a word."""
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")
+
+
 def packs(model: Any) -> bool:
     """Whether the model's attention takes packed rows."""
     return model.config._attn_implementation == NAME

@@ -24,7 +24,14 @@ from rlvr.adapters.merge import merged_weights, reference_on
 from rlvr.adapters.prompt import prompt_cache
 from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_state
 from rlvr.adapters.targets import check_adapted, check_modules, named_after
-from rlvr.attention import bucketed, packed_hidden, packs, take, use_packing
+from rlvr.attention import (
+    bucketed,
+    cap_attention,
+    packed_hidden,
+    packs,
+    take,
+    use_packing,
+)
 from rlvr.config import AdapterConfig, ModelConfig
 from rlvr.head import token_logprobs
 from rlvr.loading import check_len, load_whole
@@ -301,6 +308,7 @@ def load_base(model_config: ModelConfig, path: str, dtype: torch.dtype) -> tuple
     read = partial(load_whole, AutoModelForCausalLM.from_pretrained)
     model = _load(read, model_config, path, dtype=dtype, use_safetensors=True)
     check_len(model.config, model_config.max_len, path)
+    cap_attention(model)
     return model, tokenizer
 
 

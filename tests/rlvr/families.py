@@ -45,7 +45,11 @@ _GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256, "bos_token
 FAMILIES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "qwen3": ("qwen3", _GROUPED | {"head_dim": 16}, ("q_proj",)),
     "qwen3_tied": ("qwen3", _GROUPED | {"head_dim": 16, "tie_word_embeddings": True}, ("q_proj",)),
-    "gemma2": ("gemma2", _GEMMA | {"final_logit_softcapping": 30.0}, ("q_proj",)),
+    "gemma2": (
+        "gemma2",
+        _GEMMA | {"final_logit_softcapping": 30.0, "attn_logit_softcapping": 2.0},
+        ("q_proj",),
+    ),
     "gemma3": ("gemma3_text", _GEMMA, ("q_proj",)),
     "nanochat": ("nanochat", _GROUPED, ("q_proj",)),
     "granite": ("granite", _GROUPED | {"logits_scaling": 8.0}, ("q_proj",)),

@@ -136,6 +136,7 @@ def test_an_unknown_benchmark_is_refused_before_a_model_is_loaded(write_recipe, 
 CONDITIONAL = {
     "policy/kl_ref": "algorithm.kl_beta above 0",
     "policy/entropy_coef": "algorithm.entropy_coef above 0, or entropy_target",
+    "optim/loss_scale": 'model.dtype = "float16"',
 }
 """Metrics of the table that a plain run has not, and what brings them."""
 

@@ -19,9 +19,12 @@ from rlvr.recipe import ConfigError
 from rlvr.rollout.engine import Request, Sampling
 from rlvr.rollout.transformers import TransformersEngine, check_cache
 from rlvr.train import resume, train
+from tests.rlvr import small
 from tests.rlvr.families import FAMILIES, true_logprobs, write_family, write_model
 
 PAIRS = [([7, 8, 9], [10, 11, 12, 13]), ([20] * 9, [21]), ([30, 31], [32, 33, 34, 35, 36])]
+TIED = {"gemma2", "gemma3", "cohere"}
+"""Families that vLLM takes with one weight for both ends only."""
 NO_STATE = {"recurrent_gemma", "mamba2"}
 """Families that the transformers engine cannot generate with."""
 
@@ -66,6 +69,7 @@ def test_log_probabilities_are_those_of_the_models_own_forward_pass(folder_of, f
     shake(policy)
     with torch.no_grad():
         ours = policy.logprobs([TokenRow(*pair) for pair in PAIRS], 0.7)[0]
+    policy.causal_lm.set_attn_implementation("eager")  # each operation as the model writes it
     theirs = true_logprobs(policy.causal_lm, PAIRS, 0.7)
     assert theirs.std() > 1, "logits of a size that shows a cap"
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
@@ -265,3 +269,45 @@ def test_the_manifest_has_the_check_and_finds_the_model_from_elsewhere(
     assert adapter["base_model_name_or_path"] == str(tiny_policy)
     monkeypatch.chdir(tmp_path)
     resume(run, Console(quiet=True), end=lambda *_: True)
+
+
+def one_step(make_recipe, folder, tmp_path, method, targets, **rollout):
+    """The metrics of a run of one step, every group used."""
+    recipe = make_recipe(
+        model={"path": str(folder)},
+        run={"dir": str(tmp_path), "name": "run"},
+        sampling={"dynamic": False},
+        algorithm={"kl_beta": 1e-3},  # so that groups without an advantage are looked at too
+        rollout={"max_response_len": 12} | rollout,
+        train={"steps": 1},
+    )
+    adapter = {"method": method}
+    if method == "lora":
+        adapter |= {"rank": 4, "target_modules": targets}
+    recipe = recipe.model_copy(update={"adapter": AdapterConfig.model_validate(adapter)})
+    run = train(recipe, Path("tiny.toml"), Console(quiet=True))
+    (line,) = small.read_lines(run)
+    return line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in NO_STATE])
+def test_a_step_of_every_family_starts_on_policy(folder_of, make_recipe, tmp_path, family, method):
+    line = one_step(make_recipe, folder_of(family), tmp_path, method, FAMILIES[family][2])
+    assert line["policy/ratio_max"] == pytest.approx(1, abs=1e-3)
+    assert abs(line["policy/kl_engine"]) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "gemma3", "granite", "cohere"])
+def test_vllm_has_the_probabilities_of_families_that_bend_their_logits(
+    make_recipe, tmp_path, family
+):
+    sizes = {"hidden_size": 64, "head_dim": 32, "tie_word_embeddings": family in TIED}
+    folder = write_family(family, tmp_path / "model", **sizes)
+    targets = FAMILIES[family][2]
+    line = one_step(make_recipe, folder, tmp_path, "lora", targets, engine="vllm")
+    assert line["sync/logprob_error"] < 1e-3
+    assert line["policy/ratio_max"] == pytest.approx(1, abs=1e-2)

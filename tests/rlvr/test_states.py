@@ -16,6 +16,7 @@ from rewards import Verifier
 from rlvr.config import AdapterConfig, AlgorithmConfig, SamplingConfig
 from rlvr.data import encode_prompts, load_problems
 from rlvr.entropy import EntropyControl
+from rlvr.loss_scale import LossScale
 from rlvr.optim import build_optimizer
 from rlvr.packing import TokenRow
 from rlvr.policy import load_policy
@@ -99,6 +100,15 @@ def test_the_entropy_controller() -> None:
 
     config = AlgorithmConfig(entropy_target=0.4, entropy_coef=0.01)
     check(lambda: EntropyControl(config), use, as_json, load)
+
+
+def test_the_loss_scale() -> None:
+    def use(scale: LossScale, number: int) -> Any:
+        for i in range(150):
+            scale.observe(i % (120 - 40 * number) != 7)
+        return scale.factor([1e-3], [10])
+
+    check(LossScale, use, as_json, load)
 
 
 def test_the_sampler(make_recipe: Any) -> None:
@@ -192,6 +202,7 @@ TESTED = {
     "selection.PassRates.load_state": test_pass_rates,
     "selection.Selector.load_state": test_selectors,
     "entropy.EntropyControl.load_state": test_the_entropy_controller,
+    "loss_scale.LossScale.load_state": test_the_loss_scale,
     "sampler.Sampler.load_state": test_the_sampler,
     "sharding.Holding.load_state": test_weights_schedule_and_optimizer,
     "policy.Policy.load_training_state": test_weights_schedule_and_optimizer,
