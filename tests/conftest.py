@@ -6,5 +6,3 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
-if "PYTEST_XDIST_WORKER" in os.environ:  # workers that share cores: more threads only wait
-    os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -105,7 +105,7 @@ def test_the_entropy_controller() -> None:
 def test_the_loss_scale() -> None:
     def use(scale: LossScale, number: int) -> Any:
         for i in range(150):
-            scale.observe(i % (120 - 40 * number) != 7)
+            scale.observe(i % (97 - 10 * number) != 7)
         return scale.factor([1e-3], [10])
 
     check(LossScale, use, as_json, load)
