@@ -121,12 +121,15 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
 
         recipe = load_recipe(args.recipe, settings, TrainRecipe)
     set_environment()
-    from rich.console import Console
+    from rlvr.stop import StickyInterrupt, Stopped
 
-    from rlvr import ranks, train
-    from rlvr.stop import Stopped
+    with StickyInterrupt() as interrupt:  # packages drop what is raised while they are imported
+        from rich.console import Console
 
-    ranks.join()
+        from rlvr import ranks, train
+
+        ranks.join()
+        interrupt.check()
     console, code = partial(Console, quiet=not ranks.is_main()), 0
     try:
         if args.resume is not None:
