@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -37,11 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     stopped by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
     from rlvr.files import lenient_output
+    from rlvr.stop import StickyInterrupt
 
-    if words and words[0] in PRINTERS:
-        return _main(words)
-    with lenient_output():
-        return _main(words)
+    prints = bool(words) and words[0] in PRINTERS
+    with nullcontext() if prints else lenient_output(), StickyInterrupt() as interrupt:
+        try:
+            code = _main(words)
+        except Exception:
+            if not interrupt.came:
+                raise
+            code = 130
+        return 130 if interrupt.came and code in (1, 2) else code
 
 
 def _main(words: list[str]) -> int:

@@ -56,31 +56,32 @@ class StopRequest:
 class StickyInterrupt:
     """Raises KeyboardInterrupt on SIGINT as Python does, and remembers it.
 
-    Python drops what is raised inside a __del__ or a callback of C code; `check` raises it again.
+    Python drops what is raised inside a __del__ or a callback of C code, and libraries make other
+    errors of what is raised in an import. came: whether there was one; `check` raises it again.
     """
 
     def __init__(self) -> None:
-        self._interrupted = False
-        self._replaces = False
+        self.came = False
+        self._before: Any = None
 
     def __enter__(self) -> StickyInterrupt:
-        default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        self._replaces = default and _receives_signals()
-        if self._replaces:
-            signal.signal(signal.SIGINT, self._remember)
+        before = signal.getsignal(signal.SIGINT)
+        outer = isinstance(getattr(before, "__self__", None), StickyInterrupt)
+        if _receives_signals() and (outer or before is signal.default_int_handler):
+            self._before = signal.signal(signal.SIGINT, self._remember)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._replaces:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
 
-    def _remember(self, _signum: int, _frame: FrameType | None) -> None:
-        self._interrupted = True
-        raise KeyboardInterrupt
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        self.came = True
+        self._before(signum, frame)  # raises
 
     def check(self) -> None:
         """Raises: KeyboardInterrupt when one has come."""
-        if self._interrupted:
+        if self.came:
             raise KeyboardInterrupt
 
 

@@ -74,7 +74,7 @@ def _cost_of(folder: Path) -> tuple[float, float, float] | None:
     if not (folder / "summary.json").is_file() or not (folder / "config.toml").is_file():
         return None
     rows = read_metrics(folder)
-    if not rows:
+    if not rows or "time/step_s" not in rows[0]:  # a supervised run has no such steps
         return None
     steps = [row["time/step_s"] for row in rows]
     seconds = json.loads((folder / "summary.json").read_text())["seconds"]

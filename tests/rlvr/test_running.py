@@ -17,6 +17,7 @@ from rich.console import Console
 
 from rlvr import train
 from rlvr.cli import main
+from rlvr.compare.estimate import measured_cost
 from rlvr.files import lenient_output
 from rlvr.places import absolute
 from rlvr.recipe import ConfigError, dump_toml
@@ -72,6 +73,14 @@ def test_an_evaluation_whose_output_nobody_reads_is_written_all_the_same(tmp_pat
     assert results["benchmarks"]["sums"]["avg@k"]["value"] == 1.0
 
 
+def test_a_supervised_run_beside_a_comparison_says_nothing_of_its_cost(make_recipe, tmp_path):
+    """Both go into runs/ by default."""
+    (tmp_path / "config.toml").write_text(dump_toml(make_recipe()))
+    (tmp_path / "summary.json").write_text('{"seconds": 3.0}')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "policy/loss": 5.0}\n')
+    assert measured_cost(make_recipe(), [tmp_path]) is None
+
+
 @pytest.mark.slow
 def test_sft_and_compare_go_on_without_a_reader(tiny_policy, write_recipe, tmp_path):
     sft = tmp_path / "sft.toml"
@@ -86,7 +95,7 @@ def test_sft_and_compare_go_on_without_a_reader(tiny_policy, write_recipe, tmp_p
     compare = tmp_path / "compare.toml"
     compare.write_text(
         f'[compare]\nname = "cmp"\nbase = "{base}"\ndir = "{tmp_path}"\nseeds = [0]\n'
-        "[budget]\nsteps = 2\n[methods.lora]\nlr = 1e-3\n[methods.dora]\nlr = 1e-3\n"
+        "allow_unmatched = true\n[budget]\nsteps = 2\n[methods.lora]\nlr = 1e-3\n[methods.dora]\nlr = 1e-3\n"
     )
     assert run_with_closed(("stdout", "stderr"), "compare", compare).returncode == 0
     assert (tmp_path / "cmp" / "comparison.json").is_file()
@@ -245,6 +254,36 @@ def test_an_interrupt_that_a_destructor_swallows_while_loading_still_ends_the_ru
         train.train(recipe, Path("r.toml"), QUIET, start)
     assert not (tmp_path / "runs").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+from importlib import abc
+from rlvr.cli import main
+
+class Breaks(abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "transformers":  # as a library that drops or replaces what an import raises
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                for _ in range(3): pass
+            except BaseException as error:
+                raise ImportError("something else") from error
+
+sys.meta_path.insert(0, Breaks())
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_interrupt_that_an_import_turns_into_another_error_is_an_interrupt(write_recipe):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, "train", str(write_recipe())],
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.slow
