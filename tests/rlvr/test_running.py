@@ -95,7 +95,8 @@ def test_sft_and_compare_go_on_without_a_reader(tiny_policy, write_recipe, tmp_p
     compare = tmp_path / "compare.toml"
     compare.write_text(
         f'[compare]\nname = "cmp"\nbase = "{base}"\ndir = "{tmp_path}"\nseeds = [0]\n'
-        "allow_unmatched = true\n[budget]\nsteps = 2\n[methods.lora]\nlr = 1e-3\n[methods.dora]\nlr = 1e-3\n"
+        "allow_unmatched = true\n[budget]\nsteps = 2\n"
+        "[methods.lora]\nlr = 1e-3\n[methods.dora]\nlr = 1e-3\n"
     )
     assert run_with_closed(("stdout", "stderr"), "compare", compare).returncode == 0
     assert (tmp_path / "cmp" / "comparison.json").is_file()
