@@ -28,6 +28,14 @@ def real_logits_policy(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def folder_of(tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of a family's model (`tests.rlvr.families`), made once."""
+    from tests.rlvr.families import write_family
+
+    return functools.cache(lambda family: write_family(family, tmp_path_factory.mktemp(family)))
+
+
+@pytest.fixture(scope="session")
 def digit_problems(tmp_path_factory) -> Path:
     """Problems with one-digit answers: a random policy hits one now and then as its last number."""
     return small.write_problems(tmp_path_factory.mktemp("data") / "digits.jsonl")

@@ -29,19 +29,6 @@ NO_STATE = {"recurrent_gemma", "mamba2"}
 """Families that the transformers engine cannot generate with."""
 
 
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory):
-    """The folder of a family's model, made once."""
-    made = {}
-
-    def folder(family):
-        if family not in made:
-            made[family] = write_family(family, tmp_path_factory.mktemp(family))
-        return made[family]
-
-    return folder
-
-
 def load(folder, max_len=64, method="lora", dtype="float32", **adapter):
     if "rank" in METHODS[method].options:
         adapter = {"rank": 4} | adapter

@@ -14,7 +14,7 @@ from rlvr.adapters.merge import merged_weights
 from rlvr.config import AdapterConfig, ModelConfig
 from rlvr.policy import TokenRow, load_policy
 from rlvr.recipe import ConfigError
-from tests.rlvr.families import FAMILIES, true_logprobs, write_family
+from tests.rlvr.families import FAMILIES, true_logprobs
 
 PAIRS = [([7, 8, 9], [10, 11, 12]), ([30, 31], [32, 33, 34, 35])]
 CALIBRATION = [[7 + i + j for i in range(9)] for j in range(8)]
@@ -26,19 +26,6 @@ TARGETED = [
     for name, method in METHODS.items()
     if "target_modules" in method.options and method.keeps_base
 ]
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory):
-    """The folder of a family's model, made once."""
-    made = {}
-
-    def folder(family):
-        if family not in made:
-            made[family] = write_family(family, tmp_path_factory.mktemp(family))
-        return made[family]
-
-    return folder
 
 
 def settings(method, targets):
