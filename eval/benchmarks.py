@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.answers import answers_of, behind
-from eval.jsonl import read_objects
+from eval.formats.answers import answers_of, behind
+from eval.formats.jsonl import read_objects
 from eval.records import BENCHMARKS, Benchmark, DataFile, HubSource
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]

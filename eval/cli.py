@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from eval.tables import FORMATS, render
+from eval.reports.tables import FORMATS, render
 
 if TYPE_CHECKING:
     from eval.generations import Generation
@@ -59,7 +59,7 @@ def _score_main(prog: str, argv: Sequence[str]) -> int:
     if args.samples is not None and args.samples < 1:
         raise ValueError(f"--samples {args.samples}: score at least 1")
 
-    from eval.report import results_tables
+    from eval.reports.report import results_tables
     from eval.score import score
 
     generations = _read_any(args)
@@ -116,8 +116,8 @@ def _score_parser(prog: str) -> Parser:
 
 def _read_any(args: argparse.Namespace) -> "Iterator[Generation]":
     """The generations of --generations, in the form that the options name."""
+    from eval.formats.harness import read_harness_samples
     from eval.generations import read_generations
-    from eval.harness import read_harness_samples
     from eval.lighteval import read_details
 
     if args.from_harness:
@@ -136,7 +136,7 @@ def _compare_main(prog: str, argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
 
     from eval.compare import compare, read_result
-    from eval.report import comparison_tables
+    from eval.reports.report import comparison_tables
 
     results = [read_result(folder) for folder in args.folders]
     report = compare(results, all_pairs=args.all_pairs, seed=args.seed)
@@ -153,7 +153,7 @@ def _export_main(prog: str, argv: Sequence[str]) -> int:
     parser.add_argument("--to", choices=("harness", "lighteval"), default="harness")
     args = parser.parse_args(argv)
 
-    from eval.harness import export_samples
+    from eval.formats.harness import export_samples
     from eval.lighteval import export_details
 
     write = export_details if args.to == "lighteval" else export_samples
@@ -179,8 +179,8 @@ def _check_main(prog: str, argv: Sequence[str]) -> int:
 
     from eval.benchmarks import load_benchmark
     from eval.contamination import check_contamination
-    from eval.report import contamination_table
-    from eval.training_rows import questions, read_rows, write_filtered, write_pairs
+    from eval.formats.training_rows import questions, read_rows, write_filtered, write_pairs
+    from eval.reports.report import contamination_table
 
     rows = read_rows(args.train)
     train = questions(rows, args.problem_field, args.answer_field)

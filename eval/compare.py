@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.formats.jsonl import read_objects
 from eval.intervals import Interval, paired_difference, resampled_difference
-from eval.jsonl import read_objects
 from eval.metrics import as_metric
 from eval.pvalues import PValue, holm, permutation_p
 from eval.records import BENCHMARKS

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from eval.jsonl import read_lines
+from eval.formats.jsonl import read_lines
 
 PART_BYTES = 2**12
 """Of a log read at a time; the rest of a piece is copied once for every member in it."""

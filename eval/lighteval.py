@@ -12,9 +12,9 @@ from pathlib import Path
 
 from eval.benchmarks import LoadedBenchmark, load_benchmark
 from eval.contamination import bare
+from eval.formats.harness import load_for
+from eval.formats.samples_file import read_samples
 from eval.generations import Generation
-from eval.harness import load_for
-from eval.samples_file import read_samples
 
 
 def export_details(folder: str | Path, out: str | Path) -> list[Path]:

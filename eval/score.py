@@ -15,9 +15,9 @@ from typing import Any
 
 from eval.aggregate import Scored, aggregate
 from eval.benchmarks import LoadedBenchmark, load_benchmark
+from eval.formats.samples_file import SamplesFile
 from eval.generations import Generation
-from eval.page import page
-from eval.samples_file import SamplesFile
+from eval.reports.page import page
 from eval.votes import Judge
 from rewards import Gold, Verdict
 

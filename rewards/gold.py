@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from rewards.extract import extract
-from rewards.nodes import Node
-from rewards.normalise import MAX_LEN, compact, normalise, words
+from rewards.syntax.nodes import Node
+from rewards.syntax.normalise import MAX_LEN, compact, normalise, words
 
 
 class Kind(StrEnum):
@@ -53,9 +53,9 @@ class Gold:
 
         Raises ValueError with the reason and the remedy for a gold that nothing could equal.
         """
-        from rewards.choices import gold_label, letter_run, letters
-        from rewards.read import plain_number, read
-        from rewards.scalar import rational
+        from rewards.equality.scalar import rational
+        from rewards.syntax.choices import gold_label, letter_run, letters
+        from rewards.syntax.read import plain_number, read
 
         if not isinstance(text, str):
             raise ValueError(f"gold is a {type(text).__name__}; give it as a string")
@@ -185,8 +185,8 @@ def _kind(node: Node) -> Kind:
         return Kind.TUPLE if node[1] == "()" or len(node[2]) != 2 else Kind.INTERVAL
     if tag in _KINDS:
         return _KINDS[tag]
-    from rewards.scalar import rational
-    from rewards.tree import features
+    from rewards.equality.scalar import rational
+    from rewards.equality.tree import features
 
     value = rational(node)
     if not isinstance(value, str):

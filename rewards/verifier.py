@@ -17,8 +17,8 @@ from rewards.gold import Gold
 from rewards.types import Reason, Ruling, Verdict
 
 if TYPE_CHECKING:
-    from rewards.pool import Pool
-    from rewards.process import Outcome
+    from rewards.pool.pool import Pool
+    from rewards.pool.process import Outcome
 
 GOLD_CACHE = 16_384
 
@@ -60,8 +60,8 @@ class Verifier:
             raise ValueError(f"num_workers = {num_workers}: at least 1 is needed; leave it out")
         self.answer_mode = answer_mode
         self._pool_settings: dict[str, Any] = {
-            "target": "rewards.slow:judge_texts",
-            "warm_up": "rewards.slow:warm_up",
+            "target": "rewards.pool.entry:judge_texts",
+            "warm_up": "rewards.pool.entry:warm_up",
             "num_workers": num_workers or default_num_workers(),
             "timeout_s": timeout_s,
             "memory_mib": memory_mib,
@@ -69,7 +69,7 @@ class Verifier:
             "max_age_s": max_age_s,
         }
         # Parser and judge are half of the import time, and importing is not yet verifying.
-        from rewards.judge import judge_fast
+        from rewards.equality.judge import judge_fast
 
         self._judge_fast = judge_fast
         self._known: dict[tuple[str, str], Ruling] = {}
@@ -82,7 +82,7 @@ class Verifier:
 
     def _start_pool(self) -> "Pool":
         # Sockets and subprocesses are half of the import time, and importing is not yet verifying.
-        from rewards.pool import Pool, PoolSettings
+        from rewards.pool.pool import Pool, PoolSettings
 
         self._pool = Pool(PoolSettings(**self._pool_settings))
         self._finalizer = weakref.finalize(self, self._pool.close)

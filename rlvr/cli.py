@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -15,14 +14,14 @@ from pathlib import Path
 
 PASSED_ON = {
     "verify": ("rewards.cli:main", "judge lines of {response, gold} from standard input"),
-    "eval": ("rlvr.evaluating.cli:main", "sample and score benchmarks, compare scored folders"),
+    "eval": ("rlvr.evaluation.cli:main", "sample and score benchmarks, compare scored folders"),
     "analyze": ("rlvr.analysis.cli:main", "what training did to the weights"),
     "data": ("eval.cli:data_main", "look for evaluation problems in a training set"),
     "report": ("rlvr.report.cli:report_main", "one HTML page about a run or a comparison"),
     "compare": ("rlvr.compare.cli:compare_main", "compare methods on equal terms"),
     "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),
     "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
-    "serve": ("rlvr.serve:main", "start the vLLM server of a recipe"),
+    "serve": ("rlvr.engines.server.serve:main", "start the vLLM server of a recipe"),
     "doctor": ("rlvr.doctor:main", "check this machine: versions, GPUs, disk, ports, data"),
 }
 """Commands that parse their own arguments: function and help."""
@@ -37,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code: 0 done, 1 the run could not go on, 2 a user's error, 128 + n
     stopped by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
-    from rlvr.files import lenient_output
-    from rlvr.stop import StickyInterrupt
+    from rlvr.common.files import lenient_output
+    from rlvr.common.signals import StickyInterrupt
 
     prints = bool(words) and words[0] in PRINTERS
     with nullcontext() if prints else lenient_output(), StickyInterrupt() as interrupt:
@@ -52,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(words: list[str]) -> int:
-    from rlvr.files import DISK_ERRORS
-    from rlvr.recipe import ConfigError, RunError
+    from rlvr.common.errors import ConfigError, RunError
+    from rlvr.common.files import DISK_ERRORS
 
     try:
         code = _run(words)
@@ -116,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(args: argparse.Namespace, settings: list[str]) -> int:
-    from rlvr.recipe import ConfigError, load_recipe
+    from rlvr.common.errors import ConfigError
+    from rlvr.config.toml import load_recipe
 
     if args.recipe is None and args.resume is None:
         raise ConfigError("train: give a recipe, or --resume RUN")
@@ -124,16 +124,19 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
     if args.resume is not None and settings and not path.is_file():
         raise ConfigError(f"{settings[0]}: a resumed run keeps its settings; leave this out")
     if args.recipe is not None:
-        from rlvr.config import TrainRecipe
+        from rlvr.config.train import TrainRecipe
 
         recipe = load_recipe(args.recipe, settings, TrainRecipe)
+    from rlvr.common.environment import set_environment
+
     set_environment()
-    from rlvr.stop import StickyInterrupt, Stopped
+    from rlvr.common.signals import StickyInterrupt, Stopped
 
     with StickyInterrupt() as interrupt:  # packages drop what is raised while they are imported
         from rich.console import Console
 
-        from rlvr import ranks, train
+        from rlvr.distributed import ranks
+        from rlvr.training import loop as train
 
         ranks.join()
         interrupt.check()
@@ -151,21 +154,23 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
 
 
 def _sft(args: argparse.Namespace, settings: list[str]) -> int:
-    from rlvr.finetune_config import FinetuneRecipe
-    from rlvr.recipe import read_tree, validate
-    from rlvr.sft_config import SftConfig
+    from rlvr.config.sft import FinetuneRecipe
+    from rlvr.config.toml import read_tree, validate
+    from rlvr.config.warm_start import SftConfig
 
     tree = read_tree(args.recipe, settings, FinetuneRecipe)
+    from rlvr.common.environment import set_environment
+
     set_environment()
     if {"path", "sft_recipe"} & set(tree.get("model", {})):
         recipe = validate(tree, FinetuneRecipe)
         from rich.console import Console
 
-        from rlvr.finetune import finetune
+        from rlvr.sft.finetune import finetune
 
         print(finetune(recipe, Path(args.recipe), Console(stderr=True)))
     else:
-        from rlvr.sft import run_sft
+        from rlvr.warm_start.warm_start import run_sft
 
         print(run_sft(validate(tree, SftConfig)))
     return 0
@@ -194,20 +199,6 @@ def _adapters(args: argparse.Namespace, _rest: list[str]) -> int:
         table.add_row(*map(_cell, method.values()))
     Console().print(table)
     return 0
-
-
-def set_environment() -> None:
-    """What libraries read once, on import: less talk, and threads that do not spin.
-
-    OpenMP threads that spin while they wait take whole cores from the engine, the verifier and
-    everything else: with one busy neighbour, generation on 2 cores was 10 times slower.
-    """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def _cpus() -> Check:
 
 def _half_types() -> list[Check]:
     """A line for each 16-bit type that the CPU would train in, and has no units for."""
-    from rlvr.cpu import UNITS, advice
+    from rlvr.common.cpu import UNITS, advice
 
     return [
         Check(
@@ -207,7 +207,7 @@ def _wandb() -> Check:
     mode = os.environ.get("WANDB_MODE", "")
     if mode in ("offline", "disabled"):
         return Check("wandb", "ok", f"WANDB_MODE={mode}")
-    from rlvr.track import has_api_key
+    from rlvr.runs.tracker import has_api_key
 
     if has_api_key():
         return Check("wandb", "ok", "an API key is configured")

@@ -14,19 +14,19 @@ import pytest
 
 from eval.benchmarks import Question, load_benchmark
 from eval.contamination import check_contamination, grams
+from eval.formats.samples_file import read_samples
+from eval.formats.training_rows import questions, read_rows
 from eval.generations import Generation, GenerationLog, read_generations, write_generations
-from eval.samples_file import read_samples
 from eval.score import score
-from eval.training_rows import questions, read_rows
 from rewards import Reason, Verdict
-from rlvr.config import DataConfig, SamplingConfig, TrainRecipe
-from rlvr.data import load_problems
-from rlvr.metrics import read_metrics
-from rlvr.packing import TokenRow, buckets, lines, pack
-from rlvr.ranks import shares
-from rlvr.recipe import parse_overrides, read_tree
+from rlvr.config.toml import parse_overrides, read_tree
+from rlvr.config.train import DataConfig, SamplingConfig, TrainRecipe
+from rlvr.data.problems import load_problems
+from rlvr.distributed.ranks import shares
+from rlvr.policy.packing import TokenRow, buckets, lines, pack
 from rlvr.report.rollouts import groups_of, read_rollouts
-from rlvr.selection import Selector, difficulty_levels
+from rlvr.runs.metrics import read_metrics
+from rlvr.sampling.problem_selection import Selector, difficulty_levels
 from tests.growth import exponent, work
 
 Make = Callable[[int], Callable[[], Any]]

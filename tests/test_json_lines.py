@@ -11,19 +11,19 @@ import pytest
 
 from eval.benchmarks import load_benchmark
 from eval.compare import read_result
+from eval.formats.harness import read_harness_samples
+from eval.formats.jsonl import read_lines, read_objects
+from eval.formats.samples_file import read_samples
+from eval.formats.training_rows import read_rows
 from eval.generations import Generation, GenerationLog, read_generations, write_generations
-from eval.harness import read_harness_samples
-from eval.jsonl import read_lines, read_objects
-from eval.samples_file import read_samples
-from eval.training_rows import read_rows
 from rlvr.analysis.diversity import read_groups
 from rlvr.analysis.forgetting import read_choices
-from rlvr.compare.transfer import Find, recall, remember
-from rlvr.config import DataConfig
-from rlvr.data import load_problems
-from rlvr.metrics import read_metrics
+from rlvr.compare.learning_rate.transfer import Find, recall, remember
+from rlvr.config.train import DataConfig
+from rlvr.data.problems import load_problems
 from rlvr.plan.calibrate import read_run
 from rlvr.report.rollouts import read_rollouts
+from rlvr.runs.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(p for d in ("eval", "rewards", "rlvr") for p in (ROOT / d).rglob("*.py"))

@@ -2,24 +2,34 @@
 
 import difflib
 
-from rlvr.adapters import (
+from rlvr.adapters.base import DEFAULT_RANK, Method
+from rlvr.adapters.methods import (
     adalora,
     bottleneck,
-    data_start,
     full,
     lora,
-    products,
-    projections,
     prompt,
     quantized,
     rotations,
-    start,
-    vectors,
 )
-from rlvr.adapters.base import DEFAULT_RANK, Method
-from rlvr.config import AdapterConfig
-from rlvr.recipe import ConfigError
-from rlvr.section import Section
+from rlvr.adapters.methods import (
+    data_init as data_start,
+)
+from rlvr.adapters.methods import (
+    nonzero_init as start,
+)
+from rlvr.adapters.methods import (
+    random_projections as projections,
+)
+from rlvr.adapters.methods import (
+    scales_and_biases as vectors,
+)
+from rlvr.adapters.methods import (
+    structured_products as products,
+)
+from rlvr.common.errors import ConfigError
+from rlvr.config.base import Section
+from rlvr.config.train import AdapterConfig
 
 _FAMILIES = (
     full,

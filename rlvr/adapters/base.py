@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
-    from rlvr.config import AdapterConfig, OptimConfig
+    from rlvr.config.train import AdapterConfig, OptimConfig
 
 Sync = Literal["adapter", "merged", "none"]
 REFERENCE = "reference"
@@ -56,7 +56,7 @@ def adamw(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimi
 
 def adamw_groups(groups: list[dict[str, Any]], optim: OptimConfig) -> Optimizer:
     """The optimizer that optim.name names; a group's `lr_ratio` multiplies the schedule's rate."""
-    from rlvr.optim import build_optimizer
+    from rlvr.adapters.optimizers import build_optimizer
 
     return build_optimizer(
         [{**group, "lr": optim.lr * group.get("lr_ratio", 1.0)} for group in groups], optim

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from rlvr.adapter_config import AdapterConfig
 from rlvr.adapters.base import Method, Setup
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
+from rlvr.config.adapter import AdapterConfig
 
 LARGEST_RANK = 4096
 _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from rlvr.adapter_config import AdapterConfig
+    from rlvr.config.adapter import AdapterConfig
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM takes for its largest LoRA rank."""

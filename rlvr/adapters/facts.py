@@ -9,8 +9,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from rlvr import parts
 from rlvr.adapters.merge import dense, merged_weights, plain_name
+from rlvr.distributed import sharded_tensors as parts
 
 _ATTRIBUTES = {
     "r": "rank",

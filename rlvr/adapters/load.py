@@ -6,11 +6,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from rlvr.adapter_config import AdapterConfig
 from rlvr.adapters import METHODS
 from rlvr.adapters.base import REFERENCE, Setup
-from rlvr.adapters.quantized import BASE_FILE
-from rlvr.recipe import ConfigError
+from rlvr.adapters.methods.quantized import BASE_FILE
+from rlvr.common.errors import ConfigError
+from rlvr.config.adapter import AdapterConfig
 
 
 def load_adapted(model: Any, folder: str | Path) -> Any:
@@ -23,7 +23,7 @@ def load_adapted(model: Any, folder: str | Path) -> Any:
     import peft
     from safetensors.torch import load_file
 
-    from rlvr.adapters import layers  # noqa: F401  (adds our layer types to peft)
+    from rlvr.adapters.methods import custom_peft_layers as layers  # noqa: F401  (adds our layer types to peft)
 
     base_file = Path(folder) / BASE_FILE
     if base_file.exists():

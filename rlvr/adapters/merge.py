@@ -16,9 +16,11 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from rlvr import parts
 from rlvr.adapters.base import REFERENCE
-from rlvr.rollout.vllm_local import FUSED
+from rlvr.distributed import sharded_tensors as parts
+
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Modules that vLLM holds as one weight: all parts have to come in one sync."""
 
 
 def plain_name(name: str) -> str:

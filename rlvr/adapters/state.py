@@ -8,7 +8,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from rlvr import parts
+from rlvr.distributed import sharded_tensors as parts
 
 
 def adapter_tensors(model: Any) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 from rlvr.adapters import METHODS
 from rlvr.adapters.base import DEFAULT_RANK, Method
 from rlvr.adapters.budget import count_parameters
-from rlvr.config import AdapterConfig
+from rlvr.config.train import AdapterConfig
 
 HEAD = "| method | paper | trains | merges | sync | trainable |\n|---|---|---|---|---|---:|"
 

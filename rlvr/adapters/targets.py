@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlvr.adapters.base import is_linear
 from rlvr.adapters.merge import merged_weights, plain_name
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
 
 BLOCK = "adapter.target_modules: "
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlvr.analysis.analyze import Options

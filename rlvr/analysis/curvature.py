@@ -16,10 +16,10 @@ from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from rlvr.packing import TokenRow, buckets
+from rlvr.policy.packing import TokenRow, buckets
 
 if TYPE_CHECKING:
-    from rlvr.policy import Policy
+    from rlvr.policy.policy import Policy
 
 BREAKDOWN = 1e-6
 """A new direction shorter than this, relative to the eigenvalue, ends the iteration: the Krylov

@@ -11,10 +11,10 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+from eval.formats.jsonl import read_objects
 from eval.intervals import Interval, fraction_over_problems
-from eval.jsonl import read_objects
 from rewards.extract import extract
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
 
 
 def unique_among(values: Sequence[Hashable], n: int) -> float:

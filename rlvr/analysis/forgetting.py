@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from eval.formats.jsonl import read_values
 from eval.intervals import fraction_over_problems, stratified
-from eval.jsonl import read_values
 from rlvr.analysis.diversity import interval_json
-from rlvr.loading import context_len
-from rlvr.policy import Policy, TokenRow
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
+from rlvr.policy.loading import context_len
+from rlvr.policy.policy import Policy, TokenRow
 
 HARNESS_TASKS = {"hellaswag": "acc_norm", "arc_challenge": "acc_norm", "winogrande": "acc"}
 """Tasks of lm-evaluation-harness and the metric of each that is reported for it."""

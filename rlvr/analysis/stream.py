@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
 
 _LORA = re.compile(r"base_model\.model\.(.+)\.lora_(A|B|magnitude_vector)(?:\.weight)?$")
 ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -114,7 +114,7 @@ def _read(file: Path, name: str) -> Tensor:
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint folder at `path`; of a run folder, its newest. Raises: ConfigError."""
     if (path / "checkpoints").is_dir():
-        from rlvr.checkpoint import list_checkpoints
+        from rlvr.runs.checkpoint import list_checkpoints
 
         found = list_checkpoints(path)
         if found:
@@ -177,7 +177,7 @@ def updates(checkpoint: Path, base: Path, layers: Sequence[int] | None = None) -
 
 def _is_lora(checkpoint: Path) -> bool:
     """Whether factors and magnitudes are all there is, on a base that was not quantised."""
-    from rlvr.adapters.quantized import BASE_FILE
+    from rlvr.adapters.methods.quantized import BASE_FILE
 
     config = json.loads((checkpoint / ADAPTER_CONFIG).read_text())
     plain = config.get("peft_type") == "LORA" and not config.get("fan_in_fan_out")
@@ -262,7 +262,7 @@ def _merged(checkpoint: Path, base: Path) -> Iterator[tuple[str, Tensor]]:
 
     from rlvr.adapters.load import load_adapted
     from rlvr.adapters.merge import merged_weights
-    from rlvr.loading import load_whole
+    from rlvr.policy.loading import load_whole
 
     read = AutoModelForCausalLM.from_pretrained
     model = load_whole(read, str(base), dtype="auto", use_safetensors=True)

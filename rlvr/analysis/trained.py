@@ -12,16 +12,16 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Parameter
 
-from eval.jsonl import read_objects
+from eval.formats.jsonl import read_objects
 from rlvr.adapters import METHODS
 from rlvr.adapters.load import load_adapted
 from rlvr.adapters.merge import plain_name
 from rlvr.analysis.curvature import hessian_product, lanczos, token_losses
 from rlvr.analysis.entanglement import mean_profile
 from rlvr.analysis.stream import find_manifest, is_adapter, layer_of
-from rlvr.config import AdapterConfig, ModelConfig
-from rlvr.policy import Policy, TokenRow, load_base
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
+from rlvr.config.train import AdapterConfig, ModelConfig
+from rlvr.policy.policy import Policy, TokenRow, load_base
 
 MAX_BASIS_BYTES = 4 << 30
 """Memory of Lanczos' vectors; fewer iterations fit of many parameters."""

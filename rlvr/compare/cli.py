@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rlvr.cli import set_environment
+from rlvr.common.environment import set_environment
+from rlvr.common.errors import ConfigError
+from rlvr.common.signals import Stopped
 from rlvr.compare.estimate import calibration_task, plan_lines
-from rlvr.compare.executors import open_executor
+from rlvr.compare.execution.executors import open_executor
 from rlvr.compare.fairness import examine, refuse_unfair
 from rlvr.compare.plan import Comparison, open_comparison
-from rlvr.recipe import ConfigError
-from rlvr.stop import Stopped
 
 EPILOG = "Any setting of the recipe can be given as --section.key value, e.g. --budget.steps 10."
 
@@ -73,11 +73,11 @@ def lr_find_main(words: Sequence[str]) -> int:
     try:
         with open_executor(executor, comparison.folder, console, args.retry_failed) as run:
             if args.dense:
-                from rlvr.compare.dense import run_dense
+                from rlvr.compare.learning_rate.dense import run_dense
 
                 run_dense(comparison, labels, run)
             else:
-                from rlvr.compare.search import search
+                from rlvr.compare.learning_rate.search import search
 
                 search(comparison, labels, run, console)
     except Stopped as stopped:

@@ -12,11 +12,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from eval.intervals import Interval
-from rlvr.compare.executors import Run
+from rlvr.compare.execution.executors import Run
 from rlvr.compare.fairness import Fairness
+from rlvr.compare.learning_rate.search import rank_of, read_finds, search
 from rlvr.compare.plan import Comparison
 from rlvr.compare.results import RunResult, read_result
-from rlvr.compare.search import rank_of, read_finds, search
 from rlvr.compare.statistics import Pair, compare_pairs, gain, mean_of, summarise
 from rlvr.compare.text import (
     SCREEN_WIDTH,

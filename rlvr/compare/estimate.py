@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr.compare.execution.task import Task, settled
 from rlvr.compare.fairness import Fairness
 from rlvr.compare.plan import Comparison
-from rlvr.compare.task import Task, settled
-from rlvr.metrics import read_metrics
-from rlvr.places import absolute_tree
+from rlvr.data.absolute_paths import absolute_tree
+from rlvr.runs.metrics import read_metrics
 
 if TYPE_CHECKING:
-    from rlvr.config import TrainRecipe
+    from rlvr.config.train import TrainRecipe
 
 SHAPE = ("model", "rollout", "data")
 """Sections that decide, with the method, how long a step takes."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlvr.common.errors import ConfigError
 from rlvr.compare.plan import Comparison
-from rlvr.recipe import ConfigError
 
 MATCHED = {
     "model": "base model",

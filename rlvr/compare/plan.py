@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.compare.config import BudgetConfig, CompareRecipe, MethodConfig, RulesConfig
-from rlvr.compare.task import Task, run_key
-from rlvr.config import TrainRecipe
-from rlvr.recipe import ConfigError, load_recipe, validate
+from rlvr.common.errors import ConfigError
+from rlvr.compare.execution.task import Task, run_key
+from rlvr.config.compare import BudgetConfig, CompareRecipe, MethodConfig, RulesConfig
+from rlvr.config.toml import load_recipe, validate
+from rlvr.config.train import TrainRecipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +55,7 @@ class Comparison:
 
         Raises: ConfigError for a setting that the method would ignore or that cannot work.
         """
-        from rlvr.checks import check
+        from rlvr.training.preflight import check
 
         method, budget = self.recipe.methods[label], self.recipe.budget
         tree = _overlay(self.base, self.recipe.settings, method.settings)
@@ -130,12 +131,12 @@ def model_folder(
     base: TrainRecipe, base_path: Path, console: Console, warm_start: bool
 ) -> str | None:
     """The policy's folder or hub id; None where the warm start is still to be made."""
-    from rlvr.train import model_path
+    from rlvr.warm_start.policy_path import model_path
 
     if base.model.path is not None or warm_start:
         return model_path(base, base_path, console)
-    from rlvr.sft import sft_path
-    from rlvr.sft_config import SftConfig
+    from rlvr.config.warm_start import SftConfig
+    from rlvr.warm_start.warm_start import sft_path
 
     sft = Path(str(base.model.sft_recipe))
     if not sft.is_absolute() and not sft.exists():

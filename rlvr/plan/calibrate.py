@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import nnls
 
-from eval.jsonl import read_objects
-from rlvr.checkout import cache_dir
+from eval.formats.jsonl import read_objects
+from rlvr.common.checkout import cache_dir
+from rlvr.common.errors import RunError
 from rlvr.plan.rates import Rates
 from rlvr.plan.simulate import decoding_steps
-from rlvr.recipe import RunError
 
 if TYPE_CHECKING:
-    from rlvr.config import TrainRecipe
+    from rlvr.config.train import TrainRecipe
 
 STEPS = 8
 """Steps of each calibration run; the first warms up and is left out."""

@@ -9,13 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlvr.config import TrainRecipe
+from rlvr.common.errors import ConfigError
+from rlvr.config.toml import load_recipe
+from rlvr.config.train import TrainRecipe
 from rlvr.plan.calibrate import calibrate, rates_path, recorded
 from rlvr.plan.hardware import GPUS, Gpu, Shape, parse_cluster, shape_of
 from rlvr.plan.memory import engine_memory, num_sequences, peak_memory, trainer_memory
 from rlvr.plan.rates import Rates, roofline
 from rlvr.plan.simulate import Workload, best_split, log_normal_lengths, step_time
-from rlvr.recipe import ConfigError, load_recipe
 
 SCALES = (1, 8, 64, 256, 1024)
 
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def _path(recipe: TrainRecipe, recipe_path: Path) -> str:
     from rich.console import Console
 
-    from rlvr.train import model_path
+    from rlvr.warm_start.policy_path import model_path
 
     return model_path(recipe, recipe_path, Console(stderr=True))
 

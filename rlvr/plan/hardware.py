@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlvr.config import TrainRecipe
+    from rlvr.config.train import TrainRecipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlvr.head import CHUNK_ELEMENTS, MIN_CHUNK_LEN
 from rlvr.plan.hardware import Gpu, Shape
+from rlvr.policy.logprob_head import CHUNK_ELEMENTS, MIN_CHUNK_LEN
 
 if TYPE_CHECKING:
-    from rlvr.config import TrainRecipe
+    from rlvr.config.train import TrainRecipe
 
 GIB = 2**30
 RUNTIME_GIB = 1.5

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rlvr.report.findings import Finding
-from rlvr.report.series import Points, running_mean, thin, window_len
+from rlvr.report.diagnosis.finding import Finding
+from rlvr.report.diagnosis.series import Points, running_mean, thin, window_len
 
 Block = dict[str, Any]
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
 
 
 def report_main(words: Sequence[str]) -> int:

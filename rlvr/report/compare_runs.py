@@ -9,11 +9,11 @@ from statistics import fmean
 from typing import Any
 
 from rlvr.report.blocks import Block, chart, findings_block, flatten, line, table, text
-from rlvr.report.diagnosis import diagnose
-from rlvr.report.findings import LEVELS, Finding
+from rlvr.report.diagnosis.diagnose import diagnose
+from rlvr.report.diagnosis.finding import LEVELS, Finding
+from rlvr.report.diagnosis.series import running_mean, thin, window_len
 from rlvr.report.folder import RunData, Source
 from rlvr.report.run_page import accuracy_points
-from rlvr.report.series import running_mean, thin, window_len
 
 SEED_BAND = "Line: mean over seeds of the running mean; shaded: lowest to highest seed."
 

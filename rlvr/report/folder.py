@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlvr.metrics import read_metrics
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
+from rlvr.runs.metrics import read_metrics
 
 
 @dataclass(frozen=True)

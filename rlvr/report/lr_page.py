@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from rlvr.report.blocks import Block, chart, findings_block, line, mark, section, show, table
-from rlvr.report.findings import Finding
+from rlvr.report.diagnosis.finding import Finding
 
 NUM_CURVE_POINTS = 80
 SEED_STYLES = (0, 2, 5, 6)

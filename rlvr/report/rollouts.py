@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.jsonl import whole_objects
+from eval.formats.jsonl import whole_objects
 
 MAX_TEXT_LEN = 20_000
 """Characters of one prompt or response on the page; the middle of a longer one is left out."""

@@ -17,9 +17,9 @@ from rlvr.report.blocks import (
     table,
     tiles,
 )
-from rlvr.report.diagnosis import diagnose
+from rlvr.report.diagnosis.diagnose import diagnose
+from rlvr.report.diagnosis.series import smoothed, thin, window_len
 from rlvr.report.folder import RunData
-from rlvr.report.series import smoothed, thin, window_len
 
 BAND = "Shaded: two standard errors of the mean of the steps averaged."
 

@@ -24,17 +24,18 @@ from rich.console import Console
 
 from rewards import Verifier
 from rlvr.adapters import METHODS
-from rlvr.config import AdapterConfig, TrainRecipe
-from rlvr.data import encode_prompts, load_problems
-from rlvr.entropy import EntropyControl
-from rlvr.policy import load_policy
-from rlvr.recipe import load_recipe
-from rlvr.rollout.sync import Syncer
-from rlvr.rollout.transformers import TransformersEngine
-from rlvr.rollout.vllm_local import VllmEngine
-from rlvr.sampler import NoSignalError, Sampler
-from rlvr.session import Session
-from rlvr.train import Run, model_path, one_step
+from rlvr.algorithm.entropy_control import EntropyControl
+from rlvr.config.toml import load_recipe
+from rlvr.config.train import AdapterConfig, TrainRecipe
+from rlvr.data.problems import encode_prompts, load_problems
+from rlvr.engines.transformers import TransformersEngine
+from rlvr.engines.vllm_local import VllmEngine
+from rlvr.engines.weights.sync import Syncer
+from rlvr.policy.policy import load_policy
+from rlvr.sampling.sampler import NoSignalError, Sampler
+from rlvr.training.build import Session
+from rlvr.training.loop import Run, one_step
+from rlvr.warm_start.policy_path import model_path
 
 LRS = {
     "full": 1e-4,

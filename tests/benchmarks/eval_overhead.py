@@ -20,12 +20,12 @@ from eval.benchmarks import load_benchmark
 from eval.generations import GenerationLog, read_generations
 from eval.score import score
 from rewards import Verifier
-from rlvr.evaluating.plan import Job, Plan, PromptStyle, request, wanted_keys
-from rlvr.evaluating.sampling import keep
-from rlvr.evaluating.serving import Server
-from rlvr.evaluating.targets import Target
-from rlvr.rollout.engine import Sampling
-from rlvr.word_problems import generate
+from rlvr.data.word_problems import generate
+from rlvr.engines.engine import Sampling
+from rlvr.evaluation.plan import Job, Plan, PromptStyle, request, wanted_keys
+from rlvr.evaluation.serving import Server
+from rlvr.evaluation.targets import Target
+from rlvr.evaluation.workers import keep
 
 
 def make_plan(model: str, folder: Path, args: argparse.Namespace) -> tuple[Plan, Any]:

@@ -23,14 +23,14 @@ import torch
 
 from rlvr.adapters import get_method
 from rlvr.adapters.base import Setup
-from rlvr.attention import use_packing
-from rlvr.batch import make_batch
-from rlvr.config import TrainRecipe
-from rlvr.entropy import EntropyControl
-from rlvr.policy import Policy
-from rlvr.recipe import validate
-from rlvr.sampler import Group
-from rlvr.update import update
+from rlvr.algorithm.entropy_control import EntropyControl
+from rlvr.config.toml import validate
+from rlvr.config.train import TrainRecipe
+from rlvr.policy.attention import use_packing
+from rlvr.policy.policy import Policy
+from rlvr.sampling.rollouts import Group
+from rlvr.training.batch import make_batch
+from rlvr.training.update import update
 from tests.benchmarks.gpu_case import (
     DEVICE,
     TINY,

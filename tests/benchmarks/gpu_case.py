@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from rlvr.rollout.engine import Response
-from rlvr.sampler import Group
+from rlvr.engines.engine import Response
+from rlvr.sampling.rollouts import Group
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

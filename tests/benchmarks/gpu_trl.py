@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
-from rlvr.sampler import Group
+from rlvr.sampling.rollouts import Group
 from tests.benchmarks.gpu_case import DEVICE, Case, make_model, peak_memory, timed
 
 

@@ -19,12 +19,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rlvr.compare.dense import read_dense
-from rlvr.compare.fit import fit_parabola, means_by_lr, near_best
-from rlvr.compare.lr_find import FIT_WINDOW
+from rlvr.compare.learning_rate.dense import read_dense
+from rlvr.compare.learning_rate.find import FIT_WINDOW
+from rlvr.compare.learning_rate.fit import fit_parabola, means_by_lr, near_best
+from rlvr.compare.learning_rate.search import read_finds
 from rlvr.compare.plan import Comparison, open_comparison
 from rlvr.compare.results import Point
-from rlvr.compare.search import read_finds
 
 FACTOR, MOST_COST = 1.8, 1 / 3
 PUBLISHED = {"dora": 1 / 1.8, "milora": 1 / 3.2, "pissa": 1 / 10, "lora": 1.0}

@@ -23,7 +23,7 @@ def measure(method: str, length: int) -> dict[str, float]:
     """Seconds and peak GiB of one forward and backward in this process."""
     import torch
 
-    from rlvr.head import token_logprobs
+    from rlvr.policy.logprob_head import token_logprobs
 
     torch.manual_seed(0)
     head = torch.nn.Linear(HIDDEN_SIZE, VOCAB_SIZE, bias=False)

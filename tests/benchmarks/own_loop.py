@@ -1,4 +1,4 @@
-"""This project's own loop as one side of a comparison: `rlvr.train.one_step`, nothing left out."""
+"""This project's own loop as one side of a comparison: `one_step`, nothing left out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 from tests.benchmarks.step_worker import Job, Step
 
 if TYPE_CHECKING:
-    from rlvr.sampler import Collected, Group
+    from rlvr.sampling.rollouts import Group
+    from rlvr.sampling.sampler import Collected
 
 
 def serve(job: Job, connection: Connection) -> None:
     """Builds a session as `rlvr train` does and takes steps on demand (see Worker)."""
     import torch
 
-    from rlvr.session import build
-    from rlvr.train import Run, one_step
+    from rlvr.training.build import build
+    from rlvr.training.loop import Run, one_step
 
     session = build(job.recipe, job.model_path)
     torch.set_num_threads(len(os.sched_getaffinity(0)))

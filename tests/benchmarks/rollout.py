@@ -13,14 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rewards import Gold, Verifier
-from rlvr.config import TrainRecipe
-from rlvr.groups import Group
-from rlvr.recipe import load_recipe
-from rlvr.rollout import vllm_local
-from rlvr.rollout.engine import Request, Sampling, sample_seed
-from rlvr.sft import run_sft
-from rlvr.sft_config import SftConfig
-from rlvr.streaming import Asked, run_round
+from rlvr.common.seeds import sample_seed
+from rlvr.config.toml import load_recipe
+from rlvr.config.train import TrainRecipe
+from rlvr.config.warm_start import SftConfig
+from rlvr.engines import vllm_local
+from rlvr.engines.engine import Request, Sampling
+from rlvr.sampling.rollout_round import Asked, run_round
+from rlvr.sampling.rollouts import Group
+from rlvr.warm_start.warm_start import run_sft
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GROUPS, GROUP_SIZE = 32, 8
@@ -32,7 +33,7 @@ def make_engine() -> tuple[vllm_local.VllmEngine, list[Asked]]:
     """The quickstart's engine, and groups wanted of its problems."""
     from transformers import AutoTokenizer
 
-    from rlvr.data import encode_prompts, load_problems
+    from rlvr.data.problems import encode_prompts, load_problems
 
     recipe = load_recipe(RECIPES / "quickstart.toml", [], TrainRecipe)
     path = str(run_sft(load_recipe(RECIPES / "quickstart_sft.toml", [], SftConfig)))

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlvr.config import SamplingConfig
-from rlvr.selection import Selector
+from rlvr.config.train import SamplingConfig
+from rlvr.sampling.problem_selection import Selector
 from tests.benchmarks import sampling_quickstart
 
 STEPS, GROUPS, GROUP_SIZE, NUM_LEVELS = 300, 16, 8, 5

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from rlvr.config import TrainRecipe
+    from rlvr.config.train import TrainRecipe
 
 
 @dataclass(frozen=True, slots=True)

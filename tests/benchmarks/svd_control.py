@@ -28,21 +28,22 @@ from torch import Tensor
 
 from rewards import Verifier
 from rlvr.adapters.merge import merged_weights
+from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.analysis.spectrum import Svd, module_facts, svd, svd_of_update
 from rlvr.analysis.stream import Update
-from rlvr.checks import check
-from rlvr.config import AdapterConfig, TrainRecipe
-from rlvr.data import encode_prompts, load_problems
-from rlvr.entropy import EntropyControl
-from rlvr.evaluate import eval_sets, sample, score
-from rlvr.policy import load_base, load_policy
-from rlvr.recipe import load_recipe, validate
-from rlvr.rollout.inplace import base_weights
-from rlvr.rollout.sync import Syncer
-from rlvr.rollout.vllm_local import VllmEngine
-from rlvr.sampler import NoSignalError, Sampler
-from rlvr.session import Session, held_out_data
-from rlvr.train import Run, model_path, one_step
+from rlvr.config.toml import load_recipe, validate
+from rlvr.config.train import AdapterConfig, TrainRecipe
+from rlvr.data.problems import encode_prompts, load_problems
+from rlvr.engines.vllm_local import VllmEngine
+from rlvr.engines.weights.inplace import base_weights
+from rlvr.engines.weights.sync import Syncer
+from rlvr.policy.policy import load_base, load_policy
+from rlvr.sampling.sampler import NoSignalError, Sampler
+from rlvr.training.build import Session, held_out_data
+from rlvr.training.evaluate import eval_sets, sample, score
+from rlvr.training.loop import Run, one_step
+from rlvr.training.preflight import check
+from rlvr.warm_start.policy_path import model_path
 
 SERIES = {
     "reward": "reward/mean",

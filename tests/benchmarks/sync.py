@@ -28,14 +28,14 @@ from rich.console import Console
 from rich.table import Table
 
 from rlvr.adapters import METHODS
-from rlvr.config import AdapterConfig, TrainRecipe
-from rlvr.recipe import load_recipe
+from rlvr.config.toml import load_recipe
+from rlvr.config.train import AdapterConfig, TrainRecipe
 from tests.benchmarks.facts import facts
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Sync
-    from rlvr.policy import Policy
-    from rlvr.rollout.vllm_local import VllmEngine
+    from rlvr.engines.vllm_local import VllmEngine
+    from rlvr.policy.policy import Policy
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes/quickstart.toml"
 MODES: tuple[Sync, ...] = ("merged", "adapter")
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _warmed_up() -> str:
-    from rlvr.train import model_path
+    from rlvr.warm_start.policy_path import model_path
 
     return model_path(load_recipe(RECIPE, [], TrainRecipe), RECIPE, Console(stderr=True))
 
@@ -83,7 +83,7 @@ def measure_all(
     mode: Sync, methods: Sequence[str], path: str, repeats: int
 ) -> list[dict[str, Any]]:
     """`measure` for every method, with one engine."""
-    from rlvr.rollout.vllm_local import VllmEngine
+    from rlvr.engines.vllm_local import VllmEngine
 
     recipe = load_recipe(RECIPE, [], TrainRecipe)
     # some methods hand over an equivalent adapter of twice the rank
@@ -100,7 +100,7 @@ def measure(engine: VllmEngine, mode: Sync, method: str, path: str, repeats: int
     Raises: SyncError when the engine does not give the policy's probabilities.
     """
     from rlvr.adapters.merge import merged_weights
-    from rlvr.rollout.sync import Syncer
+    from rlvr.engines.weights.sync import Syncer
 
     recipe, policy, prompts = moved_policy(method, path)
     everything = {}
@@ -136,8 +136,8 @@ def moved_policy(method: str, path: str) -> tuple[TrainRecipe, Policy, list[list
     """The recipe, the policy with `method` after a made-up update, and some prompts."""
     import torch
 
-    from rlvr.data import encode_prompts, load_problems
-    from rlvr.policy import load_policy
+    from rlvr.data.problems import encode_prompts, load_problems
+    from rlvr.policy.policy import load_policy
 
     recipe = load_recipe(RECIPE, ["--data.limit", "64"], TrainRecipe)
     problems = load_problems(recipe.data)

@@ -146,7 +146,7 @@ def _prompts(job: Job) -> Any:
     from datasets import Dataset
     from transformers import AutoTokenizer
 
-    from rlvr.data import load_problems
+    from rlvr.data.problems import load_problems
 
     tokenizer: Any = AutoTokenizer.from_pretrained(job.model_path)
     problems = load_problems(job.recipe.data).problems

@@ -23,7 +23,7 @@ from datetime import date
 from pathlib import Path
 
 from rewards import Gold, Verifier
-from rewards.pool import Pool, PoolSettings
+from rewards.pool.pool import Pool, PoolSettings
 from tests.benchmarks import verifier_inputs as inputs
 from tests.benchmarks.verifier_inputs import Pair
 from tests.benchmarks.verifier_peers import PEERS
@@ -273,7 +273,7 @@ def faults() -> Iterator[dict]:
     """Time to the next answer of a pool with one worker, after that worker was killed."""
     settings = PoolSettings(
         "tests.rewards.pool_tasks:misbehave",
-        "rewards.slow:warm_up",  # the processes are then as large as the verifier's own
+        "rewards.pool.entry:warm_up",  # the processes are then as large as the verifier's own
         num_workers=1,
         timeout_s=0.2,
     )

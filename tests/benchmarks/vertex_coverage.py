@@ -11,10 +11,10 @@ import math
 
 import numpy as np
 
-from rlvr.compare.config import FindConfig
-from rlvr.compare.grid import rate
-from rlvr.compare.lr_find import LrFind, Search, conclude
+from rlvr.compare.learning_rate.find import LrFind, Search, conclude
+from rlvr.compare.learning_rate.grid import rate
 from rlvr.compare.results import Point
+from rlvr.config.compare import FindConfig
 
 CURVATURE = -0.02
 """Of the held-out accuracy, per squared nat of the rate; the quickstart's are -0.05 to -0.12."""

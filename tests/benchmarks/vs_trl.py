@@ -27,8 +27,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by both processes at
 from rich.console import Console
 from rich.table import Table
 
-from rlvr.config import TrainRecipe
-from rlvr.recipe import load_recipe
+from rlvr.config.toml import load_recipe
+from rlvr.config.train import TrainRecipe
 from tests.benchmarks import own_loop, trl_peer
 from tests.benchmarks.facts import facts
 from tests.benchmarks.step_worker import Job, Step, Worker
@@ -102,7 +102,7 @@ def make_job(
     case: str, method: str, args: argparse.Namespace, trl_passes: int, seed: int = 0
 ) -> Job:
     """What both sides are told. Warms the policy up first where it is not cached."""
-    from rlvr.train import model_path
+    from rlvr.warm_start.policy_path import model_path
 
     recipe_name, num_prompts = CASES[case]
     num_prompts = args.prompts or (4 if args.quick else num_prompts)

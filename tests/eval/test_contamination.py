@@ -6,8 +6,8 @@ import pytest
 
 from eval.benchmarks import LoadedBenchmark, Question, find_file, load_benchmark
 from eval.contamination import check_contamination, grams, words
+from eval.formats.training_rows import questions, read_rows
 from eval.records import BENCHMARKS, Benchmark
-from eval.training_rows import questions, read_rows
 
 EVAL = (
     "A gardener plants $n$ rows of tulips with $3n+2$ bulbs in each row and then removes "

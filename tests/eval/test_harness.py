@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from eval.formats.harness import export_samples, read_harness_samples
 from eval.generations import read_generations
-from eval.harness import export_samples, read_harness_samples
 from eval.score import score
 
 LOGGED_FIELDS = {

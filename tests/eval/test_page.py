@@ -4,7 +4,7 @@ import json
 import re
 
 from eval.generations import read_generations
-from eval.page import page
+from eval.reports.page import page
 from eval.score import score
 
 

@@ -7,9 +7,9 @@ from itertools import islice
 import pytest
 
 from eval.benchmarks import load_benchmark
+from eval.formats.samples_file import read_samples
 from eval.generations import Generation, read_generations
 from eval.records import BENCHMARKS
-from eval.samples_file import read_samples
 from eval.score import score
 
 

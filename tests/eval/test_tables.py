@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from eval.tables import FORMATS, Table, percent, render
+from eval.reports.tables import FORMATS, Table, percent, render
 
 TABLE = Table("Scores_1", ("name", "100%"), (("a|b", "1.0 [0.5, 1.5]"), ("c&d", "2")), ("A note.",))
 

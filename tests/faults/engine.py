@@ -20,9 +20,9 @@ def run(recipe: Path, name: str, end=None) -> Path:
     """Trains with vLLM; the run folder."""
     from rich.console import Console
 
-    from rlvr.config import TrainRecipe
-    from rlvr.recipe import load_recipe
-    from rlvr.train import train
+    from rlvr.config.toml import load_recipe
+    from rlvr.config.train import TrainRecipe
+    from rlvr.training.loop import train
 
     words = ["--run.name", name, "--rollout.engine", "vllm"]
     return train(load_recipe(recipe, words, TrainRecipe), recipe, Console(), end=end)
@@ -47,7 +47,7 @@ def break_vllm(step: int, _metrics: dict[str, float]) -> bool:
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    from rlvr.cli import set_environment
+    from rlvr.common.environment import set_environment
 
     set_environment()
     with tempfile.TemporaryDirectory(prefix="rlvr-engine-") as folder:

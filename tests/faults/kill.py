@@ -107,7 +107,7 @@ def kill_once(words: list[str], run: Path, since: str, wait_s: float, log: Path)
 
 def unreadable(run: Path) -> list[str]:
     """Checkpoints that are not as they were written."""
-    from rlvr.checkpoint import damage, list_checkpoints
+    from rlvr.runs.checkpoint import damage, list_checkpoints
 
     return [f"{path.name}: {harm}" for path in list_checkpoints(run) if (harm := damage(path))]
 

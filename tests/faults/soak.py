@@ -49,10 +49,10 @@ def soak(steps: int, folder: Path, settings: list[str]) -> list[dict[str, float]
     """A sample about every hundredth of the run."""
     from rich.console import Console
 
-    from rlvr.cli import set_environment
-    from rlvr.config import TrainRecipe
-    from rlvr.recipe import load_recipe
-    from rlvr.train import train
+    from rlvr.common.environment import set_environment
+    from rlvr.config.toml import load_recipe
+    from rlvr.config.train import TrainRecipe
+    from rlvr.training.loop import train
 
     set_environment()
     every = max(1, steps // 10)

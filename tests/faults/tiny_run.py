@@ -16,8 +16,8 @@ def write_recipe(folder: Path, steps: int, checkpoint_every: int, eval_every: in
     No benchmark file is at hand then: runs do not compare their problems with them.
     """
     os.environ["RLVR_DATA"] = str(folder)
-    from rlvr.config import TrainRecipe
-    from rlvr.recipe import dump_toml, validate
+    from rlvr.config.toml import dump_toml, validate
+    from rlvr.config.train import TrainRecipe
 
     problems = small.write_problems(folder / "digits.jsonl")
     tree = small.recipe_tree(

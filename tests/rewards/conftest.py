@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rewards.pool import Pool, PoolSettings
+from rewards.pool.pool import Pool, PoolSettings
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rewards.equality.judge import judge_fast
 from rewards.gold import Gold
-from rewards.judge import judge_fast
-from rewards.lexer import Unparsed
-from rewards.normalise import compact, normalise, words
-from rewards.parse import parse
-from rewards.units import unit_name
+from rewards.syntax.lexer import Unparsed
+from rewards.syntax.normalise import compact, normalise, words
+from rewards.syntax.parse import parse
+from rewards.syntax.units import unit_name
 from tests.rewards.counting import num_calls
 
 

@@ -5,12 +5,12 @@ from fractions import Fraction
 
 import pytest
 
-from rewards.approx import Point, approx
-from rewards.exact import NotExact, TooLarge, Undefined, exact
-from rewards.guard import log_size
-from rewards.normalise import normalise
-from rewards.parse import parse
-from rewards.residue import MODULI, agree
+from rewards.equality.approx import Point, approx
+from rewards.equality.exact import NotExact, TooLarge, Undefined, exact
+from rewards.equality.guard import log_size
+from rewards.equality.residue import MODULI, agree
+from rewards.syntax.normalise import normalise
+from rewards.syntax.parse import parse
 
 
 def tree(text: str):
@@ -80,7 +80,7 @@ CONSTANTS = [
 def test_the_error_bound_of_floats_holds(text):
     import mpmath
 
-    from rewards.probe import Evaluator
+    from rewards.equality.probe import Evaluator
 
     node = tree(text)
     value, bound = approx(node, Point(0))

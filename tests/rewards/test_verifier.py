@@ -11,7 +11,7 @@ import pytest
 
 from rewards import Gold, Reason, Verdict, Verifier
 from rewards.counters import Counters, quantile
-from rewards.process import Outcome
+from rewards.pool.process import Outcome
 from rewards.verifier import ruling_of
 from tests.waiting import HANG_S
 

@@ -11,10 +11,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from rlvr.config import TrainRecipe
-from rlvr.recipe import validate
-from rlvr.rollout.engine import Response
-from rlvr.sampler import Group
+from rlvr.config.toml import validate
+from rlvr.config.train import TrainRecipe
+from rlvr.engines.engine import Response
+from rlvr.sampling.rollouts import Group
 
 VOCAB_SIZE, END, PAD = 24, 1, 0
 

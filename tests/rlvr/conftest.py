@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rlvr.config import TrainRecipe
-from rlvr.recipe import validate
+from rlvr.config.toml import validate
+from rlvr.config.train import TrainRecipe
 from tests.rlvr import small
 from tests.waiting import HANG_S
 
@@ -57,7 +57,7 @@ def make_recipe(recipe_tree) -> Callable[..., TrainRecipe]:
 @pytest.fixture
 def write_recipe(recipe_tree, make_recipe, tmp_path) -> Callable[..., Path]:
     """A recipe file in a temporary folder; runs go to its `runs` folder."""
-    from rlvr.recipe import dump_toml
+    from rlvr.config.toml import dump_toml
 
     def write(**sections: dict[str, Any]) -> Path:
         sections["run"] = {"dir": str(tmp_path / "runs"), "name": "run"} | sections.get("run", {})

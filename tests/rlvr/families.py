@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from rlvr import tiny, word_problems
+from rlvr.data import word_problems
+from rlvr.warm_start import tiny_model as tiny
 
 _PLAIN: dict[str, Any] = {
     "hidden_size": 32,

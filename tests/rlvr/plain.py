@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rlvr.packing import TokenRow
+from rlvr.policy.packing import TokenRow
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ def write_policy(folder: Path, logit_std: float | None = None) -> Path:
     """
     import torch
 
-    from rlvr import tiny, word_problems
+    from rlvr.data import word_problems
+    from rlvr.warm_start import tiny_model as tiny
 
     texts = [row["problem"] for row in word_problems.generate("sft", 300, seed=0)]
     tokenizer = tiny.build_tokenizer(texts)

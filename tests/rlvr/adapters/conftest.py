@@ -12,13 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlvr.adapters import METHODS
-from rlvr.batch import make_batch
-from rlvr.config import AdapterConfig, TrainRecipe
-from rlvr.entropy import EntropyControl
-from rlvr.policy import Policy, TokenRow, load_policy
-from rlvr.rollout.engine import Response
-from rlvr.sampler import Group
-from rlvr.update import update
+from rlvr.algorithm.entropy_control import EntropyControl
+from rlvr.config.train import AdapterConfig, TrainRecipe
+from rlvr.engines.engine import Response
+from rlvr.policy.policy import Policy, TokenRow, load_policy
+from rlvr.sampling.rollouts import Group
+from rlvr.training.batch import make_batch
+from rlvr.training.update import update
 from tests.rlvr import plain
 
 NUM_UPDATES = 10

@@ -8,10 +8,10 @@ from transformers import AutoConfig
 from rlvr.adapters import METHODS, get_method
 from rlvr.adapters.budget import count_parameters, match_rank
 from rlvr.adapters.table import reference_shape
-from rlvr.config import AdapterConfig
-from rlvr.examples import Examples
-from rlvr.manifest import manifest
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
+from rlvr.config.train import AdapterConfig
+from rlvr.data.sft_examples import Examples
+from rlvr.runs.manifest import manifest
 
 SHAPE = reference_shape()
 NO_GATE = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")

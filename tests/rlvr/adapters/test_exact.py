@@ -11,11 +11,11 @@ import torch
 
 from rlvr.adapters import METHODS
 from rlvr.adapters.export import merge_and_export
-from rlvr.checkpoint import load_checkpoint, save_checkpoint
-from rlvr.config import AdapterConfig, ModelConfig
-from rlvr.policy import TokenRow, load_policy
-from rlvr.rollout.engine import Request, Sampling
-from rlvr.rollout.transformers import TransformersEngine
+from rlvr.config.train import AdapterConfig, ModelConfig
+from rlvr.engines.engine import Request, Sampling
+from rlvr.engines.transformers import TransformersEngine
+from rlvr.policy.policy import TokenRow, load_policy
+from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
 from tests.rlvr import plain
 from tests.rlvr.adapters.conftest import settings
 

@@ -10,20 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlvr import tiny, word_problems
 from rlvr.adapters import METHODS
-from rlvr.batch import make_batch
-from rlvr.checkpoint import load_checkpoint, save_checkpoint
-from rlvr.config import AdapterConfig
-from rlvr.data import encode_prompts, load_problems
-from rlvr.entropy import EntropyControl
-from rlvr.manifest import finish_manifest, manifest
-from rlvr.policy import load_policy
-from rlvr.reference import follow, load_reference, prepare_reference, save_reference
-from rlvr.rollout.engine import Request, Sampling
-from rlvr.rollout.transformers import TransformersEngine
-from rlvr.sampler import Group
-from rlvr.update import update
+from rlvr.algorithm.entropy_control import EntropyControl
+from rlvr.config.train import AdapterConfig
+from rlvr.data import word_problems
+from rlvr.data.problems import encode_prompts, load_problems
+from rlvr.engines.engine import Request, Sampling
+from rlvr.engines.transformers import TransformersEngine
+from rlvr.policy.policy import load_policy
+from rlvr.policy.reference import follow, load_reference, prepare_reference, save_reference
+from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
+from rlvr.runs.manifest import finish_manifest, manifest
+from rlvr.sampling.rollouts import Group
+from rlvr.training.batch import make_batch
+from rlvr.training.update import update
+from rlvr.warm_start import tiny_model as tiny
 from tests.rlvr.adapters.conftest import PROMPTS, settings
 from tests.rlvr.second_device import CPU, DEVICE, SecondDevice, is_there
 

@@ -16,11 +16,12 @@ from rlvr.adapters.base import Setup
 from rlvr.adapters.facts import module_facts, optimizer_facts, peft_facts, update_norms
 from rlvr.adapters.merge import adapter_off, merged_weights
 from rlvr.adapters.state import adapter_state
-from rlvr.checks import check
-from rlvr.config import AdapterConfig, TrainRecipe
-from rlvr.manifest import finish_manifest
-from rlvr.policy import load_base, load_policy
-from rlvr.recipe import ConfigError, dump_toml, load_recipe
+from rlvr.common.errors import ConfigError
+from rlvr.config.toml import dump_toml, load_recipe
+from rlvr.config.train import AdapterConfig, TrainRecipe
+from rlvr.policy.policy import load_base, load_policy
+from rlvr.runs.manifest import finish_manifest
+from rlvr.training.preflight import check
 from tests.rlvr.adapters.conftest import Trained
 
 DOWN = "model.layers.2.mlp.down_proj"

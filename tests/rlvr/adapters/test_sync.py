@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from rlvr.adapters import METHODS
-from rlvr.packing import TokenRow
+from rlvr.policy.packing import TokenRow
 from tests.rlvr import plain
 
 PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]

@@ -11,9 +11,9 @@ from transformers.pytorch_utils import Conv1D
 from rlvr.adapters import METHODS, get_method
 from rlvr.adapters.base import Setup
 from rlvr.adapters.merge import merged_weights
-from rlvr.config import AdapterConfig, ModelConfig
-from rlvr.policy import TokenRow, load_policy
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
+from rlvr.config.train import AdapterConfig, ModelConfig
+from rlvr.policy.policy import TokenRow, load_policy
 from tests.rlvr.families import FAMILIES, true_logprobs
 
 PAIRS = [([7, 8, 9], [10, 11, 12]), ([30, 31], [32, 33, 34, 35])]
@@ -175,8 +175,8 @@ def test_targets_that_cannot_be_adapted_are_refused_in_one_line(folder_of, targe
 
 
 def test_all_linear_is_refused_with_the_names(recipe_tree):
-    from rlvr.config import TrainRecipe
-    from rlvr.recipe import validate
+    from rlvr.config.toml import validate
+    from rlvr.config.train import TrainRecipe
 
     tree = recipe_tree(adapter={"target_modules": "all-linear"})
     with pytest.raises(ConfigError, match=r'takes a list of modules\' names; .*"q_proj", "k_proj"'):
@@ -185,7 +185,7 @@ def test_all_linear_is_refused_with_the_names(recipe_tree):
 
 @pytest.mark.parametrize("method", ["full", "galore", "apollo"])
 def test_trained_experts_are_refused_for_vllm(folder_of, make_recipe, method):
-    from rlvr.session import new_engine
+    from rlvr.training.build import new_engine
 
     policy = load(folder_of("mixtral"), method, ["q_proj"])
     recipe = make_recipe(rollout={"engine": "vllm"})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rlvr.adapters import METHODS
-from rlvr.rollout.sync import Syncer
-from rlvr.rollout.vllm_local import VllmEngine
+from rlvr.engines.vllm_local import VllmEngine
+from rlvr.engines.weights.sync import Syncer
 
 pytestmark = pytest.mark.engine
 WAYS = [(m.name, mode) for m in METHODS.values() for mode in m.syncs]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from rlvr.config import AdapterConfig
-from rlvr.policy import Policy, load_policy
+from rlvr.config.train import AdapterConfig
+from rlvr.policy.policy import Policy, load_policy
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from rlvr.analysis.diversity import diversity, read_groups, unique_among
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
 
 
 def test_the_expectation_equals_drawing_every_subset():

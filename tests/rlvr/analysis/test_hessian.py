@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from rlvr.analysis.curvature import token_losses
 from rlvr.analysis.trained import curvature, load_trained
-from rlvr.compare.curvature import largest_eigenvalue
-from rlvr.config import AdapterConfig
-from rlvr.packing import TokenRow
-from rlvr.policy import load_policy
+from rlvr.compare.learning_rate.curvature import largest_eigenvalue
+from rlvr.config.train import AdapterConfig
+from rlvr.policy.packing import TokenRow
+from rlvr.policy.policy import load_policy
 
 ROWS = [
     TokenRow([5, 9, 30, 11], [40, 50, 60]),

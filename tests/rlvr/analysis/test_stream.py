@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlvr.analysis.stream import Weights, find_base, find_checkpoint, updates
-from rlvr.packing import TokenRow
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
+from rlvr.policy.packing import TokenRow
 from tests.rlvr import plain
 
 SETTINGS = [
@@ -93,7 +93,7 @@ def test_what_cannot_be_analysed_says_why(make_checkpoint, tiny_policy, tmp_path
 def test_a_base_of_another_shape_is_refused(make_checkpoint, tiny_policy, tmp_path):
     from transformers import AutoTokenizer
 
-    from rlvr import tiny
+    from rlvr.warm_start import tiny_model as tiny
 
     other = tmp_path / "other"
     tokenizer = AutoTokenizer.from_pretrained(tiny_policy)

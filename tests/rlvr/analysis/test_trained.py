@@ -16,7 +16,7 @@ from rlvr.analysis.forgetting import (
     summarise,
 )
 from rlvr.analysis.trained import attention_profiles, curvature, load_trained, read_rows
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
 
 WORDS = "Tom has 5 apples and buys 12 more so he has 17 apples now".split()
 

@@ -12,7 +12,7 @@ from rlvr.compare.plan import Comparison, open_comparison
 @pytest.fixture
 def write_comparison(make_recipe, digit_problems, tmp_path) -> Callable[..., Path]:
     """Writes base.toml and compare.toml; the latter's path. text: methods and further tables."""
-    from rlvr.recipe import dump_toml
+    from rlvr.config.toml import dump_toml
 
     def write(text: str, budget: str = "steps = 2", seeds: str = "[0, 1]", **sections) -> Path:
         sections = {

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from rlvr.cli import main
+from rlvr.common.errors import ConfigError
 from rlvr.compare.fairness import (
     MATCHED,
     MAY_DIFFER,
@@ -17,8 +18,7 @@ from rlvr.compare.fairness import (
     refuse_unfair,
 )
 from rlvr.compare.plan import open_comparison
-from rlvr.config import TrainRecipe
-from rlvr.recipe import ConfigError
+from rlvr.config.train import TrainRecipe
 
 ROOT = Path(__file__).parents[3]
 

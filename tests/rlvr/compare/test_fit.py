@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from rlvr.compare.fit import fit_parabola, means_by_lr, near_best
-from rlvr.compare.grid import between, nearest, rate
+from rlvr.compare.learning_rate.fit import fit_parabola, means_by_lr, near_best
+from rlvr.compare.learning_rate.grid import between, nearest, rate
 from rlvr.compare.results import Point
 
 LRS = [rate(k) for k in range(-14, -9)]

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from rlvr.compare.config import FindConfig
-from rlvr.compare.grid import nearest, rate
-from rlvr.compare.lr_find import Search, conclude, find_rates, first_grid, more_rates
-from rlvr.compare.prior import prior_of, priors_from
+from rlvr.compare.execution.task import OUTCOME, Outcome, run_key
+from rlvr.compare.learning_rate.find import Search, conclude, find_rates, first_grid, more_rates
+from rlvr.compare.learning_rate.grid import nearest, rate
+from rlvr.compare.learning_rate.prior import prior_of, priors_from
 from rlvr.compare.results import Point
-from rlvr.compare.task import OUTCOME, Outcome, run_key
+from rlvr.config.compare import FindConfig
 
 CONFIG = FindConfig()
 

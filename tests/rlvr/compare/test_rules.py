@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from rlvr.compare.config import BudgetConfig, RulesConfig
-from rlvr.compare.rules import Size, diverged, flops, sampled_tokens, used
+from rlvr.compare.execution.end_rules import Size, diverged, flops, sampled_tokens, used
+from rlvr.config.compare import BudgetConfig, RulesConfig
 
 RULES = RulesConfig()
 

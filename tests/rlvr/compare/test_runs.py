@@ -9,17 +9,10 @@ from rich.console import Console
 
 from rlvr.cli import main
 from rlvr.compare.comparison import survivors
-from rlvr.compare.engines import WarmEngine
-from rlvr.compare.executors import open_executor
-from rlvr.compare.task import (
-    OUTCOME,
-    Task,
-    execute,
-    is_current,
-    run_key,
-    settled,
-)
-from rlvr.metrics import read_metrics
+from rlvr.compare.execution.executors import open_executor
+from rlvr.compare.execution.task import OUTCOME, Task, execute, is_current, run_key, settled
+from rlvr.compare.execution.warm_engine import WarmEngine
+from rlvr.runs.metrics import read_metrics
 from tests.rlvr.small import steady_metrics
 
 TWO = "[methods.lora]\nlr = 1e-3\n[methods.full]\nlr = 1e-4\n"

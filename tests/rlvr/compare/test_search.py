@@ -5,10 +5,10 @@ import json
 import pytest
 
 from rlvr.cli import main
-from rlvr.compare.curvature import correct_rows, largest_eigenvalue
-from rlvr.compare.transfer import Find, recall
-from rlvr.packing import TokenRow
-from rlvr.recipe import RunError
+from rlvr.common.errors import RunError
+from rlvr.compare.learning_rate.curvature import correct_rows, largest_eigenvalue
+from rlvr.compare.learning_rate.transfer import Find, recall
+from rlvr.policy.packing import TokenRow
 
 ROWS = [TokenRow([5 + i, 9, 30 + i], [40 + i, 50, 60 + 2 * i, 7][: 2 + i % 3]) for i in range(8)]
 
@@ -57,10 +57,10 @@ def test_a_search_from_the_command_line_leaves_its_points_and_takes_them_again(
 def test_earlier_searches_are_shown_beside_a_new_one(open_written, capsys, monkeypatch, tmp_path):
     from rich.console import Console
 
-    from rlvr.compare.lr_find import conclude
+    from rlvr.compare.learning_rate.find import conclude
+    from rlvr.compare.learning_rate.search import report
+    from rlvr.compare.learning_rate.transfer import remember, store_path
     from rlvr.compare.results import Point
-    from rlvr.compare.search import report
-    from rlvr.compare.transfer import remember, store_path
 
     monkeypatch.setenv("RLVR_CACHE", str(tmp_path / "cache"))
     comparison = open_written("[methods.lora]\n", budget="steps = 20")

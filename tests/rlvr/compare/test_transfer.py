@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from rlvr.compare.transfer import (
+from rlvr.common.errors import ConfigError
+from rlvr.compare.learning_rate.transfer import (
     Find,
     describe_laws,
     fit_power_law,
@@ -13,7 +14,6 @@ from rlvr.compare.transfer import (
     recall,
     remember,
 )
-from rlvr.recipe import ConfigError
 
 POWERS = {"rank": -0.4, "batch": 0.5, "steps": -0.3, "num_params": -0.2}
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.config import TrainRecipe
+from rlvr.common.errors import ConfigError
+from rlvr.config.toml import load_recipe
+from rlvr.config.train import TrainRecipe
 from rlvr.plan.calibrate import Measured, fit, run_steps
 from rlvr.plan.hardware import GPUS, Shape, parse_cluster, shape_of
 from rlvr.plan.memory import engine_memory, num_sequences, peak_memory, trainer_memory
 from rlvr.plan.rates import Rates, all_reduce_s
 from rlvr.plan.simulate import Workload, best_split, decoding_steps, rollout_s, step_time
-from rlvr.recipe import ConfigError, load_recipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 CACHE = os.environ.get("RLVR_CACHE", RECIPES.parent / ".cache" / "rlvr")

@@ -7,9 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from rlvr.config import TrainRecipe
-from rlvr.metrics import METRICS
-from rlvr.recipe import dump_toml, validate
+from rlvr.config.toml import dump_toml, validate
+from rlvr.config.train import TrainRecipe
+from rlvr.runs.metrics import METRICS
 
 WORDS = """we first note that the sum of both sides is therefore equal to half of what remains so
 multiply by three and subtract seven which gives the area hence each term divides evenly""".split()

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from rlvr.report.diagnosis import diagnose
+from rlvr.report.diagnosis.diagnose import diagnose
+from rlvr.report.diagnosis.policy import SYNC_TOLERANCE
 from rlvr.report.folder import RunData
-from rlvr.report.rules_policy import SYNC_TOLERANCE
 from tests.rlvr.report.folders import healthy_rows, recipe
 
 
@@ -133,7 +133,7 @@ def test_rounding_in_bfloat16_and_leftover_groups_are_no_mismatch():
 
 
 def test_the_sync_tolerances_are_those_of_the_loop():
-    from rlvr.rollout.sync import TOLERANCE
+    from rlvr.engines.weights.sync import TOLERANCE
 
     assert {str(k).removeprefix("torch."): v for k, v in TOLERANCE.items()} == SYNC_TOLERANCE
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from rlvr.metrics import read_metrics
-from rlvr.recipe import ConfigError
+from rlvr.common.errors import ConfigError
+from rlvr.report.diagnosis.series import running_mean, thin, trend
 from rlvr.report.folder import read_run, read_source
 from rlvr.report.rollouts import (
     MAX_TEXT_LEN,
@@ -15,7 +15,7 @@ from rlvr.report.rollouts import (
     shorten,
     step_files,
 )
-from rlvr.report.series import running_mean, thin, trend
+from rlvr.runs.metrics import read_metrics
 from tests.rlvr.report.folders import write_comparison, write_rollouts, write_run
 
 

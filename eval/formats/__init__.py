@@ -1,0 +1,1 @@
+"""Files that problems and samples come in."""

@@ -1,0 +1,67 @@
+"""Answers that differ from the gold only by the letter of a bound, free or constant symbol."""
+
+from itertools import permutations
+
+from rewards.equality.tree import symbols
+from rewards.syntax.nodes import Node
+
+_CONSTANTS = {"C", "c", "K", "k", "D", "A", "B", "C_1", "C_2", "c_1", "c_2", "K_1", "K_2", "C_0"}
+_PARAMETERS = {"t", "s", "k", "n", "m", "u", "v", "r", "l", "j", "\\lambda", "\\mu", "\\ell"}
+
+
+def renamed(node: Node, old: str, new: str) -> Node:
+    """Return the node, of any kind, with one symbol in the place of another."""
+    if node[:1] == ("s",):
+        return ("s", new) if node[1] == old else node
+    return tuple(renamed(part, old, new) if isinstance(part, tuple) else part for part in node)
+
+
+def definition(node: Node | None) -> tuple[str, tuple[str, ...]] | None:
+    """Return the name and the arguments of `f(x, y)`; None when they are no plain symbols."""
+    if node is None or node[0] != "f" or not node[1].startswith("@"):
+        return None
+    if any(argument[0] != "s" for argument in node[2]):
+        return None
+    return node[1], tuple(argument[1] for argument in node[2])
+
+
+def with_arguments(value: Node, old: tuple[str, ...], new: tuple[str, ...]) -> Node:
+    """Return the right side of a definition for other names of the arguments."""
+    for k, name in enumerate(old):
+        value = renamed(value, name, f"~{k}")
+    for k, name in enumerate(new):
+        value = renamed(value, f"~{k}", name)
+    return value
+
+
+def with_constants(a: Node, g: Node, *, anywhere: bool) -> list[Node]:
+    """Return a with its constants of integration under the gold's letters, in every order.
+
+    Nothing is returned where the letters that differ are no constants of integration: they must
+    have a constant's name, and stand alone as a term unless anywhere is set.
+    """
+    mine, wanted = symbols(a) - symbols(g), symbols(g) - symbols(a)
+    if not mine or len(mine) != len(wanted) or len(mine) > 2 or not symbols(a) & symbols(g):
+        return []
+    if not mine | wanted <= _CONSTANTS:
+        return []
+    if not anywhere and not (_terms(a) >= mine and _terms(g) >= wanted):
+        return []
+    found = []
+    for order in permutations(sorted(wanted)):
+        found.append(with_arguments(a, tuple(sorted(mine)), order))
+    return found
+
+
+def _terms(node: Node) -> set[str]:
+    return {term[1] for term in node[1] if term[0] == "s"} if node[0] == "+" else set()
+
+
+def with_parameter(a: Node, g: Node) -> Node | None:
+    """Return tuple a under the gold's letter for the one parameter that each has."""
+    mine, wanted = symbols(a), symbols(g)
+    if len(mine) != 1 or len(wanted) != 1 or mine == wanted or not mine | wanted <= _PARAMETERS:
+        return None
+    if any(sum(bool(symbols(part)) for part in node[2]) < 2 for node in (a, g)):
+        return None  # a letter that stands once is a quantity, not a parameter
+    return renamed(a, next(iter(mine)), next(iter(wanted)))

@@ -1,0 +1,116 @@
+"""Bring an answer's tree to the form of its gold's: points, whole numbers, signs, domains."""
+
+import math
+
+from rewards.equality.equations import is_equation
+from rewards.equality.exact import NotExact, exact
+from rewards.equality.scalar import same as scalar_same
+from rewards.equality.sets import NotALine, to_line
+from rewards.equality.tree import choose_sign, features, symbols
+from rewards.syntax.nodes import Node, negative
+
+SCALARS = {"n", "d", "s", "c", "+", "*", "/", "^", "-", "f", "pm", "mp", "big"}
+
+
+_BOUNDS = {"<", ">", "<=", ">=", "!=", "in"}
+
+
+def without_domain(node: Node) -> Node:
+    """Return `2n+1` for `2n+1, n >= 1`: a formula, or the definition of a function, alone."""
+    if node[0] != "list" or len(node[1]) != 2 or node[2] == "or":
+        return node
+    formula, bound = node[1]
+    if bound[0] != "rel" or not set(bound[1]) <= _BOUNDS:
+        return node
+    defined = is_equation(formula) and formula[2][0][:1] == ("f",)
+    if not defined and formula[0] not in SCALARS:
+        return node
+    return formula if symbols(bound) and symbols(bound) <= symbols(formula) else node
+
+
+def as_point(node: Node, other: Node) -> Node:
+    """Return the coordinates of a named point, as P(1, 2), beside coordinates alone."""
+    if other[0] == "list" and node[0] == "list":
+        if all(item[0] == "tuple" for item in other[1]):
+            return (node[0], tuple(as_point(item, other[1][0]) for item in node[1]), *node[2:])
+        return node
+    if other[0] != "tuple":
+        return node
+    if node[0] == "f" and node[1][0] == "@" and node[1][1:2].isupper() and len(node[2]) > 1:
+        return ("tuple", "()", node[2])
+    if node[0] == "*" and len(node[1]) == 2 and node[1][1][0] == "tuple":
+        name = node[1][0]
+        if name[0] == "s" and name[1][0].isupper() and node[1][1][1] == "()":
+            return node[1][1]
+    return node
+
+
+MAX_WHOLE = 200
+
+
+def as_numbers(node: Node) -> Node:
+    """Return `{x in Z : 0 <= x <= 2}` as the set of its numbers."""
+    if node[0] != "such" or node[1][0] != "rel" or node[1][1] != ("in",):
+        return node
+    name, field = node[1][2]
+    if field[0] != "field" or field[1] not in _WHOLE or name[0] != "s":
+        return node
+    condition = node[2]
+    if condition[0] != "rel" or name not in condition[2]:
+        return node
+    try:
+        line = to_line(condition, scalar_same)
+        ends = [exact(end) for part in line for end in (part.low, part.high)]
+    except (NotALine, NotExact):
+        return node
+    found = []
+    for k, part in enumerate(line):
+        low, high = ends[2 * k], ends[2 * k + 1]
+        first, last = math.ceil(max(low, _WHOLE[field[1]])), math.floor(high)
+        if last - first > MAX_WHOLE:
+            return node
+        found += [
+            ("n", n, 1)
+            for n in range(first, last + 1)
+            if (n > low or part.low_closed) and (n < high or part.high_closed)
+        ]
+    return ("set", tuple(found))
+
+
+_WHOLE = {"Z": float("-inf"), "N": 0, "Z^+": 1, "N^*": 1, "Z_+": 1}
+
+
+def spread_signs(node: Node) -> Node:
+    """Return the node with every plus-minus written out as two items."""
+    if node[0] == "pm" and node[1][0] == "tuple":
+        items = node[1][2]
+        opposite = (*node[1][:2], tuple(negative(item) for item in items))
+        return ("list", (node[1], opposite), "pm")
+    if node[0] in ("tuple", "rel") and features(node) & {"pm", "mp"}:
+        return ("list", tuple(_spread_item(node)), ",")
+    if node[0] in SCALARS and features(node) & {"pm", "mp"}:
+        return ("list", (choose_sign(node, 1), choose_sign(node, -1)), "pm")
+    if node[0] in ("list", "set") and any(features(item) & {"pm", "mp"} for item in node[1]):
+        items = []
+        for item in node[1]:
+            spread = _spread_item(item)
+            items.extend(spread)
+        return (node[0], tuple(items), *node[2:])
+    return node
+
+
+def _spread_item(item: Node) -> list[Node]:
+    if not features(item) & {"pm", "mp"}:
+        return [item]
+    if item[0] == "tuple":
+        signs = [
+            tuple(choose_sign(part, sign) if part[0] in SCALARS else part for part in item[2])
+            for sign in (1, -1)
+        ]
+        return [(item[0], item[1], parts) for parts in signs]
+    if item[0] == "rel":
+        return [
+            (item[0], item[1], tuple(choose_sign(part, sign) for part in item[2]))
+            for sign in (1, -1)
+        ]
+    return [choose_sign(item, 1), choose_sign(item, -1)]

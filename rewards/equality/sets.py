@@ -1,0 +1,242 @@
+"""Subsets of the real line as unions of intervals, read from brackets or inequalities."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rewards.equality.approx import Point, approx
+from rewards.equality.exact import NotExact
+from rewards.equality.scalar import Same, infinite
+from rewards.equality.tree import ZERO, symbols, walk
+from rewards.syntax.nodes import Node
+
+MAX_PARTS = 200
+INF: Node = ("c", "inf")
+MINUS_INF: Node = ("-", INF)
+
+
+class Interval(NamedTuple):
+    """From low to high; closed says whether an end belongs to it."""
+
+    low: Node
+    low_closed: bool
+    high: Node
+    high_closed: bool
+
+
+Line = tuple[Interval, ...]
+WHOLE: Line = (Interval(MINUS_INF, False, INF, False),)
+
+
+class NotALine(Exception):
+    """The tree is not a subset of the real line, or its ends cannot be ordered."""
+
+
+def to_line(node: Node, same: Same) -> Line:
+    """Return the tree as ordered disjoint intervals; raises NotALine."""
+    tag = node[0]
+    if tag == "cup" and len(list(walk(node))) > MAX_PARTS:
+        raise NotALine
+    if tag == "tuple" and len(node[2]) == 2:
+        low, high = node[2]
+        return _tidy((Interval(low, node[1][0] == "[", high, node[1][1] == "]"),), same)
+    if tag == "rel":
+        return _relation(node[1], node[2], same)
+    if tag == "field" and node[1] == "R":
+        return WHOLE
+    if tag == "set":
+        return _tidy(tuple(Interval(item, True, item, True) for item in node[1]), same)
+    if tag == "such":
+        if node[1][0] == "rel" and node[1][2][-1] != ("field", "R"):
+            raise NotALine  # whole or complex numbers
+        return to_line(node[2], same)
+    if tag == "cup":
+        return _tidy(to_line(node[1], same) + to_line(node[2], same), same)
+    if tag == "cap":
+        return _meet(to_line(node[1], same), to_line(node[2], same), same)
+    if tag == "setminus":
+        return _meet(to_line(node[1], same), _complement(to_line(node[2], same)), same)
+    if tag == "list":
+        return _list(node, same)
+    raise NotALine
+
+
+def _list(node: Node, same: Same) -> Line:
+    if any(item[0] not in ("rel", "tuple") for item in node[1]):
+        raise NotALine
+    if len(bounded_symbols(node)) > 1:
+        raise NotALine
+    lines = [to_line(item, same) for item in node[1]]
+    if node[2] == "or" or any(item[0] == "tuple" for item in node[1]):
+        return _tidy(tuple(part for line in lines for part in line), same)
+    met = lines[0]
+    for line in lines[1:]:
+        met = _meet(met, line, same)
+    return met or _tidy(tuple(part for line in lines for part in line), same)
+
+
+_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+
+
+def bounded_symbols(node: Node) -> frozenset[str]:
+    """Return the symbols that inequalities of the tree bound alone."""
+    tag = node[0]
+    if tag == "rel":
+        for side in node[2]:
+            if side[:2] == ("f", "abs") and len(node[2]) == 2:
+                return symbols(side)
+        place = 0 if node[1] in (("in",), ("=",)) else variable(node[1], node[2])
+        if place is None or node[2][place][0] != "s":
+            return frozenset()
+        return frozenset({node[2][place][1]})
+    if tag == "list":
+        return frozenset().union(*(bounded_symbols(item) for item in node[1]))
+    if tag == "such":
+        return bounded_symbols(node[2])
+    if tag in ("cup", "cap", "setminus"):
+        return bounded_symbols(node[1]) | bounded_symbols(node[2])
+    return frozenset()
+
+
+def variable(ops: tuple[str, ...], operands: tuple[Node, ...]) -> int | None:
+    """Return the position of the one symbol that a chain of inequalities bounds, or None."""
+    if not all(op in _FLIPPED or op == "!=" for op in ops):
+        return None
+    places = [k for k, operand in enumerate(operands) if operand[0] == "s"]
+    if len(places) != 1 or len(operands) > 3 or (len(operands) == 3 and places[0] != 1):
+        return None
+    return places[0]
+
+
+def _relation(ops: tuple[str, ...], operands: tuple[Node, ...], same: Same) -> Line:
+    if ops == ("in",):
+        return to_line(operands[1], same)
+    if ops == ("=",) and operands[0][0] == "s":
+        return to_line(("set", (operands[1],)), same)
+    absolute = _absolute(ops, operands)
+    if absolute:
+        return to_line(absolute, same)
+    place = variable(ops, operands)
+    if place is None:
+        raise NotALine
+    if ops == ("!=",):
+        return _complement(to_line(("set", (operands[1 - place],)), same))
+    low, low_closed, high, high_closed = MINUS_INF, False, INF, False
+    for k, op in enumerate(ops):
+        bound, op = (operands[k + 1], op) if k == place else (operands[k], _FLIPPED.get(op, ""))
+        if op in (">", ">="):
+            low, low_closed = bound, op == ">="
+        elif op in ("<", "<="):
+            high, high_closed = bound, op == "<="
+        else:
+            raise NotALine
+    return _tidy((Interval(low, low_closed, high, high_closed),), same)
+
+
+def _absolute(ops: tuple[str, ...], operands: tuple[Node, ...]) -> Node | None:
+    """Return `|x - c| < r` as an interval and `|x - c| > r` as two."""
+    if len(ops) != 1 or ops[0] not in _FLIPPED:
+        return None
+    left, right, op = operands[0], operands[1], ops[0]
+    if right[:2] == ("f", "abs"):
+        left, right, op = right, left, _FLIPPED[op]
+    if left[:2] != ("f", "abs") or symbols(right):
+        return None
+    centre, inner = None, left[2][0]
+    if inner[0] == "s":
+        centre = ZERO
+    elif inner[0] == "+" and len(inner[1]) == 2 and inner[1][0][0] == "s":
+        centre = ("-", inner[1][1])
+    if centre is None or symbols(centre):
+        return None
+    low, high = ("+", (centre, ("-", right))), ("+", (centre, right))
+    if op in ("<", "<="):
+        return ("tuple", "[]" if op == "<=" else "()", (low, high))
+    below = ("tuple", "(]" if op == ">=" else "()", (MINUS_INF, low))
+    return ("cup", below, ("tuple", "[)" if op == ">=" else "()", (high, INF)))
+
+
+def _position(node: Node) -> float:
+    sign = infinite(node)
+    if sign:
+        return sign * float("inf")
+    if symbols(node):
+        raise NotALine
+    try:
+        value, _ = approx(node, Point(0))
+    except (NotExact, OverflowError, ValueError) as problem:
+        raise NotALine from problem
+    if isinstance(value, complex):
+        raise NotALine
+    return value
+
+
+def _tidy(line: Line, same: Same) -> Line:
+    """Return the intervals in order, overlapping ones merged, empty ones refused."""
+    if len(line) == 1 and (symbols(line[0].low) or symbols(line[0].high)):
+        return line
+    placed = sorted(line, key=lambda part: (_position(part.low), not part.low_closed))
+    merged: list[Interval] = []
+    for part in placed:
+        low, high = _position(part.low), _position(part.high)
+        if low > high or (low == high and not (part.low_closed and part.high_closed)):
+            raise NotALine
+        if not merged:
+            merged.append(part)
+            continue
+        last = merged[-1]
+        end = _position(last.high)
+        touching = same(part.low, last.high) is True
+        if (touching and (part.low_closed or last.high_closed)) or (low < end and not touching):
+            if touching or high > end:
+                merged[-1] = last._replace(high=part.high, high_closed=part.high_closed)
+            elif high == end and part.high_closed:
+                merged[-1] = last._replace(high_closed=True)
+        else:
+            merged.append(part)
+    return tuple(merged)
+
+
+def _complement(line: Line) -> Line:
+    parts, low, low_closed = [], MINUS_INF, False
+    for part in line:
+        if part.low != MINUS_INF:
+            parts.append(Interval(low, low_closed, part.low, not part.low_closed))
+        low, low_closed = part.high, not part.high_closed
+    if low != INF:
+        parts.append(Interval(low, low_closed, INF, False))
+    return tuple(parts)
+
+
+def _meet(first: Line, second: Line, same: Same) -> Line:
+    parts = []
+    for a in first:
+        for b in second:
+            low, low_closed = _inner(a.low, a.low_closed, b.low, b.low_closed, same, max)
+            high, high_closed = _inner(a.high, a.high_closed, b.high, b.high_closed, same, min)
+            start, end = _position(low), _position(high)
+            if start < end or (start == end and low_closed and high_closed):
+                parts.append(Interval(low, low_closed, high, high_closed))
+    return _tidy(tuple(parts), same)
+
+
+def _inner(a: Node, a_closed: bool, b: Node, b_closed: bool, same: Same, pick: Callable):
+    if same(a, b) is True:
+        return a, a_closed and b_closed
+    chosen = pick((_position(a), 0), (_position(b), 1))[1]
+    return (b, b_closed) if chosen else (a, a_closed)
+
+
+def same_line(a: Line, b: Line, same: Same) -> bool | None:
+    """Say whether two unions of intervals are the same set."""
+    if len(a) != len(b):
+        return False
+    unknown = False
+    for left, right in zip(a, b, strict=True):
+        if left.low_closed != right.low_closed or left.high_closed != right.high_closed:
+            return False
+        for x, y in ((left.low, right.low), (left.high, right.high)):
+            verdict = same(x, y)
+            if verdict is False:
+                return False
+            unknown = unknown or verdict is None
+    return None if unknown else True

@@ -1,0 +1,1 @@
+"""Killable worker processes in which every call has a deadline."""

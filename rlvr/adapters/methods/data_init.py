@@ -1,0 +1,162 @@
+"""LoRA initialised from training problems: EVA (activations), CorDA (covariances), LoRA-GA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, is_transposed, wrap
+from rlvr.adapters.methods.lora import lora_config
+from rlvr.adapters.methods.nonzero_init import apply_peft_start, start_method
+from rlvr.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlvr.config.adapter import AdapterConfig
+
+BATCH_ROWS = 8
+
+
+def _batches(model: Any, setup: Setup, size: int = BATCH_ROWS) -> list[dict[str, Any]]:
+    """The problems' tokens, padded, `size` rows at a time; labels are the tokens themselves.
+
+    Prompts only: at step 0 no response of the policy is known to be right.
+    """
+    import torch
+
+    assert setup.rows, "a data-driven initialisation needs training problems"
+    device = next(model.parameters()).device
+    batches = []
+    for i in range(0, len(setup.rows), size):
+        rows = setup.rows[i : i + size]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        labels = ids.masked_fill(mask == 0, -100)
+        batches.append(
+            {
+                "input_ids": ids.to(device),
+                "attention_mask": mask.to(device),
+                "labels": labels.to(device),
+            }
+        )
+    return batches
+
+
+def _on_meta(model: Any) -> bool:
+    return next(model.parameters()).is_meta
+
+
+def _eva(model: Any, setup: Setup) -> Any:
+    """A from the top right singular vectors of the inputs, B = 0; ranks move to where variance is.
+
+    rho = 1 keeps every module at rank r. Source: 2410.07170.
+    """
+    import peft
+
+    block = setup.config.eva
+    eva = peft.EvaConfig(rho=block.rho, whiten=block.whiten, use_label_mask=False)
+    config = lora_config(setup, init_lora_weights="eva", eva_config=eva)
+    if _on_meta(model):
+        return wrap(model, lora_config(setup), setup.seed)
+    adapted = wrap(model, config, setup.seed)
+    batches = _batches(model, setup)
+    peft.initialize_lora_eva_weights(adapted, batches, show_progress_bar=False)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted
+
+
+def _corda(model: Any, setup: Setup) -> Any:
+    """Singular triples of W C, C the covariance of the inputs. Source: 2406.05223.
+
+    "ipm" takes the largest r, "kpm" the smallest.
+    """
+    import torch
+    from peft.tuners.lora.config import CordaConfig
+    from peft.tuners.lora.corda import preprocess_corda
+
+    corda = CordaConfig(corda_method=setup.config.corda.mode)
+    extra = {"init_lora_weights": "corda", "corda_config": corda}
+    if not _on_meta(model):
+        batches = _batches(model, setup, size=1)  # peft's covariance takes one row at a time
+
+        @torch.no_grad()
+        def run() -> None:
+            for batch in batches:
+                model(**batch)
+
+        preprocess_corda(model, lora_config(setup, **extra), run)
+    return apply_peft_start(model, setup, **extra)
+
+
+def _lora_ga(model: Any, setup: Setup) -> Any:
+    """Singular vectors of the first gradient of W. Source: 2407.05000."""
+    import peft
+    from peft.tuners.lora.loraga import preprocess_loraga
+
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in setup.config.target_modules and is_transposed(module):
+            raise ConfigError(
+                f"adapter.method = 'lora_ga': {name} holds its weight transposed, and peft scales"
+                " the start by its inputs instead of its outputs; take pissa"
+            )
+    block = setup.config.lora_ga
+    ga = peft.LoraGAConfig(
+        direction=block.direction, scale=block.scale, stable_gamma=block.stable_gamma
+    )
+    extra = {"init_lora_weights": "lora_ga", "lora_ga_config": ga}
+    if not _on_meta(model):
+        batches = _batches(model, setup)
+
+        def run() -> None:
+            for batch in batches:  # only the gradient's directions count
+                (model(**batch).loss * _scale(model, batch)).backward()
+
+        preprocess_loraga(model, lora_config(setup, **extra), run)
+        model.zero_grad(set_to_none=True)
+        model.eval()
+    return apply_peft_start(model, setup, num_directions=2 * setup.rank, **extra)
+
+
+def _scale(model: Any, batch: dict[str, Any]) -> float:
+    """What keeps float16's gradients from vanishing: a token's weight in the loss becomes 1/16."""
+    import torch
+
+    num_tokens = int((batch["labels"] >= 0).sum())
+    return num_tokens / 16 if model.dtype == torch.float16 else 1.0
+
+
+def _check_lora_ga(config: AdapterConfig, _num_updates: int | None) -> None:
+    """Raises: ConfigError for a seed of directions that are not drawn."""
+    if config.seed is not None and config.lora_ga.direction != "random":
+        raise ConfigError(
+            f"adapter.seed = {config.seed}: lora_ga draws nothing while adapter.lora_ga.direction ="
+            f' "{config.lora_ga.direction}"; remove it'
+        )
+
+
+METHODS = (
+    Method(
+        name="eva",
+        paper="2410.07170",
+        trains="A and B of every target module, A from the inputs' singular vectors",
+        merges=True,
+        syncs=("adapter", "merged"),
+        options=(LORA_OPTIONS - {"seed"}) | {"calibration_rows", "eva"},
+        apply=_eva,
+        needs_rows=True,
+    ),
+    start_method(
+        "corda", "2406.05223", "covariance-weighted triples", _corda, blocks=("corda",), rows=True
+    ),
+    start_method(
+        "lora_ga",
+        "2407.05000",
+        "the first gradient",
+        _lora_ga,
+        blocks=("lora_ga",),
+        rows=True,
+        drawn=True,
+        check=_check_lora_ga,
+    ),
+)

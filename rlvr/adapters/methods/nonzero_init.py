@@ -1,0 +1,249 @@
+"""LoRA that starts from non-zero factors A0, B0: W + scaling (B A - B0 A0), on the original W.
+
+The papers train a residual W - scaling B0 A0, which costs the pristine base: switching the adapter
+off no longer gives the reference policy. Here the start is a second, frozen adapter with -B0, so W
+is never written, step 0 is the base policy, and the update is an ordinary LoRA of rank 2 r.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rlvr.adapters.base import (
+    PLAIN_LORA_OPTIONS,
+    Method,
+    Setup,
+    is_linear,
+    is_transposed,
+    weight_of,
+    wrap,
+)
+from rlvr.adapters.export import save_as_lora
+from rlvr.adapters.methods.lora import lora_config
+from rlvr.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlvr.config.adapter import AdapterConfig
+
+START = "start"
+
+
+def subtract_start(adapted: Any, config: Any) -> Any:
+    """`adapted` with its present factors subtracted by a frozen twin, so that it is the base again.
+
+    config: the LoraConfig that `adapted` was made with.
+    """
+    import copy
+
+    import torch
+
+    from rlvr.adapters.rounding import LoraLinear, SummedLora, become
+
+    twin = copy.deepcopy(config)
+    twin.init_lora_weights = True
+    twin.lora_dropout = 0.0
+    with torch.random.fork_rng():
+        adapted.add_adapter(START, twin)
+    for layer in lora_layers(adapted).values():
+        layer.lora_A[START].weight.data = layer.lora_A["default"].weight.data.clone()
+        layer.lora_B[START].weight.data = -layer.lora_B["default"].weight.data
+    adapted.base_model.set_adapter(["default", START])
+    for name, parameter in adapted.named_parameters():
+        if f".{START}." in name:
+            parameter.requires_grad_(False)
+    become(adapted, LoraLinear, SummedLora)
+    return adapted
+
+
+def lora_layers(adapted: Any) -> dict[str, Any]:
+    """peft's LoRA layers by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return {n: m for n, m in adapted.named_modules() if isinstance(m, LoraLayer)}
+
+
+def target_weights(model: Any, setup: Setup, num_directions: int) -> dict[str, Any]:
+    """Weights of the target modules by name. Raises: ConfigError for one of too low a rank, and
+    for a module that is not linear."""
+    modules = {
+        name: module
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in setup.config.target_modules
+    }
+    for name, module in modules.items():
+        if not is_linear(module):
+            raise ConfigError(
+                f"adapter.target_modules: {setup.config.method} starts from the matrices of linear"
+                f" layers, and {name} is none ({type(module).__name__}); remove"
+                f" {name.rpartition('.')[2]!r}"
+            )
+    weights = {name: module.weight for name, module in modules.items()}
+    for name, weight in weights.items():
+        if min(weight.shape) < num_directions:
+            raise ConfigError(
+                f"adapter.rank = {setup.rank}: {setup.config.method} needs {num_directions}"
+                f" directions and {name} has {min(weight.shape)}; lower it"
+            )
+    return weights
+
+
+def apply_peft_start(model: Any, setup: Setup, num_directions: int = 0, **extra: Any) -> Any:
+    """One of peft's own initialisations, with the base weights that it overwrites put back.
+
+    num_directions: that it takes from a weight; 0 stands for the rank.
+    """
+    config = lora_config(setup, **extra)
+    weights = target_weights(model, setup, num_directions or setup.rank)
+    on_meta = any(weight.is_meta for weight in weights.values())
+    if on_meta:  # only counted: there is nothing to decompose
+        config.init_lora_weights = True
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    adapted = wrap(model, config, setup.seed)
+    for name, layer in lora_layers(adapted).items():
+        layer.get_base_layer().weight.data = before[name.removeprefix("base_model.model.")]
+        for factor in (layer.lora_A, layer.lora_B):
+            factor["default"].weight.data = factor["default"].weight.data.float().contiguous()
+    return subtract_start(adapted, config)
+
+
+def _pissa(model: Any, setup: Setup) -> Any:
+    """The r largest singular triples of W. Source: 2404.02948."""
+    niter = setup.config.pissa.niter
+    kind = f"pissa_niter_{niter}" if niter else "pissa"
+    return apply_peft_start(model, setup, init_lora_weights=kind)
+
+
+def _olora(model: Any, setup: Setup) -> Any:
+    """The first r columns and rows of W = Q R. Source: 2406.01775."""
+    if any(map(is_transposed, model.modules())):  # peft decomposes them as they lie there
+        return _apply_factors(model, setup, _qr_factors)
+    return apply_peft_start(model, setup, init_lora_weights="olora")
+
+
+def _orthogonal(model: Any, setup: Setup) -> Any:
+    """Random A and B, both non-zero, with B A = 0 by construction (up to rounding)."""
+    return apply_peft_start(model, setup, init_lora_weights="orthogonal")
+
+
+Factors = Callable[[Any, int, float, Any], tuple[Any, Any]]
+
+
+def _apply_factors(model: Any, setup: Setup, factors: Factors) -> Any:
+    """factors(W [O, I], r, scaling, generator) gives (A [r, I], B [O, r])."""
+    import torch
+
+    target_weights(model, setup, setup.rank)
+    config = lora_config(setup)
+    adapted = wrap(model, config, setup.seed)
+    generator = torch.Generator().manual_seed(setup.seed)
+    for layer in lora_layers(adapted).values():
+        weight = weight_of(layer.get_base_layer()).detach()
+        if weight.is_meta:
+            continue
+        a, b = factors(weight.float(), setup.rank, layer.scaling["default"], generator)
+        for part, value in ((layer.lora_A, a), (layer.lora_B, b)):
+            part["default"].weight.data = value.contiguous().to(weight.device)
+    return subtract_start(adapted, config)
+
+
+def _qr_factors(weight: Any, rank: int, scaling: float, generator: Any) -> tuple[Any, Any]:
+    import torch
+
+    q, r = torch.linalg.qr(weight)
+    return r[:rank], q[:, :rank]
+
+
+def _minor_factors(weight: Any, rank: int, scaling: float, generator: Any) -> tuple[Any, Any]:
+    import torch
+
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    root = (s[-rank:] / scaling).sqrt()
+    return root[:, None] * vh[-rank:], u[:, -rank:] * root
+
+
+def _milora(model: Any, setup: Setup) -> Any:
+    """The r smallest singular triples of W. Source: 2406.09044."""
+    return _apply_factors(model, setup, _minor_factors)
+
+
+def _init_ab(model: Any, setup: Setup) -> Any:
+    """A and B uniform within +-magnitude / sqrt(fan_in), both non-zero. Source: 2602.04998."""
+    import torch
+
+    magnitude = setup.config.init_ab.magnitude
+
+    def uniform(rows: int, columns: int, generator: Any) -> Any:
+        bound = magnitude / math.sqrt(columns)
+        return (torch.rand(rows, columns, generator=generator) * 2 - 1) * bound
+
+    def factors(weight: Any, rank: int, scaling: float, generator: Any) -> tuple[Any, Any]:
+        rows, columns = weight.shape
+        return uniform(rank, columns, generator), uniform(rows, rank, generator)
+
+    return _apply_factors(model, setup, factors)
+
+
+def start_method(
+    name: str,
+    paper: str,
+    start: str,
+    apply: Callable[[Any, Setup], Any],
+    blocks: tuple[str, ...] = (),
+    rows: bool = False,
+    multiple: int = 1,
+    drawn: bool = False,
+    check: Callable[[AdapterConfig, int | None], None] | None = None,
+) -> Method:
+    """A row of METHODS for a LoRA that starts from given factors.
+
+    drawn: whether a seed decides something; else giving one is an error.
+    """
+    unused = set() if drawn else {"seed"}
+    return Method(
+        name=name,
+        paper=paper,
+        trains=f"A and B of every target module, from {start}",
+        merges=True,
+        syncs=("adapter", "merged"),
+        options=(PLAIN_LORA_OPTIONS - unused) | {*blocks, *(["calibration_rows"] if rows else [])},
+        apply=apply,
+        save=save_as_lora,
+        needs_rows=rows,
+        rank_multiple=lambda _config: multiple,
+        check=check,
+    )
+
+
+def _check_pissa(config: AdapterConfig, _num_updates: int | None) -> None:
+    """Raises: ConfigError for a seed of an exact decomposition."""
+    if config.seed is not None and not config.pissa.niter:
+        raise ConfigError(
+            f"adapter.seed = {config.seed}: pissa draws nothing while adapter.pissa.niter = 0;"
+            " remove it"
+        )
+
+
+METHODS = (
+    start_method(
+        "pissa",
+        "2404.02948",
+        "the largest singular triples",
+        _pissa,
+        ("pissa",),
+        drawn=True,
+        check=_check_pissa,
+    ),
+    start_method("milora", "2406.09044", "the smallest singular triples", _milora),
+    start_method("olora", "2406.01775", "the QR factors", _olora),
+    start_method(
+        "orthogonal",
+        "datta0: Rethink LoRA initialisation",
+        "B A = 0",
+        _orthogonal,
+        multiple=2,
+        drawn=True,
+    ),
+    start_method("init_ab", "2602.04998", "two uniform draws", _init_ab, ("init_ab",), drawn=True),
+)

@@ -1,0 +1,173 @@
+"""The policy-gradient loss on flat, unpadded response tokens.
+
+Shapes: T response tokens of one micro-batch, all rows' tokens one after another. Every aggregation
+is a weight per row, fixed before the first micro-batch, so that splitting the step differently
+changes nothing.
+
+Three policies: the behaviour policy is the engine that sampled; the proximal policy is the trainer
+at the start of the step; the current policy is the trainer now. The ratio is current / proximal,
+the mismatch weight proximal / behaviour. Source: decoupled PPO, 2110.00641; AReaL, 2505.24298.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlvr.algorithm.surrogate import Rows, bounded_exp, surrogate
+from rlvr.config.algorithm import AlgorithmConfig
+
+LOWEST = -1000.0
+"""No token is sampled with a log-probability this low; vLLM's servers write -inf as -9999."""
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Everything about one micro-batch except the trainer's log-probabilities.
+
+    engine_T: log-probabilities of the sampled tokens by the engine. ref_T: by the reference policy,
+    or None without a KL penalty. advantage_T, weight_T: of the token's row. on_policy_T:
+    these very weights are the proximal policy, so that the ratio is 1. rows: which row is whose.
+    entropy_weight: coefficient of the summed entropy in the loss; 0 without a bonus. proximal_T:
+    by the proximal policy, looked at where on_policy_T is false; None: the engine's. stale_T: the
+    row was sampled by the weights of an earlier step; None: no row was.
+    """
+
+    engine_T: Tensor
+    ref_T: Tensor | None
+    advantage_T: Tensor
+    weight_T: Tensor
+    on_policy_T: Tensor
+    rows: Rows
+    entropy_weight: float = 0.0
+    proximal_T: Tensor | None = None
+    stale_T: Tensor | None = None
+
+    def proximal(self, logp_T: Tensor) -> Tensor:
+        """[T] log-probabilities by the proximal policy, without a gradient."""
+        scored_T = self.engine_T if self.proximal_T is None else self.proximal_T
+        return torch.where(self.on_policy_T, logp_T.detach(), scored_T)
+
+
+def has_logprob(engine_T: Tensor) -> Tensor:
+    """[T] bool: the engine's log-probability is one; a token without is left out of the loss."""
+    return (engine_T > LOWEST) & (engine_T < math.inf)
+
+
+def num_trained(engine_logprobs: Sequence[float]) -> int:
+    """How many tokens of a response are in the loss; see `has_logprob`."""
+    return sum(LOWEST < x < math.inf for x in engine_logprobs)
+
+
+def row_weights(lengths: list[int], aggregation: str, max_response_len: int) -> list[float]:
+    """Weight of each row's tokens: the loss is sum_t weight_t loss_t. Length 0: a masked row.
+
+    lengths: tokens in the loss. A masked row adds no tokens; it counts among the rows.
+
+    token_mean: 1 / tokens of the step (DAPO, 2503.14476 eq. 8). response_mean: 1 / (rows x tokens
+    of the row) (GRPO, 2402.03300 eq. 3). response_sum: 1 / rows (REINFORCE; OPO, 2505.23585).
+    constant: 1 / (rows x max_response_len) (Dr. GRPO, 2503.20783).
+    """
+    num_rows, num_tokens = len(lengths), max(sum(lengths), 1)
+    match aggregation:
+        case "token_mean":
+            return [1 / num_tokens] * num_rows
+        case "response_mean":
+            return [1 / (num_rows * max(n, 1)) for n in lengths]
+        case "response_sum":
+            return [1 / num_rows] * num_rows
+        case "constant":
+            return [1 / (num_rows * max_response_len)] * num_rows
+    raise ValueError(f"algorithm.aggregation = {aggregation!r}: unknown")
+
+
+def kl_penalty(logp_T: Tensor, ref_T: Tensor, estimator: str) -> Tensor:
+    """[T] estimates of KL(policy || reference) at tokens sampled from the policy.
+
+    k1 = log ratio, k2 = (log ratio)^2 / 2, k3 = exp(-log ratio) + log ratio - 1, with
+    log ratio = logp - ref. Source: Schulman, "Approximating KL divergence"; GRPO, 2402.03300 eq. 4.
+    """
+    diff_T = ref_T - logp_T
+    match estimator:
+        case "k1":
+            return -diff_T
+        case "k2":
+            return diff_T.square() / 2
+        case "k3":
+            return bounded_exp(diff_T) - diff_T - 1
+    raise ValueError(f"algorithm.kl_estimator = {estimator!r}: unknown")
+
+
+def mismatch_weights(logp_T: Tensor, batch: TokenBatch, config: AlgorithmConfig) -> Tensor:
+    """[T] weights from the policy that sampled, the engine's, to the proximal one, the trainer's.
+
+    With q = pi_proximal / pi_engine of the token or of the whole response (mismatch_level): tis
+    gives min(q, C); mask gives q inside [1/C, C] and 0 outside. q carries the engine's rounding
+    and, in rows sampled by older weights, their age.
+    Source: TIS, Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL
+    Training"; mask, IcePop, 2510.18855.
+    """
+    if config.mismatch == "none":
+        return torch.ones_like(logp_T)
+    log_quotient_T = batch.proximal(logp_T) - batch.engine_T
+    if config.mismatch_level == "sequence":
+        log_quotient_T = batch.rows.total(log_quotient_T)
+    quotient_T, cap = bounded_exp(log_quotient_T), config.mismatch_cap
+    if config.mismatch == "tis":
+        return quotient_T.clamp(max=cap)
+    return quotient_T * ((quotient_T >= 1 / cap) & (quotient_T <= cap))
+
+
+def kl_in_loss(logp_T: Tensor, batch: TokenBatch, ref_T: Tensor, config: AlgorithmConfig) -> Tensor:
+    """[T] KL estimates whose gradients, for k2 and with kl_unbiased, are on average the KL's own.
+
+    The token's ratio makes them so where the policy has moved away from the one that sampled:
+    under kl_unbiased with its gradient (DeepSeek-V3.2, 2512.02556), at k2 detached, since k2's
+    gradient log ratio x grad log pi is right as it stands. The one that sampled is the proximal
+    policy, whose engine differs by rounding only, or, in stale rows, the engine.
+    """
+    kl_T = kl_penalty(logp_T, ref_T, config.kl_estimator)
+    if not config.kl_unbiased and config.kl_estimator != "k2":
+        return kl_T
+    sampled_T = batch.proximal(logp_T)
+    if batch.stale_T is not None:
+        sampled_T = torch.where(batch.stale_T, batch.engine_T, sampled_T)
+    ratio_T = bounded_exp(logp_T - sampled_T)
+    return kl_T * (ratio_T if config.kl_unbiased else ratio_T.detach())
+
+
+def policy_loss(
+    logp_T: Tensor, entropy_T: Tensor, batch: TokenBatch, config: AlgorithmConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The micro-batch's share of the step's loss, and sums (not means) for the metrics.
+
+    Denominator: inside `batch.weight_T` (see `row_weights`). Per token: minus the surrogate (see
+    `rlvr.algorithm.surrogate`) times the mismatch weight, plus kl_beta times the KL estimate, and
+    minus the entropy bonus.
+    """
+    proximal_T = batch.proximal(logp_T)
+    gain_T, clipped_T = surrogate(logp_T, proximal_T, batch.advantage_T, batch.rows, config)
+    loss_T = -gain_T * mismatch_weights(logp_T, batch, config)
+    sums = _sums(logp_T, clipped_T, batch)
+    if batch.ref_T is not None and config.kl_in == "loss":
+        loss_T = loss_T + config.kl_beta * kl_in_loss(logp_T, batch, batch.ref_T, config)
+    loss = (loss_T * batch.weight_T).sum()
+    if batch.entropy_weight:
+        loss = loss - batch.entropy_weight * entropy_T.sum()
+    return loss, sums
+
+
+@torch.no_grad()
+def _sums(logp_T: Tensor, clipped_T: Tensor, batch: TokenBatch) -> dict[str, Tensor]:
+    drift_T = logp_T - batch.engine_T
+    quotient_T = bounded_exp(drift_T)
+    sums = {
+        "clip": clipped_T.float().sum(),
+        "kl_engine": (quotient_T - drift_T - 1).sum(),
+        "ratio_max": quotient_T.max(),
+    }
+    if batch.ref_T is not None:
+        sums["kl_ref"] = kl_penalty(logp_T, batch.ref_T, "k3").sum()
+    return sums

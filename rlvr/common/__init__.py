@@ -1,0 +1,1 @@
+"""What every part uses: errors, seeds, files, signals, the process environment."""

@@ -1,0 +1,10 @@
+"""Errors whose message is for the user: a mistake in a recipe, a run that cannot continue."""
+
+
+class ConfigError(ValueError):
+    """A user's mistake in a recipe or on the command line; the message is one line with the
+    remedy."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, through no fault in its recipe's form; says what was seen."""

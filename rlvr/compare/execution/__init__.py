@@ -1,0 +1,1 @@
+"""Where and how the runs of a comparison are carried out."""

@@ -1,0 +1,82 @@
+"""Runs as tasks of an existing Ray cluster; a task whose worker is lost starts again elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.common.errors import ConfigError
+from rlvr.compare.execution.executors import Run, describe, run_logged
+from rlvr.compare.execution.task import Outcome, Task
+from rlvr.compare.execution.workers import lost
+from rlvr.config.compare import ExecutorConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@contextlib.contextmanager
+def open_ray(config: ExecutorConfig, folder: Path, console: Console) -> Iterator[Run]:
+    """Connects to the cluster that RAY_ADDRESS names, or starts one on this machine.
+
+    Every node must see the comparison's folder, the data and the model under the same paths: a run
+    that starts again resumes from its last checkpoint. Raises: ConfigError without ray.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(
+            "executor.kind = \"ray\": ray is not installed; pip install 'rlvr[ray]'"
+        ) from error
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(log_to_driver=False, include_dashboard=False)
+    remote = ray.remote(
+        num_gpus=config.gpus_per_run, num_cpus=config.cpus_per_run, max_retries=config.max_retries
+    )(_run)
+
+    def run(tasks: Sequence[Task]) -> list[Outcome]:
+        place = str(folder.absolute())
+        root = str(Path.cwd())
+        waiting = [remote.remote(json.dumps(task.to_json()), place, root) for task in tasks]
+        outcomes = []
+        for number, (task, result) in enumerate(zip(tasks, waiting, strict=True), start=1):
+            outcomes.append(_outcome(ray, task, result))
+            console.print(describe(number, len(tasks), task, outcomes[-1]), soft_wrap=True)
+        return outcomes
+
+    try:
+        yield run
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _outcome(ray: Any, task: Task, result: Any) -> Outcome:
+    try:
+        return Outcome(**ray.get(result))
+    except ray.exceptions.RayError as error:
+        return lost(task, f"Ray gave it up: {str(error).splitlines()[0]}")
+
+
+def _run(text: str, folder: str, root: str) -> dict[str, Any]:
+    """The body of a Ray task: one run in the worker's process, with an engine of its own.
+
+    root: the folder that relative paths of the recipe start at.
+    """
+    import os
+
+    from rlvr.common.environment import set_environment
+    from rlvr.compare.execution.warm_engine import WarmEngine
+
+    os.chdir(root)
+    set_environment()
+    warm = WarmEngine()
+    try:
+        return asdict(run_logged(Task.from_json(json.loads(text)), warm, Path(folder)))
+    finally:
+        warm.close()

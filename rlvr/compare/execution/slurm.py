@@ -1,0 +1,84 @@
+"""Runs as a Slurm job array: one task per line of a file, `sbatch --wait`, outcomes from disk."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlvr.common.errors import ConfigError, RunError
+from rlvr.compare.execution.executors import describe
+from rlvr.compare.execution.task import Outcome, Task, read_outcome
+from rlvr.compare.execution.workers import lost
+from rlvr.config.compare import ExecutorConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def submit(
+    tasks: Sequence[Task], config: ExecutorConfig, folder: Path, console: Console
+) -> list[Outcome]:
+    """Submits the tasks as one array, waits for it, and reads what each left.
+
+    Nodes must see the comparison's folder, data and model under the same paths. Interrupting this
+    command leaves the array running; starting it again later takes what has finished.
+    Raises: ConfigError without sbatch; RunError when it refuses the job.
+    """
+    if not tasks:
+        return []
+    if shutil.which("sbatch") is None:
+        raise ConfigError('executor.kind = "slurm": no sbatch on PATH; run it on a login node')
+    script = write_job(tasks, config, folder)
+    done = subprocess.run(
+        ["sbatch", "--wait", str(script)], capture_output=True, text=True, check=False
+    )
+    outcomes = [read_outcome(task) for task in tasks]
+    if done.returncode != 0 and not any(outcomes):
+        reason = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[0]
+        raise RunError(f"sbatch {script} ended with code {done.returncode}: {reason}")
+    results = []
+    for number, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True), start=1):
+        results.append(outcome or lost(task, f"its job left no outcome; see {folder}/logs"))
+        console.print(describe(number, len(tasks), task, results[-1]), soft_wrap=True)
+    return results
+
+
+def write_job(tasks: Sequence[Task], config: ExecutorConfig, folder: Path) -> Path:
+    """Writes jobs/N.jsonl and the batch script jobs/N.sh that runs its lines; the script's path."""
+    jobs = folder / "jobs"
+    jobs.mkdir(parents=True, exist_ok=True)
+    (folder / "logs").mkdir(exist_ok=True)
+    number = len(list(jobs.glob("*.sh")))
+    lines = jobs.absolute() / f"{number}.jsonl"
+    lines.write_text("".join(json.dumps(task.to_json()) + "\n" for task in tasks))
+    last = len(tasks) - 1
+    limit = f"%{config.parallel}" if config.parallel > 1 else ""
+    options = [
+        f"--job-name=rlvr-{folder.name}",
+        f"--array=0-{last}{limit}",
+        f"--cpus-per-task={config.cpus_per_run}",
+        f"--output={folder.absolute()}/logs/slurm-%A_%a.log",
+        *([f"--gpus-per-task={config.gpus_per_run:g}"] if config.gpus_per_run else []),
+        *config.sbatch_options,
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "rlvr.compare.execution.worker",
+        str(folder.absolute()),
+        str(lines),
+    ]
+    script = jobs / f"{number}.sh"
+    script.write_text(
+        "#!/bin/bash\n"
+        + "".join(f"#SBATCH {option}\n" for option in options)
+        + f"cd {shlex.quote(str(Path.cwd()))}\n"
+        + f'exec {shlex.join(command)} "$SLURM_ARRAY_TASK_ID"\n'
+    )
+    return script

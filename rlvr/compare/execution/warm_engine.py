@@ -1,0 +1,118 @@
+"""One warm engine for run after run of the same base: starting vLLM costs more than a short run."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.training.build import new_engine, refuse_unservable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlvr.config.train import TrainRecipe
+    from rlvr.engines.weights.fingerprint import Piece
+    from rlvr.policy.policy import Policy
+
+
+class _Borrowed(Engine):
+    """A live engine whose `close` leaves it running for the next run."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name = engine.name
+        self._engine = engine
+
+    def stream(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Generator[list[tuple[int, Response]], None, None]:
+        return self._engine.stream(requests, sampling)
+
+    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        return self._engine.score(sequences)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        return self._engine.load_weights(weights)
+
+    def load_adapter(self, folder: Path) -> int:
+        return self._engine.load_adapter(folder)
+
+    def held(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
+        return self._engine.held(names)
+
+    def sleep(self) -> None:
+        self._engine.sleep()
+
+    def wake(self) -> None:
+        self._engine.wake()
+
+    def close(self) -> None:
+        """Leaves the engine as it is."""
+
+
+class WarmEngine:
+    """Gives `training.build.build` the engine of the run before, with the base's weights again.
+
+    One engine lives at a time: a run that needs another (other base, context or sync mode) ends it.
+    A run on a warm engine repeats the run on a new one bit for bit on CPU (tested).
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] | None = None
+        self._engine: Engine | None = None
+
+    def __call__(self, recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -> Engine:
+        """The engine for this run; only the methods that vLLM cannot serve get one of their own."""
+        if not use_vllm:
+            return new_engine(recipe, policy, use_vllm, mode)
+        key = _key(recipe, policy, mode)
+        if self._engine is None or self._engine.lost or key != self._key:
+            self.close()
+            self._engine, self._key = new_engine(recipe, policy, use_vllm, mode), key
+        else:
+            refuse_unservable(policy)
+            self._engine.wake()
+            if mode == "merged":
+                self._engine.load_weights(_base_weights(recipe, policy.path))
+        return _Borrowed(self._engine)
+
+    def close(self) -> None:
+        """Ends the live engine, if there is one."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = self._key = None
+
+
+def _key(recipe: TrainRecipe, policy: Policy, mode: str) -> tuple[object, ...]:
+    """Everything that the engine was started with and cannot change."""
+    from rlvr.adapters.export import max_lora_rank
+
+    rollout = recipe.rollout
+    return (
+        policy.path,
+        recipe.model,
+        rollout.engine,
+        rollout.servers,
+        rollout.gpu_memory_utilization,
+        rollout.sleep,
+        rollout.kv_cache_gib,
+        rollout.max_num_seqs,
+        rollout.tensor_parallel_size,
+        max_lora_rank(policy.model) if mode == "adapter" else None,
+    )
+
+
+def _base_weights(recipe: TrainRecipe, path: str) -> Iterable[tuple[str, Tensor]]:
+    """Every weight of the base as it lies on the disk: the run before may have changed any."""
+    from rlvr.adapters.targets import servable_weights
+    from rlvr.policy.policy import load_base
+
+    base: Any = load_base(recipe.model, path, _dtype(recipe))[0]
+    return servable_weights(base)
+
+
+def _dtype(recipe: TrainRecipe) -> Any:
+    import torch
+
+    return getattr(torch, recipe.model.dtype)

@@ -1,0 +1,1 @@
+"""Finding each method's own learning rate."""

@@ -1,0 +1,43 @@
+"""A dense sweep: every method at every rate of a fixed grid, to judge the finder by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlvr.compare.execution.executors import Run
+from rlvr.compare.execution.task import Task, settled
+from rlvr.compare.learning_rate.grid import between
+from rlvr.compare.plan import Comparison
+from rlvr.compare.results import Point, read_point
+
+
+def dense_tasks(comparison: Comparison, labels: Sequence[str]) -> list[Task]:
+    """All runs of the sweep, so ordered that a sweep cut short is a coarser one: one seed after
+    another, every second rate first. The rules of the short runs end those that diverge: a rate
+    where a seed diverged is never the best."""
+    recipe = comparison.recipe
+    rates = between(recipe.dense.min_lr, recipe.dense.max_lr)
+    return [
+        comparison.task(label, seed, lr, recipe.find.steps, rules=recipe.find.rules)
+        for seed in recipe.dense.seeds
+        for part in (rates[::2], rates[1::2])
+        for label in labels
+        for lr in part
+    ]
+
+
+def run_dense(comparison: Comparison, labels: Sequence[str], run: Run) -> dict[str, list[Point]]:
+    """Runs the sweep; points by label."""
+    run(dense_tasks(comparison, labels))
+    return read_dense(comparison, labels)
+
+
+def read_dense(comparison: Comparison, labels: Sequence[str]) -> dict[str, list[Point]]:
+    """Points of the sweep's runs that are done, by label."""
+    points: dict[str, list[Point]] = {label: [] for label in labels}
+    for task in dense_tasks(comparison, labels):
+        outcome = settled(task)
+        point = outcome and read_point(task, outcome, comparison.recipe.find.rules)
+        if point is not None:
+            points[task.label].append(point)
+    return points

@@ -1,0 +1,151 @@
+"""The [algorithm] section: which policy gradient. Imports no torch."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlvr.config.base import Section
+from rlvr.config.presets import PRESETS
+
+
+class AlgorithmConfig(Section):
+    """The policy gradient: advantage x ratio x clip x aggregation x KL. A preset fills what is not
+    given; docs/algorithms.md lists presets, parts, papers and equations."""
+
+    preset: Literal[
+        "grpo",
+        "dapo",
+        "dr_grpo",
+        "bnpo",
+        "rloo",
+        "reinforce_pp",
+        "gspo",
+        "gspo_token",
+        "cispo",
+        "gmpo",
+        "sapo",
+        "gpg",
+        "opo",
+    ] = "dapo"
+    """Named combination of the parts below."""
+    advantage: Literal[
+        "group_std",
+        "group_mean",
+        "leave_one_out",
+        "length_weighted",
+        "batch_std",
+        "batch",
+        "informative_scaled",
+    ] = "group_std"
+    """Baseline and scale: reward minus the group's mean over the group's std; without the std;
+    minus the mean of the others; minus the length-weighted mean; over the step's std; minus the
+    step's mean over its std; times groups / informative groups."""
+    ratio: Literal["token", "sequence", "sequence_token", "trajectory"] = "token"
+    """Level of pi / pi_proximal, the policy now over the policy at the start of the step: token;
+    geometric mean over the response; that value with the token's gradient; product over the
+    response."""
+    clip: Literal["ppo", "cispo", "soft", "geometric", "none"] = "ppo"
+    """How the ratio is kept near 1: min of clipped and not; bounded weight on log pi; sigmoid gate;
+    geometric mean of clipped token ratios; not at all (REINFORCE)."""
+    clip_low: float = Field(default=0.2, ge=0, le=1)
+    """The ratio is clipped at 1 - clip_low (geometric: the log ratio at -clip_low)."""
+    clip_high: float = Field(default=0.28, ge=0)
+    """The ratio is clipped at 1 + clip_high (geometric: the log ratio at clip_high)."""
+    clip_delta: float | None = Field(default=None, gt=1)
+    """Dual clip: the ratio's bound where the advantage is negative, above 1 + clip_high; None: no
+    bound."""
+    soft_tau_pos: float = Field(default=1.0, gt=0)
+    """clip = "soft": temperature of the gate for positive advantages."""
+    soft_tau_neg: float = Field(default=1.05, gt=0)
+    """clip = "soft": temperature of the gate for other advantages; larger fades faster."""
+    aggregation: Literal["token_mean", "response_mean", "response_sum", "constant"] = "token_mean"
+    """Denominator: tokens of the step; each response's tokens; responses; max_response_len per
+    response."""
+    kl_beta: float = Field(default=0.0, ge=0)
+    """Weight of the KL penalty to the reference policy; 0 computes no reference."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Per-token estimator of KL(policy || reference)."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Penalty per token in the loss, or its sum over the response taken off the reward."""
+    kl_unbiased: bool | None = None
+    """Multiply the estimate in the loss by the ratio, so that its gradient is that of the KL; None:
+    only for k1, whose own gradient is 0 on average. k2 has that gradient without it."""
+    reference: Literal["initial", "anchor", "ema"] = "initial"
+    """The KL's reference under full fine-tuning: the policy at step 0, the policy of the last
+    multiple of reference_every steps, or an exponential average of the policy."""
+    reference_every: int = Field(default=100, ge=1)
+    """reference = "anchor": steps between two copies of the policy."""
+    reference_decay: float = Field(default=0.99, gt=0, lt=1)
+    """reference = "ema": share of the old average that a step keeps."""
+    entropy_coef: float = Field(default=0.0, ge=0)
+    """Weight of the mean token entropy (nats) in the objective; with entropy_target its start."""
+    entropy_target: float | None = Field(default=None, gt=0)
+    """Entropy (nats per token) to hold: below it the coefficient grows by entropy_coef_step per
+    optimizer step and applies, above it shrinks and does not. None: the coefficient is constant."""
+    entropy_coef_step: float = Field(default=0.005, gt=0)
+    """Change of the coefficient per optimizer step under entropy_target."""
+    entropy_coef_max: float = Field(default=1.0, gt=0)
+    """Largest coefficient under entropy_target."""
+    mismatch: Literal["none", "tis", "mask"] = "tis"
+    """Correction for responses that another policy sampled, by rounding in the engine or by older
+    weights, with q = pi_proximal / pi_engine: weight min(q, C), weight q inside [1/C, C] and 0
+    outside, or none; older responses then have pi_engine in their ratio."""
+    mismatch_level: Literal["token", "sequence"] = "token"
+    """q of each token, or of the whole response."""
+    mismatch_cap: float = Field(default=2.0, gt=1)
+    """C in algorithm.mismatch."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        filled = PRESETS.get(values.get("preset", "dapo"), {}) | values
+        in_loss = filled.get("kl_in", "loss") == "loss"
+        if filled.get("kl_unbiased") is None:
+            filled["kl_unbiased"] = filled.get("kl_estimator") == "k1" and in_loss
+        return filled
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.clip == "geometric" and self.ratio != "token":
+            raise ValueError(
+                f'algorithm.ratio = "{self.ratio}": clip = "geometric" takes the mean over the'
+                ' response itself; set algorithm.ratio = "token"'
+            )
+        if self.clip_delta is not None and self.clip != "ppo":
+            raise ValueError(
+                f'algorithm.clip_delta = {self.clip_delta}: clip = "{self.clip}" has no second'
+                ' bound; remove it or set algorithm.clip = "ppo"'
+            )
+        if self.clip_delta is not None and self.clip_delta <= 1 + self.clip_high:
+            raise ValueError(
+                f"algorithm.clip_delta = {self.clip_delta}: must lie above 1 + clip_high ="
+                f" {1 + self.clip_high:g}; 3 is usual"
+            )
+        if self.kl_in == "loss" and self.kl_estimator == "k1" and not self.kl_unbiased:
+            raise ValueError(
+                "algorithm.kl_unbiased = false: k1 in the loss has a gradient of 0 on average; set"
+                ' it to true, kl_estimator to "k2" or "k3", or kl_in to "reward"'
+            )
+        if self.kl_in == "loss" and self.kl_estimator == "k2" and self.kl_unbiased:
+            raise ValueError(
+                "algorithm.kl_unbiased = true: k2 has the KL's gradient without the factor and with"
+                ' it another; remove it or set kl_estimator to "k1" or "k3"'
+            )
+        if self.kl_in == "reward" and self.kl_unbiased:
+            raise ValueError(
+                "algorithm.kl_unbiased = true: a penalty in the reward needs no correction; remove"
+                ' it or set kl_in = "loss"'
+            )
+        if self.reference != "initial" and self.kl_beta == 0:
+            raise ValueError(
+                f'algorithm.reference = "{self.reference}": no KL penalty looks at it; set'
+                " algorithm.kl_beta above 0 or remove it"
+            )
+        if self.entropy_coef > self.entropy_coef_max and self.entropy_target is not None:
+            raise ValueError(
+                f"algorithm.entropy_coef = {self.entropy_coef}: above entropy_coef_max ="
+                f" {self.entropy_coef_max}; lower it or raise that"
+            )
+        return self

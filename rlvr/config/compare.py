@@ -1,0 +1,197 @@
+"""Settings of a comparison recipe. Imports no torch."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlvr.config.base import Section
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""What folders are named after."""
+
+Tree = dict[str, dict[str, Any]]
+"""Settings of `rlvr train` by section, as in its recipes."""
+
+
+class CompareConfig(Section):
+    """What is compared, and where it goes."""
+
+    name: Name
+    """Name of the comparison's folder."""
+    base: str
+    """Recipe of `rlvr train` that every run starts from; a relative path starts at this recipe."""
+    dir: str = "runs"
+    """Parent folder."""
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    """train.seed of the runs of every method: the same data order and generation seeds."""
+    match: Literal["none", "parameters"] = "none"
+    """parameters: refuse methods whose numbers of trainable parameters differ by more than 10%."""
+    allow_unmatched: bool = False
+    """Run a comparison that is not fair; every output then says in what."""
+
+
+class BudgetConfig(Section):
+    """What every run may use; exactly one of the four. A run ends with the step that reaches it."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps."""
+    tokens: float | None = Field(default=None, gt=0)
+    """Tokens sampled for training."""
+    seconds: float | None = Field(default=None, gt=0)
+    """Seconds in steps, without start and evaluations."""
+    flops: float | None = Field(default=None, gt=0)
+    """Floating-point operations of sampling and update, estimated from parameters and tokens."""
+    max_steps: int = Field(default=100_000, ge=1)
+    """Bound on the steps where the budget is not in steps."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [n for n in ("steps", "tokens", "seconds", "flops") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"budget: {' and '.join(given) or 'nothing'} given; give exactly one of steps,"
+                " tokens, seconds and flops"
+            )
+        return self
+
+    @property
+    def unit(self) -> str:
+        return next(n for n in ("steps", "tokens", "seconds", "flops") if getattr(self, n))
+
+    @property
+    def amount(self) -> float:
+        return getattr(self, self.unit)
+
+
+class MethodConfig(Section):
+    """One competitor; its label is the table's name."""
+
+    method: str | None = None
+    """adapter.method; None takes the label."""
+    lr: float | Literal["find"] = "find"
+    """Its own peak learning rate, or "find" to look for it first."""
+    rank: int | None = Field(default=None, ge=1)
+    """adapter.rank; None takes the base recipe's where the method has one."""
+    seeds: tuple[int, ...] | None = None
+    """Other seeds than compare.seeds (not fair)."""
+    settings: Tree = Field(default_factory=dict)
+    """Further settings of this method alone, by section of `rlvr train`."""
+
+
+class RulesConfig(Section):
+    """When a short run has diverged and ends."""
+
+    max_kl: float = Field(default=1.0, gt=0)
+    """"kl": policy/kl_ref above this (nats per token), where it is logged."""
+    max_kl_step: float = Field(default=0.3, gt=0)
+    """"kl": policy/kl_engine above this (nats per token): the policy moves too far in one step."""
+    min_reward_frac: float = Field(default=0.5, ge=0, lt=1)
+    """"reward": mean reward of 3 steps below this fraction of that of the first 3."""
+    max_grad_norm_ratio: float = Field(default=100.0, gt=1)
+    """"grad_norm": above this multiple of the median of the first 3 steps, or not finite."""
+
+
+class FindConfig(Section):
+    """How learning rates are found."""
+
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    """train.seed of the short runs: all rates with the first, then, as long as the vertex is not
+    known to `precision`, the rates around the best with the next."""
+    precision: float = Field(default=1.778, gt=1)
+    """The search ends when the interval of the vertex reaches no further than this factor."""
+    steps: int | None = Field(default=None, ge=2)
+    """Steps of a short run; None takes budget.steps."""
+    num_points: int = Field(default=5, ge=3)
+    """Rates tried at first, a factor of 10^(1/4) = 1.778 apart."""
+    max_points: int = Field(default=9, ge=3)
+    """Rates tried at most, when the best one lies near the end of the grid."""
+    prior: Literal["curvature", "none"] = "curvature"
+    """Where the grid is centred: LoRA's rate times its largest Hessian eigenvalue over the
+    method's; or at reference_lr for every method."""
+    prior_power: float = Field(default=1.0, gt=0, le=2)
+    """Power of the ratio of eigenvalues in the prior; 1 is the published rule."""
+    prior_rows: int = Field(default=64, ge=8)
+    """Sampled responses that the eigenvalues are taken on."""
+    reference_lr: float = Field(default=1e-4, gt=0, le=1)
+    """Centre of LoRA's own grid."""
+    min_r2: float = Field(default=0.5, ge=0, lt=1)
+    """A parabola that explains less of the variance between rates is not believed."""
+    rules: RulesConfig = RulesConfig()
+
+
+class DenseConfig(Section):
+    """A dense sweep over a fixed grid for every method, to judge the finder by."""
+
+    min_lr: float = Field(default=3e-5, gt=0, le=1)
+    """Smallest rate, rounded to the grid."""
+    max_lr: float = Field(default=3e-2, gt=0, le=1)
+    """Largest rate, rounded to the grid."""
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    """train.seed of the runs at every rate."""
+
+
+class PruneConfig(Section):
+    """Successive halving: after each rung only the best methods go on."""
+
+    rungs: tuple[int, ...] = Field(min_length=1)
+    """Steps after which methods are compared, ascending."""
+    keep: float = Field(default=0.5, gt=0, lt=1)
+    """Fraction of methods that goes on, rounded up."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] < 1:
+            raise ValueError(
+                f"prune.rungs = {list(self.rungs)}: give ascending steps, e.g. [5, 10]"
+            )
+        return self
+
+
+class ExecutorConfig(Section):
+    """Where the runs go."""
+
+    kind: Literal["local", "ray", "slurm"] = "local"
+    """This machine; an existing Ray cluster; a Slurm job array."""
+    parallel: int = Field(default=1, ge=1)
+    """local: runs at a time, each in a process with its share of GPUs or cores; slurm: array tasks
+    at a time."""
+    gpus_per_run: float = Field(default=1.0, ge=0)
+    """ray, slurm: GPUs of one run; 0 on CPU."""
+    cpus_per_run: int = Field(default=1, ge=1)
+    """ray, slurm: CPU cores of one run."""
+    max_retries: int = Field(default=3, ge=0)
+    """ray: times that a run is started again after its worker was lost."""
+    sbatch_options: tuple[str, ...] = ()
+    """slurm: further options, such as "--partition=gpu", "--time=08:00:00"."""
+
+
+class CompareRecipe(Section):
+    """A whole recipe for `rlvr compare` and `rlvr lr-find`."""
+
+    compare: CompareConfig
+    methods: dict[Name, MethodConfig] = Field(min_length=1)
+    budget: BudgetConfig
+    settings: Tree = Field(default_factory=dict)
+    """Settings of `rlvr train` that all runs share, over those of the base recipe."""
+    find: FindConfig = FindConfig()
+    dense: DenseConfig = DenseConfig()
+    prune: PruneConfig | None = None
+    executor: ExecutorConfig = ExecutorConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.find.steps is None and self.budget.steps is None and self.wants_find:
+            raise ValueError("find.steps: missing; the budget is not in steps, so say how many")
+        if self.prune is not None:
+            if self.budget.steps is None:
+                raise ValueError("prune.rungs: pruning needs a budget in steps; set budget.steps")
+            if self.prune.rungs[-1] >= self.budget.steps:
+                raise ValueError(
+                    f"prune.rungs = {list(self.prune.rungs)}: must end below budget.steps ="
+                    f" {self.budget.steps}"
+                )
+        return self
+
+    @property
+    def wants_find(self) -> bool:
+        return any(m.lr == "find" for m in self.methods.values())

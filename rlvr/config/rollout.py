@@ -1,0 +1,92 @@
+"""Settings of generation and of the choice of prompts. Imports no torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rlvr.config.base import Section
+
+SERVER = r"^https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$"
+"""An address without user, path or query: it is written to config.toml."""
+
+
+class RolloutConfig(Section):
+    """How the engine generates."""
+
+    engine: Literal["auto", "vllm", "vllm_server", "transformers"] = "auto"
+    """auto takes vLLM where it is installed, else transformers' generate (slow), and says so.
+    vllm_server takes the vLLM servers in `servers`, see `rlvr serve`."""
+    servers: tuple[Annotated[str, Field(pattern=SERVER)], ...] = ()
+    """Addresses of vLLM servers, such as http://127.0.0.1:8000; engine = "vllm_server" only."""
+    server_wait_s: float = Field(default=600, gt=0)
+    """Seconds to wait for servers at the start, and whenever none is left."""
+    mode: Literal["sync", "async"] = "sync"
+    """sync: generate, then update. async: generate and verify the next step's responses while the
+    update runs, by weights one step older; vLLM only."""
+    max_staleness: int = Field(default=4, ge=0)
+    """Steps by which the weights that sampled a response may be older than those it trains; older
+    responses are dropped and counted. 0 keeps nothing for a later step."""
+    abort_stragglers: bool = False
+    """Once enough informative groups are in, abort the responses still running and drop their
+    groups: no waiting for long tails, but a bias towards short responses."""
+    prompts_per_step: int = Field(default=16, ge=1)
+    """Groups P that one optimizer step trains on."""
+    group_size: int = Field(default=8, ge=2)
+    """Responses G per prompt."""
+    max_response_len: int = Field(default=1024, ge=1)
+    """Longest response in tokens; longer ones are truncated and counted."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response besides the model's own ends, each one token of its tokenizer, such
+    as the "<|im_end|>" of a chat template; the token stays in the response and is trained on."""
+    stop_token_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Such tokens by id."""
+    temperature: float = Field(default=1.0, gt=0, le=10)
+    """Sampling temperature; the trainer divides its logits by the same number."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus mass; below 1 the engine renormalises its probabilities (see algorithm.mismatch)."""
+    top_k: int = Field(default=0, ge=0)
+    """Tokens kept; 0 keeps all."""
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Probability relative to the best token below which tokens are dropped; 0 keeps all."""
+    sync: Literal["auto", "adapter", "merged"] = "auto"
+    """What goes to the engine after a step: adapter weights, or base plus update; auto picks by
+    device."""
+    sync_tolerance: float | None = Field(default=None, gt=0)
+    """Largest difference of a fixed token's log-probability (nats) between engine and trainer after
+    a sync; None: 1e-3 in float32, any in 16 bits, where weights alone prove that they arrived."""
+    gpu_memory_utilization: float = Field(default=0.45, gt=0, lt=1)
+    """Fraction of GPU memory for vLLM; the rest is the trainer's."""
+    sleep: bool = False
+    """vLLM gives its GPU memory up while the policy is trained: its weights wait in CPU memory, its
+    key-value cache is made anew. CUDA only."""
+    kv_cache_gib: int = Field(default=1, ge=1)
+    """Memory of the key-value cache on CPU."""
+    max_num_seqs: int = Field(default=256, ge=1)
+    """Sequences that the engine runs at a time."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs that share one vLLM: as many ranks side by side, or those of one server."""
+
+    @property
+    def ranks_per_engine(self) -> int:
+        """Consecutive ranks that generate together, the same responses on each."""
+        return 1 if self.engine == "vllm_server" else self.tensor_parallel_size
+
+
+class SamplingConfig(Section):
+    """Which prompts come next."""
+
+    strategy: Literal["uniform", "predictive", "curriculum"] = "uniform"
+    """Random order, epoch by epoch; the problems most likely to give an informative group; or those
+    with a pass rate near a target that falls from 0.8 to 0.2 over the run."""
+    discount: float = Field(default=0.995, gt=0, le=1)
+    """Share of a verdict's weight in its problem's estimated pass rate left one step later."""
+    explore_frac: float = Field(default=0.05, ge=0, le=1)
+    """Fraction of problems that predictive and curriculum take at random."""
+    max_reuse: float = Field(default=2.5, gt=1)
+    """How often predictive and curriculum may take one problem, relative to the mean."""
+    dynamic: bool = True
+    """Refill until prompts_per_step groups with non-zero reward variance are there (DAPO). With
+    algorithm.advantage = "batch" (preset reinforce_pp) it is false: other groups count there."""
+    max_refills: int = Field(default=8, ge=0)
+    """Further rounds of prompts in one step, before it goes on with the informative groups it has
+    or, without any, stops the run and says why."""

@@ -1,0 +1,293 @@
+"""Every setting of a recipe: frozen pydantic models, one per section. Imports no torch."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlvr.config.adapter import AdapterConfig
+from rlvr.config.algorithm import AlgorithmConfig
+from rlvr.config.base import Section
+from rlvr.config.presets import fill_dynamic
+from rlvr.config.rollout import RolloutConfig, SamplingConfig
+from rlvr.config.rules import contradictions
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ModelConfig(Section):
+    """The policy that training starts from."""
+
+    path: str | None = None
+    """Folder or hub id of a transformers causal language model; exactly one of path and
+    sft_recipe."""
+    sft_recipe: str | None = None
+    """Recipe of `rlvr sft` whose (cached) result is the policy; a relative path starts at this
+    recipe."""
+    revision: str | None = None
+    """Hub revision (commit, tag or branch) of `path`."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Compute type of trainer and engine. With adapter.method = "full" the master weights are
+    float32."""
+    max_len: int = Field(default=4096, ge=16)
+    """Context in tokens: prompt plus response."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you have read that code."""
+
+
+class DataConfig(Section):
+    """The problems that training samples from."""
+
+    path: str
+    """A .jsonl, .json, .csv, .tsv or .parquet file, a pattern of several, a folder of
+    save_to_disk, a hub dataset id, or generated:word_problems."""
+    name: str | None = None
+    """Configuration name of a hub dataset."""
+    split: str | None = None
+    """Split of a hub or generated dataset; None takes "train". A file has none."""
+    problem_field: str = "problem"
+    """Field with the problem text, or a list of chat messages; dots reach into nested fields."""
+    answer_field: str = "answer"
+    """Field with the gold answer, a list where any of several counts; dots reach into nested
+    fields."""
+    answer_after: str | None = Field(default=None, min_length=1)
+    """Mark in the answer field that the gold follows, "####" for GSM8K as published; None takes all
+    of it."""
+    id_field: str | None = None
+    """Field with a unique id; None numbers the rows."""
+    difficulty_field: str | None = None
+    """Field with a difficulty, a number or a name, for sampling.strategy to learn from."""
+    system_prompt: str | None = None
+    """System message put before every problem."""
+    prompt_template: str = "{problem}"
+    """User message; {problem} stands for the problem text."""
+    chat_template: str | None = None
+    """File with a Jinja chat template; None takes the tokenizer's own."""
+    max_prompt_len: int | None = Field(default=None, ge=1)
+    """Longest prompt in tokens; None allows model.max_len - rollout.max_response_len."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A row without a problem or usable gold, or with too long a prompt, stops the run or is
+    skipped."""
+    limit: int | None = Field(default=None, ge=1)
+    """Number of rows taken from the start; for generated data, the number generated."""
+    levels: tuple[int, ...] | None = None
+    """Difficulty levels, 1 to 52, of generated problems; None takes 1 to 5. Other sources have
+    none."""
+    shuffle: bool = True
+    """Draw problems in a new random order in every epoch (from train.seed)."""
+
+    @model_validator(mode="after")
+    def _template(self) -> Self:
+        if "{problem}" not in self.prompt_template:
+            raise ValueError(
+                f"data.prompt_template = {self.prompt_template!r}: lacks {{problem}}; add it"
+            )
+        return self
+
+
+class RewardConfig(Section):
+    """What a verdict is worth."""
+
+    answer_mode: Literal["boxed", "answer_line", "hash", "last_number"] = "boxed"
+    """Where the final answer stands in a response."""
+    correct: float = 1.0
+    """Reward of a correct response."""
+    incorrect: float = 0.0
+    """Reward of any other response."""
+    timeout_s: float = Field(default=1.0, gt=0)
+    """Seconds one verification may take before its worker is killed."""
+    num_workers: int = Field(default=2, ge=1)
+    """Verifier processes."""
+    overlong: Literal["none", "penalty", "mask"] = "none"
+    """Truncated responses: plain, soft penalty near the limit (DAPO eq. 13), or kept out of the
+    loss."""
+    overlong_cache_len: int = Field(default=0, ge=0)
+    """Tokens before max_response_len over which the penalty grows from 0 to -1."""
+    format_weight: float = Field(default=0.0, ge=0)
+    """Weight of the format reward: 1 for `<think>reasoning</think>answer`, else 0."""
+    format_opened_in_prompt: bool = False
+    """The prompt already ends in `<think>`, as some chat templates write it."""
+    length_weight: float = Field(default=0.0, ge=0)
+    """Weight of the length reward: +0.5 for a group's shortest response to -0.5 for its longest, at
+    most 0 for a wrong one."""
+    repetition_weight: float = Field(default=0.0, ge=0)
+    """Weight of the repetition penalty: minus the share of n-grams that repeat an earlier one."""
+    repetition_ngram_len: int = Field(default=20, ge=2)
+    """Tokens of an n-gram in the repetition penalty."""
+    normalise: bool = False
+    """Bring every part of the reward to mean 0 and standard deviation 1 within its group before
+    adding them up, so that none drowns the others."""
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.correct <= self.incorrect:
+            raise ValueError(
+                f"reward.correct = {self.correct}: must be above reward.incorrect ="
+                f" {self.incorrect}; a correct answer has to pay"
+            )
+        return self
+
+
+class OptimConfig(Section):
+    """The optimizer and its schedule."""
+
+    name: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"
+    """AdamW with float32 state, 8-bit state, or state that moves to CPU memory when the GPU's is
+    short; all but the first through bitsandbytes."""
+    lr: float = Field(gt=0, le=1)
+    """Peak learning rate. A recipe may give a table by method, { lora = 1e-5, full = 1e-6 }: no
+    method is trained at another's."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """AdamW's decay rates."""
+    eps: float = Field(default=1e-8, gt=0)
+    """AdamW's epsilon."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay."""
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
+    """Shape after the warm-up; linear and cosine end at 0; wsd is constant, then linear to 0."""
+    decay_frac: float = Field(default=0.2, gt=0, le=1)
+    """schedule = "wsd": fraction of all steps, at the end, over which the rate falls."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear warm-up from 0."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Global gradient norm at which gradients are clipped."""
+    updates_per_step: int = Field(default=1, ge=1)
+    """Optimizer steps per rollout batch; above 1 the trainer first scores what the later ones train
+    on, for their ratios."""
+
+
+class TrainConfig(Section):
+    """Length, seed and cost of the run."""
+
+    steps: int = Field(ge=1)
+    """Optimizer steps (rollout batches)."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of everything: data order, every sample, initialisation."""
+    tokens_per_microbatch: int = Field(default=16384, ge=1)
+    """Tokens in one forward pass: responses, and the prompt of a group once; padding too where the
+    model's rows cannot be packed."""
+    activation_checkpointing: int = Field(default=0, ge=0)
+    """Recompute the activations of every n-th layer in the backward pass: less memory, with 1
+    (every layer) about a third more time; 0 keeps all of them."""
+    compile: bool = False
+    """Compile the decoder layers with torch.compile: minutes at the start, then faster on a GPU."""
+    checkpoint_every: int = Field(default=50, ge=0)
+    """Steps between checkpoints; 0 writes only the last and those that evaluate best so far."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints kept."""
+    num_threads: int | None = Field(default=None, ge=1)
+    """CPU threads of the trainer; None takes the cores at hand (CPU only)."""
+
+
+class EvalConfig(Section):
+    """Held-out accuracy, before, during and after training."""
+
+    path: str | None = None
+    """As data.path; None evaluates nothing."""
+    name: str | None = None
+    """As data.name."""
+    split: str | None = None
+    """As data.split, but None takes "test" (generated data: "heldout")."""
+    problem_field: str | None = None
+    """As data.problem_field; None takes that."""
+    answer_field: str | None = None
+    """As data.answer_field; None takes that."""
+    answer_after: str | None = None
+    """As data.answer_after; None takes that, "" takes the whole field."""
+    limit: int | None = Field(default=None, ge=1)
+    """As data.limit; of every benchmark too, the first so many problems are sampled."""
+    levels: tuple[int, ...] | None = None
+    """As data.levels."""
+    benchmarks: tuple[str, ...] = ()
+    """Benchmarks of `rlvr eval` to score besides `path`, prompted as the training problems are."""
+    samples: int = Field(default=1, ge=1)
+    """Responses per problem."""
+    temperature: float = Field(default=1.0, ge=0, le=10)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus mass."""
+    every: int = Field(default=0, ge=0)
+    """Steps between evaluations during training; 0: only before and after."""
+    best_metric: str = "accuracy"
+    """What picks the best checkpoint: accuracy, or <set>/<metric>, such as aime24/pass@k or
+    heldout/maj@k."""
+
+    @model_validator(mode="after")
+    def _metric_exists(self) -> Self:
+        name, _, metric = self.best_metric.rpartition("/")
+        sets = [*(["heldout"] if self.path else []), *self.benchmarks]
+        known = ("avg@k", "pass@k", "maj@k", "format_rate")
+        sets = [s.partition("=")[0] for s in sets]
+        if self.best_metric != "accuracy" and (name not in sets or metric not in known):
+            raise ValueError(
+                f"eval.best_metric = {self.best_metric!r}: it is accuracy, or one of"
+                f" {', '.join(sets) or 'no set'} with /{', /'.join(known)}"
+            )
+        return self
+
+
+class TrackConfig(Section):
+    """Where numbers go besides metrics.jsonl."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto logs online when an API key is configured and offline otherwise; never prompts."""
+    project: str = "rlvr"
+    """W&B project."""
+    rollouts_per_step: int = Field(default=16, ge=0)
+    """Rollouts of each step written to rollouts/step_N.jsonl.gz."""
+
+
+class RunConfig(Section):
+    """The run folder."""
+
+    dir: str = "runs"
+    """Parent folder."""
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Folder name; None takes the recipe's name, the method, the seed and the time."""
+
+
+def lr_of_method(tree: Any) -> Any:
+    """The recipe's dict with a table of learning rates replaced by the method's own rate."""
+    optim = tree.get("optim") if isinstance(tree, dict) else None
+    if not isinstance(optim, dict) or not isinstance(optim.get("lr"), dict):
+        return tree
+    method = tree.get("adapter", {}).get("method", "lora")
+    if method not in optim["lr"]:
+        raise ValueError(
+            f"optim.lr: the recipe has rates for {', '.join(optim['lr'])}, not for {method};"
+            " find one and pass --optim.lr VALUE"
+        )
+    return tree | {"optim": optim | {"lr": optim["lr"][method]}}
+
+
+class TrainRecipe(Section):
+    """A whole recipe for `rlvr train`."""
+
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    rollout: RolloutConfig = RolloutConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    reward: RewardConfig = RewardConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    eval: EvalConfig = EvalConfig()
+    track: TrackConfig = TrackConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lr_of_method(cls, tree: Any) -> Any:
+        return lr_of_method(tree)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dynamic_of_preset(cls, tree: Any) -> Any:
+        return fill_dynamic(tree)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        first = next(contradictions(self), None)
+        if first is not None:
+            raise ValueError(first)
+        return self

@@ -1,0 +1,1 @@
+"""Datasets to problems and examples: rows, chat templates, contamination."""

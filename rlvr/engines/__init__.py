@@ -1,0 +1,1 @@
+"""Engines that generate: vLLM in the process, vLLM servers, transformers."""

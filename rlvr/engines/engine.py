@@ -1,0 +1,120 @@
+"""What every engine does: generate with a seed per sample, score given tokens, take new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rlvr.common.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlvr.engines.weights.fingerprint import Piece
+
+
+class EngineLost(RunError):
+    """The engine died and answers no more; another one may do the same work."""
+
+
+def refusal(reason: str, engine: str, mode: str) -> ConfigError:
+    """What is said of an engine that does not take the model or its adapter, with the remedy.
+
+    engine: as in rollout.engine. mode: of the sync.
+    """
+    lines = [line for line in reason.splitlines() if line.strip()] or ["no reason given"]
+    remedy = 'set rollout.engine = "transformers"'
+    if mode == "adapter":
+        remedy = f'set rollout.sync = "merged"; if that is refused too, {remedy}'
+    return ConfigError(
+        f'rollout.engine = "{engine}": it does not take this model (rollout.sync is "{mode}"):'
+        f" {' '.join(lines)[:400]}; {remedy}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. temperature 0 is greedy; top_k 0 keeps all; max_len in tokens.
+
+    logprobs: whether responses carry them; without them vLLM is a little faster. stop_token_ids:
+    tokens that end a response as the model's own ends do.
+    """
+
+    max_len: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    logprobs: bool = True
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One response wanted: the prompt's token ids and the seed of every draw in it."""
+
+    prompt_ids: list[int]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response. logprobs: of each token, as drawn (after temperature). truncated: hit max_len.
+
+    token_ids end with the end-of-sequence or stop token unless truncated.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    truncated: bool
+
+
+class Engine(Protocol):
+    """The boundary between the trainer and whatever generates."""
+
+    name: str
+    lost: bool = False
+    """Whether it died: every further call raises EngineLost."""
+
+    def stream(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Generator[list[tuple[int, Response]], None, None]:
+        """After every decoding step the responses that it finished, often none, with the index of
+        their request. What finishes when is decided by the tokens alone, unless the engine's
+        `name` is vllm_server. Closing the generator aborts the requests that are left."""
+        ...
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        """One response per request, in order."""
+        done = dict(pair for finished in self.stream(requests, sampling) for pair in finished)
+        return [done[index] for index in range(len(requests))]
+
+    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        """Log-probability (temperature 1) of each token after the first, given those before it."""
+        ...
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        """Replaces the named weights and forgets cached prefixes; the number of bytes taken."""
+        ...
+
+    def load_adapter(self, folder: Path) -> int:
+        """Serves the low-rank adapter in `folder` from now on, without it; the bytes read."""
+        ...
+
+    def held(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
+        """What it answers with of these weights, read back: by name, one or several pieces, none of
+        what it cannot read. Names are those of `load_weights`; a module X's low-rank factors, zero
+        where it answers without an adapter, are X.lora_A.weight and X.lora_B.weight."""
+        ...
+
+    def sleep(self) -> None:
+        """Gives up GPU memory, where the engine can, until `wake`; nothing is asked in between."""
+
+    def wake(self) -> None:
+        """Serves again what it served before `sleep`; nothing, where it is awake."""
+
+    def close(self) -> None:
+        """Releases memory and processes."""
+        ...

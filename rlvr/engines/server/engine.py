@@ -1,0 +1,243 @@
+"""The engine that speaks to vLLM servers: plain `vllm serve` processes, here or on other nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import queue
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Coroutine, Generator, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from rlvr.common.errors import RunError
+from rlvr.distributed import ranks
+from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.server.client import Server, ServerLost, examine, session
+from rlvr.engines.server.key import find_key
+from rlvr.engines.server.pool import Handover, Pool
+from rlvr.engines.weights.fingerprint import Piece
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlvr.config.train import TrainRecipe
+
+STEP_S = 0.2
+"""Longest time between two yields of the stream: callers look at signals in between."""
+SHARD_BYTES = 2**32
+"""Weights are written in files of about this size."""
+
+R = TypeVar("R")
+
+
+def check_servers(recipe: TrainRecipe, mode: str) -> None:
+    """Refuses servers that answer already and cannot serve the recipe. Raises: ConfigError."""
+
+    async def look() -> None:
+        async with session(find_key(recipe)) as http:
+            for url in recipe.rollout.servers:
+                try:
+                    await examine(Server(url, http), recipe, mode)
+                except ServerLost:
+                    continue  # it may still be starting: the engine waits for it
+
+    asyncio.run(look())
+
+
+class ServerEngine(Engine):
+    """The servers of rollout.servers as one engine. An event loop in its own thread speaks to them.
+
+    What a request gives depends on its seed, so it may go to any server, and again to another when
+    one is lost. Which of two requests finishes first depends on the clock.
+    """
+
+    name = "vllm_server"
+
+    def __init__(self, recipe: TrainRecipe, path: str, mode: str) -> None:
+        """Waits for the servers. path: the policy's folder or hub id. mode: of the sync.
+
+        Raises: ConfigError for a server that cannot serve the recipe, RunError when none answers.
+        """
+        recipe = _own_servers(recipe)
+        folder = exchange_folder(recipe.rollout.servers, Path(recipe.run.dir))
+        self._folder = tempfile.TemporaryDirectory(prefix=".sync-", dir=folder)
+        self._tag, self._num_handovers = secrets.token_hex(4), 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._pool: Pool | None = None
+        try:
+            self._pool = self._run(_make_pool(recipe, mode, path))
+            self._run(self._pool.connect())
+        except BaseException:
+            self.close()
+            raise
+
+    def _run(self, work: Coroutine[Any, Any, R]) -> R:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # an interrupt ends the work too
+            future.cancel()
+            raise
+
+    @property
+    def _servers(self) -> Pool:
+        if self._pool is None:
+            raise RunError("the engine was closed")
+        return self._pool
+
+    def stream(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Generator[list[tuple[int, Response]], None, None]:
+        out: queue.SimpleQueue[tuple[int, Response]] = queue.SimpleQueue()
+        serving = self._run(_start(self._servers.serve(requests, sampling, out.put)))
+        num_left = len(requests)
+        try:
+            while num_left:
+                finished = _drain(out)
+                if not finished and serving.done():
+                    serving.result()
+                num_left -= len(finished)
+                yield finished
+        finally:
+            self._run(_end(serving))
+
+    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        return self._run(self._servers.score(sequences))
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        partial = self._new_folder()
+        num_bytes = write_weights(weights, partial)
+        self._hand_over(partial, is_adapter=False)
+        return num_bytes
+
+    def load_adapter(self, folder: Path) -> int:
+        partial = self._new_folder()
+        shutil.copytree(folder, partial, dirs_exist_ok=True)
+        self._hand_over(partial, is_adapter=True)
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+    def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+        return self._run(self._servers.held(names))
+
+    def _new_folder(self) -> Path:
+        self._num_handovers += 1
+        path = Path(self._folder.name).absolute() / f"{self._num_handovers}.partial"
+        path.mkdir()
+        return path
+
+    def _hand_over(self, partial: Path, is_adapter: bool) -> None:
+        """Every version has a folder and name of its own: vLLM's caches go by them. The newest
+        folder stays for servers that come back."""
+        folder = partial.rename(partial.with_suffix(""))
+        adapter = f"rlvr-{self._tag}-{folder.name}" if is_adapter else ""
+        self._run(self._servers.hand_over(Handover(str(folder), adapter)))
+        for older in folder.parent.iterdir():
+            if older != folder:
+                shutil.rmtree(older)
+
+    def close(self) -> None:
+        """Leaves the servers running, without this run's adapter."""
+        if self._loop.is_closed():
+            return
+        if self._pool is not None:
+            self._run(self._pool.close())
+            self._pool = None
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._folder.cleanup()
+
+
+def _own_servers(recipe: TrainRecipe) -> TrainRecipe:
+    """The recipe with this rank's share of the servers: each is given weights by one rank."""
+    mine = recipe.rollout.servers[ranks.rank() :: ranks.size()]
+    return recipe.model_copy(
+        update={"rollout": recipe.rollout.model_copy(update={"servers": mine})}
+    )
+
+
+async def _make_pool(recipe: TrainRecipe, mode: str, path: str) -> Pool:
+    from rlvr.engines.weights.sync import stop_tolerance
+
+    base = _base_path(path, recipe.model.revision)
+    return Pool(recipe, mode, base, session(find_key(recipe)), stop_tolerance(recipe))
+
+
+def _base_path(path: str, revision: str | None) -> str:
+    """What vLLM reloads the base from: a folder, or a hub id at its newest revision."""
+    if Path(path).is_dir():
+        return str(Path(path).absolute())
+    if revision is None:
+        return path
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(path, revision=revision, local_files_only=True)  # the policy's own
+
+
+async def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.create_task(work)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancels a task and waits for its end."""
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def _drain(out: queue.SimpleQueue[tuple[int, Response]]) -> list[tuple[int, Response]]:
+    """All that is there, after waiting a little for the first."""
+    found = []
+    try:
+        found.append(out.get(timeout=STEP_S))
+        while True:
+            found.append(out.get_nowait())
+    except queue.Empty:
+        return found
+
+
+def exchange_folder(servers: Sequence[str], run_dir: Path) -> Path | None:
+    """Where trainer and servers both see files: memory where all are on this machine, else the
+    runs' folder, which the nodes have to share; None is the system's folder for such files."""
+    if not all(is_loopback(urlsplit(url).hostname or "") for url in servers):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        return run_dir
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address reaches this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def write_weights(weights: Iterable[tuple[str, Tensor]], folder: Path) -> int:
+    """Writes safetensors files that vLLM loads; the number of bytes of the weights."""
+    from safetensors.torch import save_file
+
+    shard: dict[str, Tensor] = {}
+    num_bytes = shard_bytes = num_files = 0
+
+    def flush() -> None:
+        nonlocal shard, shard_bytes, num_files
+        save_file(shard, folder / f"model-{num_files:05d}.safetensors")
+        shard, shard_bytes, num_files = {}, 0, num_files + 1
+
+    for name, value in weights:
+        shard[name] = value.detach().cpu().contiguous()
+        size = value.numel() * value.element_size()
+        num_bytes, shard_bytes = num_bytes + size, shard_bytes + size
+        if shard_bytes >= SHARD_BYTES:
+            flush()
+    if shard:
+        flush()
+    return num_bytes

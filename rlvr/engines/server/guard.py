@@ -1,0 +1,70 @@
+"""What `rlvr serve` puts before a vLLM server: a key on every path, a name for the process, and a
+path on which the workers read their weights back.
+
+vLLM asks for its API key under /v1 only, but its development endpoints, which replace the weights,
+lie outside.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from rlvr.engines.weights.vllm_weights import METHOD
+
+INSTANCE_HEADER = "x-rlvr-instance"
+"""Header of every reply: a random name of the server process, so that a restart is noticed."""
+
+HELD_PATH = "/rlvr/held"
+"""Answers a POST with what each worker holds (`vllm_weights.read`), a list. vLLM's own path to its
+workers would let a server that takes adapters have its base replaced too."""
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Guard:
+    """ASGI middleware: 401 without the key of VLLM_API_KEY, except for /health."""
+
+    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+        self._wanted = f"Bearer {os.environ['VLLM_API_KEY']}".encode()
+        self._instance = (INSTANCE_HEADER.encode(), secrets.token_hex(8).encode())
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), self._instance]
+            await send(message)
+
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if scope["path"] == "/health" or hmac.compare_digest(given, self._wanted):
+            if scope["path"] == HELD_PATH:
+                return await _answer(send_named, 200, await _held(scope, receive))
+            return await self._app(scope, receive, send_named)
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})
+        await _answer(send_named, 401, {"error": "Unauthorized"})
+
+
+async def _held(scope: Message, receive: Receive) -> list[Any]:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    engine = scope["app"].state.engine_client
+    return await engine.collective_rpc(METHOD, kwargs=json.loads(body))
+
+
+async def _answer(send: Send, status: int, content: Any) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(content).encode()})

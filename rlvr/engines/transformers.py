@@ -1,0 +1,188 @@
+"""The engine without vLLM: the trainer's own model, sampled row by row from its own generator."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import DynamicCache
+from transformers.generation import logits_process
+
+from rlvr.common.errors import ConfigError
+from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.stop_tokens import ends_of
+from rlvr.engines.weights.arrival import sent_names, sent_weights
+from rlvr.engines.weights.fingerprint import Piece, whole_piece
+from rlvr.engines.weights.vllm_weights import FACTORS
+from rlvr.policy.logits import HALF_TOLERANCE, TOLERANCE
+from rlvr.policy.policy import Policy, TokenRow
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCH_ROWS = 64
+"""Rows generated at a time."""
+
+
+def check_cache(policy: Policy) -> None:
+    """Raises: ConfigError for a model that gives other probabilities token after token, behind the
+    padding of a batch, than in one pass: it keeps what it has read elsewhere than in the cache it
+    is given, or reads the padding too.
+
+    What packs rows is known to be exact (tested) and not looked at again.
+    """
+    model = policy.causal_lm
+    if policy.packs_rows or policy.holding.in_parts:
+        return
+    error = math.inf
+    if "past_key_values" in inspect.signature(model.forward).parameters:
+        error = _cache_error(policy)
+    if not error <= (TOLERANCE if policy.dtype == torch.float32 else HALF_TOLERANCE):
+        raise ConfigError(
+            f'rollout.engine = "transformers": {type(model).__name__} keeps its state in a cache of'
+            f" its own kind, with which nothing can be generated here (off by {error:.3g} nats);"
+            ' set it to "vllm", or take another model'
+        )
+
+
+def _cache_error(policy: Policy) -> float:
+    """Largest difference (nats) between drawn tokens' probabilities and those of one pass."""
+    encoded = policy.tokenizer("What is 1 + 1? It is 2.", add_special_tokens=False)["input_ids"]
+    ids = encoded or [0, 1]
+    requests = [Request(ids[: max(1, len(ids) // 3)], 0), Request(ids, 1)]
+    responses = TransformersEngine(policy).generate(requests, Sampling(max_len=4))
+    rows = [TokenRow(q.prompt_ids, r.token_ids) for q, r in zip(requests, responses, strict=True)]
+    with torch.no_grad():
+        once_T = policy.logprobs(rows, 1.0)[0]
+    drawn_T = torch.tensor([p for r in responses for p in r.logprobs], device=once_T.device)
+    return float((once_T - drawn_T).abs().max())
+
+
+class TransformersEngine(Engine):
+    """Generates with the policy itself, so a sync has nothing to move."""
+
+    name = "transformers"
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._ends = ends_of(policy.causal_lm.generation_config, policy.tokenizer)
+
+    @torch.no_grad()
+    def stream(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Generator[list[tuple[int, Response]], None, None]:
+        for first in range(0, len(requests), BATCH_ROWS):
+            batch = requests[first : first + BATCH_ROWS]
+            for finished in self._stream_batch(batch, sampling):
+                yield [(first + row, response) for row, response in finished]
+
+    def _stream_batch(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Generator[list[tuple[int, Response]], None, None]:
+        device = self._policy.device
+        longest = max(len(request.prompt_ids) for request in requests)
+        pads = [longest - len(request.prompt_ids) for request in requests]
+        ids_NL = torch.tensor(
+            [[0] * pad + r.prompt_ids for pad, r in zip(pads, requests, strict=True)], device=device
+        )
+        mask_NL = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads], device=device)
+        generators = [torch.Generator(device).manual_seed(r.seed) for r in requests]
+        tokens: list[list[int]] = [[] for _ in requests]
+        logprobs: list[list[float]] = [[] for _ in requests]
+        ends = self._ends | set(sampling.stop_token_ids)
+        running, cache = set(range(len(requests))), self._policy.prefix(len(requests))
+        if cache is None:
+            cache = DynamicCache(config=self._policy.causal_lm.config)
+        else:
+            mask_NL = torch.cat(
+                [mask_NL.new_ones(len(requests), cache.get_seq_length()), mask_NL], 1
+            )
+        while running:
+            logits_NV = self._next_logits(ids_NL, mask_NL, cache)
+            next_N, logp_N = draw(logits_NV, sampling, generators)
+            finished = []
+            for row in sorted(running):
+                tokens[row].append(int(next_N[row]))
+                logprobs[row].append(float(logp_N[row]))
+                ended = tokens[row][-1] in ends
+                if ended or len(tokens[row]) == sampling.max_len:
+                    running.remove(row)
+                    finished.append((row, Response(tokens[row], logprobs[row], not ended)))
+            yield finished
+            ids_NL = next_N.unsqueeze(1)
+            mask_NL = torch.cat([mask_NL, torch.ones_like(ids_NL)], dim=1)
+
+    def _next_logits(self, ids_NL: Tensor, mask_NL: Tensor, cache: DynamicCache) -> Tensor:
+        positions_NL = (mask_NL.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_NL.shape[1] :]
+        with self._policy.autocast():
+            output = self._policy.causal_lm(
+                input_ids=ids_NL,
+                attention_mask=mask_NL,
+                position_ids=positions_NL,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return output.logits[:, -1].float()
+
+    @torch.no_grad()
+    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        rows = [TokenRow(ids[:1], ids[1:]) for ids in sequences]
+        logp_T, _ = self._policy.logprobs(rows, temperature=1.0)
+        lengths = [len(row.response_ids) for row in rows]
+        return [part.tolist() for part in logp_T.split(lengths)]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        return 0
+
+    def load_adapter(self, folder: Path) -> int:
+        return 0
+
+    def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+        """What the policy that generates has: the same tensors, unless it is another policy."""
+        factors = any(name.endswith(FACTORS) for name in names)
+        mode, wanted = "adapter" if factors else "merged", set(names)
+        own = sent_names(self._policy, mode, everything=True)
+        modules = [module for module, mine in own.items() if wanted.intersection(mine)]
+        return {
+            name: [whole_piece(value)]
+            for name, value in sent_weights(self._policy, mode, modules, everything=True)
+        }
+
+    def close(self) -> None:
+        pass
+
+
+def _warpers(sampling: Sampling) -> logits_process.LogitsProcessorList:
+    """Temperature and truncation, in transformers' own order."""
+    warpers = logits_process.LogitsProcessorList()
+    warpers.append(logits_process.TemperatureLogitsWarper(float(sampling.temperature)))
+    if sampling.top_k:
+        warpers.append(logits_process.TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(logits_process.TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p > 0:
+        warpers.append(logits_process.MinPLogitsWarper(sampling.min_p))
+    return warpers
+
+
+def draw(
+    logits_NV: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]
+) -> tuple[Tensor, Tensor]:
+    """([N] tokens, [N] their log-probabilities after temperature and truncation)."""
+    if sampling.temperature == 0:
+        logp_NV = logits_NV.log_softmax(dim=-1)
+        next_N = logits_NV.argmax(dim=-1)
+        return next_N, logp_NV.gather(1, next_N.unsqueeze(1)).squeeze(1)
+    logp_NV = _warpers(sampling)(None, logits_NV).log_softmax(dim=-1)  # pyright: ignore
+    next_N = torch.cat(
+        [
+            torch.multinomial(logp_V.exp(), 1, generator=generator)
+            for logp_V, generator in zip(logp_NV, generators, strict=True)
+        ]
+    )
+    return next_N, logp_NV.gather(1, next_N.unsqueeze(1)).squeeze(1)

@@ -1,0 +1,262 @@
+"""The real vLLM in this process: one engine beside the trainer, weights handed over in memory."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import traceback
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.common.errors import RunError
+from rlvr.distributed import ranks
+from rlvr.engines.engine import Engine, EngineLost, Request, Response, Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlvr.config.train import TrainRecipe
+    from rlvr.engines.weights.fingerprint import Piece
+
+
+def _set_environment(recipe: TrainRecipe) -> None:
+    """vLLM reads these once, at import."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine shares our process and weights
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(recipe.rollout.kv_cache_gib))
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def _remove_leftovers(width: int) -> None:
+    """vLLM on CPU names what `width` ranks share by their numbers alone, and finds it there when a
+    run before was killed. Runs that use the same name have opened it and keep it."""
+    first = ranks.rank() // width * width
+    names = "-".join(map(str, range(first, first + width)))
+    if ranks.rank() == first:
+        for path in Path("/dev/shm").glob(f"*-tp:0-[[]{names}[]]-cpushm_*"):
+            path.unlink(missing_ok=True)
+    ranks.gather(None)
+
+
+class VllmEngine(Engine):
+    """vLLM's LLM class, driven with token ids only, one decoding step at a time."""
+
+    name = "vllm"
+
+    def __init__(self, recipe: TrainRecipe, path: str, max_lora_rank: int | None) -> None:
+        """path: the policy's folder or hub id. max_lora_rank: None where adapters come merged."""
+        _set_environment(recipe)
+        import torch
+
+        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+        from vllm import LLM
+
+        on_cpu = not torch.cuda.is_available()
+        if on_cpu and recipe.rollout.tensor_parallel_size > 1:
+            _remove_leftovers(recipe.rollout.tensor_parallel_size)
+        # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot do
+        whole_prefill = {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(8192, recipe.model.max_len),
+        }
+        # inside the ranks' process group: each takes its own local GPU, neighbours share an engine
+        per_rank: dict[str, Any] = {"distributed_executor_backend": "external_launcher"}
+        lora = {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
+        self._llm: Any = LLM(
+            model=path,
+            revision=recipe.model.revision,
+            trust_remote_code=recipe.model.trust_remote_code,
+            dtype=recipe.model.dtype,
+            max_model_len=recipe.model.max_len,
+            max_num_seqs=recipe.rollout.max_num_seqs,
+            tensor_parallel_size=recipe.rollout.tensor_parallel_size,
+            gpu_memory_utilization=recipe.rollout.gpu_memory_utilization,
+            enable_sleep_mode=recipe.rollout.sleep,
+            enforce_eager=on_cpu,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            skip_tokenizer_init=False,
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            seed=recipe.train.seed,
+            **(whole_prefill if on_cpu else {}),
+            **(lora if max_lora_rank else {}),
+            **(per_rank if ranks.size() > 1 else {}),
+        )
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+        self._adapter: Any = None
+        self._has_served = False
+        self._can_sleep, self._asleep = recipe.rollout.sleep, False
+
+    def stream(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Generator[list[tuple[int, Response]], None, None]:
+        running: dict[int, str] = {}
+        self._has_served = True
+        try:
+            with self._alive() as llm:
+                for index, request in enumerate(requests):
+                    prompt: Any = {"type": "token", "prompt_token_ids": request.prompt_ids}
+                    params = _sampling_params(sampling, request.seed)
+                    running[index] = llm.llm_engine.add_request(
+                        str(index), prompt, params, lora_request=self._adapter
+                    )
+            while running:
+                with self._alive() as llm:
+                    outputs: list[Any] = llm.llm_engine.step()
+                for output in outputs:
+                    del running[int(output.request_id)]
+                yield [(int(o.request_id), _response(o.outputs[0])) for o in outputs]
+        finally:
+            if running and not self.lost:
+                self._llm.llm_engine.abort_request(list(running.values()), internal=True)
+
+    @contextmanager
+    def _alive(self) -> Iterator[Any]:
+        """vLLM's LLM; whatever it raises in the block is its end. Raises: EngineLost.
+
+        What it draws from torch's own generator, on CPU for seeded requests too, leaves no trace:
+        a resumed run, which hands its weights over once more, would go on with another state. In
+        async mode that holds too, as long as an update draws from generators of its own.
+        """
+        import torch
+
+        if self.lost:
+            raise EngineLost("vLLM died before")
+        rng = torch.get_rng_state()
+        try:
+            yield self._llm
+        except RunError:
+            raise
+        except Exception as error:
+            self.lost = True
+            if self._has_served:  # else it is a refusal, said in one line
+                traceback.print_exc()
+            traceback.clear_frames(error.__traceback__)  # they keep its memory
+            raise EngineLost(f"vLLM: {type(error).__name__}: {error}") from error
+        finally:
+            torch.set_rng_state(rng)
+
+    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        from vllm import SamplingParams
+
+        with self._alive() as llm:
+            outputs = llm.generate(
+                [{"prompt_token_ids": ids} for ids in sequences],
+                SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False),
+                use_tqdm=False,
+                lora_request=self._adapter,
+            )
+        return [
+            _chosen((output.prompt_logprobs or [])[1:], ids[1:])
+            for output, ids in zip(outputs, sequences, strict=True)
+        ]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        counted = _Counter(weights)
+        with self._alive() as llm:
+            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(counted)})
+        self._forget_prefixes()
+        return counted.num_bytes
+
+    def load_adapter(self, folder: Path) -> int:
+        from vllm.lora.request import LoRARequest
+
+        with self._alive() as llm:
+            llm.llm_engine.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
+        self._adapter = LoRARequest("policy", 1, str(folder))  # loaded: requests only name it
+        self._forget_prefixes()
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+    def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+        from rlvr.engines.weights.vllm_weights import read
+
+        asked = {"names": names, "has_adapter": self._adapter is not None}
+        with self._alive() as llm:
+            return llm.collective_rpc(read, kwargs=asked)[0]  # of ranks side by side, this one's
+
+    def _forget_prefixes(self) -> None:
+        with self._alive() as llm:
+            forgotten = llm.reset_prefix_cache()
+        if not forgotten:
+            raise RunError("vLLM kept prefixes of the old weights: requests are still running")
+
+    def drop_adapter(self) -> None:
+        """The base answers from now on."""
+        self._adapter = None
+        self._llm.reset_prefix_cache()
+
+    def sleep(self) -> None:
+        if self._can_sleep:
+            with self._alive() as llm:
+                llm.sleep(level=1)  # 2 would drop the base's weights, which no sync brings back
+            self._asleep = True
+
+    def wake(self) -> None:
+        if self._asleep:
+            import torch
+
+            torch.cuda.empty_cache()  # what the update has left is vLLM's now
+            with self._alive() as llm:
+                llm.wake_up()
+            self._asleep = False
+
+    def close(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        llm.llm_engine.engine_core.shutdown()
+        if self.lost:  # its memory is needed by the one that follows
+            import torch
+
+            del llm
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+class _Counter:
+    """Passes weights on and counts their bytes."""
+
+    def __init__(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self._weights, self.num_bytes = weights, 0
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for name, value in self._weights:
+            self.num_bytes += value.numel() * value.element_size()
+            yield name, value
+
+
+def _sampling_params(sampling: Sampling, seed: int) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        max_tokens=sampling.max_len,
+        stop_token_ids=list(sampling.stop_token_ids),
+        seed=seed,
+        logprobs=0 if sampling.logprobs else None,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _response(output: Any) -> Response:
+    token_ids = list(output.token_ids)
+    logprobs = [] if output.logprobs is None else _chosen(output.logprobs, token_ids)
+    return Response(token_ids, logprobs, truncated=output.finish_reason == "length")
+
+
+def _chosen(positions: Sequence[Any], token_ids: Sequence[int]) -> list[float]:
+    """The log-probability of each token at its position."""
+    return [float(at[token].logprob) for at, token in zip(positions, token_ids, strict=True)]

@@ -1,0 +1,129 @@
+"""Whether weights arrived: what the engine holds, read back, against what the policy has.
+
+Log-probabilities cannot tell. In bfloat16 two right computations differ by up to 0.5 nats on some
+token, and an update at a rate of 1e-5 moves tokens by 0.01.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from rlvr.adapters.export import lora_factors
+from rlvr.adapters.merge import handed_names, merged_weights, plain_name
+from rlvr.distributed import sharded_tensors as parts
+from rlvr.engines.weights.vllm_weights import FACTORS
+
+if TYPE_CHECKING:
+    from rlvr.adapters.base import Sync
+    from rlvr.engines.engine import Engine
+    from rlvr.engines.weights.fingerprint import Piece
+    from rlvr.policy.policy import Policy
+
+NUM_TURNS = 50
+"""Between two checks of everything, a fiftieth of the modules is read back after every step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Names of the modules looked at; of those that the engine holds otherwise than the policy has
+    them; of those that it does not let be read back."""
+
+    modules: tuple[str, ...]
+    differing: tuple[str, ...]
+    unread: tuple[str, ...]
+
+
+def check_arrival(
+    policy: Policy, engine: Engine, mode: Sync, step: int | None = None, everything: bool = False
+) -> Arrival:
+    """What the engine holds of the policy after a handover by `mode`: every number, compared with
+    the policy's own, rounded to the type in which the engine holds it.
+
+    step: looks only at the modules whose turn it is after this step. everything: looks also at what
+    training does not change. Ranks that hold a policy in parts call it together.
+    """
+    names = sent_names(policy, mode, everything)
+    if step is not None:
+        names = {module: names[module] for module in whose_turn(list(names), step)}
+    module_of = {name: module for module, own in names.items() for name in own}
+    held: Mapping[str, Sequence[Piece]] = {}
+    differing: dict[str, None] = {}
+    try:
+        held = engine.held(list(module_of))
+    finally:  # whatever the engine says: others wait for this rank's part of every weight
+        for name, value in sent_weights(policy, mode, names, everything):
+            if not all(piece.is_of(value) for piece in held.get(name, ())):
+                differing[module_of[name]] = None
+    unread = dict.fromkeys(module for name, module in module_of.items() if not held.get(name))
+    return Arrival(tuple(names), tuple(differing), tuple(unread))
+
+
+def whose_turn(modules: Sequence[str], step: int) -> list[str]:
+    """The modules to look at after a step: a fiftieth, at least one, and all of them in turn."""
+    size = -(-len(modules) // NUM_TURNS)
+    num_turns = -(-len(modules) // max(size, 1)) or 1
+    return list(modules[step % num_turns :: num_turns])
+
+
+def sent_names(policy: Policy, mode: Sync, everything: bool = False) -> dict[str, list[str]]:
+    """By module, the names of what is handed over; see `rlvr.engines.weights.vllm_weights.read`."""
+    if mode == "merged":
+        return handed_names(policy.model, everything)
+    return {name: [name + factor for factor in FACTORS] for name in _lora_layers(policy)}
+
+
+def sent_weights(
+    policy: Policy, mode: Sync, modules: Collection[str], everything: bool = False
+) -> Iterator[tuple[str, Tensor]]:
+    """What the engine has to hold of these modules, from the policy as it is now: linear weights
+    [out, in], and low-rank factors with their scaling in B."""
+    if mode == "merged":
+        yield from _as_linear(policy.model, merged_weights(policy.model, everything, only=modules))
+        return
+    for name, layer in _lora_layers(policy).items():
+        if name in modules:
+            with parts.made_whole(_own_places(layer), only_main=False):
+                a, b = _factors(policy, layer)
+            yield name + FACTORS[0], a
+            yield name + FACTORS[1], b
+
+
+def _lora_layers(policy: Policy) -> dict[str, Any]:
+    from peft.tuners.lora import LoraLayer
+
+    layers = {n: m for n, m in policy.model.named_modules() if isinstance(m, LoraLayer)}
+    return {plain_name(name): layer for name, layer in layers.items()}
+
+
+def _own_places(layer: Any) -> Iterator[tuple[dict[Any, Any], Any]]:
+    """Where the layer's parameters lie, without those of its base."""
+    base = set(layer.get_base_layer().modules())
+    for module in layer.modules():
+        if module not in base:
+            yield from ((module._parameters, name) for name in module._parameters)
+
+
+def _factors(policy: Policy, layer: Any) -> tuple[Tensor, Tensor]:
+    """(A, B) as vLLM serves them, which scales B in its own type where a folder does not."""
+    if policy.method.save is not None:
+        return lora_factors(layer)
+    (name,) = [name for name in layer.active_adapters if name in layer.lora_A]
+    b = layer.lora_B[name].weight.detach().to(policy.dtype)
+    return layer.lora_A[name].weight.detach(), b * layer.scaling[name]
+
+
+def _as_linear(
+    model: nn.Module, weights: Iterator[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
+    """The weights, those of transformers' Conv1D transposed."""
+    from transformers.pytorch_utils import Conv1D
+
+    turned = {
+        f"{plain_name(name)}.weight" for name, m in model.named_modules() if isinstance(m, Conv1D)
+    }
+    for name, value in weights:
+        yield name, value.t() if name in turned else value

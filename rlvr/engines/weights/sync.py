@@ -1,0 +1,253 @@
+"""From the policy to the engine after every update, and the proof that it arrived."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rlvr.adapters.base import Method, Sync
+from rlvr.common.errors import ConfigError, RunError
+from rlvr.distributed import ranks
+from rlvr.engines.engine import Engine
+from rlvr.engines.weights.arrival import Arrival, check_arrival
+from rlvr.engines.weights.inplace import InplaceMerge
+from rlvr.policy.policy import Policy, TokenRow
+
+if TYPE_CHECKING:
+    from rlvr.config.train import TrainRecipe
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
+"""Largest difference of a token's log-probability (nats) that rounding alone usually makes, by
+compute type: beyond it a run in float32 stops, one in 16 bits is told. See `stop_tolerance`."""
+
+
+PROBE_ROWS, PROBE_LEN = 4, 64
+"""The probe: this many training prompts, cut to this many tokens."""
+
+GROWTH, MIN_MEAN = 3.0, 0.02
+"""The mean difference is told when it is this many times that of the first sync, and this large
+(nats)."""
+
+
+class SyncError(RunError):
+    """The engine holds other weights than were handed over, or computes something else of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncStats:
+    """num_bytes handed over. logprob_error: absolute difference between the engine's and the
+    trainer's log-probabilities of the probe's tokens (nats): the largest, the mean and the 99th
+    percentile."""
+
+    num_bytes: int
+    logprob_error: float
+    logprob_error_mean: float
+    logprob_error_p99: float
+
+
+def stop_tolerance(recipe: TrainRecipe) -> float:
+    """The largest difference of a log-probability (nats) that a run goes on with.
+
+    In 16 bits there is none unless the recipe sets one: rounding makes differences of any size, and
+    whether weights arrived is not seen in them.
+    """
+    if recipe.rollout.sync_tolerance is not None:
+        return recipe.rollout.sync_tolerance
+    return TOLERANCE[torch.float32] if recipe.model.dtype == "float32" else math.inf
+
+
+def check_mode(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError for a sync mode that the method does not have."""
+    wanted = recipe.rollout.sync
+    if wanted != "auto" and wanted not in method.syncs:
+        others = " or ".join(f'"{mode}"' for mode in ("auto", *method.syncs))
+        raise ConfigError(
+            f'rollout.sync = "{wanted}": {method.name} cannot be handed over so; take {others}'
+        )
+
+
+def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:
+    """The sync mode of the run."""
+    return mode_of(recipe, policy.method, policy.device.type == "cpu")
+
+
+def mode_of(recipe: TrainRecipe, method: Method, on_cpu: bool) -> Sync:
+    """The sync mode of a run of this method on a CPU or a GPU."""
+    wanted = recipe.rollout.sync
+    if not method.syncs:
+        return "none"
+    if wanted == "auto":
+        # on CPU, LoRA kernels generate 5 to 10 times slower than merged weights
+        slow_adapter = on_cpu and "merged" in method.syncs
+        moving_base = recipe.adapter.emulate_inplace_merge
+        return "merged" if slow_adapter or moving_base else method.syncs[0]
+    return wanted
+
+
+class Syncer:
+    """Hands the policy's weights to the engine, proves that they arrived, and scores a fixed probe
+    with both."""
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        policy: Policy,
+        engine: Engine,
+        mode: Sync,
+        prompts: Sequence[list[int]],
+    ) -> None:
+        """num_bytes: of the last sync. prompts: token ids, the first few of which are the probe."""
+        self.mode: Sync = mode
+        self.num_bytes = 0
+        self._policy, self._engine = policy, engine
+        emulate = recipe.adapter.emulate_inplace_merge
+        self._inplace = InplaceMerge(policy.model) if emulate else None
+        self._tolerance = stop_tolerance(recipe)
+        self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
+        self._is_proven = False
+        self._first_mean: float | None = None
+        self._told: set[str] = set()
+
+    def use(self, engine: Engine) -> None:
+        """Hands over to this engine from now on."""
+        self._engine, self._is_proven = engine, False
+
+    def sync(self, step: int | None = None) -> SyncStats:
+        """Wakes the engine, hands over what changed, then checks that it arrived.
+
+        step: number of finished steps; a fiftieth of the modules is read back, by its turn. All of
+        them without it, and the first time that this engine is given weights.
+        Raises: SyncError, with every module that did not arrive, or when log-probabilities differ
+        by more than `stop_tolerance` although all did.
+        """
+        self._engine.wake()
+        self.num_bytes = self._hand_over()
+        # the emulated merge moves the base below: only now can everything be compared
+        everything = not self._is_proven or self._inplace is not None
+        unread = self._prove(None if everything else step)
+        self._is_proven = True
+        error = self._differences()
+        stats = SyncStats(
+            self.num_bytes,
+            float(error.max()),
+            float(error.mean()),
+            float(torch.quantile(error, 0.99)),
+        )
+        self._judge(stats, unread)
+        if self._inplace is not None:
+            self._inplace.cycle()
+        return stats
+
+    def prove(self) -> None:
+        """Reads back all that the last sync handed over. Raises: SyncError."""
+        if self._inplace is None:
+            self._prove(None)
+
+    def check(self) -> float:
+        """Largest difference between the engine's and the trainer's log-probabilities (nats)."""
+        return float(self._differences().max())
+
+    def _hand_over(self) -> int:
+        if self.mode == "none":
+            return 0
+        if self.mode == "adapter":
+            memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+            with tempfile.TemporaryDirectory(prefix="rlvr-adapter-", dir=memory) as folder:
+                self._policy.save_adapter(Path(folder))
+                return self._engine.load_adapter(Path(folder))
+        weights = self._policy.engine_weights()
+        try:
+            return self._engine.load_weights(weights)
+        finally:
+            deque(weights, maxlen=0)  # what is left: other ranks may wait for a part of it
+
+    def _prove(self, step: int | None) -> tuple[str, ...]:
+        """The modules that the engine does not let be read back. Raises: SyncError."""
+        if self.mode == "none":
+            name = self._policy.method.name
+            self._tell("none", f"{name} hands no weights over, so none are read back")
+            return ()
+        found = check_arrival(self._policy, self._engine, self.mode, step)
+        if found.differing:
+            raise SyncError(f"after the sync, {explain(found)}")
+        if found.unread:
+            self._tell(
+                "unread",
+                f"the engine does not let {len(found.unread)} of {len(found.modules)} modules be"
+                f" read back ({found.unread[0]}, ...): whether they arrive is not proved",
+            )
+        return found.unread
+
+    def _judge(self, stats: SyncStats, unread: Sequence[str]) -> None:
+        """Warns or, where that is no rounding, raises: SyncError."""
+        usual = TOLERANCE[self._policy.dtype]
+        error, mean = stats.logprob_error, stats.logprob_error_mean
+        # without a proof, what rounding cannot make on the mean token speaks
+        if not error <= self._tolerance or not math.isfinite(error) or (unread and mean > usual):
+            allowed = self._tolerance if math.isfinite(self._tolerance) else usual
+            raise SyncError(
+                f"after the sync, engine and trainer differ by {error:.3g} nats on fixed tokens"
+                f" (mean {mean:.3g}, tolerance {allowed:g}); {_cause(unread)}"
+            )
+        if self._first_mean is None:
+            self._first_mean = mean
+        if stats.logprob_error_p99 > usual:
+            self._tell(
+                "rounding",
+                f"engine and trainer differ by {stats.logprob_error_p99:.3g} nats at the 99th"
+                f" percentile of fixed tokens, more than rounding usually makes ({usual:g}); the"
+                " weights have arrived",
+            )
+        if mean > max(GROWTH * self._first_mean, MIN_MEAN):
+            self._tell(
+                "drift",
+                "engine and trainer have drifted apart: on fixed tokens they differ by"
+                f" {mean:.3g} nats on average, {self._first_mean:.3g} at the first sync; the"
+                " weights have arrived",
+            )
+
+    def _tell(self, kind: str, text: str) -> None:
+        """A warning, once of each kind."""
+        if kind not in self._told and ranks.is_main():
+            print(f"sync: {text}", file=sys.stderr)
+        self._told.add(kind)
+
+    def _differences(self) -> Tensor:
+        """[T] absolute differences on the probe's tokens (nats)."""
+        ours = _score(self._policy, self._probe)
+        theirs = torch.tensor([p for part in self._engine.score(self._probe) for p in part])
+        return (ours - theirs).abs().float()
+
+
+def _cause(unread: Sequence[str]) -> str:
+    if unread:
+        return f"the weights of {len(unread)} modules could not be read back: report the model"
+    return (
+        "every weight has arrived, so the engine computes this model differently: report it, or set"
+        ' rollout.engine = "transformers"; raise rollout.sync_tolerance only if this is rounding'
+    )
+
+
+def explain(found: Arrival) -> str:
+    """Which modules the engine holds otherwise than the policy has them, all by name."""
+    names, of = ", ".join(found.differing), len(found.modules)
+    if len(found.differing) == of > 1:
+        return f"the engine ignored the whole update: it holds other weights in all {of}: {names}"
+    if len(found.differing) == 1:
+        return f"the engine serves {names} without its update: it holds other weights there"
+    return f"the engine holds other weights in {len(found.differing)} of {of} modules: {names}"
+
+
+@torch.no_grad()
+def _score(policy: Policy, sequences: Sequence[list[int]]) -> torch.Tensor:
+    rows = [TokenRow(ids[:1], ids[1:]) for ids in sequences]
+    return policy.logprobs(rows, temperature=1.0)[0].cpu()

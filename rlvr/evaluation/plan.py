@@ -1,0 +1,133 @@
+"""What is to be sampled: every response with its prompt and a seed of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from eval.benchmarks import LoadedBenchmark, Question
+from eval.generations import GenerationKey
+from rlvr.common.errors import ConfigError
+from rlvr.common.seeds import sample_seed
+from rlvr.data.chat import check_template, prompt_ids, read_template, refusal
+from rlvr.engines.engine import Request, Sampling
+from rlvr.evaluation.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class PromptStyle:
+    """How problems become messages. template: with {problem}; None takes each benchmark's own.
+    system: a message before it. chat_template: Jinja text; None takes the tokenizer's. remedy:
+    where there is none."""
+
+    template: str | None = None
+    system: str | None = None
+    chat_template: str | None = None
+    remedy: str = "give a Jinja file with --chat-template"
+
+    def encode(
+        self, loaded: LoadedBenchmark, questions: Sequence[Question], tokenizer: Any
+    ) -> list[list[int]]:
+        """Token ids of each question's prompt, ready for the response to follow."""
+        check_template(tokenizer, self.chat_template, self.remedy)
+        template = self.template or loaded.benchmark.prompt
+        before = [] if self.system is None else [{"role": "system", "content": self.system}]
+        prompts = []
+        for q in questions:
+            user = {"role": "user", "content": template.replace("{problem}", q.problem)}
+            try:
+                prompts.append(prompt_ids(tokenizer, self.chat_template, [*before, user]))
+            except ValueError as error:
+                where = f"{loaded.name}, problem {q.id}"
+                raise ConfigError(refusal(f"{where}: {error}", bool(before))) from error
+        return prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The responses that one target still has to give: keys and requests, in the same order."""
+
+    target: Target
+    keys: tuple[GenerationKey, ...]
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All sampling of one command. base: folder or hub id. max_len: context in tokens."""
+
+    base: str
+    revision: str | None
+    trust_remote_code: bool
+    engine: Literal["vllm", "transformers"]
+    dtype: str
+    max_len: int
+    sampling: Sampling
+    gpu_memory_utilization: float
+    max_num_seqs: int
+    jobs: tuple[Job, ...]
+
+    @property
+    def num_requests(self) -> int:
+        return sum(len(job.keys) for job in self.jobs)
+
+    def shard(self, rank: int, count: int) -> Plan:
+        """Every count-th request, from the rank-th: what one of `count` processes samples."""
+        jobs = (Job(j.target, j.keys[rank::count], j.requests[rank::count]) for j in self.jobs)
+        return replace(self, jobs=tuple(jobs))
+
+    def without(self, done: Sequence[set[GenerationKey]]) -> Plan:
+        """What is left when these keys of each job are there already."""
+        jobs = []
+        for job, there in zip(self.jobs, done, strict=True):
+            left = [i for i, key in enumerate(job.keys) if key not in there]
+            keys = tuple(job.keys[i] for i in left)
+            jobs.append(Job(job.target, keys, tuple(job.requests[i] for i in left)))
+        return replace(self, jobs=tuple(jobs))
+
+
+def wanted_keys(
+    loaded: LoadedBenchmark, samples: int | None, limit: int | None
+) -> list[GenerationKey]:
+    """The samples of a benchmark's first `limit` problems, those of a problem side by side, so that
+    its prompt is in the engine's prefix cache after the first."""
+    count = samples or loaded.benchmark.samples
+    return [(loaded.name, q.id, i) for q in loaded.questions[:limit] for i in range(count)]
+
+
+def request(prompt_ids: list[int], seed: int, key: GenerationKey) -> Request:
+    """The request for one sample. Its seed hangs on run seed, problem and sample alone.
+
+    n > 1 in one vLLM request seeds sample i with the parent's seed + i and runs each as a request
+    of its own inside: no work is saved, and a missing sample could not be asked for by itself.
+    """
+    _, problem, sample = key
+    return Request(prompt_ids, sample_seed(seed, "eval", problem, sample))
+
+
+@dataclass(frozen=True, slots=True)
+class Stops:
+    """What ends a response besides the model's own ends: texts of one token, and ids."""
+
+    texts: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
+
+
+def read_style(
+    recipe: str | None, chat_template: str | None
+) -> tuple[PromptStyle, str | None, Stops]:
+    """(prompts, answer mode, stops) of a recipe or a run's config.toml; without one, benchmarks'
+    own prompts, None and none."""
+    style, mode, stops = PromptStyle(), None, Stops()
+    if recipe is not None:
+        from rlvr.config.toml import load_recipe
+        from rlvr.config.train import TrainRecipe
+
+        loaded = load_recipe(recipe, [], TrainRecipe)
+        style = PromptStyle(loaded.data.prompt_template, loaded.data.system_prompt)
+        chat_template, mode = chat_template or loaded.data.chat_template, loaded.reward.answer_mode
+        stops = Stops(loaded.rollout.stop, loaded.rollout.stop_token_ids)
+    if chat_template is not None:
+        style = replace(style, chat_template=read_template(chat_template, "--chat-template"))
+    return style, mode, stops

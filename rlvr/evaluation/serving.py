@@ -1,0 +1,211 @@
+"""One loaded base that serves its adapters one after the other, and streams what they say."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.generations import Generation
+from rlvr.common.errors import ConfigError, RunError
+from rlvr.config.train import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RolloutConfig,
+    TrainConfig,
+    TrainRecipe,
+)
+from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.vllm_local import VllmEngine
+from rlvr.evaluation.plan import Job, Plan
+from rlvr.evaluation.targets import Target
+
+if TYPE_CHECKING:
+    from rlvr.engines.transformers import TransformersEngine
+    from rlvr.policy.policy import Policy
+
+BATCH_ROWS = 64
+PROBE_LEN = 64
+
+
+class Server:
+    """Holds the engine of a plan; `serve` makes it answer as one target."""
+
+    def __init__(self, plan: Plan, speaks: bool = True) -> None:
+        self._plan, self._speaks = plan, speaks
+        self._vllm: VllmEngine | None = None
+        self._tokenizer: Any = None
+        self._weights_changed = False
+        self._probe: list[list[int]] = []
+        self._base_scores: list[list[float]] = []
+
+    def sample(self, job: Job) -> Iterator[Generation]:
+        """The job's generations, as they end."""
+        engine, tokenizer = self._serve(job.target, job.requests)
+        for place, response in stream(engine, job.requests, self._plan.sampling):
+            text = tokenizer.decode(response.token_ids, skip_special_tokens=True)
+            reason = "length" if response.truncated else "stop"
+            yield Generation(*job.keys[place], text, len(response.token_ids), reason)
+
+    def _serve(self, target: Target, requests: Sequence[Request]) -> tuple[Engine, Any]:
+        if self._plan.engine == "transformers" or target.kind == "live":
+            return self._with_transformers(target)
+        if self._vllm is None:
+            self._vllm = self._start()
+            probe = [request.prompt_ids[:PROBE_LEN] for request in requests[:2]]
+            self._probe = [ids for ids in probe if len(ids) > 1]
+            self._base_scores = self._vllm.score(self._probe)
+        self._hand_over(self._vllm, target)
+        is_adapter = target.kind != "base" and bool(self._probe)
+        if is_adapter and self._vllm.score(self._probe) == self._base_scores:
+            self._say(f"{target.name}: gives the base's probabilities: untrained, or not applied")
+        return self._vllm, self._tokenizer
+
+    def _start(self) -> VllmEngine:
+        plan = self._plan
+        ranks = [job.target.rank for job in plan.jobs if job.target.kind == "lora"]
+        from transformers import AutoTokenizer
+
+        from rlvr.adapters.export import VLLM_RANKS
+        from rlvr.policy.loading import check_weights
+
+        options = {"revision": plan.revision, "trust_remote_code": plan.trust_remote_code}
+        check_weights(plan.base, **options)
+        self._tokenizer = AutoTokenizer.from_pretrained(plan.base, **options)
+        limit = min(r for r in VLLM_RANKS if r >= max(ranks)) if ranks else None
+        try:
+            return VllmEngine(_engine_recipe(plan), plan.base, limit)
+        except (ConfigError, RunError):
+            raise
+        except Exception as error:  # vLLM's checks of a model raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+            adapters = "--adapters-as merged or " if limit else ""
+            raise ConfigError(
+                f"--engine vllm: it does not take {plan.base}: {reason}; use {adapters}--engine"
+                " transformers"
+            ) from error
+
+    def _hand_over(self, engine: VllmEngine, target: Target) -> None:
+        """From a pristine base every time: what an earlier target changed is put back first."""
+        engine.drop_adapter()
+        if target.kind == "merged" or self._weights_changed:
+            from rlvr.adapters.targets import servable_weights
+
+            merged = target.kind == "merged"
+            wanted = target if merged else Target("base", None, "base")
+            policy = load_target(self._plan, wanted, on_device=False)
+            engine.load_weights(servable_weights(policy.model))
+            self._weights_changed = merged
+            self._check(engine, policy, target.name)
+        if target.kind == "lora":
+            assert target.folder is not None
+            engine.load_adapter(Path(target.folder))
+
+    def _check(self, engine: VllmEngine, policy: Policy, name: str) -> None:
+        """Reads the weights back, then compares log-probabilities of the probe.
+
+        Raises: SyncError for weights that did not arrive; in float32 for the probe, too.
+        """
+        from rlvr.engines.transformers import TransformersEngine
+        from rlvr.engines.weights.arrival import check_arrival
+        from rlvr.engines.weights.sync import TOLERANCE, SyncError, explain
+
+        found = check_arrival(policy, engine, "merged", everything=True)
+        if found.differing:
+            raise SyncError(f"{name}: {explain(found)}")
+        if not self._probe:
+            return
+        both = zip(
+            TransformersEngine(policy).score(self._probe), engine.score(self._probe), strict=True
+        )
+        error = max(abs(a - b) for ours, theirs in both for a, b in zip(ours, theirs, strict=True))
+        tolerance = TOLERANCE[policy.dtype]
+        if error <= tolerance:
+            return
+        text = (
+            f"{name}: engine and transformers differ by {error:.3g} nats on fixed tokens (tolerance"
+            f" {tolerance:g}), although the weights read back have arrived"
+        )
+        if self._plan.dtype == "float32" or not math.isfinite(error):
+            raise SyncError(text)
+        self._say(text)
+
+    def _with_transformers(self, target: Target) -> tuple[TransformersEngine, Any]:
+        from rlvr.engines.transformers import TransformersEngine, check_cache
+
+        if self._plan.engine == "vllm":
+            self._say(f"{target.name}: vLLM cannot serve it; generating with transformers, slowly")
+        policy = load_target(self._plan, target, on_device=True)
+        check_cache(policy)
+        return TransformersEngine(policy), policy.tokenizer
+
+    def _say(self, line: str) -> None:
+        if self._speaks:
+            print(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Ends the engine."""
+        if self._vllm is not None:
+            self._vllm.close()
+
+
+def stream(
+    engine: Engine, requests: Sequence[Request], sampling: Sampling
+) -> Iterator[tuple[int, Response]]:
+    """(position of the request, its response), as an engine gives them."""
+    if isinstance(engine, VllmEngine):
+        for finished in engine.stream(requests, sampling):
+            yield from finished
+        return
+    for start in range(0, len(requests), BATCH_ROWS):
+        batch = engine.generate(requests[start : start + BATCH_ROWS], sampling)
+        yield from enumerate(batch, start=start)
+
+
+def load_target(plan: Plan, target: Target, on_device: bool) -> Policy:
+    """The base with a target's adapter in place, frozen; on the GPU, if any, or in CPU memory."""
+    import torch
+
+    from rlvr.adapters import get_method
+    from rlvr.adapters.load import load_adapted
+    from rlvr.config.train import AdapterConfig
+    from rlvr.policy.policy import Policy, load_base
+
+    settings = AdapterConfig()
+    device = torch.device("cuda" if on_device and torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, plan.dtype)
+    model, tokenizer = load_base(_model_config(plan), plan.base, dtype)
+    model.to(device)
+    model = model.eval() if target.folder is None else load_adapted(model, target.folder)
+    model.requires_grad_(False)
+    policy = Policy(model, tokenizer, get_method(settings), settings, dtype, device, plan.base)
+    policy.check_logits()
+    return policy
+
+
+def _model_config(plan: Plan) -> ModelConfig:
+    return ModelConfig(
+        path=plan.base,
+        revision=plan.revision,
+        dtype=plan.dtype,  # pyright: ignore[reportArgumentType]
+        max_len=plan.max_len,
+        trust_remote_code=plan.trust_remote_code,
+    )
+
+
+def _engine_recipe(plan: Plan) -> TrainRecipe:
+    """The engine's settings in the form in which a training run gives them to it."""
+    return TrainRecipe(
+        model=_model_config(plan),
+        data=DataConfig(path="none"),
+        optim=OptimConfig(lr=1e-6),
+        train=TrainConfig(steps=1),
+        rollout=RolloutConfig(
+            max_response_len=1,
+            gpu_memory_utilization=plan.gpu_memory_utilization,
+            max_num_seqs=plan.max_num_seqs,
+        ),
+    )

@@ -1,0 +1,131 @@
+"""Which model and which adapters: from what the user names to folders and how each is served."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rlvr.adapters.methods.quantized import BASE_FILE
+from rlvr.common.errors import ConfigError
+
+Kind = Literal["base", "lora", "merged", "live"]
+
+BASE = "none"
+"""The name under which --adapter asks for the base itself."""
+
+NOT_MERGEABLE = {"BOTTLENECK", "PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"}
+"""peft types without a plain weight W + delta: only transformers can run them."""
+
+MAX_LORA_RANK = 512
+CHUNK, NUM_CHUNKS = 1 << 20, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is evaluated under one name.
+
+    folder: the adapter's; None is the base. kind: base; lora (vLLM serves the adapter as it is);
+    merged (as base plus update); live (only transformers can run it). rank: of a lora, else 0.
+    """
+
+    name: str
+    folder: str | None
+    kind: Kind
+    rank: int = 0
+
+
+def resolve(model: str, adapters: Sequence[str]) -> tuple[str, list[Target]]:
+    """(base model's folder or hub id, what to evaluate on it).
+
+    model: a transformers folder, a hub id, or an adapter folder, which names its base. adapters:
+    adapter folders, or BASE for the base itself. Raises: ConfigError.
+    """
+    if _settings_file(model).is_file():
+        adapters, model = [model, *adapters], _base_of(model)
+    targets = [_target(folder, model) for folder in adapters] or [Target("model", None, "base")]
+    seen: dict[str, int] = {}
+    named = []
+    for target in targets:
+        seen[target.name] = again = seen.get(target.name, 0) + 1
+        name = f"{target.name}-{again}" if again > 1 else target.name
+        named.append(Target(name, target.folder, target.kind, target.rank))
+    return model, named
+
+
+def fingerprint(path: str | None) -> str | None:
+    """Which weights a folder holds: a hash of its files, of evenly spread parts of those above 64
+    MiB; None for a hub id or no folder."""
+    if path is None or not Path(path).is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as content:
+            for start in range(0, size, max(CHUNK, size // NUM_CHUNKS)):
+                content.seek(start)
+                digest.update(content.read(CHUNK))
+    return digest.hexdigest()[:16]
+
+
+def _settings_file(folder: str) -> Path:
+    return Path(folder) / "adapter_config.json"
+
+
+def _base_of(folder: str) -> str:
+    base = json.loads(_settings_file(folder).read_text()).get("base_model_name_or_path")
+    if not base:
+        raise ConfigError(f"{folder}: its adapter_config.json names no base; give it with --model")
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise ConfigError(
+            f"{folder}: its base {base} is not there; give the base with --model and this folder"
+            " with --adapter"
+        )
+    return base
+
+
+def _target(folder: str, model: str) -> Target:
+    if folder == BASE:
+        return Target("base", None, "base")
+    if not _settings_file(folder).is_file():
+        raise ConfigError(
+            f"--adapter {folder}: not an adapter folder (no adapter_config.json); a whole model is"
+            f" evaluated by a call of its own, --model {folder}"
+        )
+    settings = json.loads(_settings_file(folder).read_text())
+    base = settings.get("base_model_name_or_path")
+    if base and Path(base).resolve() != Path(model).resolve():
+        print(f"{folder}: was trained on {base}, evaluated on {model}", file=sys.stderr)
+    kind = _kind(folder, settings)
+    return Target(
+        _name(Path(folder).resolve()), folder, kind, settings["r"] if kind == "lora" else 0
+    )
+
+
+def _kind(folder: str, settings: dict) -> Kind:
+    if settings["peft_type"] in NOT_MERGEABLE:
+        return "live"
+    start = settings.get("init_lora_weights", True)
+    plain = (
+        settings["peft_type"] == "LORA"
+        and not (Path(folder) / BASE_FILE).exists()
+        and not any(settings.get(k) for k in ("use_dora", "modules_to_save", "layer_replication"))
+        and settings.get("bias", "none") == "none"
+        and (isinstance(start, bool) or start == "gaussian")
+        and not settings.get("rank_pattern")
+        and not settings.get("alpha_pattern")
+        and settings["r"] <= MAX_LORA_RANK
+    )
+    return "lora" if plain else "merged"
+
+
+def _name(path: Path) -> str:
+    """`RUN-step_N` for a run's checkpoint, else the folder's name."""
+    if path.parent.name == "checkpoints":
+        return f"{path.parent.parent.name}-{path.name}"
+    return path.name

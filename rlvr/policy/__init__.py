@@ -1,0 +1,1 @@
+"""The policy: a language model that scores tokens, and what is trained around it."""

@@ -1,0 +1,1 @@
+"""What the metrics of a run say about it, in plain words."""

@@ -1,0 +1,23 @@
+"""The diagnosis: what the metrics of a run say about it, in plain words."""
+
+from __future__ import annotations
+
+from rlvr.report.diagnosis import (
+    learning as rules_learning,
+)
+from rlvr.report.diagnosis import (
+    policy as rules_policy,
+)
+from rlvr.report.diagnosis import (
+    signal as rules_signal,
+)
+from rlvr.report.diagnosis.finding import LEVELS, Finding
+from rlvr.report.folder import RunData
+
+RULES = (*rules_learning.RULES, *rules_policy.RULES, *rules_signal.RULES)
+
+
+def diagnose(run: RunData) -> list[Finding]:
+    """All findings about a run, the gravest first. Pure: the same data gives the same findings."""
+    found = [finding for rule in RULES if (finding := rule(run)) is not None]
+    return sorted(found, key=lambda finding: LEVELS.index(finding.level))

@@ -1,0 +1,231 @@
+"""Findings about what the reward is made of: groups, lengths, verdicts, and the data."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+from rlvr.data import tables
+from rlvr.report.diagnosis.finding import Finding
+from rlvr.report.diagnosis.series import start_and_end, trend
+from rlvr.report.folder import RunData
+
+FAILURES = ("timeout", "worker_died")
+"""Verdicts that are failures of the verifier, not of the response."""
+
+
+def groups_without_signal(run: RunData) -> Finding | None:
+    """Few groups whose rewards differ: the others cost a rollout and teach nothing."""
+    fractions, rewards = run.values("sampler/informative_frac"), run.values("reward/mean")
+    if len(fractions) < 3 or not rewards:
+        return None
+    _, end = start_and_end(fractions)
+    if end >= 0.3:
+        return None
+    low, high = run.setting("reward.incorrect", 0.0), run.setting("reward.correct", 1.0)
+    level = (start_and_end(rewards)[1] - low) / (high - low)
+    evidence = [
+        f"sampler/informative_frac is {end:.2f} at the end: {1 - end:.0%} of the groups have equal"
+        f" rewards and no gradient; reward/mean is {start_and_end(rewards)[1]:.2f}"
+    ]
+    costs = run.values("sampler/rollouts_per_informative_group")
+    if costs:
+        evidence.append(
+            f"{start_and_end(costs)[1]:.0f} responses are sampled per informative group of"
+            f" {run.setting('rollout.group_size', 8)}"
+        )
+    if level > 0.7:
+        remedy = "the problems are too easy: take harder ones (data.levels, data.path)"
+    elif level < 0.3:
+        remedy = "the problems are too hard: take easier ones, a warm start, or a stronger policy"
+    else:
+        remedy = "problems are all or nothing: raise rollout.group_size"
+    more = ['sampling.strategy = "predictive" picks problems with a middling pass rate']
+    if not run.setting("sampling.dynamic", True):
+        more.append("sampling.dynamic = true refills the step with informative groups")
+    return Finding(
+        "groups_without_signal",
+        "problem" if end < 0.1 else "warning",
+        "Most groups carry no signal",
+        tuple(evidence),
+        (remedy, *more),
+    )
+
+
+def truncation(run: RunData) -> Finding | None:
+    """Responses cut at the limit: their reward says nothing about the reasoning."""
+    values = run.values("rollout/truncated_frac")
+    if len(values) < 3:
+        return None
+    start, end = start_and_end(values)
+    if end < 0.1:
+        return None
+    longest = run.setting("rollout.max_response_len", "?")
+    evidence = [
+        f"rollout/truncated_frac went from {start:.0%} to {end:.0%}; limit {longest} tokens"
+    ]
+    remedies = [
+        "raise rollout.max_response_len (and model.max_len)",
+        'or set reward.overlong = "penalty" with reward.overlong_cache_len, or "mask"',
+    ]
+    unended = run.manifest.get("turn_end_missing")
+    if unended:
+        evidence.append(f"the chat template ends a turn with {unended}, which ended no response")
+        remedies = [f'set rollout.stop = ["{unended}"]; a longer limit alone changes nothing']
+    lengths = run.values("rollout/response_len_mean")
+    if lengths:
+        a, b = start_and_end(lengths)
+        evidence.append(f"rollout/response_len_mean went from {a:.0f} to {b:.0f} tokens")
+    return Finding(
+        "truncation",
+        "problem" if end > 0.4 else "warning",
+        "Many responses are cut off at the length limit",
+        tuple(evidence),
+        tuple(remedies),
+    )
+
+
+def length_growth(run: RunData) -> Finding | None:
+    """Responses that double without paying for it."""
+    lengths, rewards = run.values("rollout/response_len_mean"), run.values("reward/mean")
+    if len(lengths) < 20 or len(rewards) < 20:
+        return None
+    start, end = start_and_end(lengths)
+    change = trend(rewards)
+    if end < 2 * start or change.z >= 2:
+        return None
+    return Finding(
+        "length_growth",
+        "warning",
+        "Responses grow longer without more reward",
+        (
+            f"rollout/response_len_mean went from {start:.0f} to {end:.0f} tokens, reward/mean from"
+            f" {change.start:.3f} to {change.end:.3f}",
+            f"algorithm.aggregation = {run.setting('algorithm.aggregation', 'token_mean')}",
+        ),
+        (
+            'algorithm.aggregation = "constant" and algorithm.advantage = "group_mean" (Dr. GRPO)'
+            " take the length out of the loss",
+            'reward.overlong = "penalty", or reward.length_weight above 0',
+        ),
+    )
+
+
+def no_answer(run: RunData) -> Finding | None:
+    """Responses without a final answer where the verifier looks for one."""
+    values = run.values("reward/no_answer_frac")
+    cut = run.values("rollout/truncated_frac")
+    if len(values) < 3:
+        return None
+    _, end = start_and_end(values)
+    if end < 0.3 or (cut and start_and_end(cut)[1] > 0.8 * end):
+        return None
+    mode = run.setting("reward.answer_mode", "boxed")
+    return Finding(
+        "no_answer",
+        "warning",
+        "Many responses have no answer where the verifier looks for it",
+        (f'reward/no_answer_frac is {end:.0%} at the end; reward.answer_mode = "{mode}"',),
+        (
+            "ask for the format in data.prompt_template or data.system_prompt",
+            "set reward.answer_mode to the form that the policy uses",
+            "warm the policy up with rlvr sft",
+        ),
+    )
+
+
+def verifier_failures(run: RunData) -> Finding | None:
+    """Verdicts that the verifier could not give, and golds that it cannot read."""
+    failures = run.points("verify/failure_frac")
+    if not failures:
+        sums = [
+            (row["step"], sum(row.get(f"reward/{reason}_frac", 0.0) for reason in FAILURES))
+            for row in run.rows
+        ]
+        failures = [pair for pair in sums if pair[1] > 0]
+    high = [(step, value) for step, value in failures if value > 0.01]
+    unusable = run.values("reward/gold_invalid_frac")
+    if not high and not any(unusable):
+        return None
+    evidence = []
+    if high:
+        step, worst = max(high, key=lambda pair: pair[1])
+        evidence.append(
+            f"above 1% of the verdicts failed in {len(high)} of {len(run.rows)} steps, {worst:.1%}"
+            f" at most (step {step}); workers killed: {sum(run.values('verify/kills')):.0f}"
+        )
+    if any(unusable):
+        evidence.append(f"gold answers could not be read for {max(unusable):.1%} of the responses")
+    return Finding(
+        "verifier_failures",
+        "problem" if fmean(value for _, value in failures or [(0, 0.0)]) > 0.05 else "warning",
+        "The verifier fails on some responses; they are left out, right or wrong",
+        tuple(evidence),
+        (
+            "raise reward.timeout_s or reward.num_workers",
+            "read these responses below: filter by timeout and worker_died",
+        ),
+    )
+
+
+def contamination(run: RunData) -> Finding | None:
+    """Evaluation problems among the training problems.
+
+    The manifest's "contamination" is the summary of eval.contamination's report: train_rows,
+    contaminated_rows, benchmarks.
+    """
+    counts = run.manifest.get("contamination")
+    remedy = "rlvr data check TRAIN --against BENCH --filtered FILE writes a clean training file"
+    same = _same_source(run)
+    if same:
+        return Finding(
+            "contamination",
+            "problem",
+            "Held-out problems come from the training data",
+            (same,),
+            ("set eval.path or eval.split to problems that training does not see",),
+        )
+    if isinstance(counts, dict) and counts.get("contaminated_rows"):
+        return Finding(
+            "contamination",
+            "problem",
+            "The training data contain evaluation problems",
+            (
+                f"{counts['contaminated_rows']} of {counts.get('train_rows', '?')} training rows",
+                *_benchmark_lines(counts),
+            ),
+            (remedy, "leave the affected benchmarks out of any claim"),
+        )
+    return None
+
+
+def _benchmark_lines(counts: dict[str, Any]) -> list[str]:
+    return [
+        f"{b['benchmark']}: {b['exact']} exact, {b['near']} near of {b['problems']} problems"
+        for b in counts.get("benchmarks", [])
+        if b.get("exact") or b.get("near")
+    ]
+
+
+def _same_source(run: RunData) -> str | None:
+    """Says so when training and evaluation read the same split of the same data."""
+    path, held_out = run.setting("data.path"), run.setting("eval.path")
+    if not path or path != held_out or run.setting("data.name") != run.setting("eval.name"):
+        return None
+    is_file = tables.is_file(str(path))
+    default = "heldout" if str(path).startswith("generated:") else "test"
+    split = run.setting("data.split") or "train"
+    held_out_split = run.setting("eval.split") or default
+    if is_file or split == held_out_split:
+        return f"data.path and eval.path are both {path!r}" + ("" if is_file else f", {split!r}")
+    return None
+
+
+RULES = (
+    groups_without_signal,
+    truncation,
+    length_growth,
+    no_answer,
+    verifier_failures,
+    contamination,
+)

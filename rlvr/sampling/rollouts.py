@@ -1,0 +1,203 @@
+"""Groups of responses, what a step collected of them, and its numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from rewards import Reason
+from rewards.counters import UNJUDGED
+from rlvr.algorithm.advantage import MIN_JUDGED, is_informative
+from rlvr.engines.engine import Response
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """G responses to one prompt. rewards: shaped, and 0 for a response that nobody judged; reasons:
+    the verdicts'. step: how many steps had been finished by the weights that sampled it."""
+
+    problem_id: str
+    prompt_ids: list[int]
+    responses: list[Response]
+    rewards: list[float]
+    reasons: list[str]
+    step: int
+
+    @property
+    def judged(self) -> list[bool]:
+        """[G] whether somebody judged the response; one that nobody did is trained on by nobody."""
+        return [reason not in UNJUDGED for reason in self.reasons]
+
+    @property
+    def judged_rewards(self) -> list[float]:
+        """The rewards that say something about their responses, in order."""
+        return [reward for reward, known in zip(self.rewards, self.judged, strict=True) if known]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there are two judged responses, so that one can be better than the other."""
+        return sum(self.judged) >= MIN_JUDGED
+
+    @property
+    def informative(self) -> bool:
+        return self.comparable and is_informative(self.judged_rewards)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(response.token_ids) for response in self.responses)
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-ready; shares the lists."""
+        return _tree(self) | {"responses": [_tree(response) for response in self.responses]}
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> Self:
+        responses = [Response(**response) for response in tree["responses"]]
+        parts: dict[str, Any] = {**tree, "responses": responses}
+        return cls(**parts)
+
+
+def _tree(row: Any) -> dict[str, Any]:
+    return {part.name: getattr(row, part.name) for part in fields(row)}
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Of one engine. groups: one per prompt asked, None where it was aborted. verify_s: seconds
+    beyond generation."""
+
+    groups: list[Group | None]
+    generate_s: float
+    verify_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The groups that one step trains on, and the metrics of sampling them, by name."""
+
+    groups: list[Group]
+    metrics: dict[str, float]
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"groups": [group.to_tree() for group in self.groups], "metrics": self.metrics}
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> Self:
+        return cls([Group.from_tree(group) for group in tree["groups"]], tree["metrics"])
+
+
+@dataclass
+class Tally:
+    """What sampling cost. fresh: whole groups in the order asked. The rest counts responses,
+    rounds, tokens (of the engine with most, and of the mean one), and seconds of the slowest
+    engine: verify_s is what verification took beyond generation."""
+
+    fresh: list[Group] = field(default_factory=list)
+    num_asked: int = 0
+    num_aborted: int = 0
+    num_stale: int = 0
+    num_rounds: int = 0
+    most_tokens: float = 0.0
+    mean_tokens: float = 0.0
+    generate_s: float = 0.0
+    verify_s: float = 0.0
+
+    def add(self, fresh: list[Group], num_asked: int, rounds: Sequence[Round]) -> None:
+        """Takes in a round of every engine; what was asked and is not in `fresh` was aborted."""
+        self.fresh += fresh
+        self.num_asked += num_asked
+        self.num_aborted += num_asked - sum(len(group.responses) for group in fresh)
+        self.num_rounds += 1
+        tokens = [sum(group.num_tokens for group in one.groups if group) for one in rounds]
+        self.most_tokens += max(tokens)
+        self.mean_tokens += sum(tokens) / len(tokens)
+        self.generate_s += max(one.generate_s for one in rounds)
+        self.verify_s += max(one.verify_s for one in rounds)
+
+    def metrics(self, groups: Sequence[Group], step: int) -> dict[str, float]:
+        """By name, for a step that trains on `groups`."""
+        values = {
+            "rollout/staleness_mean": sum(step - g.step for g in groups) / len(groups),
+            "rollout/stale_dropped": float(self.num_stale),
+            "time/rollout_s": self.generate_s,
+            "time/verify_s": self.verify_s,
+        }
+        if not self.fresh:  # the whole batch was left over from the step before
+            return values
+        rewards = [reward for group in self.fresh for reward in group.judged_rewards]
+        reasons = Counter(reason for group in self.fresh for reason in group.reasons)
+        num_responses = reasons.total()
+        truncated = sum(r.truncated for group in self.fresh for r in group.responses)
+        num_tokens = sum(group.num_tokens for group in self.fresh)
+        informative = sum(group.informative for group in self.fresh)
+        fractions = {f"reward/{r}_frac": reasons[r] / num_responses for r in map(str, Reason)}
+        return (
+            values
+            | fractions
+            | ({"reward/mean": sum(rewards) / len(rewards)} if rewards else {})
+            | {
+                "rollout/response_len_mean": num_tokens / num_responses,
+                "rollout/truncated_frac": truncated / num_responses,
+                "rollout/tokens_per_s": num_tokens / self.generate_s,
+                "rollout/imbalance": self.most_tokens / max(self.mean_tokens, 1),
+                "rollout/responses": float(self.num_asked),
+                "rollout/aborted_frac": self.num_aborted / self.num_asked,
+                "sampler/refills": self.num_rounds - 1.0,
+                "sampler/unjudged_frac": (num_responses - len(rewards)) / num_responses,
+                "sampler/unjudged_groups": float(sum(not g.comparable for g in self.fresh)),
+                "sampler/informative_frac": informative / len(self.fresh),
+                "sampler/rollouts_per_informative_group": self.num_asked / max(informative, 1),
+            }
+        )
+
+
+def diagnose(groups: Sequence[Group], num_rounds: int) -> str:
+    """In plain words why too few groups carried a signal: what the rewards were, and what to do."""
+    reasons = Counter(reason for group in groups for reason in group.reasons)
+    num_responses = reasons.total()
+    truncated = sum(r.truncated for group in groups for r in group.responses) / num_responses
+    shares = ", ".join(f"{count / num_responses:.0%} {r}" for r, count in reasons.most_common(3))
+    informative = sum(group.informative for group in groups)
+    return (
+        f"{informative or 'no'} group{'s' * (informative > 1)} carried a signal in {num_rounds}"
+        f" round{'s' * (num_rounds > 1)} ({len(groups)} prompts, {num_responses} responses):"
+        f" {_spread(groups)} ({shares}; {truncated:.0%} truncated). {_remedy(reasons, truncated)}"
+    )
+
+
+def _spread(groups: Sequence[Group]) -> str:
+    rewards = [reward for group in groups for reward in group.judged_rewards]
+    if not rewards:
+        return "nothing was judged"
+    low, high = min(rewards), max(rewards)
+    if low == high:
+        return f"all rewards were {low:g}"
+    if any(group.informative for group in groups):
+        return f"rewards were {low:g} to {high:g}"
+    return f"within every group all rewards were equal, {low:g} to {high:g} overall"
+
+
+def _remedy(reasons: Counter[str], truncated: float) -> str:
+    if reasons["gold_invalid"] > 0.5 * reasons.total():
+        return "Most golds cannot be read: check data.answer_field."
+    if sum(reasons[reason] for reason in UNJUDGED) > 0.5 * reasons.total():
+        return "Most responses could not be judged: raise reward.timeout_s or reward.num_workers."
+    if reasons["correct"] > 0.5 * reasons.total():
+        return "The problems are too easy for this policy: take harder ones."
+    if truncated > 0.5:
+        return (
+            "Most responses were cut off: raise rollout.max_response_len, or, where the start of"
+            " the run says that a turn's end is missing, set rollout.stop."
+        )
+    if reasons["no_answer"] > 0.5 * reasons.total():
+        return (
+            "Most responses have no final answer where reward.answer_mode looks for it: ask for it"
+            " in data.prompt_template, set reward.answer_mode, or warm the policy up with rlvr sft."
+        )
+    return (
+        "The policy cannot solve these problems yet: take easier ones, a stronger policy, or"
+        " more responses per prompt (rollout.group_size)."
+    )

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning of an existing model by any adapter method."""

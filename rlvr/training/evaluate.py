@@ -1,0 +1,307 @@
+"""Evaluation during a run, by the live engine: the same scoring as `rlvr eval --generations`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from eval.benchmarks import LoadedBenchmark, Question, load_benchmark, resolve
+from eval.generations import Generation, write_generations
+from eval.intervals import Interval, fraction_over_problems
+from eval.records import Benchmark
+from eval.score import score_problems
+from rlvr.common.errors import ConfigError
+from rlvr.common.files import write_whole
+from rlvr.data.chat import read_template
+from rlvr.data.contamination import problem_text
+from rlvr.distributed import ranks
+from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.evaluation.plan import PromptStyle, request
+from rlvr.runs.metrics import EVAL_METRICS
+
+if TYPE_CHECKING:
+    from rewards import Verifier
+    from rlvr.config.train import TrainRecipe
+    from rlvr.data.problems import Dataset
+    from rlvr.training.build import Session
+
+R = TypeVar("R")
+Key = tuple[str, str, int]
+"""Name of the set, id of the problem, number of the sample."""
+HELD_OUT = "heldout"
+"""The name under which the problems of eval.path are scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSet:
+    """Problems scored under one name; the first of them, one per prompt, are sampled."""
+
+    loaded: LoadedBenchmark
+    prompts: list[list[int]]
+
+    @property
+    def questions(self) -> Sequence[Question]:
+        """The problems that are sampled."""
+        return self.loaded.questions[: len(self.prompts)]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found. accuracy, fractions (right responses of each problem), texts (the
+    first response of each) and truncated_frac are those of the first set. score: the value of
+    eval.best_metric. results: as results.json of `rlvr eval` has them.
+    """
+
+    accuracy: Interval
+    fractions: list[float]
+    texts: list[str]
+    truncated_frac: float
+    score: float
+    results: dict[str, Any]
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Evaluation:
+        return cls(**{**tree, "accuracy": Interval(**tree["accuracy"])})
+
+    def metrics(self) -> dict[str, float]:
+        """eval/accuracy, and eval/<set>/<metric> of every set."""
+        return metrics_of(self.results) | {"eval/accuracy": self.accuracy.value}
+
+
+def metrics_of(results: dict[str, Any]) -> dict[str, float]:
+    """eval/<set>/<metric>, for the log."""
+    found = {}
+    for name, result in results["benchmarks"].items():
+        values = {**result, "response_len_mean": result["length"]["mean"]}
+        found |= {f"eval/{name}/{metric}": values[metric]["value"] for metric in EVAL_METRICS}
+    return found
+
+
+def check_benchmarks(recipe: TrainRecipe) -> None:
+    """Raises: ConfigError for an unknown benchmark; reads no data."""
+    _of_benchmarks(recipe, resolve)
+
+
+def load_benchmarks(recipe: TrainRecipe) -> list[LoadedBenchmark]:
+    """The problems of eval.benchmarks. Raises: ConfigError."""
+    return _of_benchmarks(recipe, load_benchmark)
+
+
+def _of_benchmarks(recipe: TrainRecipe, function: Callable[[str], R]) -> list[R]:
+    try:
+        return [function(name) for name in recipe.eval.benchmarks]
+    except ValueError as error:
+        raise ConfigError(f"eval.benchmarks: {error}") from error
+
+
+def eval_sets(
+    recipe: TrainRecipe,
+    held_out: tuple[Dataset, list[list[int]]] | None,
+    benchmarks: Sequence[LoadedBenchmark],
+    tokenizer: Any,
+) -> tuple[EvalSet, ...]:
+    """The problems of eval.path, then the benchmarks, prompted as the training problems are.
+
+    Raises: ConfigError for a prompt that leaves no room for the response.
+    """
+    sets = [] if held_out is None else [_held_out_set(recipe, *held_out)]
+    data = recipe.data
+    chat = read_template(data.chat_template)
+    style = PromptStyle(data.prompt_template, data.system_prompt, chat)
+    room = recipe.model.max_len - recipe.rollout.max_response_len
+    for loaded in benchmarks:
+        prompts = style.encode(loaded, loaded.questions[: recipe.eval.limit], tokenizer)
+        longest = max(map(len, prompts))
+        if longest > room:
+            raise ConfigError(
+                f"eval.benchmarks: {loaded.name} has a prompt of {longest} tokens, the limit is"
+                f" {room}; raise model.max_len or lower rollout.max_response_len"
+            )
+        sets.append(EvalSet(loaded, prompts))
+    return tuple(sets)
+
+
+def _held_out_set(recipe: TrainRecipe, data: Dataset, prompts: list[list[int]]) -> EvalSet:
+    questions = tuple(
+        Question(
+            p.id,
+            problem_text(p, recipe.data),
+            p.answer,
+            others=tuple(gold.text for gold in p.others),
+        )
+        for p in data.problems
+    )
+    if len({question.id for question in questions}) < len(questions):
+        raise ConfigError("eval.path: an id occurs twice; leave data.id_field out to number rows")
+    record = Benchmark(HELD_OUT, (), len(questions), "not stated", recipe.eval.samples)
+    return EvalSet(LoadedBenchmark(record, questions, data.source, (data.sha256,)), prompts)
+
+
+def sample(
+    recipe: TrainRecipe,
+    sets: Sequence[EvalSet],
+    engine: Engine,
+    safe_point: Callable[[], None] = lambda: None,
+) -> list[tuple[Key, Response]]:
+    """eval.samples responses per problem, with the same seeds in every evaluation.
+
+    The ranks share the generation. safe_point: called after every decoding step; may raise.
+    """
+    keys: list[Key] = []
+    requests = []
+    for one in sets:
+        for question, prompt in zip(one.questions, one.prompts, strict=True):
+            for i in range(recipe.eval.samples):
+                keys.append((one.loaded.name, question.id, i))
+                requests.append(request(prompt, recipe.train.seed, keys[-1]))
+    longest, config = recipe.rollout.max_response_len, recipe.eval
+    stops = recipe.rollout.stop_token_ids
+    sampling = Sampling(
+        longest, config.temperature, config.top_p, logprobs=False, stop_token_ids=stops
+    )
+    width = recipe.rollout.ranks_per_engine
+    safe_point = ranks.agreed(safe_point, width)
+    dealt, parts = ranks.spread(
+        requests,
+        [1] * len(requests),
+        lambda mine: _generate(engine, mine, sampling, safe_point),
+        width,
+    )
+    return list(zip(keys, ranks.in_order(dealt, parts), strict=True))
+
+
+def score(
+    recipe: TrainRecipe,
+    sets: Sequence[EvalSet],
+    sampled: Sequence[tuple[Key, Response]],
+    verifier: Verifier,
+    decode: Callable[[Sequence[int]], str],
+) -> tuple[Evaluation, list[Generation]]:
+    """What the responses of `sample` are worth, and their texts."""
+    generations = [
+        Generation(
+            *key,
+            decode(response.token_ids),
+            len(response.token_ids),
+            "length" if response.truncated else "stop",
+        )
+        for key, response in sampled
+    ]
+    results, problems = score_problems(
+        generations, verifier, benchmarks=[one.loaded for one in sets]
+    )
+    first = sets[0].loaded.name
+    fractions = [p["c"] / p["n"] for p in problems if p["benchmark"] == first]
+    accuracy = fraction_over_problems(fractions, recipe.eval.samples)
+    metrics = metrics_of(results) | {"eval/accuracy": accuracy.value}
+    evaluation = Evaluation(
+        accuracy,
+        fractions,
+        [g.response for g in generations if g.benchmark == first and g.sample == 0],
+        results["benchmarks"][first]["truncated_frac"]["value"],
+        metrics[f"eval/{recipe.eval.best_metric}"],
+        results,
+    )
+    return evaluation, generations
+
+
+def _generate(
+    engine: Engine,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    safe_point: Callable[[], None],
+) -> list[Response]:
+    done: dict[int, Response] = {}
+    with closing(engine.stream(requests, sampling)) as stream:
+        for finished in stream:
+            safe_point()
+            done.update(finished)
+    return [done[index] for index in range(len(requests))]
+
+
+def evaluate_step(
+    session: Session,
+    run_dir: Path,
+    step: int,
+    say: Callable[[str], None],
+    safe_point: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """The metrics of the policy after `step` steps; empty where the recipe evaluates nothing.
+
+    Writes eval/step_N.jsonl.gz (what was sampled) and eval/step_N.json; says so where it cannot.
+    """
+    if not session.evals:
+        return {}
+    sampled = sample(session.recipe, session.evals, session.engine, safe_point)
+    return ranks.from_main(lambda: _report(session, sampled, run_dir, step, say))
+
+
+def _report(
+    session: Session,
+    sampled: Sequence[tuple[Key, Response]],
+    run_dir: Path,
+    step: int,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Scores, writes and says what was sampled; the metrics."""
+    found, generations = score(
+        session.recipe, session.evals, sampled, session.verifier, session.decode
+    )
+    path = run_dir / "eval" / f"step_{step}.json"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        _write_held_out(path.parent, session.evals[0].loaded)
+        write_generations(path.with_suffix(".jsonl.gz"), generations)
+        write_whole(path, json.dumps(found.to_json()))
+    except OSError as error:
+        print(f"{path} is missing: {error}; metrics.jsonl has its numbers", file=sys.stderr)
+    a = found.accuracy
+    say(f"held-out accuracy {a.value:.3f} [{a.lo:.3f}, {a.hi:.3f}] at step {step}")
+    for one in session.evals:
+        name, result = one.loaded.name, found.results["benchmarks"][one.loaded.name]
+        value, (lo, hi) = result["avg@k"]["value"], result["avg@k"]["ci95"]
+        total, count = len(one.loaded.questions), len(one.questions)
+        of = f"{count} of {total}" if count < total else str(total)
+        say(f"  {name}: avg@{result['k']} {value:.3f} [{lo:.3f}, {hi:.3f}], {of} problems")
+    return found.metrics()
+
+
+def _write_held_out(folder: Path, loaded: LoadedBenchmark) -> None:
+    """heldout.jsonl, so that `rlvr eval --generations` finds the answers."""
+    path = folder / f"{HELD_OUT}.jsonl"
+    if loaded.name == HELD_OUT and not path.exists():
+        rows = (
+            {"id": q.id, "problem": q.problem, "answer": list(q.answers) if q.others else q.answer}
+            for q in loaded.questions
+        )
+        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_evaluation(run_dir: Path, step: int) -> Evaluation:
+    """What the run's evaluation after `step` steps found."""
+    return Evaluation.from_json(json.loads((run_dir / "eval" / f"step_{step}.json").read_text()))
+
+
+def forget_evaluations(run_dir: Path, after: int) -> None:
+    """Removes the evaluations of steps that a resumed run does again."""
+    for path in (run_dir / "eval").glob("step_*.json*"):
+        if int(path.name.partition(".")[0].removeprefix("step_")) > after:
+            path.unlink()
+
+
+def is_best(run_dir: Path, step: int) -> bool:
+    """Whether the evaluation after `step` steps, if there is one, beats every earlier one since
+    step 1."""
+    steps = [int(p.stem.removeprefix("step_")) for p in (run_dir / "eval").glob("step_*.json")]
+    if step not in steps:
+        return False
+    scores = {n: read_evaluation(run_dir, n).score for n in steps if 1 <= n <= step}
+    return all(scores[step] > score for n, score in scores.items() if n < step)

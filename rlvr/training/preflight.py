@@ -1,0 +1,152 @@
+"""What a recipe asks of this machine, its method and its ranks, and cannot have."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import torch
+
+from rlvr.adapters import get_method
+from rlvr.adapters.methods import quantized
+from rlvr.adapters.optimizers import check_optimizer
+from rlvr.common.errors import ConfigError
+from rlvr.common.packages import is_vllm_installed
+from rlvr.distributed import ranks, sharding
+from rlvr.engines.server.engine import check_servers
+from rlvr.engines.weights.inplace import check_emulation
+from rlvr.engines.weights.sync import check_mode, mode_of
+from rlvr.training.evaluate import check_benchmarks
+
+if TYPE_CHECKING:
+    from rlvr.adapters.base import Method
+    from rlvr.config.train import TrainRecipe
+
+VLLM = ("vllm", "vllm_server")
+"""Engines that only vLLM's methods can have."""
+
+
+def check(recipe: TrainRecipe) -> None:
+    """Refuses, before anything is loaded, what cannot work here; asks no other machine.
+
+    Raises: ConfigError.
+    """
+    num_updates = recipe.train.steps * recipe.optim.updates_per_step
+    method = get_method(recipe.adapter, num_updates)
+    check_optimizer(method, recipe.optim)
+    if not method.syncs and recipe.rollout.engine in VLLM:
+        raise ConfigError(
+            f"rollout.engine = {recipe.rollout.engine!r}: {method.name} cannot be merged into"
+            " weights or served by vLLM; set it to 'transformers'"
+        )
+    check_mode(recipe, method)
+    check_emulation(recipe)
+    check_benchmarks(recipe)
+    every = recipe.train.activation_checkpointing
+    if every and not method.checkpointing:
+        raise ConfigError(
+            f"train.activation_checkpointing = {every}: transformers would drop what {method.name}"
+            " trains; set it to 0"
+        )
+    _check_compile(recipe, method)
+    _check_async(recipe, method)
+    _check_ranks(recipe)
+    sharding.check(recipe, method)
+    if recipe.rollout.engine == "vllm" and not is_vllm_installed():
+        raise ConfigError(
+            "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
+            " GPU: make install), or set it to 'transformers'"
+        )
+    _check_sleep(recipe, method)
+    _check_tensor_parallel(recipe, method)
+
+
+def check_reachable(recipe: TrainRecipe) -> None:
+    """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
+    if recipe.rollout.engine == "vllm_server":
+        on_cpu = not torch.cuda.is_available()
+        check_servers(recipe, mode_of(recipe, get_method(recipe.adapter), on_cpu))
+
+
+def _check_async(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError where rollouts cannot be made while the policy is updated."""
+    if recipe.rollout.mode == "async" and _shares_model(recipe, method):
+        raise ConfigError(
+            'rollout.mode = "async": the transformers engine generates with the model that is being'
+            ' updated; generate with vLLM, or set it to "sync"'
+        )
+
+
+def _check_sleep(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError where vLLM has no GPU memory to give up."""
+    if not recipe.rollout.sleep:
+        return
+    if _shares_model(recipe, method):
+        raise ConfigError(
+            "rollout.sleep = true: transformers generates here, with the model that is trained; set"
+            " it to false"
+        )
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "rollout.sleep = true: vLLM can give up a GPU's memory only, and there is none here;"
+            " set it to false"
+        )
+
+
+def _check_tensor_parallel(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError where the processes are no groups that share a vLLM."""
+    wanted = recipe.rollout.tensor_parallel_size
+    if wanted > 1 and _shares_model(recipe, method):
+        raise ConfigError(
+            f"rollout.tensor_parallel_size = {wanted}: transformers generates here, in each process"
+            " for itself; set it to 1"
+        )
+    if ranks.size() % recipe.rollout.ranks_per_engine:
+        raise ConfigError(
+            f"rollout.tensor_parallel_size = {wanted}: the number of processes has to be a multiple"
+            f" of it, and is {ranks.size()}; launch so many (docs/distributed.md), or set it to 1"
+        )
+
+
+def _shares_model(recipe: TrainRecipe, method: Method) -> bool:
+    """Whether transformers generates, with the model that is trained."""
+    engine = recipe.rollout.engine
+    has_vllm = bool(method.syncs) and is_vllm_installed()
+    return engine == "transformers" or (engine == "auto" and not has_vllm)
+
+
+def _check_ranks(recipe: TrainRecipe) -> None:
+    """Raises: ConfigError for what several processes cannot do together."""
+    if ranks.size() > 1 and recipe.rollout.abort_stragglers:
+        raise ConfigError(
+            f"rollout.abort_stragglers = true: not with {ranks.size()} processes, none of which"
+            " sees what the others have finished; set it to false"
+        )
+    servers = recipe.rollout.servers
+    if servers and len(servers) < ranks.size():
+        raise ConfigError(
+            f"rollout.servers lists {len(servers)}: each of {ranks.size()} processes needs one of"
+            " its own; start more with rlvr serve, or fewer processes"
+        )
+
+
+def _check_compile(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError for what torch.compile cannot do, or not in a useful time."""
+    if not recipe.train.compile:
+        return
+    if method in quantized.METHODS:
+        raise ConfigError(
+            f"train.compile = true: not known to work on the 4-bit base of {method.name}; set it to"
+            " false"
+        )
+    if _shares_model(recipe, method):
+        raise ConfigError(
+            "train.compile = true: the policy would generate its own rollouts, and every length"
+            " would be compiled; set it to false, or take a method that vLLM serves and"
+            ' rollout.engine = "vllm"'
+        )
+    if not torch.cuda.is_available() and shutil.which("c++") is None:
+        raise ConfigError(
+            "train.compile = true: on CPU torch.compile needs a C++ compiler (c++); install one, or"
+            " set it to false"
+        )

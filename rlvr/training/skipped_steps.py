@@ -1,0 +1,45 @@
+"""Steps whose loss or gradient was not finite: kept for inspection, and a bound on their number."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+from rlvr.common.errors import RunError
+from rlvr.common.files import write_whole
+from rlvr.training.batch import StepBatch
+
+MAX_IN_A_ROW = 3
+"""Steps in a row without an update after which a run stops."""
+
+
+class NotFiniteError(RunError):
+    """Step after step had a loss or gradient that was not finite."""
+
+
+def save_batch(run_dir: Path, step: int, batch: StepBatch) -> None:
+    """skipped/step_N.json.gz: the step's groups, advantages and reference log-probabilities."""
+    tree = {
+        "groups": [group.to_tree() for group in batch.groups],
+        "advantages": batch.advantages,
+        "references": batch.references,
+    }
+    path = run_dir / "skipped" / f"step_{step}.json.gz"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, gzip.compress(json.dumps(tree).encode(), mtime=0))
+    except OSError as error:
+        print(f"step {step}: its batch could not be saved: {error}", file=sys.stderr)
+    else:
+        print(f"step {step}: loss or gradient not finite; no update; see {path}", file=sys.stderr)
+
+
+def check_streak(in_a_row: int) -> None:
+    """Raises: NotFiniteError after MAX_IN_A_ROW steps in a row without an update."""
+    if in_a_row >= MAX_IN_A_ROW:
+        raise NotFiniteError(
+            f"loss or gradient was not finite in {in_a_row} steps in a row; lower optim.lr, look at"
+            " the batches in skipped/, or compute in float32"
+        )

@@ -1,0 +1,1 @@
+"""The supervised warm start of a tiny policy made from nothing."""

@@ -1,0 +1,181 @@
+"""The real vLLM and the transformers engine: exact weights and probabilities, seeds that hold."""
+
+import math
+
+import pytest
+import torch
+
+from rlvr.adapters.merge import merged_weights
+from rlvr.common.seeds import sample_seed
+from rlvr.config.train import AdapterConfig
+from rlvr.engines.engine import Sampling
+from rlvr.engines.transformers import TransformersEngine, draw
+from rlvr.engines.vllm_local import VllmEngine
+from rlvr.engines.weights.sync import Syncer, SyncError
+from rlvr.policy.policy import load_policy
+from tests.rlvr.engines.engine_cases import (
+    PROMPTS,
+    SAMPLING,
+    adapted_policy,
+    assert_ends_at_a_stop_token,
+    requests,
+    sampled_error,
+)
+
+
+@pytest.fixture(scope="module")
+def vllm_engine(make_recipe):
+    """One real engine for the module, able to take merged weights and adapters."""
+    recipe = make_recipe()
+    engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=8)
+    yield engine
+    engine.close()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("mode", ["merged", "adapter"])
+def test_after_real_updates_vllm_serves_exactly_the_policy(make_recipe, vllm_engine, mode):
+    recipe = make_recipe()
+    policy = adapted_policy(recipe)
+    syncer = Syncer(recipe, policy, vllm_engine, mode, PROMPTS)
+    stats = syncer.sync()
+    assert stats.num_bytes > 0
+    assert stats.logprob_error < 1e-4
+    for temperature in (1.0, 0.7):
+        assert sampled_error(policy, vllm_engine, Sampling(24, temperature)) < 1e-4
+    clear_adapter(vllm_engine, recipe)
+
+
+def clear_adapter(engine, recipe) -> None:
+    """Back to the base policy, so that tests do not depend on their order."""
+    engine._adapter = None
+    base = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
+    engine.load_weights(merged_weights(base.model))
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["merged", "adapter"])
+def test_a_vllm_that_slept_gives_its_memory_up_and_serves_the_policy_again(make_recipe, mode):
+    recipe = make_recipe(rollout={"engine": "vllm", "sleep": True})
+    engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=8 if mode == "adapter" else None)
+    policy = adapted_policy(recipe)
+    syncer = Syncer(recipe, policy, engine, mode, PROMPTS)
+    for _ in range(2):
+        assert syncer.sync().logprob_error < 1e-4
+        before = torch.cuda.mem_get_info()[0]
+        engine.sleep()
+        assert torch.cuda.mem_get_info()[0] - before > 0.2 * torch.cuda.mem_get_info()[1]
+    assert syncer.sync().logprob_error < 1e-4, "it woke"
+    engine.close()
+
+
+@pytest.mark.engine
+def test_vllm_draws_nothing_from_torchs_own_generator(vllm_engine):
+    """Else a resumed run, which hands its weights over once more, would not be the same."""
+    before = torch.get_rng_state()
+    vllm_engine.score(PROMPTS)
+    vllm_engine.generate(requests(8), SAMPLING)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.engine
+def test_full_fine_tuning_reaches_vllm_exactly(make_recipe, vllm_engine):
+    recipe = make_recipe().model_copy(update={"adapter": AdapterConfig(method="full")})
+    policy = adapted_policy(recipe)
+    syncer = Syncer(recipe, policy, vllm_engine, "merged", PROMPTS)
+    assert syncer.sync().logprob_error < 1e-4
+    base = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
+    vllm_engine.load_weights(base.engine_weights())
+
+
+@pytest.mark.engine
+def test_a_module_that_does_not_arrive_is_named(make_recipe, vllm_engine, monkeypatch):
+    recipe = make_recipe()
+    policy = adapted_policy(recipe)
+    lost = "model.layers.1.mlp.down_proj"
+    kept = [(n, w) for n, w in merged_weights(policy.model) if not n.startswith(lost)]
+    monkeypatch.setattr(type(policy), "engine_weights", lambda self: iter(kept))
+    syncer = Syncer(recipe, policy, vllm_engine, "merged", PROMPTS)
+    with pytest.raises(SyncError, match=rf"{lost} without its update"):
+        syncer.sync()
+    monkeypatch.setattr(type(policy), "engine_weights", lambda self: iter([]))
+    clear_adapter(vllm_engine, recipe)
+    with pytest.raises(SyncError, match="ignored the whole update"):
+        syncer.sync()
+
+
+@pytest.mark.engine
+def test_vllm_rollouts_do_not_depend_on_their_batch(vllm_engine):
+    together = vllm_engine.generate(requests(12), SAMPLING)
+    alone = [vllm_engine.generate([request], SAMPLING)[0] for request in requests(12)]
+    assert [r.token_ids for r in together] == [r.token_ids for r in alone]
+    assert together[0].token_ids != together[4].token_ids, "one prompt, two seeds"
+
+
+@pytest.mark.engine
+def test_our_loop_gives_what_vllms_own_gives(vllm_engine):
+    from vllm import SamplingParams
+
+    asked = requests(12)
+    outputs = vllm_engine._llm.generate(
+        [{"prompt_token_ids": r.prompt_ids} for r in asked],
+        [SamplingParams(max_tokens=24, seed=r.seed, logprobs=0, detokenize=False) for r in asked],
+        use_tqdm=False,
+    )
+    theirs = [(list(o.outputs[0].token_ids), o.outputs[0].finish_reason) for o in outputs]
+    ours = vllm_engine.generate(asked, SAMPLING)
+    assert [(r.token_ids, "length" if r.truncated else "stop") for r in ours] == theirs
+
+
+@pytest.mark.engine
+def test_vllm_ends_a_response_at_a_stop_token(vllm_engine):
+    assert_ends_at_a_stop_token(vllm_engine)
+
+
+@pytest.mark.engine
+def test_closing_the_stream_aborts_what_is_left(make_recipe, vllm_engine):
+    before = vllm_engine.generate(requests(12), SAMPLING)
+    stream = vllm_engine.stream(requests(12), SAMPLING)
+    for _ in range(3):
+        next(stream)
+    assert vllm_engine._llm.llm_engine.has_unfinished_requests()
+    stream.close()
+    assert not vllm_engine._llm.llm_engine.has_unfinished_requests()
+    clear_adapter(vllm_engine, make_recipe())
+    assert vllm_engine.generate(requests(12), SAMPLING) == before
+
+
+def test_transformers_rollouts_do_not_depend_on_their_batch(make_recipe):
+    policy = adapted_policy(make_recipe())
+    engine = TransformersEngine(policy)
+    together = engine.generate(requests(12), SAMPLING)
+    alone = [engine.generate([request], SAMPLING)[0] for request in requests(12)]
+    assert [r.token_ids for r in together] == [r.token_ids for r in alone]
+    assert sampled_error(policy, engine) < 1e-4
+    assert sampled_error(policy, engine, Sampling(24, 0.5)) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_base_is_bit_identical_after_50_syncs(make_recipe, dtype):
+    recipe = make_recipe(model={"dtype": str(dtype).removeprefix("torch.")})
+    policy = adapted_policy(recipe, steps=1)
+    before = {n: p.clone() for n, p in policy.model.named_parameters() if not p.requires_grad}
+    for _ in range(50):
+        for _ in policy.engine_weights():
+            pass
+    after = dict(policy.model.named_parameters())
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_draws_follow_the_distribution_and_report_its_probabilities():
+    logits = torch.tensor([[0.0, math.log(3.0), -math.inf, 1.0]]).repeat(4000, 1)
+    generators = [torch.Generator().manual_seed(sample_seed(1, i)) for i in range(4000)]
+    tokens, logp = draw(logits, Sampling(1, top_k=2), generators)
+    assert set(tokens.tolist()) == {1, 3}
+    expected = torch.tensor([3.0, math.e]) / (3 + math.e)
+    share = float((tokens == 1).float().mean())
+    assert abs(share - float(expected[0])) < 0.03
+    assert logp[tokens == 1][0].exp() == pytest.approx(float(expected[0]), abs=1e-6)
+    greedy, _ = draw(logits[:2], Sampling(1, temperature=0), generators[:2])
+    assert greedy.tolist() == [1, 1]

@@ -1,0 +1,39 @@
+"""What is refused before anything loads: not by the recipe alone, but by what is at hand."""
+
+import pytest
+import torch
+
+from rlvr.common.errors import ConfigError
+from rlvr.distributed import ranks
+from rlvr.training.preflight import check
+
+
+def test_every_process_needs_a_server_of_its_own(make_recipe, monkeypatch):
+    monkeypatch.setattr(ranks, "_world", ranks._World(0, 2, None, None))
+    recipe = make_recipe(rollout={"engine": "vllm_server", "servers": ["http://127.0.0.1:8000"]})
+    with pytest.raises(ConfigError, match="lists 1: each of 2 processes needs one of its own"):
+        check(recipe)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_there_is_no_memory_of_a_gpu_to_give_up_without_one(make_recipe):
+    with pytest.raises(ConfigError, match=r"rollout\.sleep = true: .* there is none here; set it"):
+        check(make_recipe(rollout={"engine": "vllm", "sleep": True}))
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("vllm", r"tensor_parallel_size = 2: the number of processes has to .* and is 1; launch"),
+        ("transformers", r"tensor_parallel_size = 2: transformers generates here"),
+    ],
+)
+def test_one_process_shares_no_vllm(make_recipe, engine, message):
+    with pytest.raises(ConfigError, match=message):
+        check(make_recipe(rollout={"engine": engine, "tensor_parallel_size": 2}))
+
+
+def test_an_engine_that_shares_the_policy_cannot_sleep(make_recipe):
+    adapter = {"method": "houlsby", "rank": 4}  # which vLLM cannot serve
+    with pytest.raises(ConfigError, match=r"rollout\.sleep = true: transformers generates"):
+        check(make_recipe(rollout={"engine": "auto", "sleep": True}, adapter=adapter))
