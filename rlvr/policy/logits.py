@@ -127,7 +127,7 @@ def check_logits(causal_lm: Any, tokenizer: Any, dtype: torch.dtype) -> dict[str
         raise ConfigError(
             f"model.path: {type(causal_lm).__name__} does more to its logits than is known here:"
             f" its own log-probabilities differ by {error:.3g} nats from the trainer's (tolerance"
-            f" {tolerance:g}); take another model, or add what it does to rlvr/logits.py"
+            f" {tolerance:g}); take another model, or add what it does to rlvr/policy/logits.py"
         )
     known = transform_of(causal_lm)
     return {"max_difference": error, "scale": known.scale, "soft_cap": known.cap}

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from rlvr.policy.policy import Policy
 from rlvr.common.errors import RunError
+from rlvr.policy.policy import Policy
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

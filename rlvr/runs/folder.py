@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.common.files import write_whole
-from rlvr.data.absolute_paths import absolute_tree
 from rlvr.common.errors import ConfigError
+from rlvr.common.files import write_whole
 from rlvr.config.toml import dump_toml, load_recipe
+from rlvr.data.absolute_paths import absolute_tree
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe

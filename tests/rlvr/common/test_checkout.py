@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 ASK = """
 import json
-from rlvr.checkout import cache_dir, git_commit
+from rlvr.common.checkout import cache_dir, git_commit
 print(json.dumps([str(cache_dir()), git_commit()]))
 """
 

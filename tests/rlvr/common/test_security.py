@@ -108,9 +108,9 @@ from pathlib import Path
 from rich.console import Console
 from rlvr.cli import set_environment
 set_environment()
-from rlvr.config import TrainRecipe
-from rlvr.recipe import load_recipe
-from rlvr.train import train
+from rlvr.config.train import TrainRecipe
+from rlvr.config.toml import load_recipe
+from rlvr.training.loop import train
 
 def inodes():
     found = set()

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.runs.checkpoint import HASHES, STATE_FOLDER, intact_checkpoints
 from rlvr.cli import main
-from rlvr.common.files import Lenient, write_whole
 from rlvr.common.errors import ConfigError
+from rlvr.common.files import Lenient, write_whole
+from rlvr.runs.checkpoint import HASHES, STATE_FOLDER, intact_checkpoints
 from rlvr.runs.folder import check_same_data, check_same_recipe, held, make_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from rlvr.run_folder import held
+from rlvr.runs.folder import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

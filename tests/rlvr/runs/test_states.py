@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from rewards import Verifier
+from rlvr.adapters.optimizers import build_optimizer
+from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.config.train import AdapterConfig, AlgorithmConfig, SamplingConfig
 from rlvr.data.problems import encode_prompts, load_problems
-from rlvr.algorithm.entropy_control import EntropyControl
+from rlvr.distributed.sharding import Holding
+from rlvr.engines.transformers import TransformersEngine
 from rlvr.policy.loss_scale import LossScale
-from rlvr.adapters.optimizers import build_optimizer
 from rlvr.policy.packing import TokenRow
 from rlvr.policy.policy import load_policy
-from rlvr.engines.transformers import TransformersEngine
-from rlvr.sampling.sampler import Sampler
 from rlvr.sampling.problem_selection import PassRates, Selector
-from rlvr.distributed.sharding import Holding
+from rlvr.sampling.sampler import Sampler
 
 Use = Callable[[Any, int], Any]
 """Uses the thing, differently for each number, and gives what it did."""
@@ -199,16 +199,16 @@ class Weights:
 
 
 TESTED = {
-    "selection.PassRates.load_state": test_pass_rates,
-    "selection.Selector.load_state": test_selectors,
-    "entropy.EntropyControl.load_state": test_the_entropy_controller,
-    "loss_scale.LossScale.load_state": test_the_loss_scale,
-    "sampler.Sampler.load_state": test_the_sampler,
-    "sharding.Holding.load_state": test_weights_schedule_and_optimizer,
-    "policy.Policy.load_training_state": test_weights_schedule_and_optimizer,
-    "adapters.adalora._load_state": test_weights_schedule_and_optimizer,
+    "sampling.problem_selection.PassRates.load_state": test_pass_rates,
+    "sampling.problem_selection.Selector.load_state": test_selectors,
+    "algorithm.entropy_control.EntropyControl.load_state": test_the_entropy_controller,
+    "policy.loss_scale.LossScale.load_state": test_the_loss_scale,
+    "sampling.sampler.Sampler.load_state": test_the_sampler,
+    "distributed.sharding.Holding.load_state": test_weights_schedule_and_optimizer,
+    "policy.policy.Policy.load_training_state": test_weights_schedule_and_optimizer,
+    "adapters.methods.adalora._load_state": test_weights_schedule_and_optimizer,
     "adapters.state.load_adapter_state": test_weights_schedule_and_optimizer,
-    "zero.Zero.load_state": "test_sharding: a DeepSpeed engine is new whenever it is loaded into",
+    "distributed.zero.Zero.load_state": "test_sharding: a DeepSpeed engine is new whenever it is loaded into",
 }
 
 

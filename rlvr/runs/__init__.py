@@ -1,0 +1,1 @@
+"""A run folder: its lock, metrics, manifest, checkpoints and tracker."""
