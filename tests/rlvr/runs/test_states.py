@@ -208,7 +208,7 @@ TESTED = {
     "policy.policy.Policy.load_training_state": test_weights_schedule_and_optimizer,
     "adapters.methods.adalora._load_state": test_weights_schedule_and_optimizer,
     "adapters.state.load_adapter_state": test_weights_schedule_and_optimizer,
-    "distributed.zero.Zero.load_state": "test_sharding: a DeepSpeed engine is new whenever it is loaded into",
+    "distributed.zero.Zero.load_state": "test_sharding: loaded into a new engine only",
 }
 
 
