@@ -37,10 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     stopped by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
     from rlvr.common.files import lenient_output
+    from rlvr.common.log import to_stderr
     from rlvr.common.signals import StickyInterrupt
 
     prints = bool(words) and words[0] in PRINTERS
-    with nullcontext() if prints else lenient_output(), StickyInterrupt() as interrupt:
+    output = nullcontext() if prints else lenient_output()
+    with output, to_stderr(), StickyInterrupt() as interrupt:
         try:
             code = _main(words)
         except Exception:

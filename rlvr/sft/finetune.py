@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from rlvr.adapters.optimizers import check_optimizer
 from rlvr.algorithm.lr_schedule import lr_at
 from rlvr.common.cpu import advice
 from rlvr.common.errors import ConfigError, RunError
+from rlvr.common.log import get_logger
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.toml import dump_toml
 from rlvr.data.absolute_paths import absolute
@@ -43,6 +43,8 @@ from rlvr.warm_start.warm_start import make_quiet
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+logger = get_logger(__name__)
 
 LOGGED = {
     "loss": "policy/loss",
@@ -150,7 +152,7 @@ def build(recipe: FinetuneRecipe, path: str) -> Parts:
     calibration = examples.rows[: recipe.adapter.calibration_rows]
     slow = advice(recipe.model.dtype)
     if slow:
-        print(slow, file=sys.stderr)
+        logger.warning(slow)
     policy = load_policy(
         recipe.model,
         recipe.adapter,

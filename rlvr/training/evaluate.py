@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from eval.records import Benchmark
 from eval.score import score_problems
 from rlvr.common.errors import ConfigError
 from rlvr.common.files import write_whole
+from rlvr.common.log import get_logger
 from rlvr.data.chat import read_template
 from rlvr.data.contamination import problem_text
 from rlvr.distributed import ranks
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
     from rlvr.data.problems import Dataset
     from rlvr.training.build import Session
+
+logger = get_logger(__name__)
 
 R = TypeVar("R")
 Key = tuple[str, str, int]
@@ -262,7 +264,7 @@ def _report(
         write_generations(path.with_suffix(".jsonl.gz"), generations)
         write_whole(path, json.dumps(found.to_json()))
     except OSError as error:
-        print(f"{path} is missing: {error}; metrics.jsonl has its numbers", file=sys.stderr)
+        logger.warning(f"{path} is missing: {error}; metrics.jsonl has its numbers")
     a = found.accuracy
     say(f"held-out accuracy {a.value:.3f} [{a.lo:.3f}, {a.hi:.3f}] at step {step}")
     for one in session.evals:
