@@ -39,7 +39,7 @@ from rlvr.engines.stop_tokens import add_end
 from rlvr.policy.policy import Policy, load_policy, load_tokenizer
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.warm_start.policy_path import model_path
-from rlvr.warm_start.warm_start import make_quiet
+from rlvr.warm_start.warm_start import show_one_line
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -278,7 +278,7 @@ def _train(recipe: FinetuneRecipe, parts: Parts, metrics: Path) -> list[float]:
         for parameter, value in adapter.items():
             parameter.data = value  # trl rounds the adapters of a quantised base to bfloat16
         trainer.policy = policy
-        make_quiet(trainer, "fine-tuning", time.monotonic())
+        show_one_line(trainer, "fine-tuning", time.monotonic())
         trainer.train()
     policy.model.eval()
     return callback.losses
