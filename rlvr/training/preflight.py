@@ -15,7 +15,7 @@ from rlvr.common.packages import is_vllm_installed
 from rlvr.distributed import ranks, sharding
 from rlvr.engines.server.engine import check_servers
 from rlvr.engines.weights.sync import check_mode, mode_of
-from rlvr.training.evaluate import check_benchmarks
+from rlvr.evaluation.problem_sets import check_benchmarks
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
