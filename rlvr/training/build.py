@@ -18,11 +18,11 @@ from rlvr.adapters.targets import expert_parameters
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.common.cpu import advice
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.common.packages import is_vllm_installed
 from rlvr.config.train import TrainRecipe
 from rlvr.data.problems import Dataset, encode_prompts, load_problems
 from rlvr.distributed import ranks, sharding
 from rlvr.engines import vllm_local
+from rlvr.engines.choose import choose_engine, why_not_vllm
 from rlvr.engines.engine import Engine, EngineLost, refusal
 from rlvr.engines.server.engine import ServerEngine
 from rlvr.engines.stop_tokens import notices, with_stops
@@ -32,7 +32,6 @@ from rlvr.policy.policy import Policy, load_policy, load_tokenizer
 from rlvr.policy.reference import prepare_reference
 from rlvr.runs.folder import check_same_data
 from rlvr.sampling.sampler import Sampler
-from rlvr.training.preflight import VLLM
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -190,18 +189,11 @@ def _max_prompt_len(recipe: TrainRecipe) -> int:
 
 def _use_vllm(recipe: TrainRecipe) -> bool:
     """Whether vLLM generates; says in one line why not where the recipe leaves it open."""
-    if recipe.rollout.engine != "auto":
-        return recipe.rollout.engine in VLLM
-    if not is_vllm_installed():
-        print("vLLM is not installed: generating with transformers, slowly", file=sys.stderr)
-        return False
-    method = get_method(recipe.adapter)
-    if not method.syncs:
-        print(
-            f"vLLM cannot serve {method.name}: generating with transformers, slowly",
-            file=sys.stderr,
-        )
-    return bool(method.syncs)
+    wanted, method = recipe.rollout.engine, get_method(recipe.adapter)
+    reason = why_not_vllm(method) if wanted == "auto" else None
+    if reason is not None:
+        print(reason, file=sys.stderr)
+    return choose_engine(wanted, method) != "transformers"
 
 
 def refuse_tied_head(policy: Policy) -> None:
