@@ -10,7 +10,7 @@ from statistics import fmean
 from rlvr.compare.execution.end_rules import WINDOW, diverged, sampled_tokens, step_seconds
 from rlvr.compare.execution.task import Outcome, Task, rule_behind
 from rlvr.config.compare import RulesConfig
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 
 @dataclass(frozen=True)

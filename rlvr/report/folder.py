@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.common.errors import ConfigError
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 
 @dataclass(frozen=True)

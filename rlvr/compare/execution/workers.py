@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from rlvr.compare.execution.executors import Run, describe
 from rlvr.compare.execution.task import Outcome, Task, run_key
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 if TYPE_CHECKING:
     from rich.console import Console
