@@ -23,7 +23,7 @@ from rlvr.config.train import DataConfig
 from rlvr.data.problems import load_problems
 from rlvr.plan.calibrate import read_run
 from rlvr.report.rollouts import read_rollouts
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(p for d in ("eval", "rewards", "rlvr") for p in (ROOT / d).rglob("*.py"))

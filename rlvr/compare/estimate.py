@@ -14,7 +14,7 @@ from rlvr.compare.execution.task import RunTask, settled
 from rlvr.compare.fairness import Fairness
 from rlvr.compare.resolve import Comparison
 from rlvr.data.absolute_paths import absolute_tree
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe

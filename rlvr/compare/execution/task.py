@@ -14,7 +14,7 @@ from rlvr.config.compare import BudgetConfig, RulesConfig
 from rlvr.config.toml import validate
 from rlvr.config.train import TrainRecipe
 from rlvr.data.absolute_paths import absolute_tree
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 OUTCOME = "outcome.json"
 """File in a run folder that says how far the run came, written after every attempt."""
