@@ -8,34 +8,13 @@ in a method's failure can be measured.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rlvr.adapters.merge import plain_name
 from rlvr.adapters.methods.nonzero_init import START, lora_layers
-from rlvr.common.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rlvr.config.train import TrainRecipe
-
-
-def check_emulation(recipe: TrainRecipe) -> None:
-    """Raises: ConfigError where adapter.emulate_inplace_merge means nothing."""
-    if not recipe.adapter.emulate_inplace_merge:
-        return
-    if recipe.rollout.sync == "adapter":
-        raise ConfigError(
-            'adapter.emulate_inplace_merge = true: rollout.sync = "adapter" leaves the engine on a'
-            ' base that does not move; set it to "merged"'
-        )
-    if recipe.model.dtype != "float32":
-        raise ConfigError(
-            f'adapter.emulate_inplace_merge = true: model.dtype = "{recipe.model.dtype}" cannot'
-            ' hold a rounded base plus the start that is subtracted from it; set it to "float32":'
-            " the rounding to bfloat16 is emulated"
-        )
 
 
 @dataclass
