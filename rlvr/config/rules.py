@@ -17,7 +17,7 @@ from rlvr.config.needs import ignored
 from rlvr.config.presets import USES_EQUAL_REWARDS
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.train import TrainRecipe
-from rlvr.config.warm_start import SftConfig
+from rlvr.config.warm_start import WarmStartRecipe
 
 
 def check_rules(recipe: BaseModel) -> None:
@@ -88,17 +88,6 @@ def _of_model(recipe: TrainRecipe) -> Iterator[str]:
         yield (
             f"adapter.dropout = {recipe.adapter.dropout}: the trainer's probabilities would"
             " differ from the engine's; set it to 0"
-        )
-    if recipe.adapter.emulate_inplace_merge and recipe.rollout.sync == "adapter":
-        yield (
-            'adapter.emulate_inplace_merge = true: rollout.sync = "adapter" leaves the engine on a'
-            ' base that does not move; set it to "merged"'
-        )
-    if recipe.adapter.emulate_inplace_merge and recipe.model.dtype != "float32":
-        yield (
-            f'adapter.emulate_inplace_merge = true: model.dtype = "{recipe.model.dtype}" cannot'
-            ' hold a rounded base plus the start that is subtracted from it; set it to "float32":'
-            " the rounding to bfloat16 is emulated"
         )
 
 
@@ -252,7 +241,7 @@ def _of_examples(recipe: FinetuneRecipe) -> Iterator[str]:
         )
 
 
-def _of_shape(recipe: SftConfig) -> Iterator[str]:
+def _of_shape(recipe: WarmStartRecipe) -> Iterator[str]:
     model = recipe.model
     if model.hidden_size % model.num_heads or model.num_heads % model.num_kv_heads:
         yield (
@@ -297,7 +286,7 @@ RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
         _of_eval,
     ),
     FinetuneRecipe: (_of_source, _of_supervision, _of_examples),
-    SftConfig: (_of_shape,),
+    WarmStartRecipe: (_of_shape,),
     CompareRecipe: (_of_comparison,),
 }
 """For each kind of recipe the rules that it has to keep; a rule gives what breaks it."""

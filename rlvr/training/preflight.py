@@ -16,7 +16,7 @@ from rlvr.distributed import ranks, sharding
 from rlvr.engines.choose import choose_engine
 from rlvr.engines.server.engine import check_servers
 from rlvr.engines.weights.sync import check_mode, mode_of
-from rlvr.training.evaluate import check_benchmarks
+from rlvr.evaluation.problem_sets import check_benchmarks
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
@@ -125,7 +125,6 @@ def _check_sharding(recipe: TrainRecipe, method: Method) -> None:
         f'adapter.method = "{method.name}"': not sharding.can_shard(method),
         f'rollout.engine = "{engine}"{without_vllm}': _shares_model(recipe, method),
         "train.compile = true": recipe.train.compile,
-        "adapter.emulate_inplace_merge = true": recipe.adapter.emulate_inplace_merge,
         f'optim.name = "{recipe.optim.name}"': recipe.optim.name != "adamw",
         f'algorithm.reference = "{reference}"': not method.keeps_base
         and recipe.algorithm.kl_beta > 0

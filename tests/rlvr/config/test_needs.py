@@ -13,7 +13,7 @@ from rlvr.config.presets import PRESETS
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.toml import dump_toml, load_recipe, toml_text, validate
 from rlvr.config.train import TrainRecipe
-from rlvr.config.warm_start import SftConfig
+from rlvr.config.warm_start import WarmStartRecipe
 
 MINIMAL = {
     TrainRecipe: {
@@ -68,7 +68,7 @@ ALWAYS = {
         train.activation_checkpointing train.seed train.log_every train.num_threads
         run.dir run.name run.merge
     """,
-    SftConfig: """
+    WarmStartRecipe: """
         data.num_problems data.levels data.stop_early data.wrong_operation data.slip
         train.lr train.batch_size train.warmup_steps train.weight_decay train.max_grad_norm
         train.seed train.num_threads

@@ -1,8 +1,8 @@
-"""What merging a LoRA into a bfloat16 base and unmerging it does to the base, for experiments.
+"""What merging a LoRA into a bfloat16 base and unmerging it does to the base.
 
 Trainers that hand weights to the engine that way do it at every step, and round(round(W + d) - d)
-is not W. This one never does; here the same loss is put on its base on purpose, so that its share
-in a method's failure can be measured.
+is not W. rlvr never merges in place; here the same loss is put on its base on purpose, so that its
+share in a method's failure can be measured.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rlvr.adapters.merge import plain_name
 from rlvr.adapters.methods.nonzero_init import START, lora_layers
+from rlvr.engines.weights.sync import Syncer, SyncStats
 
 
 @dataclass
@@ -57,6 +58,26 @@ class InplaceMerge:
     def _write(self) -> None:
         for frozen in self._frozen:
             frozen.layer.get_base_layer().weight.copy_(frozen.stored.float() + frozen.start)
+
+
+class InplaceSyncer(Syncer):
+    """A syncer that merges into its base and unmerges after every sync.
+
+    Takes a float32 policy whose method adds scaling (B A - B0 A0) and nothing else.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        assert self.mode != "adapter", "the engine would stay on a base that does not move"
+        # 16 bits cannot hold a rounded base plus the start that is subtracted from it
+        assert self._policy.dtype == torch.float32, self._policy.dtype
+        self._merge = InplaceMerge(self._policy.model)
+
+    def sync(self, step: int | None = None) -> SyncStats:
+        # the merge moves the base: only before it can all modules be compared
+        stats = super().sync(None)
+        self._merge.cycle()
+        return stats
 
 
 @torch.no_grad()
