@@ -169,10 +169,9 @@ UNUSUAL = [
 ]
 ELSEWHERE = {
     "target_modules", "alpha", "scaling", "dropout", "seed", "match", "calibration_rows",
-    "emulate_inplace_merge",
     "init_ab.magnitude", "loftq.iterations", "boft.num_factors",
 }  # fmt: skip
-"""Options with tests of their own below or in test_inplace.py, for every method that has them."""
+"""Options with tests of their own below, for every method that has them."""
 
 
 def having(option: str) -> list[str]:
@@ -384,7 +383,11 @@ def test_methods_that_vllm_cannot_serve_are_refused_before_anything_loads(make_r
 @pytest.mark.parametrize(
     ("method", "sections", "message"),
     [
-        ("dora", {"rollout": {"sync": "adapter"}}, r'sync = "adapter": dora.*"auto" or "merged"'),
+        (
+            "dora",
+            {"rollout": {"engine": "auto", "sync": "adapter"}},
+            r'sync = "adapter": dora.*"auto" or "merged"',
+        ),
         (
             "prefix_tuning",
             {"train": {"activation_checkpointing": 1}},
