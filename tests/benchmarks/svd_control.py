@@ -37,10 +37,11 @@ from rlvr.config.train import AdapterConfig, TrainRecipe
 from rlvr.data.problems import encode_prompts, load_problems
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.engines.weights.sync import Syncer
+from rlvr.evaluation.problem_sets import eval_sets, held_out_data
 from rlvr.policy.policy import load_base, load_policy
 from rlvr.sampling.sampler import NoSignalError, Sampler
-from rlvr.training.build import Session, held_out_data
-from rlvr.training.evaluate import eval_sets, sample, score
+from rlvr.training.build import Session
+from rlvr.training.evaluate import sample, score
 from rlvr.training.loop import Run, one_step
 from rlvr.training.preflight import check
 from rlvr.warm_start.policy_path import model_path

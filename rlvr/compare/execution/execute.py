@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from rlvr.common.log import of_run
 from rlvr.common.signals import Stopped
 from rlvr.compare.execution.end_rules import PolicySize, diverged, used
 from rlvr.compare.execution.task import OUTCOME, RunOutcome, RunTask, is_current, run_key, settled
@@ -54,7 +55,8 @@ def execute_logged(task: RunTask, start_engine: StartEngine, folder: Path) -> Ru
     """`execute` with everything that the run prints in logs/<run>.log of the comparison."""
     path = folder / "logs" / f"{task.folder.name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as log:
+    name = task.folder.name
+    with path.open("a", encoding="utf-8") as log, of_run(name, one_of_several=True):
         return execute(task, start_engine, Console(file=log, width=100))
 
 

@@ -61,9 +61,10 @@ def _run(text: str, folder: str, root: str) -> dict[str, Any]:
     import os
 
     from rlvr.common.environment import set_environment
+    from rlvr.common.log import to_stderr
     from rlvr.compare.execution.warm_engine import WarmEngine
 
     os.chdir(root)
     set_environment()
-    with contextlib.closing(WarmEngine()) as warm:
+    with contextlib.closing(WarmEngine()) as warm, to_stderr():
         return asdict(execute_logged(RunTask.from_json(json.loads(text)), warm, Path(folder)))
