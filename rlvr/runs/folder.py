@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rlvr.common.errors import ConfigError
 from rlvr.common.files import write_whole
 from rlvr.common.log import get_logger
+from rlvr.common.nested import flatten
 from rlvr.config.toml import dump_toml, load_recipe
 from rlvr.data.absolute_paths import absolute_tree
 
@@ -165,7 +166,7 @@ def check_same_recipe(folder: Path, recipe: TrainRecipe) -> None:
     The section `run` may differ: it only names the folder.
     """
     then = load_recipe(folder / "config.toml", [], type(recipe))
-    before, now = (_flat(absolute_tree(one.model_dump(mode="json"))) for one in (then, recipe))
+    before, now = (flatten(absolute_tree(one.model_dump(mode="json"))) for one in (then, recipe))
     changed = [
         f"{key} = {now.get(key)!r} (the run has {before.get(key)!r})"
         for key in sorted(before.keys() | now.keys())
@@ -176,15 +177,6 @@ def check_same_recipe(folder: Path, recipe: TrainRecipe) -> None:
             f"{folder}: was begun with other settings: {'; '.join(changed)}; resume it without a"
             " recipe, or start a new run"
         )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names to values; tables are opened, lists are values."""
-    flat = {}
-    for key, value in tree.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        flat |= {f"{prefix}{key}": value} if inner is None else inner
-    return flat
 
 
 def check_same_data(path: str, found: str, recorded: str) -> None:
