@@ -134,7 +134,7 @@ def model_folder(
     from rlvr.warm_start.policy_path import model_path
 
     if base.model.path is not None or warm_start:
-        return model_path(base, base_path, console)
+        return model_path(base, base_path)
     from rlvr.config.warm_start import WarmStartRecipe
     from rlvr.warm_start.warm_start import warm_start_path
 

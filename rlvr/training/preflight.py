@@ -30,7 +30,7 @@ def check(recipe: TrainRecipe) -> None:
     """
     num_updates = recipe.train.steps * recipe.optim.updates_per_step
     method = get_method(recipe.adapter, num_updates)
-    check_optimizer(method, recipe.optim)
+    check_optimizer(recipe.optim, method.name, method.own_optimizer)
     if not method.syncs and not _shares_model(recipe, method):
         raise ConfigError(
             f"rollout.engine = {recipe.rollout.engine!r}: {method.name} cannot be merged into"

@@ -24,7 +24,6 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from rewards import Verifier
@@ -130,7 +129,7 @@ class Bench:
     def __init__(self, recipe: TrainRecipe, comparison: Path) -> None:
         self.verifier = Verifier(answer_mode=recipe.reward.answer_mode, timeout_s=1.0)
         base = tomllib.loads(comparison.read_text())["compare"]["base"]
-        self.path = rounded_copy(recipe, model_path(recipe, comparison.parent / base, Console()))
+        self.path = rounded_copy(recipe, model_path(recipe, comparison.parent / base))
         self.data = load_problems(recipe.data)
         held_out = held_out_data(recipe)
         assert held_out is not None, "the base recipe scores held-out problems"

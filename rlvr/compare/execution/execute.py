@@ -15,7 +15,7 @@ from rlvr.common.log import of_run
 from rlvr.common.signals import Stopped
 from rlvr.compare.execution.end_rules import PolicySize, diverged, used
 from rlvr.compare.execution.task import OUTCOME, RunOutcome, RunTask, is_current, run_key, settled
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 if TYPE_CHECKING:
     from rlvr.training.build import StartEngine
@@ -53,9 +53,9 @@ class StopCheck:
 
 def execute_logged(task: RunTask, start_engine: StartEngine, folder: Path) -> RunOutcome:
     """`execute` with everything that the run prints in logs/<run>.log of the comparison."""
-    path = folder / "logs" / f"{task.folder.name}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
     name = task.folder.name
+    path = folder / "logs" / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as log, of_run(name, one_of_several=True):
         return execute(task, start_engine, Console(file=log, width=100))
 
