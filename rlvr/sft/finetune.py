@@ -24,9 +24,7 @@ from trl.data_utils import pack_dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from rlvr.adapters import get_method
 from rlvr.adapters.export import merge_and_export
-from rlvr.adapters.optimizers import check_optimizer
 from rlvr.algorithm.lr_schedule import lr_at
 from rlvr.common.cpu import advice
 from rlvr.common.errors import ConfigError, RunError
@@ -38,6 +36,7 @@ from rlvr.data.sft_examples import Examples, load_examples, make_chat
 from rlvr.engines.stop_tokens import add_end
 from rlvr.policy.policy import Policy, load_policy, load_tokenizer
 from rlvr.runs.manifest import finish_manifest, manifest
+from rlvr.training.preflight import check_finetune
 from rlvr.warm_start.policy_path import model_path
 from rlvr.warm_start.warm_start import show_one_line
 
@@ -68,35 +67,6 @@ class Parts:
     num_updates: int
 
 
-def check(recipe: FinetuneRecipe) -> None:
-    """Refuses, before anything is loaded, what cannot work. Raises: ConfigError."""
-    method = get_method(recipe.adapter)
-    check_optimizer(method, recipe.optim)
-    if recipe.train.activation_checkpointing and not method.checkpointing:
-        raise ConfigError(
-            f"train.activation_checkpointing = true: transformers would drop what {method.name}"
-            " trains; set it to false"
-        )
-    if recipe.train.packing and not method.packing:
-        raise ConfigError(
-            f"train.packing = true: the trained positions of {method.name} stand before a whole"
-            " sequence, not before every example in it; set it to false"
-        )
-    if torch.cuda.device_count() > 1:
-        raise ConfigError(
-            f"rlvr sft: {torch.cuda.device_count()} GPUs are visible and it trains on one; set"
-            " CUDA_VISIBLE_DEVICES=0"
-        )
-    if "lm_head" in recipe.adapter.target_modules:
-        raise ConfigError(
-            "adapter.target_modules: trl's trainer reads the head's weight past an adapter; remove"
-            " 'lm_head'"
-        )
-    if recipe.run.merge and not (method.merges and method.keeps_base):
-        why = "cannot be merged" if not method.merges else "has whole models as checkpoints"
-        raise ConfigError(f"run.merge = true: {method.name} {why}; set it to false")
-
-
 def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Path:
     """Trains into a new run folder and returns it.
 
@@ -105,7 +75,7 @@ def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Pat
     Raises: ConfigError for what cannot work, RunError for a loss that is not finite.
     """
     recipe = absolute(recipe)
-    check(recipe)
+    check_finetune(recipe)
     folder = new_run_folder(recipe, recipe_path)
     parts = build(recipe, model_path(recipe, recipe_path, console))
     policy, steps = parts.policy, parts.num_updates

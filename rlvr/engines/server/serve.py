@@ -26,6 +26,7 @@ def main(words: Sequence[str]) -> int:
     words = list(words)
     cut = words.index("--") if "--" in words else len(words)
     args, settings = _parser().parse_known_args(words[:cut])
+    from rlvr.adapters import check_adapter
     from rlvr.common.environment import set_environment
     from rlvr.config.toml import load_recipe
     from rlvr.config.train import TrainRecipe
@@ -34,6 +35,7 @@ def main(words: Sequence[str]) -> int:
     host, port = args.host, args.port or default_port(recipe)
     check_host(host)
     set_environment()
+    check_adapter(recipe.adapter)
     path = _model_path(recipe, Path(args.recipe))
     command = [*program(path), *serve_options(recipe, path), *words[cut + 1 :]]
     command += ["--host", host, "--port", str(port)]  # last, so that nothing undoes the check

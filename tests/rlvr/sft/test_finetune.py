@@ -17,7 +17,8 @@ from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.toml import dump_toml, load_recipe, validate
 from rlvr.data.sft_examples import IGNORED, load_examples
 from rlvr.policy.policy import TokenRow, load_policy
-from rlvr.sft.finetune import check, finetune, make_rows, refuse_mixing
+from rlvr.sft.finetune import finetune, make_rows, refuse_mixing
+from rlvr.training.preflight import check_finetune
 from tests.rlvr import plain
 
 CONSOLE = Console(quiet=True)
@@ -230,7 +231,7 @@ def test_every_method_starts_at_its_own_policy_learns_and_loads(make, method):
 )
 def test_what_cannot_work_is_refused_before_anything_loads(make, sections, message):
     with pytest.raises(ConfigError, match=message):
-        check(make(**sections))
+        check_finetune(make(**sections))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def test_a_wrong_setting_is_named_in_one_line(make, sections, message):
 
 def test_the_shipped_recipe_is_valid(pytestconfig):
     path = pytestconfig.rootpath / "recipes" / "r1_distill_qwen_1.5b_lora_sft.toml"
-    check(load_recipe(path, [], FinetuneRecipe))
+    check_finetune(load_recipe(path, [], FinetuneRecipe))
 
 
 def test_the_command_tells_both_kinds_of_recipe_apart(make, rlvr_command, tmp_path):
