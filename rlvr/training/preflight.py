@@ -12,18 +12,16 @@ from rlvr.adapters.methods import quantized
 from rlvr.adapters.optimizers import check_optimizer
 from rlvr.common.errors import ConfigError
 from rlvr.common.packages import is_vllm_installed
-from rlvr.distributed import ranks, sharding
+from rlvr.distributed import ranks
+from rlvr.engines.choose import choose_engine
 from rlvr.engines.server.engine import check_servers
-from rlvr.engines.weights.inplace import check_emulation
 from rlvr.engines.weights.sync import check_mode, mode_of
-from rlvr.training.evaluate import check_benchmarks
+from rlvr.evaluation.problem_sets import check_benchmarks
+from rlvr.policy.sharded import check_launcher, launcher_sharding
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
     from rlvr.config.train import TrainRecipe
-
-VLLM = ("vllm", "vllm_server")
-"""Engines that only vLLM's methods can have."""
 
 
 def check(recipe: TrainRecipe) -> None:
@@ -34,13 +32,12 @@ def check(recipe: TrainRecipe) -> None:
     num_updates = recipe.train.steps * recipe.optim.updates_per_step
     method = get_method(recipe.adapter, num_updates)
     check_optimizer(recipe.optim, method.name, method.own_optimizer)
-    if not method.syncs and recipe.rollout.engine in VLLM:
+    if not method.syncs and not _shares_model(recipe, method):
         raise ConfigError(
             f"rollout.engine = {recipe.rollout.engine!r}: {method.name} cannot be merged into"
             " weights or served by vLLM; set it to 'transformers'"
         )
     check_mode(recipe, method)
-    check_emulation(recipe)
     check_benchmarks(recipe)
     every = recipe.train.activation_checkpointing
     if every and not method.checkpointing:
@@ -51,7 +48,7 @@ def check(recipe: TrainRecipe) -> None:
     _check_compile(recipe, method)
     _check_async(recipe, method)
     _check_ranks(recipe)
-    sharding.check(recipe, method)
+    _check_sharding(recipe, method)
     if recipe.rollout.engine == "vllm" and not is_vllm_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
@@ -110,9 +107,37 @@ def _check_tensor_parallel(recipe: TrainRecipe, method: Method) -> None:
 
 def _shares_model(recipe: TrainRecipe, method: Method) -> bool:
     """Whether transformers generates, with the model that is trained."""
-    engine = recipe.rollout.engine
-    has_vllm = bool(method.syncs) and is_vllm_installed()
-    return engine == "transformers" or (engine == "auto" and not has_vllm)
+    return choose_engine(recipe.rollout.engine, method) == "transformers"
+
+
+def _check_sharding(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError for what a sharded policy cannot do."""
+    way = launcher_sharding()
+    if way is None or ranks.size() == 1:
+        return
+    check_launcher(way)
+    if recipe.model.dtype == "float16" and not way.SCALES_LOSS:
+        raise ConfigError(
+            'model.dtype = "float16": DeepSpeed clips before our loss scale could be taken out; set'
+            ' it to "bfloat16" or "float32", or launch with recipes/accelerate/fsdp2.yaml'
+        )
+    engine, reference = recipe.rollout.engine, recipe.algorithm.reference
+    without_vllm = " without vLLM" if engine == "auto" else ""
+    conflicts = {
+        f'adapter.method = "{method.name}"': not method.can_shard,
+        f'rollout.engine = "{engine}"{without_vllm}': _shares_model(recipe, method),
+        "train.compile = true": recipe.train.compile,
+        f'optim.name = "{recipe.optim.name}"': recipe.optim.name != "adamw",
+        f'algorithm.reference = "{reference}"': not method.keeps_base
+        and recipe.algorithm.kl_beta > 0
+        and reference != "initial",
+    }
+    for setting, conflict in conflicts.items():
+        if conflict:
+            raise ConfigError(
+                f"{setting}: does not work on a sharded policy; change it, or launch with"
+                " recipes/accelerate/ddp.yaml"
+            )
 
 
 def _check_ranks(recipe: TrainRecipe) -> None:
