@@ -1,15 +1,12 @@
 """Number literals: decimals, recurring decimals, digit groups, mixed numbers."""
 
 import re
-from typing import TYPE_CHECKING
 
+from rewards.syntax.cursor import Cursor
 from rewards.syntax.lexer import Unparsed
 from rewards.syntax.nodes import Node
 
-if TYPE_CHECKING:
-    from rewards.syntax.parse import Parser
-
-MAX_DIGITS = 4000
+MAX_DIGITS = 4000  # int() of a text raises past 4,300 digits, and is quadratic up to there
 _RECURRING = {"overline", "bar", "dot", "overbar"}
 
 
@@ -50,7 +47,7 @@ def fold_recurring(value: str) -> Node | None:
         return None
     found = _TAIL.match(decimals)
     if not found or len(decimals) - len(found[1]) < 3 * (len(found[2]) == 1):
-        return None
+        return None  # one digit twice, as in 0.233..., is not yet a period
     return _recurring(f"{whole}.{found[1]}", found[2])
 
 
@@ -64,12 +61,12 @@ def mixed_number(factors: list[Node], factor: Node) -> Node | None:
         return None
     if any(n[0] != "n" or n[2] != 1 or n[1] < 0 for n in (whole, top, bottom)):
         return None
-    if not 0 < top[1] < bottom[1]:
+    if not 0 < top[1] < bottom[1]:  # `3 \frac{5}{2}` is neither a mixed number nor a product
         raise ValueError("a whole number beside an improper fraction")
     return ("n", whole[1] * bottom[1] + top[1], bottom[1])
 
 
-def number(parser: "Parser", value: str) -> Node:
+def number(parser: Cursor, value: str) -> Node:
     """Parse what belongs to a number: its base, or the recurring digits that follow."""
     if parser.peek.value == "_" and parser.peek.kind == "op":
         parser.next()
@@ -89,7 +86,7 @@ def number(parser: "Parser", value: str) -> Node:
     return number_node(value)
 
 
-def _recurring_number(parser: "Parser", value: str) -> Node:
+def _recurring_number(parser: Cursor, value: str) -> Node:
     """Parse what follows the fixed digits of a recurring decimal."""
     digits = ""
     while True:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,14 @@ import torch
 from safetensors import SafetensorError
 
 from rlvr.common.errors import RunError
+from rlvr.common.log import get_logger
 from rlvr.policy.policy import Policy
 from rlvr.runs.reader import read_evaluations
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+logger = get_logger(__name__)
 
 STATE_FOLDER = "trainer_state"
 HASHES = "sha256.json"
@@ -121,7 +123,7 @@ def intact_checkpoints(run_dir: Path) -> list[Path]:
     for path in list_checkpoints(run_dir):
         harm = damage(path)
         if harm:
-            print(f"{path} is damaged ({harm}) and is left out", file=sys.stderr)
+            logger.warning(f"{path} is damaged ({harm}) and is left out")
         else:
             intact.append(path)
     return intact
@@ -184,10 +186,10 @@ def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer) -> dict[
         folder / STATE_FOLDER / "optimizer.pt",
         map_location="cpu",
         weights_only=True,
-        mmap=policy.holding.in_parts,  # else every rank would read all of it into memory
+        mmap=policy.strategy.is_sharded,  # else every rank would read all of it into memory
     )
     policy.load_training_state(folder, saved["policy"])
-    policy.holding.load_state(optimizer, saved["optimizer"])
+    policy.strategy.load_state(optimizer, saved["optimizer"])
     torch.set_rng_state(saved["rng"])
     return json.loads((folder / STATE_FOLDER / "state.json").read_text())
 

@@ -23,7 +23,7 @@ from rlvr.common.errors import RunError
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.data.sft_examples import Examples
 from rlvr.policy.policy import Policy
-from rlvr.warm_start.warm_start import make_quiet
+from rlvr.warm_start.warm_start import show_one_line
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -112,7 +112,7 @@ def train(recipe: FinetuneRecipe, parts: Parts, metrics: Path) -> list[float]:
         for parameter, value in adapter.items():
             parameter.data = value  # trl rounds the adapters of a quantised base to bfloat16
         trainer.policy = policy
-        make_quiet(trainer, "fine-tuning", time.monotonic())
+        show_one_line(trainer, "fine-tuning", time.monotonic())
         trainer.train()
     policy.model.eval()
     return callback.losses

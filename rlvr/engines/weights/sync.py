@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from rlvr.adapters.base import Method, Sync
-from rlvr.common.errors import ConfigError, RunError
-from rlvr.distributed import ranks
+from rlvr.common.errors import RunError
+from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine
 from rlvr.engines.weights.arrival import Arrival, check_arrival
-from rlvr.engines.weights.inplace import InplaceMerge
 from rlvr.policy.policy import Policy, TokenRow
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class SyncError(RunError):
 class SyncStats:
     """num_bytes handed over. logprob_error: absolute difference between the engine's and the
     trainer's log-probabilities of the probe's tokens (nats): the largest, the mean and the 99th
-    percentile."""
+    percentile. Each is that of the rank with the largest."""
 
     num_bytes: int
     logprob_error: float
@@ -65,16 +64,6 @@ def stop_tolerance(recipe: TrainRecipe) -> float:
     return TOLERANCE[torch.float32] if recipe.model.dtype == "float32" else math.inf
 
 
-def check_mode(recipe: TrainRecipe, method: Method) -> None:
-    """Raises: ConfigError for a sync mode that the method does not have."""
-    wanted = recipe.rollout.sync
-    if wanted != "auto" and wanted not in method.syncs:
-        others = " or ".join(f'"{mode}"' for mode in ("auto", *method.syncs))
-        raise ConfigError(
-            f'rollout.sync = "{wanted}": {method.name} cannot be handed over so; take {others}'
-        )
-
-
 def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:
     """The sync mode of the run."""
     return mode_of(recipe, policy.method, policy.device.type == "cpu")
@@ -88,8 +77,7 @@ def mode_of(recipe: TrainRecipe, method: Method, on_cpu: bool) -> Sync:
     if wanted == "auto":
         # on CPU, LoRA kernels generate 5 to 10 times slower than merged weights
         slow_adapter = on_cpu and "merged" in method.syncs
-        moving_base = recipe.adapter.emulate_inplace_merge
-        return "merged" if slow_adapter or moving_base else method.syncs[0]
+        return "merged" if slow_adapter else method.syncs[0]
     return wanted
 
 
@@ -104,13 +92,12 @@ class Syncer:
         engine: Engine,
         mode: Sync,
         prompts: Sequence[list[int]],
+        world: World = World.alone(),
     ) -> None:
         """num_bytes: of the last sync. prompts: token ids, the first few of which are the probe."""
         self.mode: Sync = mode
         self.num_bytes = 0
-        self._policy, self._engine = policy, engine
-        emulate = recipe.adapter.emulate_inplace_merge
-        self._inplace = InplaceMerge(policy.model) if emulate else None
+        self._policy, self._engine, self._world = policy, engine, world
         self._tolerance = stop_tolerance(recipe)
         self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
         self._is_proven = False
@@ -126,14 +113,17 @@ class Syncer:
 
         step: number of finished steps; a fiftieth of the modules is read back, by its turn. All of
         them without it, and the first time that this engine is given weights.
-        Raises: SyncError, with every module that did not arrive, or when log-probabilities differ
-        by more than `stop_tolerance` although all did.
+        Raises on every rank: SyncError, with every module that did not arrive, or when
+        log-probabilities differ by more than `stop_tolerance` although all did.
         """
+        stats = self._world.on_all_ranks(lambda: self._sync(step))
+        return SyncStats(*(max(of_ranks) for of_ranks in zip(*map(astuple, stats), strict=True)))
+
+    def _sync(self, step: int | None) -> SyncStats:
+        """This rank's sync. Raises: SyncError."""
         self._engine.wake()
         self.num_bytes = self._hand_over()
-        # the emulated merge moves the base below: only now can everything be compared
-        everything = not self._is_proven or self._inplace is not None
-        unread = self._prove(None if everything else step)
+        unread = self._prove(step if self._is_proven else None)
         self._is_proven = True
         error = self._differences()
         stats = SyncStats(
@@ -143,14 +133,11 @@ class Syncer:
             float(torch.quantile(error, 0.99)),
         )
         self._judge(stats, unread)
-        if self._inplace is not None:
-            self._inplace.cycle()
         return stats
 
     def prove(self) -> None:
-        """Reads back all that the last sync handed over. Raises: SyncError."""
-        if self._inplace is None:
-            self._prove(None)
+        """Reads back all that the last sync handed over. Raises: SyncError, on every rank."""
+        self._world.on_all_ranks(lambda: self._prove(None))
 
     def check(self) -> float:
         """Largest difference between the engine's and the trainer's log-probabilities (nats)."""
@@ -217,7 +204,7 @@ class Syncer:
 
     def _tell(self, kind: str, text: str) -> None:
         """A warning, once of each kind."""
-        if kind not in self._told and ranks.is_main():
+        if kind not in self._told and self._world.is_main:
             print(f"sync: {text}", file=sys.stderr)
         self._told.add(kind)
 

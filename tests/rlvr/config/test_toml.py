@@ -42,7 +42,10 @@ BAD = [
     (["--algorithm.advantage", "batch", "--sampling.dynamic", "true"], "sampling.dynamic = true"),
     (["--rollout.mode", "async", "--rollout.max_staleness", "0"], "set it to 1 or more"),
     (
-        ["--rollout.mode", "async", "--rollout.tensor_parallel_size", "2"],
+        [
+            *("--rollout.engine", "auto", "--rollout.mode", "async"),
+            *("--rollout.tensor_parallel_size", "2"),
+        ],
         '"async": not with rollout.tensor_parallel_size = 2',
     ),
     (
@@ -60,7 +63,10 @@ BAD = [
     (["--optim.updates_per_step", "5"], "more than rollout.prompts_per_step = 2"),
     (["--reward.overlong", "penalty"], "reward.overlong_cache_len = 0"),
     (["--reward.correct", "0"], "must be above reward.incorrect"),
-    (["--eval.every", "5"], "there is nothing to score"),
+    (
+        ["--eval.every", "5"],
+        "eval.every = 5: would be ignored without eval.path and eval.benchmarks",
+    ),
     (["--data.prompt_template", "Solve it."], "lacks {problem}"),
     (["optim.lr", "1"], "optim.lr: expected --section.key value"),
 ]
@@ -168,6 +174,16 @@ def test_help_answers_before_anything_large_is_imported():
     )
     assert "rlvr" in done.stdout
     assert int(done.stderr) < 200  # pydantic alone brings 150, torch 2,000
+
+
+def test_a_removed_setting_is_ignored_at_the_value_that_changed_nothing(make_recipe):
+    tree = make_recipe(adapter={"method": "lora", "rank": 4}).model_dump(exclude_unset=True)
+    tree["adapter"]["emulate_inplace_merge"] = False
+    assert validate(tree, TrainRecipe).adapter.rank == 4
+    tree["adapter"]["emulate_inplace_merge"] = True
+    message = r"adapter\.emulate_inplace_merge = True: .*remove it; .*svd_control"
+    with pytest.raises(ConfigError, match=message):
+        validate(tree, TrainRecipe)
 
 
 def test_every_shipped_recipe_is_valid(pytestconfig):
