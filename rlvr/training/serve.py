@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rlvr.common.errors import ConfigError
+from rlvr.common.log import get_logger
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
+
+logger = get_logger(__name__)
 
 GPU_MEMORY_UTILIZATION = 0.9
 """Of a server's GPU, which it shares with nobody."""
@@ -50,7 +53,7 @@ def main(words: Sequence[str]) -> int:
 
     variables["VLLM_API_KEY"] = make_key(recipe)  # not an argument: `ps` shows those to everybody
     where = VARIABLE if os.environ.get(VARIABLE) else key_file(recipe)
-    print(f"the API key is in {where}", file=sys.stderr, flush=True)
+    logger.info(f"the API key is in {where}")
     os.execve(command[0], command, os.environ | variables)
 
 
