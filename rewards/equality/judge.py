@@ -140,14 +140,17 @@ def judge_slow(answer: str, gold: Gold) -> Ruling:
     if ruling is not None:
         return ruling
     from rewards.equality.guard import too_large
-    from rewards.equality.probe import same_slow
+    from rewards.equality.symbolic import Comparison
     from rewards.math_verify_fallback import by_math_verify
 
     plain = normalise(answer)
     node = _read(plain, gold)
     if node is None:
-        return Ruling(by_math_verify(plain, gold), "math-verify")
+        return by_math_verify(plain, gold)
     if too_large(node):
         return Ruling(Reason.TOO_LARGE, "guard")
-    ruling = _by_tree(node, plain, gold, same_slow, "probe")
-    return ruling or Ruling(by_math_verify(plain, gold), "math-verify")
+    compare = Comparison()
+    ruling = _by_tree(node, plain, gold, compare, "probe")
+    if ruling is not None:
+        return ruling._replace(stage=compare.stage)
+    return by_math_verify(plain, gold)

@@ -1,0 +1,212 @@
+"""Settle with sympy what exact arithmetic and probes leave open or only suggest: worker only.
+
+The difference of two scalars is simplified step by step, the cheapest step first, until it is zero
+or a constant that is not. Work is bounded by the size of the expressions and by processor time, so
+that an identity which sympy cannot show costs little and stays undecided.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from time import monotonic, process_time
+from typing import TYPE_CHECKING, Any
+
+from rewards.equality.build import NotSymbolic, build
+from rewards.equality.probe import counts, same_slow
+from rewards.equality.scalar import literal, same
+from rewards.equality.simplify import hopeless, steps
+from rewards.equality.tree import features, read_log, symbols
+from rewards.syntax.nodes import Node
+
+if TYPE_CHECKING:
+    from sympy import Expr
+
+BUDGET_S = 0.12
+"""Processor seconds of symbolic work per pair; a worker is killed after 1 s by default."""
+STEP_S = 0.05
+"""Processor seconds of one step: a hopeless one must leave time for those behind it."""
+MAX_WALL_S = 0.4
+"""Wall time after which no step is begun: on a busy machine it runs faster than processor time."""
+MAX_OPERATIONS = 120
+ZERO_DIGITS = 60
+
+
+class Comparison:
+    """Compares scalars for one pair and remembers which stage its verdict rests on.
+
+    Where probes differ the scalars are unequal. Where they agree sympy is asked to confirm; a
+    difference that it shows overrules them. Where too few probes hold, sympy alone decides.
+    """
+
+    def __init__(self, budget_s: float = BUDGET_S):
+        self.budget_s = budget_s
+        self.by_symbols = self.by_probe = False
+        self.known: dict[tuple[Node, Node], bool | None] = {}
+
+    @property
+    def stage(self) -> str:
+        """The part that decided: probe where any equality rests on probes alone."""
+        return "symbolic" if self.by_symbols and not self.by_probe else "probe"
+
+    def __call__(self, a: Node, b: Node) -> bool | None:
+        verdict = same(a, b)
+        if verdict is not None:
+            return verdict
+        if (a, b) not in self.known:
+            self.known[a, b] = self._compare(a, b)
+        return self.known[a, b]
+
+    def _compare(self, a: Node, b: Node) -> bool | None:
+        probed = same_slow(a, b)
+        if probed is False or _is_rounded(a, b):
+            return probed
+        confirmed = self._confirm(a, b)
+        if confirmed is None:
+            self.by_probe |= probed is True
+            return probed
+        self.by_symbols = True
+        return confirmed
+
+    def _confirm(self, a: Node, b: Node) -> bool | None:
+        if "bare log" in features(a) | features(b):
+            natural = self._confirm(read_log(a, "e"), read_log(b, "e"))
+            return natural or self._confirm(read_log(a, "10"), read_log(b, "10"))
+        if self.budget_s <= 0:
+            return None
+        start = process_time()
+        try:
+            return vanishes(a, b)
+        finally:
+            self.budget_s -= process_time() - start
+
+
+def _is_rounded(a: Node, b: Node) -> bool:
+    """Say whether one is a decimal that may be equal by its digits, which is no identity."""
+    return any(literal(node) and not symbols(other) for node, other in ((a, b), (b, a)))
+
+
+@lru_cache(maxsize=1024)
+def vanishes(a: Node, b: Node) -> bool | None:
+    """Say whether a - b is zero for every real value of the symbols, or for positive ones.
+
+    Roots and logarithms need positive values; probes have looked at negative ones too. Formulas
+    that count are compared for whole numbers.
+    """
+    domains = ("whole",) if counts(a) or counts(b) else ("real", "positive")
+    left = TimeLeft()
+    for domain in domains if symbols(a) | symbols(b) else domains[:1]:
+        try:
+            difference = build(a, domain) - build(b, domain)
+        except NotSymbolic:
+            return None
+        verdict = is_zero(difference, left, force=domain == "positive")
+        if verdict is not None:
+            return verdict
+    return None
+
+
+class TimeLeft:
+    """The time that the steps of one comparison may still take."""
+
+    def __init__(self):
+        self.deadline, self.wall_deadline = process_time() + BUDGET_S, monotonic() + MAX_WALL_S
+
+    def for_a_step(self) -> float:
+        """Return the processor seconds that the next step may use; 0 ends the search."""
+        if monotonic() > self.wall_deadline:
+            return 0.0
+        return max(0.0, min(STEP_S, self.deadline - process_time()))
+
+
+def is_zero(difference: "Expr", left: TimeLeft, *, force: bool = False) -> bool | None:
+    """Say whether the expression is zero everywhere; None when no step shows it in time.
+
+    force: take every logarithm and power apart as for positive arguments.
+    """
+    large = difference.count_ops() > MAX_OPERATIONS
+    for step in steps(bool(difference.free_symbols), force)[: 2 if large else None]:
+        step_s = left.for_a_step()
+        if not step_s:
+            return None
+        try:
+            with within(step_s):
+                verdict = _known(step(difference))
+        except OutOfTime:
+            _forget_unfinished_work()
+        except hopeless():
+            continue
+        else:
+            if verdict is not None:
+                return verdict
+    return None
+
+
+def _known(found: "Expr") -> bool | None:
+    if found.is_zero:
+        return True
+    if found.has(_undefined()):
+        return False if _differs(found) else None
+    return False if found.is_number and _has_digits(found) else None
+
+
+def _has_digits(number: "Expr") -> bool:
+    """Say whether a constant is not zero: sympy vouches for digits of a precision above one bit."""
+    value = number.evalf(ZERO_DIGITS, maxn=4 * ZERO_DIGITS)
+    return any(getattr(part, "_prec", 2) > 1 and bool(part) for part in value.as_real_imag())
+
+
+def _differs(found: "Expr") -> bool:
+    """Say whether an expression in unknown functions, each call an unknown of its own, is not zero
+    at some point."""
+    import sympy
+
+    calls = sorted(found.atoms(_undefined()), key=sympy.default_sort_key)
+    found = found.xreplace({call: sympy.Dummy() for call in calls})
+    unknown = sorted(found.free_symbols, key=sympy.default_sort_key)
+    point = {symbol: sympy.Rational(2 * k + 3, k + 7) for k, symbol in enumerate(unknown)}
+    return _has_digits(found.xreplace(point))
+
+
+@cache
+def _undefined() -> Any:
+    from sympy.core.function import AppliedUndef
+
+    return AppliedUndef
+
+
+class OutOfTime(BaseException):
+    """A step has used up its time; sympy catches every Exception in places, so this is none."""
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime inside the block once it has used so many processor seconds.
+
+    Only the main thread can be interrupted, which is where a worker judges.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    armed = True
+
+    def ring(number: int, frame: object) -> None:
+        if armed:  # the signal may arrive after the block has ended
+            raise OutOfTime
+
+    before = signal.signal(signal.SIGVTALRM, ring)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _forget_unfinished_work() -> None:
+    """Clear what sympy has cached: an interrupted deduction leaves facts marked as unknown."""
+    from sympy.core.cache import clear_cache
+
+    clear_cache()
