@@ -107,6 +107,18 @@ def vanishes(a: Node, b: Node) -> bool | None:
     return None
 
 
+def coprime(a: Node, b: Node) -> bool:
+    """Say whether the numerators share no factor with a symbol; False where that stays open."""
+    import sympy
+
+    try:
+        with within(STEP_S):
+            numerators = (sympy.fraction(sympy.together(build(node)))[0] for node in (a, b))
+            return not sympy.gcd(*(sympy.expand(part) for part in numerators)).free_symbols
+    except (OutOfTime, NotSymbolic, *hopeless()):
+        return False
+
+
 class TimeLeft:
     """The time that the steps of one comparison may still take."""
 
