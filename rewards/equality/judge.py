@@ -3,6 +3,7 @@
 from rewards.equality.equivalence import equal
 from rewards.equality.exact import NotExact
 from rewards.equality.scalar import Same, same
+from rewards.equality.sets import to_solve
 from rewards.equality.tree import features, walk
 from rewards.gold import Gold, Kind
 from rewards.syntax.choices import labelled, letter_run, letters, lists_more, remarked
@@ -101,7 +102,7 @@ def _by_tree(node: Node | None, plain: str, gold: Gold, compare: Same, stage: st
         verdict = equal(node, gold.node, compare)
     except _OUTCOMES:
         return None
-    if verdict is None:
+    if verdict is None or (verdict is False and compare is same and to_solve(gold.node)):
         return None
     if verdict:
         return Ruling(Reason.CORRECT, stage)
@@ -140,6 +141,7 @@ def judge_slow(answer: str, gold: Gold) -> Ruling:
     if ruling is not None:
         return ruling
     from rewards.equality.guard import too_large
+    from rewards.equality.solve import same_solutions
     from rewards.equality.symbolic import Comparison
     from rewards.math_verify_fallback import by_math_verify
 
@@ -151,6 +153,10 @@ def judge_slow(answer: str, gold: Gold) -> Ruling:
         return Ruling(Reason.TOO_LARGE, "guard")
     compare = Comparison()
     ruling = _by_tree(node, plain, gold, compare, "probe")
+    if gold.node and to_solve(gold.node) and (ruling is None or ruling.reason is Reason.WRONG):
+        verdict = same_solutions(node, gold.node)
+        if verdict is not None:
+            return Ruling(Reason.CORRECT if verdict else Reason.WRONG, "symbolic")
     if ruling is not None:
         return ruling._replace(stage=compare.stage)
     return by_math_verify(plain, gold)

@@ -52,9 +52,9 @@ def to_line(node: Node, same: Same) -> Line:
     if tag == "cup":
         return _tidy(to_line(node[1], same) + to_line(node[2], same), same)
     if tag == "cap":
-        return _meet(to_line(node[1], same), to_line(node[2], same), same)
+        return meet(to_line(node[1], same), to_line(node[2], same), same)
     if tag == "setminus":
-        return _meet(to_line(node[1], same), _complement(to_line(node[2], same)), same)
+        return meet(to_line(node[1], same), _complement(to_line(node[2], same)), same)
     if tag == "list":
         return _list(node, same)
     raise NotALine
@@ -70,7 +70,7 @@ def _list(node: Node, same: Same) -> Line:
         return _tidy(tuple(part for line in lines for part in line), same)
     met = lines[0]
     for line in lines[1:]:
-        met = _meet(met, line, same)
+        met = meet(met, line, same)
     return met or _tidy(tuple(part for line in lines for part in line), same)
 
 
@@ -105,6 +105,24 @@ def variable(ops: tuple[str, ...], operands: tuple[Node, ...]) -> int | None:
     if len(places) != 1 or len(operands) > 3 or (len(operands) == 3 and places[0] != 1):
         return None
     return places[0]
+
+
+def to_solve(gold: Node) -> bool:
+    """Say whether a gold states a set by a condition in one unknown that is still to be solved."""
+    tag = gold[0]
+    if tag == "such":
+        member, condition = gold[1], gold[2]
+        named = member[0] == "s" or (member[0] == "rel" and member[1] == ("in",))
+        return named and condition[0] == "rel" and not _is_solved(condition)
+    if tag in ("cup", "cap", "setminus"):
+        return to_solve(gold[1]) or to_solve(gold[2])
+    if tag != "rel" or not set(gold[1]) <= _FLIPPED.keys() | {"!="}:
+        return False
+    return len(symbols(gold)) == 1 and not _is_solved(gold)
+
+
+def _is_solved(relation: Node) -> bool:
+    return any(side[0] == "s" for side in relation[2]) or len(symbols(relation)) != 1
 
 
 def _relation(ops: tuple[str, ...], operands: tuple[Node, ...], same: Same) -> Line:
@@ -207,7 +225,8 @@ def _complement(line: Line) -> Line:
     return tuple(parts)
 
 
-def _meet(first: Line, second: Line, same: Same) -> Line:
+def meet(first: Line, second: Line, same: Same) -> Line:
+    """Return the numbers that lie in both."""
     parts = []
     for a in first:
         for b in second:
