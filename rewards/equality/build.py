@@ -5,8 +5,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rewards.equality.exact import NotExact, Undefined, exact
-from rewards.equality.tree import symbols, walk
 from rewards.syntax.nodes import Node
+from rewards.syntax.tree import symbols, walk
 
 if TYPE_CHECKING:
     from sympy import Expr
@@ -118,7 +118,7 @@ class Builder:
         if name in ("!", "!!", "binom") and all(value.is_number for value in values):
             raise NotSymbolic  # what `exact` has refused is large or no whole number
         rule = _functions().get(name)
-        if rule is None or name in _UNARY and len(values) != 1:
+        if rule is None or (name in _UNARY and len(values) != 1):
             raise NotSymbolic
         return rule(*values)
 

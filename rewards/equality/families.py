@@ -13,8 +13,8 @@ from rewards.equality.approx import Point, approx
 from rewards.equality.exact import NotExact
 from rewards.equality.rename import renamed
 from rewards.equality.scalar import Same, rational
-from rewards.equality.tree import ZERO, choose_sign, features, minus, rebuild, symbols
 from rewards.syntax.nodes import Node
+from rewards.syntax.tree import ZERO, choose_sign, features, minus, rebuild, symbols
 
 NEAR, FAR = 4, 24
 MAX_TERMS = 12

@@ -9,8 +9,8 @@ from typing import Any
 from rewards.equality.build import NotSymbolic, build
 from rewards.equality.simplify import hopeless
 from rewards.equality.symbolic import STEP_S, OutOfTime, TimeLeft, is_zero, within
-from rewards.equality.tree import symbols
 from rewards.syntax.nodes import Node
+from rewards.syntax.tree import symbols
 
 SOLVE_S = 4 * STEP_S
 MAX_WHOLE = 200

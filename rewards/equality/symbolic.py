@@ -17,8 +17,8 @@ from rewards.equality.build import NotSymbolic, build
 from rewards.equality.probe import counts, same_slow
 from rewards.equality.scalar import literal, same
 from rewards.equality.simplify import hopeless, steps
-from rewards.equality.tree import features, read_log, symbols
 from rewards.syntax.nodes import Node
+from rewards.syntax.tree import features, read_log, symbols
 
 if TYPE_CHECKING:
     from sympy import Expr

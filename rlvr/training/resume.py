@@ -118,11 +118,6 @@ def restore(folder: Path, start_engine: StartEngine | None) -> tuple[Session, Ru
     """The session and the run as the newest intact checkpoint has them, or at step 0 where none was
     written yet. Raises: ConfigError."""
     recipe = load_recipe(folder / "config.toml", [], TrainRecipe)
-    if recipe.adapter.emulate_inplace_merge:
-        raise ConfigError(
-            f"{folder}: adapter.emulate_inplace_merge has moved its base, and checkpoints do not"
-            " hold that; start the run again"
-        )
     checkpoints = ranks.from_main(lambda: intact_checkpoints(folder))
     if not checkpoints and list_checkpoints(folder):
         raise ConfigError(f"{folder}: has no usable checkpoint; delete the folder and start again")

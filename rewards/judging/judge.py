@@ -4,13 +4,13 @@ from rewards.equality.equivalence import equal
 from rewards.equality.exact import NotExact
 from rewards.equality.scalar import Same, same
 from rewards.equality.sets import to_solve
-from rewards.equality.tree import features, walk
 from rewards.gold import Gold, Kind
 from rewards.syntax.choices import labelled, letter_run, letters, lists_more, remarked
 from rewards.syntax.digit_groups import BARE_GROUP
 from rewards.syntax.nodes import Node
 from rewards.syntax.normalise import MAX_LEN, compact, normalise, words
 from rewards.syntax.read import plain_number, read
+from rewards.syntax.tree import features, walk
 from rewards.types import Reason, Ruling
 
 _EQUAL_NUMBER = Ruling(Reason.CORRECT, "number")
@@ -143,7 +143,7 @@ def judge_slow(answer: str, gold: Gold) -> Ruling:
     from rewards.equality.guard import too_large
     from rewards.equality.solve import same_solutions
     from rewards.equality.symbolic import Comparison
-    from rewards.math_verify_fallback import by_math_verify
+    from rewards.judging.math_verify_fallback import by_math_verify
 
     plain = normalise(answer)
     node = _read(plain, gold)
