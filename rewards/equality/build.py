@@ -66,7 +66,7 @@ class Builder:
         if tag == "^":
             return self.power(self.expression(node[1]), self.expression(node[2]))
         if tag == "f":
-            return self.call(node[1], node[2])
+            return self.function(node[1], node[2])
         if tag == "big":
             return self.series(node[1], node[2])
         raise NotSymbolic
@@ -107,7 +107,7 @@ class Builder:
             return -((-value) ** (1 / degree))
         return value ** (1 / degree)
 
-    def call(self, name: str, args: tuple[Node, ...]) -> Any:
+    def function(self, name: str, args: tuple[Node, ...]) -> Any:
         values = [self.expression(arg) for arg in args]
         if name.startswith("@"):
             return self.sympy.Function(name[1:])(*(self.sympy.expand(value) for value in values))

@@ -233,20 +233,20 @@ def _affine(term: Node, parameter: str, same: Same) -> tuple[Node, Node] | None:
 
 def _in_cosets(coset: tuple[Node, Node], others: list[tuple[Node, Node]], same: Same) -> bool:
     """Say whether c + s k lies in one of the others for every k: k counts modulo a number only."""
-    start, step = coset
+    first, stride = coset
     period = 1
-    usable = []
+    usable: list[tuple[Node, Node]] = []
     for other_start, other_step in others:
-        ratio = Fraction(real(step) / real(other_step)).limit_denominator(MAX_RATIO)
+        ratio = Fraction(real(stride) / real(other_step)).limit_denominator(MAX_RATIO)
         ratio_node = ("n", ratio.numerator, ratio.denominator)
-        if ratio and same(step, ("*", (ratio_node, other_step))):
+        if ratio and same(stride, ("*", (ratio_node, other_step))):
             period = math.lcm(period, ratio.denominator)
             usable.append((other_start, other_step))
     if period > MAX_RATIO:
         return False
     for k in range(period):
-        member = ("+", (start, ("*", (("n", k, 1), step))))
-        if not any(_is_member(member, *other, same) for other in usable):
+        member = ("+", (first, ("*", (("n", k, 1), stride))))
+        if not any(_is_member(member, start, step, same) for start, step in usable):
             return False
     return True
 

@@ -338,3 +338,4 @@ for _name in (*_CIRCULAR, "coth", "sech", "csch"):
 for _name in _CIRCULAR:
     for _prefix in ("arc", "a", "ar"):
         _FUNCTIONS[_prefix + _name] = lambda mp, x, _name=_name: getattr(mp, "a" + _name)(x)
+_FUNCTIONS["arccot"] = lambda mp, x: mp.pi / 2 - mp.atan(x)  # from 0 to pi, as schools have it

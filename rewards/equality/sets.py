@@ -7,7 +7,7 @@ from rewards.equality.approx import Point, approx
 from rewards.equality.exact import NotExact
 from rewards.equality.scalar import Same, infinite
 from rewards.syntax.nodes import Node
-from rewards.syntax.tree import ZERO, symbols, walk
+from rewards.syntax.tree import ZERO, choose_sign, features, symbols, walk
 
 MAX_PARTS = 200
 INF: Node = ("c", "inf")
@@ -122,14 +122,19 @@ def to_solve(gold: Node) -> bool:
 
 
 def _is_solved(relation: Node) -> bool:
-    return any(side[0] == "s" for side in relation[2]) or len(symbols(relation)) != 1
+    if any(side[0] == "s" for side in relation[2]) or len(symbols(relation)) != 1:
+        return True
+    return _absolute(relation[1], relation[2]) is not None
 
 
 def _relation(ops: tuple[str, ...], operands: tuple[Node, ...], same: Same) -> Line:
     if ops == ("in",):
         return to_line(operands[1], same)
     if ops == ("=",) and operands[0][0] == "s":
-        return to_line(("set", (operands[1],)), same)
+        value = operands[1]
+        signed = features(value) & {"pm", "mp"}
+        both = (choose_sign(value, 1), choose_sign(value, -1)) if signed else (value,)
+        return to_line(("set", both), same)
     absolute = _absolute(ops, operands)
     if absolute:
         return to_line(absolute, same)

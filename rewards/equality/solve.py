@@ -19,6 +19,8 @@ _INEQUALITIES = {"<", "<=", ">", ">=", "!="}
 
 def same_solutions(a: Node, g: Node) -> bool | None:
     """Say whether both describe the same set of real or whole numbers; None when that is open."""
+    if a[0] == g[0] == "rel" and symbols(a) != symbols(g):
+        return False
     try:
         with within(SOLVE_S):
             pieces, gold_pieces = _pieces(as_set(a)), _pieces(as_set(g))

@@ -7,11 +7,11 @@ that an identity which sympy cannot show costs little and stays undecided.
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from time import monotonic, process_time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rewards.equality.build import NotSymbolic, build
 from rewards.equality.probe import counts, same_slow
@@ -175,10 +175,10 @@ def _differs(found: "Expr") -> bool:
     import sympy
 
     calls = sorted(found.atoms(_undefined()), key=sympy.default_sort_key)
-    found = found.xreplace({call: sympy.Dummy() for call in calls})
+    found = cast("Expr", found.xreplace({call: sympy.Dummy() for call in calls}))
     unknown = sorted(found.free_symbols, key=sympy.default_sort_key)
     point = {symbol: sympy.Rational(2 * k + 3, k + 7) for k, symbol in enumerate(unknown)}
-    return _has_digits(found.xreplace(point))
+    return _has_digits(cast("Expr", found.xreplace(point)))
 
 
 @cache
@@ -222,3 +222,12 @@ def _forget_unfinished_work() -> None:
     from sympy.core.cache import clear_cache
 
     clear_cache()
+
+
+def rehearse(pairs: Iterable[tuple[Node, Node]]) -> None:
+    """Take every step once without a limit, so that what sympy imports on demand is loaded."""
+    for a, b in pairs:
+        difference = build(a) - build(b)
+        for step in steps(bool(difference.free_symbols), True):
+            with suppress(*hopeless()):
+                _known(step(difference))

@@ -1,10 +1,13 @@
 """The judge's slow part as the worker processes call it: strings in, strings out."""
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
 
 from rewards.gold import Gold
 from rewards.judging.judge import judge_slow
+from rewards.syntax.nodes import Node
+from rewards.syntax.normalise import normalise
+from rewards.syntax.read import read
 
 parse_gold = lru_cache(maxsize=4096)(Gold.parse)
 
@@ -21,9 +24,9 @@ STEPPED_PAIRS = (
     (r"\binom{2n}{n}", r"\frac{(2n)!}{n!^2}"),
     (r"\arctan\frac12+\arctan\frac13", r"\frac{\pi}{4}"),
     (r"e^{i\pi/3}+\sqrt{3+2\sqrt2}", r"\frac32+\frac{\sqrt3}{2}i+\sqrt2"),
-    (r"\{x : |x| < e^2\}", r"\{x : x^2-x-1 < 0\}"),
 )
 """Worked on by every step of the symbolic stage, for as long as it takes."""
+STEPPED_SETS = (r"\{x : |x| < e^2\}", r"\{x : x^2-x-1 \ge 0\}", r"\{x : e^x = 2\}")
 
 
 def judge_texts(answer: str, gold_text: str) -> tuple[str, str]:
@@ -32,12 +35,28 @@ def judge_texts(answer: str, gold_text: str) -> tuple[str, str]:
     return ruling.reason.value, ruling.stage
 
 
+def tree(text: str) -> Node:
+    """The tree of one of our own texts."""
+    node = read(normalise(text))
+    assert node is not None, text
+    return node
+
+
 def warm_up() -> None:
     """Import what the slow judge imports on demand, and fill caches that every fork then shares."""
-    from rewards.equality import symbolic
+    load()
+    for answer, gold_text in WARM_UP_PAIRS:
+        judge_texts(answer, gold_text)
+
+
+@cache  # a forked worker has what the template has loaded
+def load() -> None:
+    """Import sympy and math-verify whole: both import parts of themselves when first used."""
+    from rewards.equality.solve import as_set
+    from rewards.equality.symbolic import rehearse
 
     for name in ("sympy", "mpmath", "math_verify"):
         import_module(name)
-    symbolic.rehearse(STEPPED_PAIRS)
-    for answer, gold_text in WARM_UP_PAIRS:
-        judge_texts(answer, gold_text)
+    rehearse((tree(a), tree(b)) for a, b in STEPPED_PAIRS)
+    for text in STEPPED_SETS:
+        as_set(tree(text))

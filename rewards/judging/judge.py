@@ -19,6 +19,7 @@ _IDENTICAL = Ruling(Reason.CORRECT, "identical")
 _UNREADABLE = Ruling(Reason.UNPARSED, "parse")
 _OTHER_TEXT = Ruling(Reason.WRONG, "text")
 _LEFT_TO_DO = {"big", "f:max", "f:min"}
+_LINES = {Kind.INTERVAL, Kind.TUPLE, Kind.RELATION, Kind.SET}
 _OUTCOMES = (NotExact, RecursionError, ValueError, OverflowError, ZeroDivisionError)
 
 
@@ -106,6 +107,8 @@ def _by_tree(node: Node | None, plain: str, gold: Gold, compare: Same, stage: st
         return None
     if verdict:
         return Ruling(Reason.CORRECT, stage)
+    if to_solve(node) and gold.kind in _LINES:
+        return Ruling(Reason.UNEVALUATED, stage)
     found = labelled(plain)
     if found and not gold.letters and not lists_more(found[1]) and (inner := read(found[1])):
         return _by_tree(inner, found[1], gold, compare, stage)

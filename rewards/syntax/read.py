@@ -56,7 +56,7 @@ _SAID = {
     **dict.fromkeys(("all integers", "the integers", "integers"), ("field", "Z")),
     **dict.fromkeys(("infinity", "positive infinity", "infty"), ("c", "inf")),
     "negative infinity": ("-", ("c", "inf")),
-    "infinitely many": ("c", "inf"),
+    **dict.fromkeys(("infinitely many", "infinitely many solutions"), ("c", "inf")),
     **dict.fromkeys(
         [
             *("empty set", "the empty set", "no solution", "no solutions", "no real solutions"),
@@ -71,6 +71,7 @@ _COUNTS = {word: k for k, word in enumerate(_COUNTED)}
 _TENS = {word: 10 * k for k, word in enumerate(_ROUND, 2)}
 _PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6}
 _PARTS |= {"seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10}
+_LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6}
 _SAID |= {word: ("n", k, 1) for word, k in {**_COUNTS, **_TENS}.items()}
 _SAID["half"] = ("n", 1, 2)
 
@@ -96,6 +97,8 @@ def _number_in_words(said: str) -> Node | None:
     """Read `twenty five` or `three quarters`; the text has no hyphens any more."""
     parts = said.split(" ")
     if len(parts) == 2:
+        if parts[1] in _LARGE and (times := _COUNTS.get(parts[0], 0)):
+            return ("n", times * _LARGE[parts[1]], 1)
         tens, ones = _TENS.get(parts[0]), _COUNTS.get(parts[1], 0)
         if tens and 0 < ones < 10:
             return ("n", tens + ones, 1)
