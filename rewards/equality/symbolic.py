@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, lru_cache
+from functools import cache
 from time import monotonic, process_time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +33,22 @@ MAX_OPERATIONS = 120
 ZERO_DIGITS = 60
 
 
+class TimeLeft:
+    """The time that the steps of one comparison may still take."""
+
+    def __init__(
+        self, budget_s: float = BUDGET_S, step_s: float = STEP_S, wall_s: float = MAX_WALL_S
+    ):
+        self.step_s = step_s
+        self.deadline, self.wall_deadline = process_time() + budget_s, monotonic() + wall_s
+
+    def for_a_step(self) -> float:
+        """Return the processor seconds that the next step may use; 0 ends the search."""
+        if monotonic() > self.wall_deadline:
+            return 0.0
+        return max(0.0, min(self.step_s, self.deadline - process_time()))
+
+
 class Comparison:
     """Compares scalars for one pair and remembers which stage its verdict rests on.
 
@@ -40,8 +56,8 @@ class Comparison:
     difference that it shows overrules them. Where too few probes hold, sympy alone decides.
     """
 
-    def __init__(self, budget_s: float = BUDGET_S):
-        self.budget_s = budget_s
+    def __init__(self, left: TimeLeft | None = None):
+        self.left = left
         self.by_symbols = self.by_probe = False
         self.known: dict[tuple[Node, Node], bool | None] = {}
 
@@ -73,13 +89,8 @@ class Comparison:
         if "bare log" in features(a) | features(b):
             natural = self._confirm(read_log(a, "e"), read_log(b, "e"))
             return natural or self._confirm(read_log(a, "10"), read_log(b, "10"))
-        if self.budget_s <= 0:
-            return None
-        start = process_time()
-        try:
-            return vanishes(a, b)
-        finally:
-            self.budget_s -= process_time() - start
+        self.left = self.left or TimeLeft()  # it runs from the first use on
+        return vanishes(a, b, self.left)
 
 
 def _is_rounded(a: Node, b: Node) -> bool:
@@ -87,15 +98,13 @@ def _is_rounded(a: Node, b: Node) -> bool:
     return any(literal(node) and not symbols(other) for node, other in ((a, b), (b, a)))
 
 
-@lru_cache(maxsize=1024)
-def vanishes(a: Node, b: Node) -> bool | None:
+def vanishes(a: Node, b: Node, left: TimeLeft) -> bool | None:
     """Say whether a - b is zero for every real value of the symbols, or for positive ones.
 
     Roots and logarithms need positive values; probes have looked at negative ones too. Formulas
     that count are compared for whole numbers.
     """
     domains = ("whole",) if counts(a) or counts(b) else ("real", "positive")
-    left = TimeLeft()
     for domain in domains if symbols(a) | symbols(b) else domains[:1]:
         try:
             difference = build(a, domain) - build(b, domain)
@@ -117,19 +126,6 @@ def coprime(a: Node, b: Node) -> bool:
             return not sympy.gcd(*(sympy.expand(part) for part in numerators)).free_symbols
     except (OutOfTime, NotSymbolic, *hopeless()):
         return False
-
-
-class TimeLeft:
-    """The time that the steps of one comparison may still take."""
-
-    def __init__(self):
-        self.deadline, self.wall_deadline = process_time() + BUDGET_S, monotonic() + MAX_WALL_S
-
-    def for_a_step(self) -> float:
-        """Return the processor seconds that the next step may use; 0 ends the search."""
-        if monotonic() > self.wall_deadline:
-            return 0.0
-        return max(0.0, min(STEP_S, self.deadline - process_time()))
 
 
 def is_zero(difference: "Expr", left: TimeLeft, *, force: bool = False) -> bool | None:

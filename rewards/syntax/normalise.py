@@ -77,7 +77,7 @@ _KEPT_ENDS = ("...", "\\;", "\\,", "\\:")
 _SPACE_ROUND = re.compile(r"\s*([-+*/=<>();:{}\[\]|^]|,(?!\s+\d{3}(?!\d)))\s*")
 
 
-# What a JSON or Python string makes of `\\frac`, `\\beta`, `\\times`: a control character and the rest
+# What a JSON string makes of `\frac`, `\beta` or `\times`: a control character and the rest
 # of the command. Tabs and line breaks may stand there by right, so only whole commands count.
 _ESCAPED = re.compile(
     r"([\x07\x08\x0b\x0c])(?=[a-z])"
