@@ -48,7 +48,7 @@ def _with_conditions(a: Node, g: Node, same: Same) -> bool | None:
     stated, gold_stated = stated or _like(a, gold_stated), gold_stated or _like(g, stated)
     if stated and gold_stated:
         terms = (*stated.terms, *gold_stated.terms)
-        if any(term[0] not in SCALARS for term in terms):
+        if stated.names or gold_stated.names or any(term[0] not in SCALARS for term in terms):
             return _same_structures(stated, gold_stated, same)
     family, gold_family = as_family(a, g), as_family(g, a)
     if family or gold_family:
@@ -73,6 +73,10 @@ def _same_structures(a: Stated, g: Stated, same: Same) -> bool | None:
     shifted where it runs through all integers."""
     if a.field != g.field or len(a.terms) != len(g.terms):
         return False
+    if a.names and g.names:
+        if set(a.names) != set(g.names):
+            return False
+        a = a._replace(terms=tuple(a.terms[a.names.index(name)] for name in g.names))
     verdict: bool | None = False
     for moved in moves(g.parameter, a.field):
         terms = [replaced(term, ("s", a.parameter), moved) for term in a.terms]

@@ -53,19 +53,27 @@ def as_family(node: Node, other: Node) -> Family | None:
 
 
 class Stated(NamedTuple):
-    """Terms of any kind, and what their parameter runs through."""
+    """Terms of any kind, and what their parameter runs through. names: of unknowns, as x and y, each
+    given by one term; empty where the terms are alternatives or have no names."""
 
     terms: tuple[Node, ...]
     parameter: str
     field: str
+    names: tuple[str, ...] = ()
 
 
 def conditioned(node: Node) -> Stated | None:
     """Return the parts of `terms, parameter in field`; None for anything else."""
     if node[0] != "list" or len(node[1]) < 2:
         return None
-    runs = _runs_through(node[1][-1])
-    return Stated(tuple(_value(term) for term in node[1][:-1]), *runs) if runs else None
+    runs, terms = _runs_through(node[1][-1]), node[1][:-1]
+    return Stated(tuple(_value(term) for term in terms), *runs, unknowns(terms)) if runs else None
+
+
+def unknowns(terms: tuple[Node, ...]) -> tuple[str, ...]:
+    """Return the names of `x = ..., y = ...`, when each is given once and there are several."""
+    named = [t[2][0][1] for t in terms if t[0] == "rel" and t[1] == ("=",) and t[2][0][0] == "s"]
+    return tuple(named) if 1 < len(set(named)) == len(terms) else ()
 
 
 def _runs_through(condition: Node) -> tuple[str, str] | None:
@@ -96,7 +104,7 @@ def _stated(node: Node) -> Family | None:
 
 
 def _with_condition(terms: tuple[Node, ...], condition: Node) -> Family | None:
-    runs = _runs_through(condition)
+    runs = None if unknowns(terms) else _runs_through(condition)
     terms = tuple(_value(term) for term in terms)
     if runs is None or not any(runs[0] in symbols(term) for term in terms):
         return None

@@ -48,6 +48,9 @@ def to_line(node: Node, same: Same) -> Line:
     if tag == "such":
         if node[1][0] == "rel" and node[1][2][-1] != ("field", "R"):
             raise NotALine  # whole or complex numbers
+        member = node[1][2][0] if node[1][0] == "rel" else node[1]
+        if node[2][0] == "rel":
+            return _relation(node[2][1], node[2][2], same, member)
         return to_line(node[2], same)
     if tag == "cup":
         return _tidy(to_line(node[1], same) + to_line(node[2], same), same)
@@ -97,10 +100,17 @@ def bounded_symbols(node: Node) -> frozenset[str]:
     return frozenset()
 
 
-def variable(ops: tuple[str, ...], operands: tuple[Node, ...]) -> int | None:
-    """Return the position of the one symbol that a chain of inequalities bounds, or None."""
+def variable(
+    ops: tuple[str, ...], operands: tuple[Node, ...], name: Node | None = None
+) -> int | None:
+    """Return the position of the one symbol that a chain of inequalities bounds, or None.
+
+    name: the symbol, where a set names it; other symbols are then bounds.
+    """
     if not all(op in _FLIPPED or op == "!=" for op in ops):
         return None
+    if name in operands:
+        operands = tuple(operand if operand == name else ZERO for operand in operands)
     places = [k for k, operand in enumerate(operands) if operand[0] == "s"]
     if len(places) != 1 or len(operands) > 3 or (len(operands) == 3 and places[0] != 1):
         return None
@@ -127,7 +137,9 @@ def _is_solved(relation: Node) -> bool:
     return _absolute(relation[1], relation[2]) is not None
 
 
-def _relation(ops: tuple[str, ...], operands: tuple[Node, ...], same: Same) -> Line:
+def _relation(
+    ops: tuple[str, ...], operands: tuple[Node, ...], same: Same, name: Node | None = None
+) -> Line:
     if ops == ("in",):
         return to_line(operands[1], same)
     if ops == ("=",) and operands[0][0] == "s":
@@ -138,7 +150,7 @@ def _relation(ops: tuple[str, ...], operands: tuple[Node, ...], same: Same) -> L
     absolute = _absolute(ops, operands)
     if absolute:
         return to_line(absolute, same)
-    place = variable(ops, operands)
+    place = variable(ops, operands, name)
     if place is None:
         raise NotALine
     if ops == ("!=",):

@@ -19,13 +19,11 @@ WARM_UP_PAIRS = (
     (r"\{x : x \equiv 1 \bmod 3\}", r"f(x)=\int_0^x g(t)\,dt"),
 )
 STEPPED_PAIRS = (
-    (r"\ln(x^2)+\sqrt{x}\sin(2x)", r"2\ln x+2\sqrt{x}\sin x\cos x"),
-    (r"\binom{2n}{n}", r"\frac{(2n)!}{n!^2}"),
-    (r"\arctan\frac12+\arctan\frac13", r"\frac{\pi}{4}"),
-    (r"e^{i\pi/3}+\sqrt{3+2\sqrt2}", r"\frac32+\frac{\sqrt3}{2}i+\sqrt2"),
+    (r"\ln(x^2)+\sin(2x)", r"2\ln x+2\sin x\cos x"),
+    (r"e^{i\pi/3}+\arctan 2+\sqrt{3+2\sqrt2}", r"\frac32+\frac{\sqrt3}{2}i+\sqrt2"),
 )
 """Worked on by every step of the symbolic stage, for as long as it takes."""
-STEPPED_SETS = (r"\{x : |x| < e^2\}", r"\{x : x^2-x-1 \ge 0\}", r"\{x : e^x = 2\}")
+STEPPED_SET = r"\{x : x^2-x-1 \ge 0\}"
 
 
 def judge_texts(answer: str, gold_text: str) -> tuple[str, str]:
@@ -57,5 +55,4 @@ def load() -> None:
     for name in ("sympy", "mpmath", "math_verify"):
         import_module(name)
     rehearse((tree(a), tree(b)) for a, b in STEPPED_PAIRS)
-    for text in STEPPED_SETS:
-        as_set(tree(text))
+    as_set(tree(STEPPED_SET))
