@@ -53,8 +53,10 @@ def as_family(node: Node, other: Node) -> Family | None:
 
 
 class Stated(NamedTuple):
-    """Terms of any kind, and what their parameter runs through. names: of unknowns, as x and y, each
-    given by one term; empty where the terms are alternatives or have no names."""
+    """Terms of any kind, and what their parameter runs through.
+
+    names: the unknowns of a system, each given by one term; () where the terms are alternatives.
+    """
 
     terms: tuple[Node, ...]
     parameter: str

@@ -36,11 +36,13 @@ ZERO_DIGITS = 60
 class TimeLeft:
     """The time that the steps of one comparison may still take."""
 
-    def __init__(
-        self, budget_s: float = BUDGET_S, step_s: float = STEP_S, wall_s: float = MAX_WALL_S
-    ):
+    def __init__(self, budget_s: float, step_s: float, wall_s: float):
         self.step_s = step_s
         self.deadline, self.wall_deadline = process_time() + budget_s, monotonic() + wall_s
+
+    @classmethod
+    def of_a_pair(cls) -> "TimeLeft":
+        return cls(BUDGET_S, STEP_S, MAX_WALL_S)
 
     def for_a_step(self) -> float:
         """Return the processor seconds that the next step may use; 0 ends the search."""
@@ -89,7 +91,7 @@ class Comparison:
         if "bare log" in features(a) | features(b):
             natural = self._confirm(read_log(a, "e"), read_log(b, "e"))
             return natural or self._confirm(read_log(a, "10"), read_log(b, "10"))
-        self.left = self.left or TimeLeft()  # it runs from the first use on
+        self.left = self.left or TimeLeft.of_a_pair()  # it runs from the first use on
         return vanishes(a, b, self.left)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from rewards.gold import Gold, Kind
 from tests.rewards.pairs import RIGHT, WRONG
 from tests.rewards.pairs_outside import OUTSIDE
+from tests.rewards.pairs_symbolic import SYMBOLIC
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("RLVR_DATA", ROOT.parent / "shared" / "data"))
@@ -152,6 +153,7 @@ def every_pair() -> dict[str, list[Pair]]:
     for name, right, wrong in (
         ("pairs.py", RIGHT.values(), WRONG.values()),
         ("pairs_outside.py", *zip(*OUTSIDE.values(), strict=True)),
+        ("pairs_symbolic.py", *zip(*SYMBOLIC.values(), strict=True)),
     ):
         sets[name] = [
             Pair(boxed(answer), gold, label)

@@ -52,7 +52,7 @@ def counted(pairs: Sequence[Pair]) -> Counter[str]:
         counts["paid by it"] += ruling == (Reason.CORRECT, "math-verify")
         if ruling.stage not in ("probe", "symbolic"):
             continue
-        compare = Comparison(TimeLeft(budget_s=5.0, step_s=1.0, wall_s=600.0))
+        compare = Comparison(TimeLeft(5.0, 1.0, 600.0))
         paid = agree(answer, gold, compare)
         by_probe = compare.stage == "probe"
         if agree(answer, gold, same_slow):
