@@ -117,6 +117,8 @@ class Builder:
             return self.logarithm(name, values)
         if name in ("!", "!!", "binom") and all(value.is_number for value in values):
             raise NotSymbolic  # what `exact` has refused is large or no whole number
+        if name == "binom" and values[1].is_Integer and values[1] > MAX_POWER:
+            raise NotSymbolic
         rule = _functions().get(name)
         if rule is None or (name in _UNARY and len(values) != 1):
             raise NotSymbolic

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rewards.equality.approx import Point
 from rewards.equality.exact import NotExact, TooLarge, Undefined, exact
 from rewards.equality.guard import MAX_LOG
-from rewards.equality.scalar import MIN_RIGHT_DIGITS, infinite, literal, rational, same
+from rewards.equality.scalar import MIN_RIGHT_DIGITS, either, infinite, literal, rational, same
 from rewards.syntax.nodes import Node
 from rewards.syntax.tree import features, read_log, symbols, walk
 
@@ -34,7 +34,7 @@ def same_slow(a: Node, b: Node) -> bool | None:
     kinds = features(a) | features(b)
     if "bare log" in kinds:
         natural = same_slow(read_log(a, "e"), read_log(b, "e"))
-        return natural or same_slow(read_log(a, "10"), read_log(b, "10"))
+        return either(natural, same_slow(read_log(a, "10"), read_log(b, "10")))
     if infinite(a) or infinite(b) or "c:inf" in kinds:
         return None
     free = symbols(a) | symbols(b)

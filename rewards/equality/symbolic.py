@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rewards.equality.build import NotSymbolic, build
 from rewards.equality.probe import counts, same_slow
-from rewards.equality.scalar import literal, same
+from rewards.equality.scalar import either, literal, same
 from rewards.equality.simplify import hopeless, steps
 from rewards.syntax.nodes import Node
 from rewards.syntax.tree import features, read_log, symbols
@@ -90,7 +90,7 @@ class Comparison:
     def _confirm(self, a: Node, b: Node) -> bool | None:
         if "bare log" in features(a) | features(b):
             natural = self._confirm(read_log(a, "e"), read_log(b, "e"))
-            return natural or self._confirm(read_log(a, "10"), read_log(b, "10"))
+            return either(natural, self._confirm(read_log(a, "10"), read_log(b, "10")))
         self.left = self.left or TimeLeft.of_a_pair()  # it runs from the first use on
         return vanishes(a, b, self.left)
 
@@ -109,8 +109,12 @@ def vanishes(a: Node, b: Node, left: TimeLeft) -> bool | None:
     domains = ("whole",) if counts(a) or counts(b) else ("real", "positive")
     for domain in domains if symbols(a) | symbols(b) else domains[:1]:
         try:
-            difference = build(a, domain) - build(b, domain)
-        except NotSymbolic:
+            with within(left.for_a_step()):
+                difference = build(a, domain) - build(b, domain)
+        except OutOfTime:
+            _forget_unfinished_work()
+            return None
+        except (NotSymbolic, *hopeless()):
             return None
         verdict = is_zero(difference, left, force=domain == "positive")
         if verdict is not None:
@@ -196,6 +200,8 @@ def within(seconds: float) -> Iterator[None]:
 
     Only the main thread can be interrupted, which is where a worker judges.
     """
+    if seconds <= 0:
+        raise OutOfTime
     if threading.current_thread() is not threading.main_thread():
         yield
         return
