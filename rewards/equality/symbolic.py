@@ -92,7 +92,8 @@ class Comparison:
             natural = self._confirm(read_log(a, "e"), read_log(b, "e"))
             return either(natural, self._confirm(read_log(a, "10"), read_log(b, "10")))
         self.left = self.left or TimeLeft.of_a_pair()  # it runs from the first use on
-        return vanishes(a, b, self.left)
+        verdict = vanishes(a, b, self.left)
+        return False if verdict is None and differs_at_a_point(a, b, self.left) else verdict
 
 
 def _is_rounded(a: Node, b: Node) -> bool:
@@ -120,6 +121,22 @@ def vanishes(a: Node, b: Node, left: TimeLeft) -> bool | None:
         if verdict is not None:
             return verdict
     return None
+
+
+def differs_at_a_point(a: Node, b: Node, left: TimeLeft) -> bool:
+    """Say whether sympy's digits, more than the probes', show a real difference at one point."""
+    counted = counts(a) or counts(b)
+    try:
+        with within(left.for_a_step()):
+            difference = build(a) - build(b)
+            value = difference.xreplace(_point(difference, whole=counted))
+            real, imaginary = value.evalf(ZERO_DIGITS, maxn=4 * ZERO_DIGITS).as_real_imag()
+            return _is_shown(real) and not _is_shown(imaginary)
+    except OutOfTime:
+        _forget_unfinished_work()
+    except (NotSymbolic, *hopeless()):
+        pass
+    return False
 
 
 def coprime(a: Node, b: Node) -> bool:
@@ -166,9 +183,14 @@ def _known(found: "Expr") -> bool | None:
 
 
 def _has_digits(number: "Expr") -> bool:
-    """Say whether a constant is not zero: sympy vouches for digits of a precision above one bit."""
+    """Say whether a constant is not zero by the digits that sympy vouches for."""
     value = number.evalf(ZERO_DIGITS, maxn=4 * ZERO_DIGITS)
-    return any(getattr(part, "_prec", 2) > 1 and bool(part) for part in value.as_real_imag())
+    return any(_is_shown(part) for part in value.as_real_imag())
+
+
+def _is_shown(part: "Expr") -> bool:
+    """Say whether a value is not zero; the precision of one bit marks digits that are noise."""
+    return bool(part.is_number) and bool(part) and getattr(part, "_prec", 2) > 1
 
 
 def _differs(found: "Expr") -> bool:
@@ -178,9 +200,18 @@ def _differs(found: "Expr") -> bool:
 
     calls = sorted(found.atoms(_undefined()), key=sympy.default_sort_key)
     found = cast("Expr", found.xreplace({call: sympy.Dummy() for call in calls}))
+    return _has_digits(cast("Expr", found.xreplace(_point(found))))
+
+
+def _point(found: "Expr", *, whole: bool = False) -> dict[Any, Any]:
+    """Return values above 1 for the free symbols."""
+    import sympy
+
     unknown = sorted(found.free_symbols, key=sympy.default_sort_key)
-    point = {symbol: sympy.Rational(2 * k + 3, k + 7) for k, symbol in enumerate(unknown)}
-    return _has_digits(cast("Expr", found.xreplace(point)))
+    return {
+        symbol: sympy.Integer(k + 3) if whole else sympy.Rational(3 * k + 11, 7)
+        for k, symbol in enumerate(unknown)
+    }
 
 
 @cache

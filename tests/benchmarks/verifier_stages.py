@@ -23,8 +23,14 @@ from tests.benchmarks import verifier_inputs as inputs
 from tests.benchmarks.verifier_inputs import Pair
 
 COLUMNS = (
-    *("pairs", "left to a worker", "probes agree", "confirmed", "shown different", "open"),
-    *("open and wrong", "settled by sympy alone", "math-verify asked", "paid by it"),
+    *("pairs", "left to a worker", "probes agree", "confirmed", "overruled", "open"),
+    *(
+        "overruled and right",
+        "open and wrong",
+        "settled by sympy alone",
+        "math-verify asked",
+        "paid by it",
+    ),
 )
 
 
@@ -58,7 +64,8 @@ def counted(pairs: Sequence[Pair]) -> Counter[str]:
         if agree(answer, gold, same_slow):
             counts["probes agree"] += 1
             counts["confirmed"] += paid and not by_probe
-            counts["shown different"] += not paid
+            counts["overruled"] += not paid
+            counts["overruled and right"] += not paid and pair.label
             counts["open"] += paid and by_probe
             counts["open and wrong"] += paid and by_probe and not pair.label
         else:

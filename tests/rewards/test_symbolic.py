@@ -6,7 +6,14 @@ import pytest
 
 from rewards.equality.build import NotSymbolic, build
 from rewards.equality.solve import same_solutions
-from rewards.equality.symbolic import Comparison, OutOfTime, TimeLeft, vanishes, within
+from rewards.equality.symbolic import (
+    Comparison,
+    OutOfTime,
+    TimeLeft,
+    differs_at_a_point,
+    vanishes,
+    within,
+)
 from rewards.gold import Gold
 from rewards.judging.judge import judge_fast, judge_slow
 from rewards.syntax.normalise import normalise
@@ -58,6 +65,20 @@ DIFFERENT = [
 @pytest.mark.parametrize(("a", "b"), SAME)
 def test_an_identity_is_shown(a, b):
     assert vanishes(tree(a), tree(b), AMPLE) is True
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (r"(x^2+1)(\sin^2 1+\cos^2 1+10^{-75})", "x^2+1"),
+        (r"\sqrt{x^2+y^2}+10^{-75}y", r"\sqrt{x^2+y^2}"),
+        (r"n!\cdot(\tan\frac{\pi}{4}+10^{-75}\sin n)", "n!"),
+    ],
+)
+def test_more_digits_at_one_point_show_what_no_step_does(a, b):
+    assert differs_at_a_point(tree(a), tree(b), AMPLE)
+    assert ruling(a, b).reason is Reason.WRONG
+    assert not differs_at_a_point(tree(b), tree(b), AMPLE)
 
 
 @pytest.mark.parametrize(("a", "b"), DIFFERENT)
