@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,17 +9,26 @@ from eval.benchmarks import LoadedBenchmark, Question, find_file, load_benchmark
 from eval.contamination import check_contamination
 from eval.records import BENCHMARKS
 from rewards import Verifier
+from rlvr.common.log import get_logger
 from rlvr.data.problems import GENERATED
 
 if TYPE_CHECKING:
     from rlvr.config.train import DataConfig, TrainRecipe
     from rlvr.data.problems import Problem
 
+logger = get_logger(__name__)
+
 
 def problem_text(problem: Problem, config: DataConfig) -> str:
     """The problem's own text, without the template around it."""
     before, _, after = config.prompt_template.partition("{problem}")
     return problem.prompt[-1]["content"].removeprefix(before).removesuffix(after)
+
+
+def question_of(problem: Problem, config: DataConfig) -> Question:
+    """The training problem in the form of an evaluation problem, with all its golds."""
+    others = tuple(gold.text for gold in problem.others)
+    return Question(problem.id, problem_text(problem, config), problem.answer, others=others)
 
 
 def check_training_data(
@@ -37,7 +45,7 @@ def check_training_data(
     against = list((known | {loaded.name: loaded for loaded in evaluated}).values())
     if not against:
         return None
-    rows = (Question(p.id, problem_text(p, recipe.data), p.answer) for p in problems)
+    rows = (question_of(problem, recipe.data) for problem in problems)
     with Verifier(num_workers=1) as judge:  # answers are compared as boxes, whatever the run uses
         report = check_contamination(rows, against, judge)
     summary = report.summary()
@@ -46,11 +54,10 @@ def check_training_data(
         listed = ", ".join(f"{b.exact + b.near} of {b.benchmark}" for b in found)
         names = " ".join(b.benchmark for b in found if b.benchmark in BENCHMARKS)
         remedy = f"rlvr data check FILE --against {names} --filtered CLEAN.jsonl" if names else ""
-        print(
+        logger.warning(
             f"contamination: {summary['contaminated_rows']} of {summary['train_rows']} training"
             f" problems repeat evaluation problems ({listed})"
-            + (f"; {remedy} writes the clean rows" if remedy else ""),
-            file=sys.stderr,
+            + (f"; {remedy} writes the clean rows" if remedy else "")
         )
     return summary
 

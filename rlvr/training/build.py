@@ -18,11 +18,11 @@ from rlvr.adapters.targets import expert_parameters
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.common.cpu import advice
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.common.packages import is_vllm_installed
 from rlvr.config.train import TrainRecipe
 from rlvr.data.problems import Dataset, encode_prompts, load_problems
 from rlvr.distributed import ranks, sharding
 from rlvr.engines import vllm_local
+from rlvr.engines.choose import choose_engine, why_not_vllm
 from rlvr.engines.engine import Engine, EngineLost, refusal
 from rlvr.engines.server.engine import ServerEngine
 from rlvr.engines.stop_tokens import notices, with_stops
@@ -30,9 +30,9 @@ from rlvr.engines.weights.sync import Syncer, choose_mode
 from rlvr.evaluation.problem_sets import EvalSet, eval_sets, held_out_data, load_benchmarks
 from rlvr.policy.policy import Policy, load_policy, load_tokenizer
 from rlvr.policy.reference import prepare_reference
+from rlvr.policy.sharded import shard_policy
 from rlvr.runs.folder import check_same_data
 from rlvr.sampling.sampler import Sampler
-from rlvr.training.preflight import VLLM
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -150,7 +150,7 @@ def build(
         policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
         EntropyControl(recipe.algorithm),
         engine,
-        Syncer(recipe, policy, engine, mode, prompts),
+        Syncer(recipe, policy, engine, mode, prompts, ranks.world),
         verifier,
         Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
         data,
@@ -170,11 +170,11 @@ def _policy(recipe: TrainRecipe, model_path: str, prompts: list[list[int]]) -> P
         keep_reference=recipe.algorithm.kl_beta > 0,
         num_updates=recipe.train.steps * recipe.optim.updates_per_step,
         encode_rows=lambda _tokenizer: prompts[: recipe.adapter.calibration_rows],
+        world=ranks.world,
     )
     ranks.copy_from_main(policy.model)
-    if sharding.is_asked():
-        sharding.shard(policy, recipe.optim)
-    if not policy.holding.parts_weights:
+    shard_policy(policy, recipe.optim)
+    if not policy.strategy.shards_weights:
         prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
     if recipe.train.compile:
@@ -190,18 +190,11 @@ def _max_prompt_len(recipe: TrainRecipe) -> int:
 
 def _use_vllm(recipe: TrainRecipe) -> bool:
     """Whether vLLM generates; says in one line why not where the recipe leaves it open."""
-    if recipe.rollout.engine != "auto":
-        return recipe.rollout.engine in VLLM
-    if not is_vllm_installed():
-        print("vLLM is not installed: generating with transformers, slowly", file=sys.stderr)
-        return False
-    method = get_method(recipe.adapter)
-    if not method.syncs:
-        print(
-            f"vLLM cannot serve {method.name}: generating with transformers, slowly",
-            file=sys.stderr,
-        )
-    return bool(method.syncs)
+    wanted, method = recipe.rollout.engine, get_method(recipe.adapter)
+    reason = why_not_vllm(method) if wanted == "auto" else None
+    if reason is not None:
+        print(reason, file=sys.stderr)
+    return choose_engine(wanted, method) != "transformers"
 
 
 def refuse_tied_head(policy: Policy) -> None:
@@ -246,12 +239,12 @@ def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -
     if use_vllm:
         refuse_unservable(policy)
         if recipe.rollout.engine == "vllm_server":
-            return ServerEngine(recipe, policy.path, mode)
+            return ServerEngine(recipe, policy.path, mode, ranks.world)
         rank = None
         if mode == "adapter":
             with sharding.gathered(policy):
                 rank = max_lora_rank(policy.model)
-        return vllm_local.VllmEngine(recipe, policy.path, rank)
+        return vllm_local.VllmEngine(recipe, policy.path, rank, ranks.world)
     from rlvr.engines.transformers import TransformersEngine, check_cache
 
     check_cache(policy)

@@ -3,16 +3,24 @@
 import functools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlvr.common.log import to_stderr
 from rlvr.config.toml import validate
 from rlvr.config.train import TrainRecipe
 from tests.rlvr import small
 from tests.waiting import HANG_S
+
+
+@pytest.fixture(scope="session", autouse=True)
+def messages_on_stderr() -> Iterator[None]:
+    """Messages of code under test go where the command line sends them."""
+    with to_stderr():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -57,12 +65,14 @@ def make_recipe(recipe_tree) -> Callable[..., TrainRecipe]:
 @pytest.fixture
 def write_recipe(recipe_tree, make_recipe, tmp_path) -> Callable[..., Path]:
     """A recipe file in a temporary folder; runs go to its `runs` folder."""
-    from rlvr.config.toml import dump_toml
+    from rlvr.config.toml import toml_text
 
     def write(**sections: dict[str, Any]) -> Path:
         sections["run"] = {"dir": str(tmp_path / "runs"), "name": "run"} | sections.get("run", {})
         path = tmp_path / "recipe.toml"
-        path.write_text(dump_toml(make_recipe(**sections)))
+        recipe = make_recipe(**sections)
+        given = recipe.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        path.write_text(toml_text(given))
         return path
 
     return write

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from rlvr.adapters import METHODS
-from rlvr.adapters.optimizers import build_optimizer, check_optimizer
+from rlvr.adapters.optimizers import build_optimizer
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.common.errors import ConfigError
 from rlvr.config.algorithm import AlgorithmConfig
 from rlvr.config.train import OptimConfig
+from rlvr.training.preflight import check_optimizer
 
 
 def parameter():

@@ -16,14 +16,14 @@ from rlvr.adapters import METHODS
 from rlvr.adapters.optimizers import OPTIMIZERS
 from rlvr.algorithm.advantage import ESTIMATORS
 from rlvr.algorithm.surrogate import CLIPS, RATIOS
-from rlvr.compare.execution.executors import _KINDS
+from rlvr.compare.execution.executors import EXECUTORS
 from rlvr.config.algorithm import AlgorithmConfig
 from rlvr.config.compare import CompareRecipe
 from rlvr.config.presets import PRESETS
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import OptimConfig, TrainRecipe
-from rlvr.config.warm_start import SftConfig
+from rlvr.config.warm_start import WarmStartRecipe
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
@@ -48,7 +48,7 @@ def parts(annotation: Any) -> Iterator[type]:
         yield from parts(part)
 
 
-SECTIONS = sections(TrainRecipe, SftConfig, FinetuneRecipe, CompareRecipe)
+SECTIONS = sections(TrainRecipe, WarmStartRecipe, FinetuneRecipe, CompareRecipe)
 FIELDS = [
     pytest.param(kind, name, id=f"{label}.{name}")
     for label, kind in SECTIONS.items()
@@ -135,7 +135,7 @@ def test_adamws_decay_rates_lie_below_1(wrong):
         (AlgorithmConfig, "ratio", RATIOS),
         (AlgorithmConfig, "clip", CLIPS),
         (OptimConfig, "name", OPTIMIZERS),
-        (SECTIONS["ExecutorConfig"], "kind", _KINDS),
+        (SECTIONS["ExecutorConfig"], "kind", EXECUTORS),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -174,7 +174,7 @@ def kind_of(path: Path) -> type[BaseModel]:
         return CompareRecipe
     if not path.stem.endswith("_sft"):
         return TrainRecipe
-    return FinetuneRecipe if "path" in tree.get("model", {}) else SftConfig
+    return FinetuneRecipe if "path" in tree.get("model", {}) else WarmStartRecipe
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
