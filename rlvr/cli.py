@@ -16,12 +16,12 @@ SUBCOMMANDS = {
     "verify": ("rewards.cli:main", "judge lines of {response, gold} from standard input"),
     "eval": ("rlvr.evaluation.cli:main", "sample and score benchmarks, compare scored folders"),
     "analyze": ("rlvr.analysis.cli:main", "what training did to the weights"),
-    "data": ("eval.cli:data_main", "look for evaluation problems in a training set"),
+    "data": ("rlvr.data.check:main", "look for evaluation problems in a training set"),
     "report": ("rlvr.report.cli:report_main", "one HTML page about a run or a comparison"),
     "compare": ("rlvr.compare.cli:compare_main", "compare methods on equal terms"),
     "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),
     "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
-    "serve": ("rlvr.engines.server.serve:main", "start the vLLM server of a recipe"),
+    "serve": ("rlvr.training.serve:main", "start the vLLM server of a recipe"),
     "doctor": ("rlvr.doctor:main", "check this machine: versions, GPUs, disk, ports, data"),
 }
 """Commands that parse their own arguments: module:function, and the line of help."""
@@ -140,9 +140,9 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
         from rlvr.distributed import ranks
         from rlvr.training import loop as train
 
-        ranks.join()
+        world = ranks.join()
         interrupt.check()
-    console, code = partial(Console, quiet=not ranks.is_main()), 0
+    console, code = partial(Console, quiet=not world.is_main), 0
     try:
         if args.resume is not None:
             train.resume(Path(args.resume), console(), same_as=recipe)
@@ -151,7 +151,7 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
             train.train(recipe, path, console())
     except Stopped as stopped:
         code = 128 + stopped.signum
-    ranks.leave()
+    world.shutdown()
     return code
 
 

@@ -16,9 +16,10 @@ Parameters = Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]]
 
 
 def build_optimizer(parameters: Parameters, config: OptimConfig) -> Optimizer:
-    """The optimizer that optim.name names, over parameters or parameter groups.
+    """The optimizer that optim.name names, over parameters or groups of them.
 
-    `rlvr.training.preflight` says whether it can run here.
+    A group's `lr_ratio` multiplies the schedule's rate. `rlvr.training.preflight` says whether it
+    can run here.
     """
     options = {
         "lr": config.lr,
@@ -26,7 +27,11 @@ def build_optimizer(parameters: Parameters, config: OptimConfig) -> Optimizer:
         "eps": config.eps,
         "weight_decay": config.weight_decay,
     }
-    return OPTIMIZERS[config.name](parameters, options)
+    scaled: Any = [
+        {"lr": config.lr * one.get("lr_ratio", 1.0)} | one if isinstance(one, dict) else one
+        for one in parameters
+    ]
+    return OPTIMIZERS[config.name](scaled, options)
 
 
 def _adamw(parameters: Parameters, options: Mapping[str, Any]) -> Optimizer:

@@ -30,6 +30,7 @@ from rlvr.engines.weights.sync import Syncer, choose_mode
 from rlvr.evaluation.problem_sets import EvalSet, eval_sets, held_out_data, load_benchmarks
 from rlvr.policy.policy import Policy, load_policy, load_tokenizer
 from rlvr.policy.reference import prepare_reference
+from rlvr.policy.sharded import shard_policy
 from rlvr.runs.folder import check_same_data
 from rlvr.sampling.sampler import Sampler
 
@@ -149,7 +150,7 @@ def build(
         policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
         EntropyControl(recipe.algorithm),
         engine,
-        Syncer(recipe, policy, engine, mode, prompts),
+        Syncer(recipe, policy, engine, mode, prompts, ranks.world),
         verifier,
         Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
         data,
@@ -169,11 +170,11 @@ def _policy(recipe: TrainRecipe, model_path: str, prompts: list[list[int]]) -> P
         keep_reference=recipe.algorithm.kl_beta > 0,
         num_updates=recipe.train.steps * recipe.optim.updates_per_step,
         encode_rows=lambda _tokenizer: prompts[: recipe.adapter.calibration_rows],
+        world=ranks.world,
     )
     ranks.copy_from_main(policy.model)
-    if sharding.is_asked():
-        sharding.shard(policy, recipe.optim)
-    if not policy.holding.parts_weights:
+    shard_policy(policy, recipe.optim)
+    if not policy.strategy.shards_weights:
         prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
     if recipe.train.compile:
@@ -238,12 +239,12 @@ def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -
     if use_vllm:
         refuse_unservable(policy)
         if recipe.rollout.engine == "vllm_server":
-            return ServerEngine(recipe, policy.path, mode)
+            return ServerEngine(recipe, policy.path, mode, ranks.world)
         rank = None
         if mode == "adapter":
             with sharding.gathered(policy):
                 rank = max_lora_rank(policy.model)
-        return vllm_local.VllmEngine(recipe, policy.path, rank)
+        return vllm_local.VllmEngine(recipe, policy.path, rank, ranks.world)
     from rlvr.engines.transformers import TransformersEngine, check_cache
 
     check_cache(policy)

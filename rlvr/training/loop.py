@@ -29,7 +29,13 @@ from rlvr.distributed import ranks, sharding
 from rlvr.engines.stop_tokens import missing_end
 from rlvr.policy.reference import follow
 from rlvr.runs.checkpoint import NotWrittenError
-from rlvr.runs.folder import Run, check_same_recipe, claimed, held, make_folder
+from rlvr.runs.folder import (
+    Run,
+    check_same_recipe,
+    create_run_folder,
+    lock_run_folder,
+    reserve_run_folder,
+)
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.runs.tracker import Tracker, write_rollouts
 from rlvr.training.batch import StepBatch, make_batch
@@ -73,13 +79,13 @@ def train(
     check_reachable(recipe)
     for caution in cautions(recipe) if ranks.is_main() else ():
         print(f"caution: {caution}", file=sys.stderr)
-    with _by_main(lambda: claimed(recipe, recipe_path)) as folder:
+    with _by_main(lambda: reserve_run_folder(recipe, recipe_path)) as folder:
         run = Run(folder, run_id=secrets.token_hex(4))
         with StickyInterrupt() as interrupt:
-            session = build(recipe, model_path(recipe, recipe_path, console), start_engine)
+            session = build(recipe, model_path(recipe, recipe_path, ranks.world), start_engine)
             facts = _facts(session) | {"run_id": run.run_id}
             _go_on(interrupt, session)
-        ranks.from_main(lambda: make_folder(folder, recipe, facts))
+        ranks.from_main(lambda: create_run_folder(folder, recipe, facts))
         return _drive(session, run, console, end)
 
 
@@ -117,7 +123,7 @@ def _facts(session: Session) -> dict[str, Any]:
         read_template(recipe.data.chat_template),
         recipe.rollout.stop_token_ids,
     )
-    facts |= {"num_ranks": ranks.size(), "sharded": session.policy.holding.in_parts}
+    facts |= {"num_ranks": ranks.size(), "sharded": session.policy.strategy.is_sharded}
     facts["contamination"] = ranks.from_main(
         lambda: check_training_data(recipe, session.data.problems, evaluated)
     )
@@ -137,7 +143,7 @@ def resume(
         raise ConfigError(f"{folder}: not a run folder (no config.toml); give the folder of a run")
     if same_as is not None:
         check_same_recipe(folder, same_as)
-    with _by_main(lambda: held(folder)):
+    with _by_main(lambda: lock_run_folder(folder)):
         with StickyInterrupt() as interrupt:
             session, run = restore(folder, start_engine)
             _go_on(interrupt, session)
@@ -216,7 +222,7 @@ def _close_step(session: Session, run: Run, loop: Loop) -> bool:
     run.boundary = session.sampler.state()
     due = last or _is_due(recipe.train.checkpoint_every, step)
     if due or ranks.from_main(partial(is_best, run.folder, step)):
-        with_engine(session, lambda: ranks.together(session.syncer.prove))
+        with_engine(session, session.syncer.prove)
         try:
             save(session, run)
         except NotWrittenError as error:
@@ -263,7 +269,7 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
             run.unlogged = {"step": step + 1, **stats, **collected.metrics}
         with _timed() as sync_s:
             sync = partial(session.syncer.sync, step + 1)
-            synced = with_engine(session, lambda: ranks.together(sync))
+            synced = with_engine(session, sync)
     if ranks.is_main():
         write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
         if stats["optim/skipped"]:
@@ -277,9 +283,9 @@ def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict
         "train/tokens_per_s": num_tokens / train_s[0],
         "memory/peak_gib": max(ranks.gather(_peak_gib())),
         "sync/bytes": float(session.syncer.num_bytes),
-        "sync/logprob_error": max(one.logprob_error for one in synced),
-        "sync/logprob_error_mean": max(one.logprob_error_mean for one in synced),
-        "sync/logprob_error_p99": max(one.logprob_error_p99 for one in synced),
+        "sync/logprob_error": synced.logprob_error,
+        "sync/logprob_error_mean": synced.logprob_error_mean,
+        "sync/logprob_error_p99": synced.logprob_error_p99,
     }
     return own | stats | _verifier_metrics(session.verifier) | collected.metrics
 

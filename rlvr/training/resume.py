@@ -65,7 +65,7 @@ def first_sync(session: Session) -> None:
     other one is started. Raises: ConfigError with its reason; SyncError.
     """
     try:
-        ranks.together(session.syncer.sync)
+        session.syncer.sync()
     except EngineLost as error:
         recipe, mode = session.recipe, session.syncer.mode
         raise refusal(str(error), recipe.rollout.engine, mode) from error

@@ -142,10 +142,10 @@ def update(
         check = safe_point if part == 0 else _go_on
         weight = entropy.coef / num_tokens
         ranks.together(partial(_backward, policy, mine, recipe, weight, sums, check))
-        if not policy.holding.in_parts:
+        if not policy.strategy.is_sharded:
             ranks.sum_gradients(policy.trainable)
         if schedule:
-            policy.holding.backward(schedule.penalty(policy.model))
+            policy.strategy.backward(schedule.penalty(policy.model))
         entropy_sum = float(sums["entropy"] - before["entropy"])
         parts = ranks.gather((float(sums["loss"]), entropy_sum))
         valid = math.isfinite(sum(loss for loss, _ in parts))
@@ -166,7 +166,7 @@ def update(
         "policy/dropped_tokens": float(batch.num_dropped),
     }
     if policy.loss_scale:
-        metrics["optim/loss_scale"] = policy.holding.scale
+        metrics["optim/loss_scale"] = policy.strategy.scale
     return metrics | {"policy/entropy_coef": entropy.coef} if entropy.enabled else metrics
 
 
@@ -174,12 +174,12 @@ def _scale_loss(policy: Policy, rows: Sequence[Row]) -> None:
     """In float16, sets the scale of the update on these rows, which are those of all ranks."""
     if policy.loss_scale:
         lengths = [len(row.tokens.response_ids) for row in rows]
-        policy.holding.scale = policy.loss_scale.factor([row.weight for row in rows], lengths)
+        policy.strategy.scale = policy.loss_scale.factor([row.weight for row in rows], lengths)
 
 
 def _step(policy: Policy, optimizer: Optimizer, max_norm: float, valid: bool) -> float | None:
-    """The optimizer's step, or None where it is left out; see `sharding.Holding.step`."""
-    grad_norm = policy.holding.step(policy.trainable, optimizer, max_norm, valid)
+    """The optimizer's step, or None where it is left out; see `ShardingStrategy.step`."""
+    grad_norm = policy.strategy.step(policy.trainable, optimizer, max_norm, valid)
     if policy.loss_scale and valid:
         policy.loss_scale.observe(grad_norm is not None)
     return grad_norm
@@ -238,7 +238,7 @@ def _backward(
 def _idle(policy: Policy, recipe: TrainRecipe, entropy_grad: bool) -> None:
     """A pass that adds nothing to any gradient, beside a micro-batch of another rank."""
     logp_T, entropy_T = policy.logprobs([sharding.IDLE], recipe.rollout.temperature, entropy_grad)
-    policy.holding.backward(0.0 * (logp_T + entropy_T).sum())
+    policy.strategy.backward(0.0 * (logp_T + entropy_T).sum())
 
 
 def accumulate(
@@ -255,7 +255,7 @@ def accumulate(
     if kept_T is not None:
         logp_T, entropy_T = logp_T[kept_T], entropy_T[kept_T]
     loss, parts = policy_loss(logp_T, entropy_T, tokens, recipe.algorithm)
-    policy.holding.backward(loss)
+    policy.strategy.backward(loss)
     ratio_max = parts.pop("ratio_max").double()
     sums["ratio_max"] = torch.maximum(ratio_max, torch.zeros_like(ratio_max) + sums["ratio_max"])
     for name, value in {"loss": loss, "entropy": entropy_T.sum(), **parts}.items():

@@ -20,7 +20,6 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from rich.console import Console
 
 from rewards import Verifier
 from rlvr.adapters import METHODS
@@ -110,7 +109,7 @@ def measure(recipe: TrainRecipe, recipe_path: Path, shared: dict[str, Any]) -> d
 
     collapsed_at: the step in which no group carried a signal any more, or None.
     """
-    session = _session(recipe, model_path(recipe, recipe_path, Console()), shared)
+    session = _session(recipe, model_path(recipe, recipe_path), shared)
     rewards: list[float] = []
     seconds: list[float] = []
     num_bytes, collapsed = 0.0, None
