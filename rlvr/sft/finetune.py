@@ -36,7 +36,8 @@ from rlvr.config.toml import dump_toml
 from rlvr.data.absolute_paths import absolute
 from rlvr.data.sft_examples import Examples, load_examples, make_chat
 from rlvr.engines.stop_tokens import add_end
-from rlvr.policy.policy import Policy, load_policy, load_tokenizer
+from rlvr.policy.language_model import load_tokenizer
+from rlvr.policy.policy import Policy, load_policy
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.warm_start.policy_path import model_path
 from rlvr.warm_start.warm_start import show_one_line

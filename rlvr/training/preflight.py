@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,7 +38,7 @@ def check(recipe: TrainRecipe) -> None:
             f"rollout.engine = {recipe.rollout.engine!r}: {method.name} cannot be merged into"
             " weights or served by vLLM; set it to 'transformers'"
         )
-    check_mode(recipe, method)
+    check_mode(recipe.rollout, method)
     check_benchmarks(recipe)
     every = recipe.train.activation_checkpointing
     if every and not method.checkpointing:
@@ -62,7 +63,8 @@ def check_reachable(recipe: TrainRecipe) -> None:
     """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
     if recipe.rollout.engine == "vllm_server":
         on_cpu = not torch.cuda.is_available()
-        check_servers(recipe, mode_of(recipe, get_method(recipe.adapter), on_cpu))
+        mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)
+        check_servers(recipe.model, recipe.rollout, Path(recipe.run.dir), mode)
 
 
 def _check_async(recipe: TrainRecipe, method: Method) -> None:
