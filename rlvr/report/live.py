@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -13,7 +14,8 @@ from typing import Any
 
 from rlvr.report.folder import read_source
 from rlvr.report.page import content_policy, page_data, render, safe_json
-from rlvr.report.rollouts import StepIndex, groups_of, index_of, read_rollouts, step_files
+from rlvr.report.rollouts import StepIndex, groups_of, index_of
+from rlvr.runs.reader import read_rollouts
 
 HOST = "127.0.0.1"
 ROLLOUTS = re.compile(r"/rollouts/([0-9]{1,6})/([0-9]{1,9})\.json")
@@ -38,11 +40,12 @@ class LivePage:
             stamp = self._signature()
             if stamp != self._stamp:
                 source = read_source(self._folder, self._analysis_folders)
-                self._files = [step_files(run.folder) for run in source.runs.values()]
+                self._files = source.rollout_files()
                 index = [[self._index(n, path) for n, path in f.items()] for f in self._files]
                 self._data = page_data(source, index)
                 self._body = safe_json(self._data).encode()
                 self._stamp = stamp
+            # a hash of the data, not of the files: what the page does not show changes nothing
             return self._data, self._body, f'"{hashlib.sha256(self._body).hexdigest()[:24]}"'
 
     def rollouts(self, run: int, step: int) -> bytes | None:
@@ -54,6 +57,7 @@ class LivePage:
     def _index(self, step: int, path: Path) -> StepIndex:
         stat = path.stat()
         version = (stat.st_mtime_ns, stat.st_size)
+        # files of finished steps stay as they are, and reading hundreds again takes seconds
         if path not in self._seen or self._seen[path][0] != version:
             self._seen[path] = (version, index_of(step, read_rollouts(path)))
         return self._seen[path][1]
@@ -66,11 +70,9 @@ class LivePage:
         paths = {path for root in roots for pattern in patterns for path in root.glob(pattern)}
         entries = []
         for path in sorted(paths):
-            try:
+            with contextlib.suppress(FileNotFoundError):  # replaced while we look
                 stat = path.stat()
-            except FileNotFoundError:  # replaced while we look
-                continue
-            entries.append((str(path), stat.st_size, stat.st_mtime_ns))
+                entries.append((str(path), stat.st_size, stat.st_mtime_ns))
         return json.dumps(entries)
 
 
@@ -87,10 +89,10 @@ def make_server(
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+    daemon_threads = True  # Ctrl-C does not wait for a browser's open connections
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that leaves in the middle of an answer is no news."""
+        """Says nothing of a browser that leaves in the middle of an answer."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -99,8 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
     """GET of three kinds of paths; no path ever becomes a file name."""
 
     live_page: LivePage
-    server_version, sys_version = "rlvr", ""
-    timeout = 30
+    server_version, sys_version = "rlvr", ""  # no versions for whoever asks
+    timeout = 30  # seconds that a silent client may hold a thread
 
     def do_GET(self) -> None:  # the name that http.server calls
         if not self._host_is_ours():
@@ -148,4 +150,4 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(405 if code == 501 else code, "text/plain", b"GET only\n")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
-        """Nothing: a page that asks every two seconds would fill the terminal."""
+        """Logs nothing: a page that asks every two seconds would fill the terminal."""

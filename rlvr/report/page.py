@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from rlvr.report.folder import Source
-from rlvr.report.rollouts import StepIndex, embed, step_files
+from rlvr.report.rollouts import StepIndex, embed
 from rlvr.report.sections.analysis import analysis_sections
 from rlvr.report.sections.comparison import closing_section, comparison_sections
 from rlvr.report.sections.learning_rates import lr_section
@@ -82,7 +82,7 @@ def _rollout_section(source: Source, index: list[list[StepIndex]], left_out: int
 
 def write_page(source: Source) -> str:
     """The report as one HTML file that needs no network."""
-    packed, index, left_out = embed([step_files(run.folder) for run in source.runs.values()])
+    packed, index, left_out = embed(source.rollout_files())
     chunks = {f"{r}-{step}": text for r, steps in enumerate(packed) for step, text in steps.items()}
     return render(page_data(source, index, left_out), chunks, live=False)
 
@@ -108,13 +108,15 @@ def render(data: dict[str, Any], chunks: dict[str, str], *, live: bool) -> str:
 def safe_json(data: object) -> str:
     """JSON that cannot end or open a script tag or a comment, wherever it stands in HTML."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # "</script>" and "<!--" are read before JSON is; U+2028 and U+2029 end lines in old JavaScript
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return text.encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be written
 
 
 def content_policy(*, live: bool) -> str:
     """The Content-Security-Policy: our style, our script, no network but the live server's own."""
+    # a browser hashes the exact text between the tags
     style = _hash(_asset("report.css"))
     script = _hash("\n".join(map(_asset, SCRIPTS)))
     connect = " connect-src 'self';" if live else ""
