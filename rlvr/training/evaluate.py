@@ -68,7 +68,7 @@ def metrics_of(results: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def sample(
+def sample_responses(
     recipe: TrainRecipe,
     sets: Sequence[EvalSet],
     engine: Engine,
@@ -101,14 +101,14 @@ def sample(
     return list(zip(keys, ranks.in_order(dealt, parts), strict=True))
 
 
-def score(
+def score_responses(
     recipe: TrainRecipe,
     sets: Sequence[EvalSet],
     sampled: Sequence[tuple[Key, Response]],
     verifier: Verifier,
     decode: Callable[[Sequence[int]], str],
 ) -> tuple[Evaluation, list[Generation]]:
-    """What the responses of `sample` are worth, and their texts."""
+    """What the responses of `sample_responses` are worth, and their texts."""
     generations = [
         Generation(
             *key,
@@ -163,7 +163,7 @@ def evaluate_step(
     """
     if not session.evals:
         return {}
-    sampled = sample(session.recipe, session.evals, session.engine, safe_point)
+    sampled = sample_responses(session.recipe, session.evals, session.engine, safe_point)
     return ranks.from_main(lambda: _report(session, sampled, run_dir, step, say))
 
 
@@ -175,7 +175,7 @@ def _report(
     say: Callable[[str], None],
 ) -> dict[str, float]:
     """Scores, writes and says what was sampled; the metrics."""
-    found, generations = score(
+    found, generations = score_responses(
         session.recipe, session.evals, sampled, session.verifier, session.decode
     )
     path = evaluation_path(run_dir, step)

@@ -23,13 +23,12 @@ def value(lr: float, best: float) -> float:
 
 def points(ks, best, noise=0.0, cliff=math.inf):
     rng = np.random.default_rng(0)
-    return [
-        RatePoint(rate(k), seed,
-                  value(rate(k), best) + 0.02 * seed + noise * rng.standard_normal(), 20,
-                  "kl" if rate(k) >= cliff else None)
-        for k in ks
-        for seed in (0, 1)
-    ]  # fmt: skip
+
+    def point(k, seed):
+        height = value(rate(k), best) + 0.02 * seed + noise * rng.standard_normal()
+        return RatePoint(rate(k), seed, height, 20, "kl" if rate(k) >= cliff else None)
+
+    return [point(k, seed) for k in ks for seed in (0, 1)]
 
 
 def search(best, centre, **options):
