@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 import statistics
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlvr.compare.execution.task import Task, settled
+from rlvr.common.errors import ConfigError
+from rlvr.compare.execution.task import RunTask, settled
 from rlvr.compare.fairness import Fairness
-from rlvr.compare.plan import Comparison
+from rlvr.compare.resolve import Comparison
+from rlvr.config.toml import load_recipe
+from rlvr.config.train import TrainRecipe
 from rlvr.data.absolute_paths import absolute_tree
-from rlvr.runs.metrics import read_metrics
-
-if TYPE_CHECKING:
-    from rlvr.config.train import TrainRecipe
+from rlvr.runs.reader import read_metrics
 
 SHAPE = ("model", "rollout", "data")
 """Sections that decide, with the method, how long a step takes."""
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     """step_s: seconds of a step; extra_s: of a run besides its steps. origin: in words."""
 
     step_s: float
@@ -33,7 +32,7 @@ class Cost:
     origin: str
 
 
-def planned_tasks(comparison: Comparison) -> list[Task]:
+def planned_tasks(comparison: Comparison) -> list[RunTask]:
     """The final runs; rates still to be found stand at a placeholder."""
     methods = comparison.recipe.methods
     return [
@@ -49,23 +48,23 @@ def given_lr(comparison: Comparison, label: str) -> float:
     return lr if isinstance(lr, float) else comparison.recipe.find.reference_lr
 
 
-def measured_cost(recipe: TrainRecipe, folders: Sequence[Path]) -> Cost | None:
+def measured_cost(recipe: TrainRecipe, folders: Sequence[Path]) -> RunCost | None:
     """Medians over finished runs of the same shape and method, else of the same shape; or None."""
     same: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
     for folder in folders:
         cost = _cost_of(folder)
         if cost is None:
             continue
-        tree = tomllib.loads((folder / "config.toml").read_text())
-        if _shape(tree) == _shape(recipe.model_dump(mode="json", exclude_none=True)):
-            same[tree["adapter"]["method"] == recipe.adapter.method].append(cost)
+        made = _recipe_of(folder)
+        if made is not None and _shape(made) == _shape(recipe):
+            same[made.adapter.method == recipe.adapter.method].append(cost)
     for own, words in ((True, "of this method"), (False, "of other methods")):
         if same[own]:
             step_s, extra_s, gib = (
                 statistics.median(values) for values in zip(*same[own], strict=True)
             )
             origin = f"median of {len(same[own])} finished runs {words} with this shape"
-            return Cost(step_s, extra_s, gib, origin)
+            return RunCost(step_s, extra_s, gib, origin)
     return None
 
 
@@ -81,9 +80,17 @@ def _cost_of(folder: Path) -> tuple[float, float, float] | None:
     return statistics.fmean(steps), max(seconds - sum(steps), 0.0), rows[-1]["memory/peak_gib"]
 
 
-def _shape(tree: Mapping[str, Any]) -> str:
-    tree = absolute_tree(tree)
-    return json.dumps({name: tree.get(name) for name in SHAPE}, sort_keys=True)
+def _recipe_of(folder: Path) -> TrainRecipe | None:
+    """The run's recipe; None where it is no longer a valid one."""
+    try:
+        return load_recipe(folder / "config.toml", [], TrainRecipe)
+    except ConfigError:
+        return None
+
+
+def _shape(recipe: TrainRecipe) -> dict[str, Any]:
+    tree = absolute_tree(recipe.model_dump(mode="json"))
+    return {name: tree[name] for name in SHAPE}
 
 
 def run_folders(comparison: Comparison) -> list[Path]:
@@ -134,7 +141,7 @@ def plan_lines(comparison: Comparison, fairness: Fairness) -> list[str]:
     return lines
 
 
-def _search_seconds(comparison: Comparison, cost: Cost) -> float:
+def _search_seconds(comparison: Comparison, cost: RunCost) -> float:
     """Of one search that takes twice its first grid; `_search_text` says what it may take."""
     find = comparison.recipe.find
     steps = find.steps or comparison.recipe.budget.steps or 0
@@ -162,7 +169,7 @@ def _hours_line(comparison: Comparison, hours: float, unknown: Sequence[str]) ->
     )
 
 
-def calibration_task(comparison: Comparison) -> Task:
+def calibration_task(comparison: Comparison) -> RunTask:
     """Two steps of the first method, as a run of their own in the comparison's folder."""
     label = next(iter(comparison.recipe.methods))
     return comparison.task(label, 0, given_lr(comparison, label), steps=2)

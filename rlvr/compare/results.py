@@ -6,11 +6,19 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from rlvr.compare.execution.end_rules import WINDOW, diverged, sampled_tokens, step_seconds
-from rlvr.compare.execution.task import Outcome, Task, rule_behind
+from rlvr.compare.execution.execute import rule_behind
+from rlvr.compare.execution.task import RunOutcome, RunTask
 from rlvr.config.compare import RulesConfig
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
+
+ENTRY = (
+    "accuracy", "accuracy_before", "reward_last", "tokens", "seconds", "peak_gib", "sync_bytes",
+    "status", "steps", "reason",
+)  # fmt: skip
+"""What comparison.json says of a run besides its seed and folder."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,13 @@ class RunResult:
     def accuracy_before(self) -> float | None:
         return None if self.before is None else fmean(self.before)
 
+    def to_json(self, root: Path) -> dict[str, Any]:
+        """The run's entry in comparison.json. root: what its folder is relative to."""
+        place = {"seed": self.seed, "run": str(self.folder.relative_to(root))}
+        return place | {name: getattr(self, name) for name in ENTRY}
 
-def read_result(task: Task, outcome: Outcome) -> RunResult:
+
+def read_result(task: RunTask, outcome: RunOutcome) -> RunResult:
     """The numbers of a run that was attempted, at the step where its task pauses it even when it
     has gone further since; a run without a folder has none."""
     steps = outcome.steps if task.until is None else min(outcome.steps, task.until)
@@ -79,7 +92,7 @@ def _num_params(folder: Path) -> int:
 
 
 @dataclass(frozen=True)
-class Point:
+class RatePoint:
     """One short run of a search. value: the held-out accuracy after it, else the mean reward of its
     last steps. stopped: the rule that ended it, or None. seconds: in steps."""
 
@@ -91,7 +104,7 @@ class Point:
     seconds: float = 0.0
 
 
-def read_point(task: Task, outcome: Outcome, rules: RulesConfig) -> Point | None:
+def read_point(task: RunTask, outcome: RunOutcome, rules: RulesConfig) -> RatePoint | None:
     """The point of a short run; None where the run failed for a reason that is not its rate's.
 
     A run from before that had no rules counts up to the step at which one would have ended it.
@@ -108,4 +121,4 @@ def read_point(task: Task, outcome: Outcome, rules: RulesConfig) -> Point | None
     fractions = read_fractions(task.folder, steps)
     rewards = [row["reward/mean"] for row in rows[:steps] if "reward/mean" in row]
     value = fmean(fractions) if fractions else fmean(rewards[-WINDOW:]) if rewards else 0.0
-    return Point(task.lr, task.seed, value, steps, stopped, step_seconds(rows[:steps]))
+    return RatePoint(task.lr, task.seed, value, steps, stopped, step_seconds(rows[:steps]))

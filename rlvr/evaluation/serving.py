@@ -11,9 +11,9 @@ from eval.generations import Generation
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.common.log import get_logger
 from rlvr.config.train import ModelConfig, RolloutConfig
-from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.engine import Engine, EngineLost, Request
 from rlvr.engines.vllm_local import VllmEngine
-from rlvr.evaluation.plan import Job, Plan
+from rlvr.evaluation.plan import SamplingJob, SamplingPlan
 from rlvr.evaluation.targets import Target
 
 if TYPE_CHECKING:
@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-BATCH_ROWS = 64
 PROBE_LEN = 64
 
 
-class Server:
+class TargetServer:
     """Holds the engine of a plan; `serve` makes it answer as one target."""
 
-    def __init__(self, plan: Plan, speaks: bool = True) -> None:
+    def __init__(self, plan: SamplingPlan, speaks: bool = True) -> None:
         self._plan, self._speaks = plan, speaks
         self._vllm: VllmEngine | None = None
         self._tokenizer: Any = None
@@ -37,29 +36,30 @@ class Server:
         self._probe: list[list[int]] = []
         self._base_scores: list[list[float]] = []
 
-    def sample(self, job: Job) -> Iterator[Generation]:
+    def sample(self, job: SamplingJob) -> Iterator[Generation]:
         """The job's generations, as they end."""
         engine, tokenizer = self._serve(job.target, job.requests)
-        for place, response in stream(engine, job.requests, self._plan.sampling):
-            text = tokenizer.decode(response.token_ids, skip_special_tokens=True)
-            reason = "length" if response.truncated else "stop"
-            yield Generation(*job.keys[place], text, len(response.token_ids), reason)
+        for finished in engine.stream(job.requests, self._plan.sampling):
+            for place, response in finished:
+                text = tokenizer.decode(response.token_ids, skip_special_tokens=True)
+                reason = "length" if response.truncated else "stop"
+                yield Generation(*job.keys[place], text, len(response.token_ids), reason)
 
     def _serve(self, target: Target, requests: Sequence[Request]) -> tuple[Engine, Any]:
         if self._plan.engine == "transformers" or target.kind == "live":
             return self._with_transformers(target)
         if self._vllm is None:
-            self._vllm = self._start()
             probe = [request.prompt_ids[:PROBE_LEN] for request in requests[:2]]
             self._probe = [ids for ids in probe if len(ids) > 1]
-            self._base_scores = self._vllm.score(self._probe)
+            self._vllm, self._base_scores = self._start()
         self._hand_over(self._vllm, target)
         is_adapter = target.kind != "base" and bool(self._probe)
         if is_adapter and self._vllm.score(self._probe) == self._base_scores:
             self._say(f"{target.name}: gives the base's probabilities: untrained, or not applied")
         return self._vllm, self._tokenizer
 
-    def _start(self) -> VllmEngine:
+    def _start(self) -> tuple[VllmEngine, list[list[float]]]:
+        """(the engine, its log-probabilities of the probe). Raises: ConfigError."""
         plan = self._plan
         ranks = [job.target.rank for job in plan.jobs if job.target.kind == "lora"]
         from transformers import AutoTokenizer
@@ -71,17 +71,19 @@ class Server:
         check_weights(plan.base, **options)
         self._tokenizer = AutoTokenizer.from_pretrained(plan.base, **options)
         limit = min(r for r in VLLM_RANKS if r >= max(ranks)) if ranks else None
+        engine = None
         try:
-            return VllmEngine(_model_config(plan), _rollout_config(plan), plan.base, limit)
+            engine = VllmEngine(_model_config(plan), _rollout_config(plan), plan.base, limit)
+            # some kernels fail at their first pass only, as LoRA's on experts do without a GPU
+            return engine, engine.score(self._probe)
+        except EngineLost as error:
+            if engine is not None:
+                engine.close()
+            raise _refusal(plan.base, str(error), bool(limit)) from error
         except (ConfigError, RunError):
             raise
         except Exception as error:  # vLLM's checks of a model raise anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-            adapters = "--adapters-as merged or " if limit else ""
-            raise ConfigError(
-                f"--engine vllm: it does not take {plan.base}: {reason}; use {adapters}--engine"
-                " transformers"
-            ) from error
+            raise _refusal(plan.base, f"{type(error).__name__}: {error}", bool(limit)) from error
 
     def _hand_over(self, engine: VllmEngine, target: Target) -> None:
         """From a pristine base every time: what an earlier target changed is put back first."""
@@ -147,20 +149,13 @@ class Server:
             self._vllm.close()
 
 
-def stream(
-    engine: Engine, requests: Sequence[Request], sampling: Sampling
-) -> Iterator[tuple[int, Response]]:
-    """(position of the request, its response), as an engine gives them."""
-    if isinstance(engine, VllmEngine):
-        for finished in engine.stream(requests, sampling):
-            yield from finished
-        return
-    for start in range(0, len(requests), BATCH_ROWS):
-        batch = engine.generate(requests[start : start + BATCH_ROWS], sampling)
-        yield from enumerate(batch, start=start)
+def _refusal(base: str, reason: str, has_lora: bool) -> ConfigError:
+    remedy = f"{'--adapters-as merged or ' if has_lora else ''}--engine transformers"
+    reason = " ".join(reason.split())[:400]
+    return ConfigError(f"--engine vllm: it does not take {base}: {reason}; use {remedy}")
 
 
-def load_target(plan: Plan, target: Target, on_device: bool) -> LanguageModel:
+def load_target(plan: SamplingPlan, target: Target, on_device: bool) -> LanguageModel:
     """The base with a target's adapter in place, frozen; on the GPU, if any, or in CPU memory."""
     import torch
 
@@ -171,7 +166,7 @@ def load_target(plan: Plan, target: Target, on_device: bool) -> LanguageModel:
     return load_frozen(_model_config(plan), plan.base, folder, device)
 
 
-def _model_config(plan: Plan) -> ModelConfig:
+def _model_config(plan: SamplingPlan) -> ModelConfig:
     return ModelConfig(
         path=plan.base,
         revision=plan.revision,
@@ -181,7 +176,7 @@ def _model_config(plan: Plan) -> ModelConfig:
     )
 
 
-def _rollout_config(plan: Plan) -> RolloutConfig:
+def _rollout_config(plan: SamplingPlan) -> RolloutConfig:
     return RolloutConfig(
         max_response_len=1,
         gpu_memory_utilization=plan.gpu_memory_utilization,

@@ -199,7 +199,7 @@ def load_policy(
     is one. world: the ranks that train it.
     Raises: ConfigError for a model that cannot be found or read, or modules that it does not have.
     """
-    method = get_method(adapter, num_updates)
+    method = get_method(adapter)
     device, dtype = device or default_device(), compute_type(model_config)
     base, tokenizer = load_base(model_config, path)
     wanted: set[str] = set()

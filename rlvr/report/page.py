@@ -10,12 +10,12 @@ import time
 from importlib import resources
 from typing import Any
 
-from rlvr.report.analysis_page import analysis_sections
-from rlvr.report.compare_page import closing_section, compare_sections
 from rlvr.report.folder import Source
-from rlvr.report.lr_page import lr_section
 from rlvr.report.rollouts import StepIndex, embed, step_files
-from rlvr.report.run_page import headline, run_sections, settings_section
+from rlvr.report.sections.analysis import analysis_sections
+from rlvr.report.sections.comparison import closing_section, comparison_sections
+from rlvr.report.sections.learning_rates import lr_section
+from rlvr.report.sections.run import headline, run_sections, settings_section
 
 SCRIPTS = (
     "dom.js",
@@ -41,7 +41,7 @@ def page_data(source: Source, index: list[list[StepIndex]], left_out: int = 0) -
     if source.comparison is not None:
         title = str(source.comparison.get("name") or title)
         subtitle = f"Comparison of {len(source.comparison.get('methods', []))} methods"
-        sections += compare_sections(source)
+        sections += comparison_sections(source)
     elif single is not None:
         subtitle = headline(single)
         sections += run_sections(single)
@@ -108,13 +108,15 @@ def render(data: dict[str, Any], chunks: dict[str, str], *, live: bool) -> str:
 def safe_json(data: object) -> str:
     """JSON that cannot end or open a script tag or a comment, wherever it stands in HTML."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # "</script>" and "<!--" are read before JSON is; U+2028 and U+2029 end lines in old JavaScript
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return text.encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be written
 
 
 def content_policy(*, live: bool) -> str:
     """The Content-Security-Policy: our style, our script, no network but the live server's own."""
+    # a browser hashes the exact text between the tags
     style = _hash(_asset("report.css"))
     script = _hash("\n".join(map(_asset, SCRIPTS)))
     connect = " connect-src 'self';" if live else ""

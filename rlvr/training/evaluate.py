@@ -20,6 +20,7 @@ from rlvr.engines.engine import Engine, Request, Response, Sampling
 from rlvr.evaluation.plan import request
 from rlvr.evaluation.problem_sets import HELD_OUT, EvalSet
 from rlvr.runs.metrics import EVAL_METRICS
+from rlvr.runs.reader import evaluation_path, read_evaluations
 
 if TYPE_CHECKING:
     from rewards import Verifier
@@ -67,7 +68,7 @@ def metrics_of(results: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def sample(
+def sample_responses(
     recipe: TrainRecipe,
     sets: Sequence[EvalSet],
     engine: Engine,
@@ -100,14 +101,14 @@ def sample(
     return list(zip(keys, ranks.in_order(dealt, parts), strict=True))
 
 
-def score(
+def score_responses(
     recipe: TrainRecipe,
     sets: Sequence[EvalSet],
     sampled: Sequence[tuple[Key, Response]],
     verifier: Verifier,
     decode: Callable[[Sequence[int]], str],
 ) -> tuple[Evaluation, list[Generation]]:
-    """What the responses of `sample` are worth, and their texts."""
+    """What the responses of `sample_responses` are worth, and their texts."""
     generations = [
         Generation(
             *key,
@@ -162,7 +163,7 @@ def evaluate_step(
     """
     if not session.evals:
         return {}
-    sampled = sample(session.recipe, session.evals, session.engine, safe_point)
+    sampled = sample_responses(session.recipe, session.evals, session.engine, safe_point)
     return ranks.from_main(lambda: _report(session, sampled, run_dir, step, say))
 
 
@@ -174,10 +175,10 @@ def _report(
     say: Callable[[str], None],
 ) -> dict[str, float]:
     """Scores, writes and says what was sampled; the metrics."""
-    found, generations = score(
+    found, generations = score_responses(
         session.recipe, session.evals, sampled, session.verifier, session.decode
     )
-    path = run_dir / "eval" / f"step_{step}.json"
+    path = evaluation_path(run_dir, step)
     try:
         path.parent.mkdir(exist_ok=True)
         _write_held_out(path.parent, session.evals[0].loaded)
@@ -207,11 +208,6 @@ def _write_held_out(folder: Path, loaded: LoadedBenchmark) -> None:
         write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_evaluation(run_dir: Path, step: int) -> Evaluation:
-    """What the run's evaluation after `step` steps found."""
-    return Evaluation.from_json(json.loads((run_dir / "eval" / f"step_{step}.json").read_text()))
-
-
 def forget_evaluations(run_dir: Path, after: int) -> None:
     """Removes the evaluations of steps that a resumed run does again."""
     for path in (run_dir / "eval").glob("step_*.json*"):
@@ -222,8 +218,6 @@ def forget_evaluations(run_dir: Path, after: int) -> None:
 def is_best(run_dir: Path, step: int) -> bool:
     """Whether the evaluation after `step` steps, if there is one, beats every earlier one since
     step 1."""
-    steps = [int(p.stem.removeprefix("step_")) for p in (run_dir / "eval").glob("step_*.json")]
-    if step not in steps:
-        return False
-    scores = {n: read_evaluation(run_dir, n).score for n in steps if 1 <= n <= step}
-    return all(scores[step] > score for n, score in scores.items() if n < step)
+    scores = {n: tree["score"] for n, tree in read_evaluations(run_dir).items() if 1 <= n <= step}
+    mine = scores.pop(step, None)
+    return mine is not None and all(mine > score for score in scores.values())

@@ -29,7 +29,13 @@ from rlvr.distributed import ranks, sharding
 from rlvr.engines.stop_tokens import missing_end
 from rlvr.policy.reference import follow
 from rlvr.runs.checkpoint import NotWrittenError
-from rlvr.runs.folder import Run, check_same_recipe, claimed, held, make_folder
+from rlvr.runs.folder import (
+    Run,
+    check_same_recipe,
+    create_run_folder,
+    lock_run_folder,
+    reserve_run_folder,
+)
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.runs.tracker import Tracker, write_rollouts
 from rlvr.training.batch import StepBatch, make_batch
@@ -73,13 +79,13 @@ def train(
     check_reachable(recipe)
     for caution in cautions(recipe) if ranks.is_main() else ():
         print(f"caution: {caution}", file=sys.stderr)
-    with _by_main(lambda: claimed(recipe, recipe_path)) as folder:
+    with _by_main(lambda: reserve_run_folder(recipe, recipe_path)) as folder:
         run = Run(folder, run_id=secrets.token_hex(4))
         with StickyInterrupt() as interrupt:
             session = build(recipe, model_path(recipe, recipe_path, ranks.world), start_engine)
             facts = _facts(session) | {"run_id": run.run_id}
             _go_on(interrupt, session)
-        ranks.from_main(lambda: make_folder(folder, recipe, facts))
+        ranks.from_main(lambda: create_run_folder(folder, recipe, facts))
         return _drive(session, run, console, end)
 
 
@@ -137,7 +143,7 @@ def resume(
         raise ConfigError(f"{folder}: not a run folder (no config.toml); give the folder of a run")
     if same_as is not None:
         check_same_recipe(folder, same_as)
-    with _by_main(lambda: held(folder)):
+    with _by_main(lambda: lock_run_folder(folder)):
         with StickyInterrupt() as interrupt:
             session, run = restore(folder, start_engine)
             _go_on(interrupt, session)

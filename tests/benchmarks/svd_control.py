@@ -41,7 +41,7 @@ from rlvr.policy.language_model import load_base
 from rlvr.policy.policy import load_policy
 from rlvr.sampling.sampler import NoSignalError, Sampler
 from rlvr.training.build import Session
-from rlvr.training.evaluate import sample, score
+from rlvr.training.evaluate import sample_responses, score_responses
 from rlvr.training.loop import Run, one_step
 from rlvr.training.preflight import check
 from rlvr.warm_start.policy_path import model_path
@@ -210,8 +210,8 @@ class Bench:
     def evaluate(self, session: Session) -> dict[str, Any]:
         """Held-out accuracy with its interval, and the fraction right of every problem."""
         recipe, evals = session.recipe, session.evals
-        sampled = sample(recipe, evals, self.engine)
-        found, _ = score(recipe, evals, sampled, self.verifier, session.decode)
+        sampled = sample_responses(recipe, evals, self.engine)
+        found, _ = score_responses(recipe, evals, sampled, self.verifier, session.decode)
         return {"accuracy": asdict(found.accuracy), "fractions": found.fractions}
 
     @torch.no_grad()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlvr.compare.execution.executors import Run
-from rlvr.compare.execution.task import Task, settled
+from rlvr.compare.execution.task import RunTask, settled
 from rlvr.compare.learning_rate.grid import between
-from rlvr.compare.plan import Comparison
-from rlvr.compare.results import Point, read_point
+from rlvr.compare.resolve import Comparison
+from rlvr.compare.results import RatePoint, read_point
 
 
-def dense_tasks(comparison: Comparison, labels: Sequence[str]) -> list[Task]:
+def dense_tasks(comparison: Comparison, labels: Sequence[str]) -> list[RunTask]:
     """All runs of the sweep, so ordered that a sweep cut short is a coarser one: one seed after
     another, every second rate first. The rules of the short runs end those that diverge: a rate
     where a seed diverged is never the best."""
@@ -26,15 +25,9 @@ def dense_tasks(comparison: Comparison, labels: Sequence[str]) -> list[Task]:
     ]
 
 
-def run_dense(comparison: Comparison, labels: Sequence[str], run: Run) -> dict[str, list[Point]]:
-    """Runs the sweep; points by label."""
-    run(dense_tasks(comparison, labels))
-    return read_dense(comparison, labels)
-
-
-def read_dense(comparison: Comparison, labels: Sequence[str]) -> dict[str, list[Point]]:
+def read_dense(comparison: Comparison, labels: Sequence[str]) -> dict[str, list[RatePoint]]:
     """Points of the sweep's runs that are done, by label."""
-    points: dict[str, list[Point]] = {label: [] for label in labels}
+    points: dict[str, list[RatePoint]] = {label: [] for label in labels}
     for task in dense_tasks(comparison, labels):
         outcome = settled(task)
         point = outcome and read_point(task, outcome, comparison.recipe.find.rules)

@@ -42,7 +42,10 @@ BAD = [
     (["--algorithm.advantage", "batch", "--sampling.dynamic", "true"], "sampling.dynamic = true"),
     (["--rollout.mode", "async", "--rollout.max_staleness", "0"], "set it to 1 or more"),
     (
-        ["--rollout.mode", "async", "--rollout.tensor_parallel_size", "2"],
+        [
+            *("--rollout.engine", "auto", "--rollout.mode", "async"),
+            *("--rollout.tensor_parallel_size", "2"),
+        ],
         '"async": not with rollout.tensor_parallel_size = 2',
     ),
     (
@@ -60,7 +63,10 @@ BAD = [
     (["--optim.updates_per_step", "5"], "more than rollout.prompts_per_step = 2"),
     (["--reward.overlong", "penalty"], "reward.overlong_cache_len = 0"),
     (["--reward.correct", "0"], "must be above reward.incorrect"),
-    (["--eval.every", "5"], "there is nothing to score"),
+    (
+        ["--eval.every", "5"],
+        "eval.every = 5: would be ignored without eval.path and eval.benchmarks",
+    ),
     (["--data.prompt_template", "Solve it."], "lacks {problem}"),
     (["optim.lr", "1"], "optim.lr: expected --section.key value"),
 ]
@@ -121,6 +127,7 @@ def test_only_an_advantage_over_the_whole_step_turns_dynamic_sampling_off(make_r
     assert make_recipe(algorithm=section | {"advantage": "batch_std"}).sampling.dynamic
 
 
+@pytest.mark.process
 def test_small_shaping_weights_that_train_loudly_are_said_once_when_a_run_starts(
     write_recipe, capsys
 ):
@@ -151,12 +158,14 @@ def test_overrides_win_over_the_recipe_and_keep_their_types(write_recipe):
 
 
 @pytest.mark.parametrize("module", ["rewards", "rlvr.config.train", "rlvr.config.toml"])
+@pytest.mark.process
 def test_light_modules_load_no_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.process
 def test_help_answers_before_anything_large_is_imported():
     program = (
         "import atexit, sys; from rlvr.cli import main\n"

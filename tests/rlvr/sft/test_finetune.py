@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -17,8 +18,11 @@ from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.toml import dump_toml, load_recipe, validate
 from rlvr.data.sft_examples import IGNORED, load_examples
 from rlvr.policy.policy import TokenRow, load_policy
-from rlvr.sft.finetune import check, finetune, make_rows, refuse_mixing
+from rlvr.runs.folder import reserve_run_folder
+from rlvr.sft.finetune import finetune, make_rows, refuse_mixing
+from rlvr.training.preflight import check_finetune
 from tests.rlvr import plain
+from tests.rlvr.families import FAMILIES
 
 CONSOLE = Console(quiet=True)
 
@@ -44,8 +48,6 @@ def make(tiny_policy, tmp_path):
 
 def run(recipe: FinetuneRecipe):
     """(folder, lines of metrics.jsonl, manifest)"""
-    from pathlib import Path
-
     folder = finetune(recipe, Path("recipe.toml"), CONSOLE)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     return folder, lines, json.loads((folder / "manifest.json").read_text())
@@ -215,6 +217,37 @@ def test_every_method_starts_at_its_own_policy_learns_and_loads(make, method):
 
 
 @pytest.mark.parametrize(
+    ("family", "known"),
+    [("gemma2", True), ("cohere", True), ("recurrent_gemma", False), ("mpt", False)],
+)
+def test_a_model_whose_logits_trl_does_not_know_is_refused(
+    make, folder_of, tmp_path, family, known
+):
+    folder, modules = folder_of(family), FAMILIES[family][2]
+    adapter = {"method": "lora", "rank": 2, "target_modules": list(modules)}
+    recipe = make(model={"path": str(folder)}, adapter=adapter, data={"limit": 8})
+    if known:
+        _, lines, _ = run(recipe)
+        assert lines[0]["policy/loss"] == pytest.approx(start_loss(recipe), abs=1e-3)
+    else:
+        with pytest.raises(ConfigError, match="more to its logits than trl's trainer knows"):
+            run(recipe)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_taken_name_is_refused_before_the_model_loads(make, tmp_path):
+    recipe = make(model={"path": str(tmp_path / "no-such-model")})
+    with (
+        reserve_run_folder(recipe, Path("recipe.toml")),
+        pytest.raises(ConfigError, match=r"run\.name = 'run'.*is training in it"),
+    ):
+        run(recipe)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ConfigError, match=r"run\.name = 'run'.*exists; take another name"):
+        run(recipe)
+
+
+@pytest.mark.parametrize(
     ("sections", "message"),
     [
         ({"adapter": {"method": "prefix_tuning"}, "train": {"packing": True}}, "packing = true"),
@@ -230,7 +263,7 @@ def test_every_method_starts_at_its_own_policy_learns_and_loads(make, method):
 )
 def test_what_cannot_work_is_refused_before_anything_loads(make, sections, message):
     with pytest.raises(ConfigError, match=message):
-        check(make(**sections))
+        check_finetune(make(**sections))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +284,7 @@ def test_a_wrong_setting_is_named_in_one_line(make, sections, message):
 
 def test_the_shipped_recipe_is_valid(pytestconfig):
     path = pytestconfig.rootpath / "recipes" / "r1_distill_qwen_1.5b_lora_sft.toml"
-    check(load_recipe(path, [], FinetuneRecipe))
+    check_finetune(load_recipe(path, [], FinetuneRecipe))
 
 
 def test_the_command_tells_both_kinds_of_recipe_apart(make, rlvr_command, tmp_path):
@@ -259,7 +292,7 @@ def test_the_command_tells_both_kinds_of_recipe_apart(make, rlvr_command, tmp_pa
     path.write_text(dump_toml(make()))
     done = rlvr_command("sft", path, "--data.prompt_field", "q")
     assert done.returncode == 2
-    assert "no fields to name" in done.stderr
+    assert "would be ignored" in done.stderr
     path.write_text("[data]\nnum_problems = 10\n[train]\nlr = 1e-3\n[adapter]\nmethod = 'lora'\n")
     done = rlvr_command("sft", path)
     assert done.returncode == 2
