@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from rewards.extract import extract
 from rewards.syntax.nodes import Node
-from rewards.syntax.normalise import MAX_LEN, compact, normalise, words
+from rewards.syntax.normalise import MAX_LEN, compact, normalise, unescaped, words
 
 
 class Kind(StrEnum):
@@ -59,7 +59,7 @@ class Gold:
 
         if not isinstance(text, str):
             raise ValueError(f"gold is a {type(text).__name__}; give it as a string")
-        text = _unwrap(text.strip())
+        text = _unwrap(unescaped(text).strip())
         number = plain_number(text)
         if number is not None:
             kind = Kind.INTEGER if number[1] == 1 else Kind.RATIONAL
@@ -90,7 +90,7 @@ _HASHES = re.compile(r"(?:\s*####)*\s*")
 
 def _unwrap(text: str) -> str:
     for _ in range(MAX_WRAPPINGS):
-        if "\\boxed" not in text:
+        if "\\boxed" not in text and "\\fbox" not in text:
             break
         inner = extract(text).answer
         if inner is None:

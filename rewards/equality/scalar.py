@@ -67,10 +67,11 @@ _SCALAR_WORDS = {"n", "d", "s", "c", "+", "*", "/", "^", "-", "f", "unit"}
 
 def _same_logs(a: Node, b: Node, decide) -> bool | None:
     natural = decide(read_log(a, "e"), read_log(b, "e"))
-    return natural if natural else _either(natural, decide(read_log(a, "10"), read_log(b, "10")))
+    return natural if natural else either(natural, decide(read_log(a, "10"), read_log(b, "10")))
 
 
-def _either(first: bool | None, second: bool | None) -> bool | None:
+def either(first: bool | None, second: bool | None) -> bool | None:
+    """Return True when one holds, False when both fail, None when it stays open."""
     if first or second:
         return True
     return None if first is None or second is None else False

@@ -194,6 +194,8 @@ def _check_sharding(recipe: TrainRecipe, method: Method) -> None:
             ' it to "bfloat16" or "float32", or launch with recipes/accelerate/fsdp2.yaml'
         )
     engine, reference = recipe.rollout.engine, recipe.algorithm.reference
+    # transformers generates on each rank at its own pace, and a pass of a sharded policy needs all
+    # ranks at once
     without_vllm = " without vLLM" if engine == "auto" else ""
     conflicts = {
         f'adapter.method = "{method.name}"': not method.can_shard,

@@ -24,7 +24,7 @@ from rlvr.engines.transformers import TransformersEngine
 from rlvr.evaluation.problem_sets import eval_sets, held_out_data
 from rlvr.policy.policy import TokenRow, load_policy
 from rlvr.report.diagnosis.signal import truncation
-from rlvr.report.folder import RunData
+from rlvr.runs.reader import RunData
 from rlvr.sampling.sampler import Sampler
 from rlvr.sft.finetune import finetune
 from rlvr.training.batch import make_batch
