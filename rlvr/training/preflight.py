@@ -90,7 +90,8 @@ def check_reachable(recipe: TrainRecipe) -> None:
     """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
     if recipe.rollout.engine == "vllm_server":
         on_cpu = not torch.cuda.is_available()
-        check_servers(recipe, mode_of(recipe, get_method(recipe.adapter), on_cpu))
+        mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)
+        check_servers(recipe.model, recipe.rollout, Path(recipe.run.dir), mode)
 
 
 def check_optimizer(method: Method, config: OptimConfig) -> None:
@@ -193,6 +194,8 @@ def _check_sharding(recipe: TrainRecipe, method: Method) -> None:
             ' it to "bfloat16" or "float32", or launch with recipes/accelerate/fsdp2.yaml'
         )
     engine, reference = recipe.rollout.engine, recipe.algorithm.reference
+    # transformers generates on each rank at its own pace, and a pass of a sharded policy needs all
+    # ranks at once
     without_vllm = " without vLLM" if engine == "auto" else ""
     conflicts = {
         f'adapter.method = "{method.name}"': not method.can_shard,
