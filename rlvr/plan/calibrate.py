@@ -22,7 +22,7 @@ from rlvr.common.checkout import cache_dir
 from rlvr.common.errors import RunError
 from rlvr.plan.rates import Rates
 from rlvr.plan.simulate import decoding_steps
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
