@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 def check(recipe: TrainRecipe) -> None:
     """Refuses a training recipe that cannot work here. Raises: ConfigError."""
+    # AdaLoRA's schedule has to fit into the run; no other method asks how long that is
     num_updates = recipe.train.steps * recipe.optim.updates_per_step
     method = check_adapter(recipe.adapter, num_updates)
     check_optimizer(method, recipe.optim)
@@ -244,6 +245,7 @@ def _check_compile(recipe: TrainRecipe, method: Method) -> None:
             " would be compiled; set it to false, or take a method that vLLM serves and"
             ' rollout.engine = "vllm"'
         )
+    # what inductor generates for a CPU is C++
     if not torch.cuda.is_available() and shutil.which("c++") is None:
         raise ConfigError(
             "train.compile = true: on CPU torch.compile needs a C++ compiler (c++); install one, or"
