@@ -65,9 +65,7 @@ def build(recipe: TrainRecipe, path: str, stack: ExitStack) -> Parts:
     policy = load_policy(recipe.model, recipe.adapter, path, recipe.train.seed, keep_reference=True)
     room = recipe.model.max_len - recipe.rollout.max_response_len
     data, prompts = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, room)
-    mode = choose_mode(
-        recipe.rollout, policy
-    )  # on a CPU: the merged weights, on a GPU: the adapter
+    mode = choose_mode(recipe.rollout, policy)  # the merged weights on a CPU, else the adapter
     use_vllm = choose_engine(recipe.rollout.engine, policy.method) == "vllm"
     engine = stack.enter_context(closing(new_engine(recipe, policy, use_vllm, mode)))
     syncer = Syncer(recipe.rollout, policy, engine, mode, prompts)
