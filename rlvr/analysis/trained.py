@@ -37,7 +37,7 @@ def load_trained(checkpoint: Path, base: Path) -> Policy:
     model, tokenizer = load_base(config, str(folder), torch.float32)
     if is_adapter(checkpoint):
         model = load_adapted(model, checkpoint)
-    name = (find_manifest(checkpoint) or {}).get("method", "full")
+    name = find_manifest(checkpoint).get("method", "full")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.requires_grad_(False).eval().to(device)
     method = METHODS[name]

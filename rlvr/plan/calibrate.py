@@ -8,7 +8,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import nnls
 
-from eval.formats.jsonl import read_objects
 from rlvr.common.checkout import cache_dir
 from rlvr.common.errors import RunError
 from rlvr.plan.rates import Rates
 from rlvr.plan.simulate import decoding_steps
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_config, read_metrics, read_rollouts, rollout_files
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
@@ -58,14 +56,12 @@ def rates_path(name: str | None = None) -> Path:
 def measured_steps(folder: Path) -> list[Measured]:
     """The steps of a finished run whose rollouts were all recorded, without the first: it warms
     up."""
-    return [
-        Measured(row, _lengths(folder / "rollouts" / f"step_{row['step']}.jsonl.gz"))
-        for row in read_metrics(folder)[1:]
-    ]
+    files = rollout_files(folder)
+    return [Measured(row, _lengths(files[row["step"]])) for row in read_metrics(folder)[1:]]
 
 
-def _lengths(rollouts: Path) -> list[int]:
-    return [rollout["response_len"] for _, rollout in read_objects(rollouts)]
+def _lengths(file: Path) -> list[int]:
+    return [rollout["response_len"] for rollout in read_rollouts(file)]
 
 
 def run_steps(recipe_path: Path, settings: list[str], folder: Path, name: str) -> list[Measured]:
@@ -155,13 +151,13 @@ def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[floa
 def recorded(folder: Path) -> dict[str, Any]:
     """Lengths, groups generated per informative one, and tokens that the update computes for one of
     prompts_per_step x group_size responses, of a run that has been made."""
-    rollout = tomllib.loads((folder / "config.toml").read_text())["rollout"]
+    rollout = read_config(folder)["rollout"]
     rows = read_metrics(folder)
     shares = [r["sampler/informative_frac"] for r in rows if "sampler/informative_frac" in r]
     num_rows = rollout["prompts_per_step"] * rollout["group_size"]
-    files = (folder / "rollouts").glob("step_*.jsonl.gz")
+    files = rollout_files(folder).values()
     return {
-        "lengths": [length for path in files for length in _lengths(path)],
+        "lengths": [length for file in files for length in _lengths(file)],
         "informative_frac": statistics.mean(shares),
         "tokens_per_row": statistics.mean(map(_trained_tokens, rows)) / num_rows,
     }

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlvr.common.errors import ConfigError
 from rlvr.report.series import start_and_end
-from rlvr.runs.reader import read_metrics
+from rlvr.runs.reader import (
+    read_config,
+    read_evaluations,
+    read_json,
+    read_manifest,
+    read_metrics,
+    read_summary,
+    rollout_files,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,10 @@ class RunData:
         """Medians of the metric's first and last tenth; None with fewer steps than min_steps."""
         values = self.values(metric)
         return start_and_end(values) if len(values) >= min_steps else None
+
+    def rollouts(self) -> dict[int, Path]:
+        """Rollout files by step."""
+        return rollout_files(self.folder) if self.folder else {}
 
 
 @dataclass(frozen=True)
@@ -96,42 +106,15 @@ def read_source(folder: Path, analysis_folders: list[Path] | None = None) -> Sou
 
 def read_run(folder: Path) -> RunData:
     """The run in `folder`, finished or not."""
-    files = by_step(folder / "eval", ".json")
     return RunData(
         folder.resolve().name,
         read_metrics(folder),
-        read_toml(folder / "config.toml"),
-        read_json(folder / "manifest.json") or {},
-        {step: tree for step, path in files.items() if (tree := read_json(path)) is not None},
-        read_json(folder / "summary.json"),
+        read_config(folder),
+        read_manifest(folder),
+        read_evaluations(folder),
+        read_summary(folder),
         folder,
     )
-
-
-def by_step(folder: Path, suffix: str) -> dict[int, Path]:
-    """The folder's files step_N<suffix> by N, in order."""
-    names = {path: path.name.removesuffix(suffix).removeprefix("step_")
-             for path in folder.glob(f"step_*{suffix}")}  # fmt: skip
-    return dict(sorted((int(name), path) for path, name in names.items() if name.isdigit()))
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in the file; None where there is none, or it is still being written."""
-    if not path.is_file():
-        return None
-    try:
-        tree = json.loads(path.read_bytes())  # bytes: what is not UTF-8 is a ValueError too
-    except ValueError:
-        return None
-    return tree if isinstance(tree, dict) else None
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables in the file; {} where there is none, or it is still being written."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return {}
 
 
 def _runs_of(folder: Path, comparison: dict[str, Any]) -> dict[str, RunData]:
