@@ -28,7 +28,7 @@ def build_optimizer(parameters: Parameters, config: OptimConfig) -> Optimizer:
         "weight_decay": config.weight_decay,
     }
     scaled: Any = [
-        one | {"lr": config.lr * one.get("lr_ratio", 1.0)} if isinstance(one, dict) else one
+        {"lr": config.lr * one.get("lr_ratio", 1.0)} | one if isinstance(one, dict) else one
         for one in parameters
     ]
     return OPTIMIZERS[config.name](scaled, options)

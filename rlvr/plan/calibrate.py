@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import nnls
 
+from eval.formats.jsonl import read_objects
 from rlvr.common.checkout import cache_dir
 from rlvr.common.errors import RunError
 from rlvr.plan.rates import Rates
 from rlvr.plan.simulate import decoding_steps
-from rlvr.runs.reader import read_config, read_metrics, read_rollouts, rollout_files
+from rlvr.runs.reader import read_metrics, rollout_files
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
@@ -60,8 +62,8 @@ def measured_steps(folder: Path) -> list[Measured]:
     return [Measured(row, _lengths(files[row["step"]])) for row in read_metrics(folder)[1:]]
 
 
-def _lengths(file: Path) -> list[int]:
-    return [rollout["response_len"] for rollout in read_rollouts(file)]
+def _lengths(rollouts: Path) -> list[int]:
+    return [rollout["response_len"] for _, rollout in read_objects(rollouts)]
 
 
 def run_steps(recipe_path: Path, settings: list[str], folder: Path, name: str) -> list[Measured]:
@@ -151,13 +153,12 @@ def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[floa
 def recorded(folder: Path) -> dict[str, Any]:
     """Lengths, groups generated per informative one, and tokens that the update computes for one of
     prompts_per_step x group_size responses, of a run that has been made."""
-    rollout = read_config(folder)["rollout"]
+    rollout = tomllib.loads((folder / "config.toml").read_text())["rollout"]
     rows = read_metrics(folder)
     shares = [r["sampler/informative_frac"] for r in rows if "sampler/informative_frac" in r]
     num_rows = rollout["prompts_per_step"] * rollout["group_size"]
-    files = rollout_files(folder).values()
     return {
-        "lengths": [length for file in files for length in _lengths(file)],
+        "lengths": [n for path in rollout_files(folder).values() for n in _lengths(path)],
         "informative_frac": statistics.mean(shares),
         "tokens_per_row": statistics.mean(map(_trained_tokens, rows)) / num_rows,
     }

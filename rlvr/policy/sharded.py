@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 
+from rlvr.common.errors import ConfigError
 from rlvr.distributed import fsdp, zero
 from rlvr.distributed.world import launcher_sets
 from rlvr.policy.packing import TokenRow
@@ -24,6 +26,18 @@ def launcher_sharding() -> ModuleType | None:
     if launcher_sets("ACCELERATE_USE_FSDP"):
         return fsdp
     return zero if launcher_sets("ACCELERATE_USE_DEEPSPEED") else None
+
+
+def check_launcher(way: ModuleType) -> None:
+    """Refuses a launcher's configuration that is not one of ours. Raises: ConfigError."""
+    settings: dict[str, tuple[str, str]] = way.SETTINGS
+    for name, (wanted, reason) in settings.items():
+        found = os.environ.get(name, wanted)
+        if found.lower() not in wanted.lower().split(" or "):
+            raise ConfigError(
+                f"accelerate's configuration gives {name} = {found}: {reason}; set it to {wanted},"
+                f" as recipes/accelerate/{way.RECIPE} does"
+            )
 
 
 def shard_policy(policy: Policy, optim: OptimConfig) -> None:

@@ -40,7 +40,7 @@ class LivePage:
             stamp = self._signature()
             if stamp != self._stamp:
                 source = read_source(self._folder, self._analysis_folders)
-                self._files = [run.rollouts() for run in source.runs.values()]
+                self._files = source.rollout_files()
                 index = [[self._index(n, path) for n, path in f.items()] for f in self._files]
                 self._data = page_data(source, index)
                 self._body = safe_json(self._data).encode()

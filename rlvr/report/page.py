@@ -82,7 +82,7 @@ def _rollout_section(source: Source, index: list[list[StepIndex]], left_out: int
 
 def write_page(source: Source) -> str:
     """The report as one HTML file that needs no network."""
-    packed, index, left_out = embed([run.rollouts() for run in source.runs.values()])
+    packed, index, left_out = embed(source.rollout_files())
     chunks = {f"{r}-{step}": text for r, steps in enumerate(packed) for step, text in steps.items()}
     return render(page_data(source, index, left_out), chunks, live=False)
 

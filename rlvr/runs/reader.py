@@ -7,12 +7,56 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import tomllib
 import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eval.formats.jsonl import whole_objects
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One run. rows: the lines of metrics.jsonl, by step; evals: eval/step_N.json by N."""
+
+    name: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    evals: dict[int, dict[str, Any]] = field(default_factory=dict)
+    summary: dict[str, Any] | None = None
+    folder: Path | None = None
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        """The value of `section.key` in the resolved recipe."""
+        value: Any = self.config
+        for key in name.split("."):
+            if not isinstance(value, dict) or key not in value:
+                return default
+            value = value[key]
+        return value
+
+    def points(self, metric: str) -> list[tuple[int, float]]:
+        """(step, value) wherever the metric is a finite number."""
+        return [(row["step"], float(row[metric])) for row in self.rows if is_number(row, metric)]
+
+    def values(self, metric: str) -> list[float]:
+        return [value for _, value in self.points(metric)]
+
+
+def read_run(folder: Path) -> RunData:
+    """Everything but the rollouts of the run in `folder`."""
+    return RunData(
+        folder.resolve().name,
+        read_metrics(folder),
+        read_config(folder),
+        read_manifest(folder),
+        read_evaluations(folder),
+        read_summary(folder),
+        folder,
+    )
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -52,13 +96,13 @@ def read_evaluation(run_dir: Path, step: int) -> dict[str, Any] | None:
 
 def read_evaluations(run_dir: Path) -> dict[int, dict[str, Any]]:
     """Every evaluation by its step, in order."""
-    files = _by_step(run_dir / "eval", ".json")
-    return {step: tree for step, path in files.items() if (tree := read_json(path)) is not None}
+    trees = {n: read_json(p) for n, p in _numbered(run_dir / "eval", "step_", ".json").items()}
+    return {step: tree for step, tree in trees.items() if tree is not None}
 
 
 def rollout_files(run_dir: Path) -> dict[int, Path]:
     """rollouts/step_N.jsonl.gz by N, in order."""
-    return _by_step(run_dir / "rollouts", ".jsonl.gz")
+    return _numbered(run_dir / "rollouts", "step_", ".jsonl.gz")
 
 
 def read_rollouts(path: Path) -> list[dict[str, Any]]:
@@ -66,20 +110,27 @@ def read_rollouts(path: Path) -> list[dict[str, Any]]:
     parts = []
     try:
         with gzip.open(path) as file:
-            while part := file.read1():  # read() would lose all that comes before the damage
+            # read1 hands over what it has decompressed; read would lose it at a truncated end
+            while part := file.read1():
                 parts.append(part)
     except (OSError, EOFError, zlib.error):
         pass
     return list(whole_objects(b"".join(parts).split(b"\n")))
 
 
-def _by_step(folder: Path, suffix: str) -> dict[int, Path]:
-    """The folder's files step_N<suffix> by N, in order."""
-    names = {
-        path: path.name.removesuffix(suffix).removeprefix("step_")
-        for path in folder.glob(f"step_*{suffix}")
+def _numbered(folder: Path, start: str, end: str) -> dict[int, Path]:
+    files = {
+        path.name.removeprefix(start).removesuffix(end): path
+        for path in folder.glob(f"{start}*{end}")
     }
-    return dict(sorted((int(name), path) for path, name in names.items() if name.isdigit()))
+    return dict(sorted((int(number), path) for number, path in files.items() if number.isdigit()))
+
+
+def is_number(row: dict[str, Any], key: str) -> bool:
+    """Whether row[key] is a finite number."""
+    value = row.get(key)
+    # bool is a subclass of int in Python
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -87,7 +138,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        tree = json.loads(path.read_bytes())  # bytes: what is not UTF-8 is a ValueError too
+        tree = json.loads(path.read_bytes())
     except ValueError:
         return None
     return tree if isinstance(tree, dict) else None

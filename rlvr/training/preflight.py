@@ -16,11 +16,12 @@ import torch
 from rlvr.adapters import check_adapter, get_method
 from rlvr.adapters.methods import quantized
 from rlvr.common.errors import ConfigError
-from rlvr.distributed import ranks, sharding
+from rlvr.distributed import ranks
 from rlvr.engines.choose import choose_engine, is_vllm_installed
 from rlvr.engines.server.engine import check_servers
 from rlvr.engines.weights.sync import mode_of
 from rlvr.evaluation.problem_sets import check_benchmarks
+from rlvr.policy.sharded import check_launcher, launcher_sharding
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
@@ -89,7 +90,8 @@ def check_reachable(recipe: TrainRecipe) -> None:
     """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
     if recipe.rollout.engine == "vllm_server":
         on_cpu = not torch.cuda.is_available()
-        check_servers(recipe, mode_of(recipe, get_method(recipe.adapter), on_cpu))
+        mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)
+        check_servers(recipe.model, recipe.rollout, Path(recipe.run.dir), mode)
 
 
 def check_optimizer(method: Method, config: OptimConfig) -> None:
@@ -182,18 +184,21 @@ def _shares_model(recipe: TrainRecipe, method: Method) -> bool:
 
 def _check_sharding(recipe: TrainRecipe, method: Method) -> None:
     """Raises: ConfigError for what a sharded policy cannot do."""
-    if not sharding.is_asked():
+    way = launcher_sharding()
+    if way is None or ranks.size() == 1:
         return
-    sharding.check_launcher()
-    if recipe.model.dtype == "float16" and not sharding.can_scale_loss():
+    check_launcher(way)
+    if recipe.model.dtype == "float16" and not way.SCALES_LOSS:
         raise ConfigError(
             'model.dtype = "float16": DeepSpeed clips before our loss scale could be taken out; set'
             ' it to "bfloat16" or "float32", or launch with recipes/accelerate/fsdp2.yaml'
         )
     engine, reference = recipe.rollout.engine, recipe.algorithm.reference
+    # transformers generates on each rank at its own pace, and a pass of a sharded policy needs all
+    # ranks at once
     without_vllm = " without vLLM" if engine == "auto" else ""
     conflicts = {
-        f'adapter.method = "{method.name}"': not sharding.can_shard(method),
+        f'adapter.method = "{method.name}"': not method.can_shard,
         f'rollout.engine = "{engine}"{without_vllm}': _shares_model(recipe, method),
         "train.compile = true": recipe.train.compile,
         f'optim.name = "{recipe.optim.name}"': recipe.optim.name != "adamw",

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+from rlvr.adapters import METHODS
 from rlvr.adapters.optimizers import build_optimizer
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.common.errors import ConfigError

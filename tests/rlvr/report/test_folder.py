@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlvr.common.errors import ConfigError
-from rlvr.report.folder import read_run, read_source
+from rlvr.report.folder import read_source
 from rlvr.report.rollouts import (
     MAX_TEXT_LEN,
     embed,
@@ -13,7 +13,7 @@ from rlvr.report.rollouts import (
     shorten,
 )
 from rlvr.report.series import running_mean, thin, trend
-from rlvr.runs.reader import read_metrics, read_rollouts, rollout_files
+from rlvr.runs.reader import read_metrics, read_rollouts, read_run, rollout_files
 from tests.rlvr.report.folders import write_comparison, write_rollouts, write_run
 
 

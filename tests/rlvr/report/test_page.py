@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from rlvr.cli import main
-from rlvr.report.folder import RunData, Source, read_source
+from rlvr.report.folder import Source, read_source
 from rlvr.report.page import page_data, safe_json
+from rlvr.runs.reader import RunData
 from tests.rlvr.report.folders import (
     healthy_rows,
     lr_find,
@@ -151,6 +152,7 @@ def test_mistakes_end_with_code_2_and_one_line(words, message, tmp_path, monkeyp
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.process
 def test_the_command_imports_no_torch(tmp_path):
     import subprocess
     import sys
