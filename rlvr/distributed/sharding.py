@@ -133,6 +133,30 @@ class Holding:
     parts_weights = False
     scale = 1.0
 
+    @property
+    def world(self):
+        from rlvr.distributed.world import World
+
+        return World.alone()
+
+    @property
+    def is_sharded(self):
+        return self.in_parts
+
+    @property
+    def shards_weights(self):
+        return self.parts_weights
+
+    @property
+    def takes_part(self):
+        return True
+
+    def num_passes(self, n):
+        return n
+
+    def synchronized_stop(self, check):
+        return check
+
     def run(self, model: nn.Module, work: Callable[[], T]) -> T:
         """work(), a forward pass of the policy's model or of its reference."""
         return work()

@@ -57,6 +57,10 @@ class Policy:
     loss_scale: LossScale | None = None
 
     @property
+    def strategy(self):
+        return self.holding
+
+    @property
     def causal_lm(self) -> Any:
         """The transformers model inside, adapters in place."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model

@@ -104,6 +104,7 @@ class Syncer:
         engine: Engine,
         mode: Sync,
         prompts: Sequence[list[int]],
+        world=None,
     ) -> None:
         """num_bytes: of the last sync. prompts: token ids, the first few of which are the probe."""
         self.mode: Sync = mode
