@@ -18,7 +18,7 @@ from rlvr.config.train import (
     TrainConfig,
     TrainRecipe,
 )
-from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.evaluation.plan import Job, Plan
 from rlvr.evaluation.targets import Target
@@ -153,7 +153,7 @@ class Server:
 
 
 def stream(
-    engine: Engine, requests: Sequence[Request], sampling: Sampling
+    engine: Engine, requests: Sequence[Request], sampling: SamplingParams
 ) -> Iterator[tuple[int, Response]]:
     """(position of the request, its response), as an engine gives them."""
     if isinstance(engine, VllmEngine):

@@ -60,6 +60,10 @@ class Policy:
     def strategy(self):
         return self.holding
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Response tokens to text, without special tokens."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
     @property
     def causal_lm(self) -> Any:
         """The transformers model inside, adapters in place."""

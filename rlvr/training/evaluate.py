@@ -20,7 +20,7 @@ from rlvr.common.files import write_whole
 from rlvr.data.chat import read_template
 from rlvr.data.contamination import problem_text
 from rlvr.distributed import ranks
-from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.evaluation.plan import PromptStyle, request
 from rlvr.runs.metrics import EVAL_METRICS
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rewards import Verifier
     from rlvr.config.train import TrainRecipe
     from rlvr.data.problems import Dataset
-    from rlvr.training.build import Session
+    from rlvr.training.build import Training
 
 R = TypeVar("R")
 Key = tuple[str, str, int]
@@ -164,7 +164,7 @@ def sample(
                 requests.append(request(prompt, recipe.train.seed, keys[-1]))
     longest, config = recipe.rollout.max_response_len, recipe.eval
     stops = recipe.rollout.stop_token_ids
-    sampling = Sampling(
+    sampling = SamplingParams(
         longest, config.temperature, config.top_p, logprobs=False, stop_token_ids=stops
     )
     width = recipe.rollout.ranks_per_engine
@@ -216,7 +216,7 @@ def score(
 def _generate(
     engine: Engine,
     requests: Sequence[Request],
-    sampling: Sampling,
+    sampling: SamplingParams,
     safe_point: Callable[[], None],
 ) -> list[Response]:
     done: dict[int, Response] = {}
@@ -228,24 +228,23 @@ def _generate(
 
 
 def evaluate_step(
-    session: Session,
+    training: Training,
     run_dir: Path,
     step: int,
     say: Callable[[str], None],
-    safe_point: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """The metrics of the policy after `step` steps; empty where the recipe evaluates nothing.
 
     Writes eval/step_N.jsonl.gz (what was sampled) and eval/step_N.json; says so where it cannot.
     """
-    if not session.evals:
+    if not training.evals:
         return {}
-    sampled = sample(session.recipe, session.evals, session.engine, safe_point)
-    return ranks.from_main(lambda: _report(session, sampled, run_dir, step, say))
+    sampled = sample(training.recipe, training.evals, training.engine, training.safe_point)
+    return ranks.from_main(lambda: _report(training, sampled, run_dir, step, say))
 
 
 def _report(
-    session: Session,
+    training: Training,
     sampled: Sequence[tuple[Key, Response]],
     run_dir: Path,
     step: int,
@@ -253,19 +252,19 @@ def _report(
 ) -> dict[str, float]:
     """Scores, writes and says what was sampled; the metrics."""
     found, generations = score(
-        session.recipe, session.evals, sampled, session.verifier, session.decode
+        training.recipe, training.evals, sampled, training.verifier, training.policy.decode
     )
     path = run_dir / "eval" / f"step_{step}.json"
     try:
         path.parent.mkdir(exist_ok=True)
-        _write_held_out(path.parent, session.evals[0].loaded)
+        _write_held_out(path.parent, training.evals[0].loaded)
         write_generations(path.with_suffix(".jsonl.gz"), generations)
         write_whole(path, json.dumps(found.to_json()))
     except OSError as error:
         print(f"{path} is missing: {error}; metrics.jsonl has its numbers", file=sys.stderr)
     a = found.accuracy
     say(f"held-out accuracy {a.value:.3f} [{a.lo:.3f}, {a.hi:.3f}] at step {step}")
-    for one in session.evals:
+    for one in training.evals:
         name, result = one.loaded.name, found.results["benchmarks"][one.loaded.name]
         value, (lo, hi) = result["avg@k"]["value"], result["avg@k"]["ci95"]
         total, count = len(one.loaded.questions), len(one.questions)

@@ -23,8 +23,8 @@ def save_batch(run_dir: Path, step: int, batch: StepBatch) -> None:
     """skipped/step_N.json.gz: the step's groups, advantages and reference log-probabilities."""
     tree = {
         "groups": [group.to_tree() for group in batch.groups],
-        "advantages": batch.advantages,
-        "references": batch.references,
+        "advantages": batch.advantages_PG,
+        "references": batch.references_PGT,
     }
     path = run_dir / "skipped" / f"step_{step}.json.gz"
     try:

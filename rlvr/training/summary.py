@@ -16,11 +16,11 @@ from rlvr.training.evaluate import Evaluation, read_evaluation
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rlvr.training.build import Session
+    from rlvr.training.build import Training
 
 
 def finish(
-    session: Session,
+    training: Training,
     folder: Path,
     steps: int,
     seconds: float,
@@ -33,11 +33,11 @@ def finish(
     curve = draw_reward_curve(folder)
     checkpoint = str(best_checkpoint(folder).relative_to(folder))
     summary: dict[str, object] = {"seconds": seconds, "steps": steps, "best_checkpoint": checkpoint}
-    summary["problem_uses"] = session.sampler.problem_uses()
+    summary["problem_uses"] = training.sampler.problem_uses()
     lost = [n for n in (0, steps) if not (folder / "eval" / f"step_{n}.json").exists()]
-    if session.evals and lost:
+    if training.evals and lost:
         console.print(f"no held-out comparison: eval/step_{lost[0]}.json is missing")
-    elif session.evals:
+    elif training.evals:
         before, after = (read_evaluation(folder, step) for step in (0, steps))
         difference = paired_difference(before.fractions, after.fractions)
         summary |= {
@@ -49,7 +49,7 @@ def finish(
             "difference_ci95": difference.bounds,
             "num_problems": len(before.fractions),
         }
-        _print_samples(session, before, after, console)
+        _print_samples(training, before, after, console)
         console.print(
             f"held-out accuracy {_with_interval(before.accuracy)} before,"
             f" {_with_interval(after.accuracy)} after: {_with_interval(difference, '+')}"
@@ -68,10 +68,10 @@ def _with_interval(interval: Interval, sign: str = "") -> str:
 
 
 def _print_samples(
-    session: Session, before: Evaluation, after: Evaluation, console: Console
+    training: Training, before: Evaluation, after: Evaluation, console: Console
 ) -> None:
     """Two problems that gained the most, with a solution from before and after."""
-    problems = session.evals[0].questions
+    problems = training.evals[0].questions
     gain = [b - a for a, b in zip(before.fractions, after.fractions, strict=True)]
     for i in sorted(range(len(gain)), key=lambda i: -gain[i])[:2]:
         change = (

@@ -15,7 +15,7 @@ from tests.benchmarks.step_worker import Job, Step
 
 if TYPE_CHECKING:
     from rlvr.sampling.rollouts import Group
-    from rlvr.sampling.sampler import Collected
+    from rlvr.sampling.sampler import StepRollouts
 
 
 def serve(job: Job, connection: Connection) -> None:
@@ -27,10 +27,10 @@ def serve(job: Job, connection: Connection) -> None:
 
     session = build(job.recipe, job.model_path)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    collected: list[Collected] = []
+    collected: list[StepRollouts] = []
     collect = session.sampler.collect
 
-    def keep(*args, **settings) -> Collected:
+    def keep(*args, **settings) -> StepRollouts:
         collected.append(collect(*args, **settings))
         return collected[-1]
 
