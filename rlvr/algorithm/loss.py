@@ -102,7 +102,7 @@ def kl_penalty(logp_T: Tensor, ref_T: Tensor, estimator: str) -> Tensor:
 
 
 def mismatch_weights(logp_T: Tensor, batch: TokenBatch, config: AlgorithmConfig) -> Tensor:
-    """[T] importance weights of the proximal policy, the trainer's, over the engine's, which sampled.
+    """[T] importance weights: the trainer's proximal policy over the engine's, which sampled.
 
     With q = pi_proximal / pi_engine of the token or of the whole response (mismatch_level): tis
     gives min(q, C); mask gives q inside [1/C, C] and 0 outside. q carries the engine's rounding

@@ -27,7 +27,7 @@ from rlvr.policy.reference import (
 from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.sampling.rollouts import Group
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.update import update
 from rlvr.warm_start import tiny_model as tiny
 from tests.rlvr.adapters.conftest import PROMPTS, settings
@@ -129,11 +129,11 @@ def test_the_other_parts_of_a_run_work_on_a_second_device(make_recipe, one_layer
         engine = TransformersEngine(policy)
         groups = [drawn_group(engine, number) for number in range(2)]
         with policy.reference_at_hand():
-            batch = make_batch(groups, policy, recipe)
+            batch = make_batch(groups, policy, UpdateConfig.of(recipe))
         data = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, 100)[0]
         facts = manifest(recipe, policy, optimizer, data, engine.name, "none")
         entropy = EntropyControl(recipe.algorithm)
-        stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+        stats = update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, entropy).metrics
         update_reference(policy, recipe.algorithm, 1)
         save_reference(policy, recipe.algorithm, tmp_path)
         load_reference(policy, recipe.algorithm, tmp_path)

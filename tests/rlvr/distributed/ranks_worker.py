@@ -29,12 +29,12 @@ from rlvr.config.train import TrainRecipe
 from rlvr.data.problems import Problem
 from rlvr.distributed import ranks
 from rlvr.engines.transformers import TransformersEngine
-from rlvr.sampling.sampler import Sampler
 from rlvr.training import loop as train
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.update import update
 from tests.rlvr.cases import make_groups
 from tests.rlvr.distributed import sharding_worker
+from tests.rlvr.small import make_sampler
 
 
 def fail(mine: Exception | None) -> None:
@@ -73,9 +73,10 @@ def not_finite(recipe: TrainRecipe) -> dict[str, float]:
     policy, optimizer = sharding_worker.start(recipe, in_parts=False)
     groups = make_groups()
     before = [p.detach().clone() for p in policy.trainable]
-    batch, entropy = make_batch(groups, policy, recipe), EntropyControl(recipe.algorithm)
-    batch.advantages[0][0] = math.nan
-    stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+    batch = make_batch(groups, policy, UpdateConfig.of(recipe))
+    entropy = EntropyControl(recipe.algorithm)
+    batch.advantages_PG[0][0] = math.nan
+    stats = update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, entropy).metrics
     moved = [(p - start).abs().max() for p, start in zip(policy.trainable, before, strict=True)]
     return {"skipped": stats["optim/skipped"], "moved": float(max(moved))}
 
@@ -99,9 +100,10 @@ def shared_out(recipe: TrainRecipe, met: dict[str, float]) -> dict[str, Any]:
     engine = Recording(policy)
     problems = [Problem(f"p{i}", (), "7", Gold.parse("7")) for i in range(6)]
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
-        sampler = Sampler(recipe, problems, [[2, 3]] * 6, policy.tokenizer.decode)
+        prompts = [[2, 3]] * 6
+        sampler = make_sampler(recipe, problems, prompts, engine, verifier, policy.decode)
         sampler.load_state(sampler.state() | {"lengths": met})
-        got = sampler.collect(0, engine, verifier, lambda: None)
+        got = sampler.collect(0)
     means = {g.problem_id: g.num_tokens / len(g.responses) for g in got.groups}
     return {
         "num_asked": engine.num_asked,

@@ -23,7 +23,7 @@ from rlvr.distributed import sharded_tensors as parts
 from rlvr.policy.policy import Policy, load_policy
 from rlvr.policy.reference import prepare_reference
 from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.update import update
 from tests.rlvr.cases import make_groups, make_recipe
 
@@ -85,11 +85,12 @@ def train(recipe: TrainRecipe, folder: Path, first_step: int = 0) -> dict[str, A
     facts = module_facts(policy.model)
     metrics, left_out = [], []
     for step in range(first_step, STEPS):
-        batch = make_batch(make_groups(), policy, recipe)
+        config = UpdateConfig.of(recipe)
+        batch = make_batch(make_groups(), policy, config)
         entropy = EntropyControl(recipe.algorithm)
         if step == 1:
             left_out = _spoilt(policy, optimizer, recipe)
-        metrics.append(update(policy, optimizer, batch, recipe, step, entropy, lambda: None))
+        metrics.append(update(policy, optimizer, batch, config, step, entropy).metrics)
         with sharding.gathered(policy, optimizer, only_main=True):
             ranks.from_main(partial(save_checkpoint, folder, step + 1, policy, optimizer, {}))
     parameters = dict(policy.model.named_parameters())
@@ -108,10 +109,10 @@ def train(recipe: TrainRecipe, folder: Path, first_step: int = 0) -> dict[str, A
 def _spoilt(policy: Policy, optimizer: Optimizer, recipe: TrainRecipe) -> list[bool]:
     """Whether updates are left out whose loss, on one of the ranks, or whose verdict is bad."""
     groups, entropy = make_groups(), EntropyControl(recipe.algorithm)
-    batch = make_batch(groups, policy, recipe)
-    for values in batch.advantages:
+    batch = make_batch(groups, policy, UpdateConfig.of(recipe))
+    for values in batch.advantages_PG:
         values[0] = math.nan
-    stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+    stats = update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, entropy).metrics
     num_updates = min(recipe.optim.updates_per_step, len(groups))
     refused = policy.holding.step(policy.trainable, optimizer, 1.0, valid=False)
     return [stats["optim/skipped"] == num_updates, refused is None]

@@ -12,7 +12,7 @@ from rlvr.policy.loss_scale import LossScale
 from rlvr.policy.policy import Policy, TokenRow, load_policy
 from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlvr.sampling.rollouts import Group
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.preflight import check
 from rlvr.training.update import update
 from tests.rlvr import small
@@ -72,9 +72,9 @@ def descend(recipe: TrainRecipe, policy: Policy, best: float = 1.0) -> tuple[dic
     """(metrics, the gradient that the update went along), by how far plain descent moved."""
     before = torch.cat([p.detach().flatten().clone() for p in policy.trainable])
     optimizer = torch.optim.SGD(policy.trainable, lr=LR)
-    batch = make_batch(make_groups(policy, best), policy, recipe)
+    batch = make_batch(make_groups(policy, best), policy, UpdateConfig.of(recipe))
     entropy = EntropyControl(recipe.algorithm)
-    metrics = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+    metrics = update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, entropy).metrics
     after = torch.cat([p.detach().flatten() for p in policy.trainable])
     return metrics, (before - after).double() / LR
 
