@@ -186,7 +186,7 @@ def _kind(node: Node) -> Kind:
     if tag in _KINDS:
         return _KINDS[tag]
     from rewards.equality.scalar import rational
-    from rewards.equality.tree import features
+    from rewards.syntax.tree import features
 
     value = rational(node)
     if not isinstance(value, str):

@@ -60,8 +60,8 @@ class Verifier:
             raise ValueError(f"num_workers = {num_workers}: at least 1 is needed; leave it out")
         self.answer_mode = answer_mode
         self._pool_settings: dict[str, Any] = {
-            "target": "rewards.pool.entry:judge_texts",
-            "warm_up": "rewards.pool.entry:warm_up",
+            "target": "rewards.judging.in_worker:judge_texts",
+            "warm_up": "rewards.judging.in_worker:warm_up",
             "num_workers": num_workers or default_num_workers(),
             "timeout_s": timeout_s,
             "memory_mib": memory_mib,
@@ -69,7 +69,7 @@ class Verifier:
             "max_age_s": max_age_s,
         }
         # Parser and judge are half of the import time, and importing is not yet verifying.
-        from rewards.equality.judge import judge_fast
+        from rewards.judging.judge import judge_fast
 
         self._judge_fast = judge_fast
         self._known: dict[tuple[str, str], Ruling] = {}

@@ -13,8 +13,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("rewards", "eval", "rlvr")
 
 LAYERS = (
-    ("rewards.types", "rewards.syntax", "rewards.pool"),
-    ("rewards.equality", "rewards.extract", "rewards.gold", "rewards.counters", "rewards.shaping"),
+    ("rewards.types", "rewards.syntax", "rewards.pool", "rewards.shaping"),
+    ("rewards.equality", "rewards.extract", "rewards.counters"),
+    ("rewards.gold",),
+    ("rewards.judging",),
     ("rewards",),
     ("eval",),
     ("rlvr.common",),
@@ -30,7 +32,7 @@ LAYERS = (
     ("rlvr.compare",),
     ("rlvr.doctor", "rlvr.cli"),
 )
-"""From the bottom up: a part imports from its own and from those before, not from its neighbours."""
+"""From the bottom up: a part imports from its own and from those before, not its neighbours."""
 
 AGAINST: dict[tuple[str, str], str] = {}
 """Imports against the direction, (importer, imported), each with its reason; three at most."""

@@ -9,8 +9,8 @@ from rewards.equality.exact import NotExact
 from rewards.equality.rename import definition, with_arguments, with_constants
 from rewards.equality.scalar import Same, literal
 from rewards.equality.scalar import same as scalar_same
-from rewards.equality.tree import ZERO, calls, features, minus, rename, symbols
 from rewards.syntax.nodes import Node
+from rewards.syntax.tree import ZERO, calls, features, minus, rename, symbols
 
 Match = Callable[[Node, Node, Same], bool | None]
 

@@ -15,8 +15,8 @@ from rewards.equality.rename import renamed, with_constants, with_parameter
 from rewards.equality.reshape import SCALARS, as_numbers, as_point, spread_signs, without_domain
 from rewards.equality.scalar import Same
 from rewards.equality.sets import NotALine, bounded_symbols, same_line, to_line
-from rewards.equality.tree import ZERO, features, symbols
 from rewards.syntax.nodes import Node
+from rewards.syntax.tree import ZERO, features, symbols
 
 MAX_ITEMS = 64
 _LINES = {"tuple", "rel", "cup", "cap", "setminus", "field", "such", "list", "set"}

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from rewards.equality.approx import Point, approx
 from rewards.equality.exact import NotExact
-from rewards.equality.tree import rebuild, symbols
 from rewards.syntax.nodes import Node
+from rewards.syntax.tree import rebuild, symbols
 
 NEAR, FAR = 4, 24
 _FIELDS = {"Z": range(-FAR, FAR + 1), "N": range(FAR + 1), "Z^+": range(1, FAR + 1)}
@@ -84,7 +84,7 @@ def _with_condition(terms: tuple[Node, ...], condition: Node) -> Family | None:
 
 
 def _flat(terms: tuple[Node, ...]) -> tuple[Node, ...]:
-    from rewards.equality.tree import choose_sign, features
+    from rewards.syntax.tree import choose_sign, features
 
     out: list[Node] = []
     for term in terms:

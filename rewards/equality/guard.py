@@ -4,8 +4,8 @@ import math
 
 from rewards.equality.approx import Point, approx
 from rewards.equality.exact import NotExact, TooLarge, Undefined, exact
-from rewards.equality.tree import symbols
 from rewards.syntax.nodes import Node
+from rewards.syntax.tree import symbols
 
 MAX_LOG = 2e5
 

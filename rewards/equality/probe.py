@@ -11,8 +11,8 @@ from rewards.equality.approx import Point
 from rewards.equality.exact import NotExact, TooLarge, Undefined, exact
 from rewards.equality.guard import MAX_LOG
 from rewards.equality.scalar import MIN_RIGHT_DIGITS, infinite, literal, rational, same
-from rewards.equality.tree import features, read_log, symbols, walk
 from rewards.syntax.nodes import Node
+from rewards.syntax.tree import features, read_log, symbols, walk
 
 if TYPE_CHECKING:
     from mpmath.ctx_mp import MPContext

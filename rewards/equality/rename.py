@@ -2,8 +2,8 @@
 
 from itertools import permutations
 
-from rewards.equality.tree import symbols
 from rewards.syntax.nodes import Node
+from rewards.syntax.tree import symbols
 
 _CONSTANTS = {"C", "c", "K", "k", "D", "A", "B", "C_1", "C_2", "c_1", "c_2", "K_1", "K_2", "C_0"}
 _PARAMETERS = {"t", "s", "k", "n", "m", "u", "v", "r", "l", "j", "\\lambda", "\\mu", "\\ell"}

@@ -6,8 +6,8 @@ from rewards.equality.equations import is_equation
 from rewards.equality.exact import NotExact, exact
 from rewards.equality.scalar import same as scalar_same
 from rewards.equality.sets import NotALine, to_line
-from rewards.equality.tree import choose_sign, features, symbols
 from rewards.syntax.nodes import Node, negative
+from rewards.syntax.tree import choose_sign, features, symbols
 
 SCALARS = {"n", "d", "s", "c", "+", "*", "/", "^", "-", "f", "pm", "mp", "big"}
 

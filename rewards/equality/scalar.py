@@ -10,8 +10,8 @@ from rewards.equality import residue
 from rewards.equality.approx import Point, approx
 from rewards.equality.exact import NotExact, TooLarge, Undefined, exact
 from rewards.equality.guard import log_size
-from rewards.equality.tree import calls, features, read_log, symbols
 from rewards.syntax.nodes import Node
+from rewards.syntax.tree import calls, features, read_log, symbols
 
 Same = Callable[[Node, Node], bool | None]
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from rewards.equality.approx import Point, approx
 from rewards.equality.exact import NotExact
 from rewards.equality.scalar import Same, infinite
-from rewards.equality.tree import ZERO, symbols, walk
 from rewards.syntax.nodes import Node
+from rewards.syntax.tree import ZERO, symbols, walk
 
 MAX_PARTS = 200
 INF: Node = ("c", "inf")

@@ -1,12 +1,8 @@
 """Parse what stands in brackets: groups, tuples, intervals, sets, absolute values, matrices."""
 
-from typing import TYPE_CHECKING
-
+from rewards.syntax.cursor import Cursor
 from rewards.syntax.lexer import Unparsed
 from rewards.syntax.nodes import Node
-
-if TYPE_CHECKING:
-    from rewards.syntax.parse import Parser
 
 OPENING = {"(", "[", "\\{", "{"}
 _CLOSERS = {"(": (")", "]", "["), "[": ("]", ")", "["), "]": ("]", "[")}
@@ -15,7 +11,7 @@ _OPEN_ENDS = str.maketrans("][", "()")
 _MATRICES = {"pmatrix", "bmatrix", "matrix", "array", "smallmatrix", "Bmatrix", "vmatrix", "cases"}
 
 
-def bracketed(parser: "Parser", opener: str) -> Node:
+def bracketed(parser: Cursor, opener: str) -> Node:
     if opener in ("|", "||"):
         parser.bars += 1
         node = parser.items()
@@ -36,7 +32,7 @@ def bracketed(parser: "Parser", opener: str) -> Node:
         parser.bars = bars
 
 
-def _group(parser: "Parser", opener: str) -> Node:
+def _group(parser: Cursor, opener: str) -> Node:
     if parser.peek.value in (")", "\\}", "]"):
         closer = parser.next().value
         if (opener, closer) == ("\\{", "\\}"):
@@ -66,7 +62,7 @@ def _group(parser: "Parser", opener: str) -> Node:
     raise Unparsed("brackets round one item")
 
 
-def _set_of(parser: "Parser", inner: Node) -> Node:
+def _set_of(parser: Cursor, inner: Node) -> Node:
     if parser.peek.value in ("|", ":") and parser.peek.kind == "op":
         parser.next()
         condition = parser.items()
@@ -76,7 +72,7 @@ def _set_of(parser: "Parser", inner: Node) -> Node:
     return ("set", inner[1] if inner[0] == "list" else (inner,))
 
 
-def environment(parser: "Parser") -> Node:
+def environment(parser: Cursor) -> Node:
     name = _word_in_braces(parser)
     if name not in _MATRICES:
         raise Unparsed(f"environment {name}")
@@ -118,7 +114,7 @@ def _piecewise(rows: list[tuple[Node, ...]]) -> Node:
     return ("f", "cases", tuple(("tuple", "()", row) for row in rows))
 
 
-def _word_in_braces(parser: "Parser") -> str:
+def _word_in_braces(parser: Cursor) -> str:
     parser.expect("{")
     name = ""
     while parser.peek.kind not in ("end",) and not parser.accept("}"):

@@ -1,18 +1,14 @@
 """Parse LaTeX commands and named functions."""
 
-from typing import TYPE_CHECKING
-
-from rewards.equality.tree import rebuild
 from rewards.syntax.brackets import environment
+from rewards.syntax.cursor import Cursor
 from rewards.syntax.lexer import FUNCTIONS, Unparsed
 from rewards.syntax.names import arguments, symbol
 from rewards.syntax.nodes import Node, product, spell
 from rewards.syntax.normalise import words
 from rewards.syntax.numbers import number
+from rewards.syntax.tree import rebuild
 from rewards.syntax.units import CURRENCIES, CURRENCY_SIGNS, unit_name
-
-if TYPE_CHECKING:
-    from rewards.syntax.parse import Parser
 
 STOPS = {"rangle", "rfloor", "rceil", "end", "choose", "over", "pmod", "bmod", "forall"}
 _BIG = {"sum", "prod", "int", "iint", "oint", "lim", "limsup", "liminf", "bigcup", "bigcap"}
@@ -21,7 +17,7 @@ _WRAPPERS = {"text", "textbf", "mathrm", "mathbf", "mbox", "bm", "boldsymbol", "
 _MARKS = {"overline", "bar", "hat", "vec", "tilde", "widehat", "overrightarrow", "dot"}
 
 
-def text(parser: "Parser", value: str) -> Node:
+def text(parser: Cursor, value: str) -> Node:
     inner = value.strip()
     if len(inner) == 1 and inner.isalpha():
         return ("c", "e") if inner == "e" else ("c", "i") if inner == "i" else symbol(parser, inner)
@@ -35,7 +31,7 @@ def text(parser: "Parser", value: str) -> Node:
     return ("text", words(inner))
 
 
-def command(parser: "Parser", name: str) -> Node:
+def command(parser: Cursor, name: str) -> Node:
     if name in ("frac", "dfrac", "tfrac", "cfrac", "nicefrac", "sfrac", "flatfrac"):
         top = parser.argument()
         bottom = parser.argument()
@@ -76,7 +72,7 @@ def command(parser: "Parser", name: str) -> Node:
     return symbol(parser, "\\" + name)
 
 
-def _root(parser: "Parser") -> Node:
+def _root(parser: Cursor) -> Node:
     degree = ("n", 2, 1)
     if parser.accept("["):
         degree = parser.sum()
@@ -98,7 +94,7 @@ _SAME_FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _SAME_FUNCTIONS |= {f"{a}{f}": f"arc{f}" for a in ("a", "ar") for f in ("sinh", "cosh", "tanh")}
 
 
-def function(parser: "Parser", name: str) -> Node:
+def function(parser: Cursor, name: str) -> Node:
     power = base = None
     name = _SAME_FUNCTIONS.get(name, name)
     while parser.peek.value in ("^", "_") and parser.peek.kind == "op":
@@ -129,7 +125,7 @@ def function(parser: "Parser", name: str) -> Node:
     return ("^", node, power) if power is not None else node
 
 
-def _function_argument(parser: "Parser") -> Node:
+def _function_argument(parser: Cursor) -> Node:
     """Parse the argument of a named function: brackets, or factors up to the next function."""
     parser.in_function += 1
     try:
@@ -154,7 +150,7 @@ def _function_argument(parser: "Parser") -> Node:
         parser.in_function -= 1
 
 
-def _big(parser: "Parser", name: str) -> Node:
+def _big(parser: Cursor, name: str) -> Node:
     parts = []
     while parser.peek.value in ("^", "_") and parser.peek.kind == "op":
         mark = parser.next().value

@@ -1,19 +1,15 @@
 """Parse the units behind a quantity: degree, percent and currency signs, letters and words."""
 
-from typing import TYPE_CHECKING
-
+from rewards.syntax.cursor import Cursor
 from rewards.syntax.lexer import Unparsed
 from rewards.syntax.nodes import Node
 from rewards.syntax.normalise import words
 from rewards.syntax.units import CURRENCY_SIGNS, unit_name
 
-if TYPE_CHECKING:
-    from rewards.syntax.parse import Parser
-
 _NO_UNITS = {"since", "because", "or", "and"}
 
 
-def with_unit(parser: "Parser", node: Node) -> Node:
+def with_unit(parser: Cursor, node: Node) -> Node:
     """Parse the degree, percent or currency sign and the words that follow a quantity."""
     unit = None
     if parser.accept("deg"):
@@ -38,7 +34,7 @@ def with_unit(parser: "Parser", node: Node) -> Node:
     return ("unit", node[1] if node[0] == "unit" else node, unit)
 
 
-def at_unit_letter(parser: "Parser") -> bool:
+def at_unit_letter(parser: Cursor) -> bool:
     kind, value, spaced = parser.peek
     if kind != "sym" or not spaced or value not in "msgLh":
         return False
@@ -48,7 +44,7 @@ def at_unit_letter(parser: "Parser") -> bool:
     return after[0] in ("", ",", ")")
 
 
-def unit_words(parser: "Parser") -> str | None:
+def unit_words(parser: Cursor) -> str | None:
     """Return the name of the unit that the next words spell; stay put when they spell none."""
     parts, start = [], parser.at
     while parser.peek.kind == "text" or (parts and parser.peek.value in ("/", "^")):

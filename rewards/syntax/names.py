@@ -1,17 +1,13 @@
 """Parse names: symbols with their indices and primes, calls of named functions, number fields."""
 
-from typing import TYPE_CHECKING
-
+from rewards.syntax.cursor import Cursor
 from rewards.syntax.lexer import Unparsed
 from rewards.syntax.nodes import Node
-
-if TYPE_CHECKING:
-    from rewards.syntax.parse import Parser
 
 _FUNCTION_LETTERS = set("fghFGH")
 
 
-def symbol(parser: "Parser", name: str) -> Node:
+def symbol(parser: Cursor, name: str) -> Node:
     if parser.peek.value == "_" and parser.peek.kind == "op":
         parser.next()
         name = f"{name}_{index(parser)}"
@@ -26,7 +22,7 @@ def symbol(parser: "Parser", name: str) -> Node:
     return ("s", name)
 
 
-def _marks(parser: "Parser", name: str) -> str:
+def _marks(parser: Cursor, name: str) -> str:
     """Parse the primes of a name, and the inverse of a function's name."""
     marks = ""
     while True:
@@ -53,7 +49,7 @@ def _marks(parser: "Parser", name: str) -> str:
             return marks
 
 
-def index(parser: "Parser") -> str:
+def index(parser: Cursor) -> str:
     if not parser.accept("{"):
         token = parser.next()
         if token.kind in ("end", "op"):
@@ -71,13 +67,13 @@ def index(parser: "Parser") -> str:
     raise Unparsed("an index that never ends")
 
 
-def arguments(parser: "Parser", closer: str) -> tuple[Node, ...]:
+def arguments(parser: Cursor, closer: str) -> tuple[Node, ...]:
     inner = parser.items()
     parser.expect(closer)
     return inner[1] if inner[0] == "list" else (inner,)
 
 
-def field(parser: "Parser", letter: str) -> Node:
+def field(parser: Cursor, letter: str) -> Node:
     name = letter
     if parser.peek.value in ("^", "_") and parser.peek.kind == "op":
         mark = parser.next().value

@@ -1,13 +1,10 @@
 """Number literals: decimals, recurring decimals, digit groups, mixed numbers."""
 
 import re
-from typing import TYPE_CHECKING
 
+from rewards.syntax.cursor import Cursor
 from rewards.syntax.lexer import Unparsed
 from rewards.syntax.nodes import Node
-
-if TYPE_CHECKING:
-    from rewards.syntax.parse import Parser
 
 MAX_DIGITS = 4000
 _RECURRING = {"overline", "bar", "dot", "overbar"}
@@ -69,7 +66,7 @@ def mixed_number(factors: list[Node], factor: Node) -> Node | None:
     return ("n", whole[1] * bottom[1] + top[1], bottom[1])
 
 
-def number(parser: "Parser", value: str) -> Node:
+def number(parser: Cursor, value: str) -> Node:
     """Parse what belongs to a number: its base, or the recurring digits that follow."""
     if parser.peek.value == "_" and parser.peek.kind == "op":
         parser.next()
@@ -89,7 +86,7 @@ def number(parser: "Parser", value: str) -> Node:
     return number_node(value)
 
 
-def _recurring_number(parser: "Parser", value: str) -> Node:
+def _recurring_number(parser: Cursor, value: str) -> Node:
     """Parse what follows the fixed digits of a recurring decimal."""
     digits = ""
     while True:

@@ -23,8 +23,6 @@ REFERENCE = "reference"
 
 DEFAULT_RANK = 32
 LORA_OPTIONS = frozenset({"rank", "alpha", "scaling", "target_modules", "dropout", "seed", "match"})
-PLAIN_LORA_OPTIONS = LORA_OPTIONS | {"emulate_inplace_merge"}
-"""Of methods whose update is scaling (B A - B0 A0) and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)

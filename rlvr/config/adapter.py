@@ -162,9 +162,6 @@ class AdapterConfig(Section):
     """"params:36.9M" takes the rank whose number of trainable parameters comes nearest."""
     calibration_rows: int = Field(default=64, ge=1)
     """Training problems that a data-driven initialisation looks at."""
-    emulate_inplace_merge: bool = False
-    """Experimental, for controls: after every sync the base becomes what merging and unmerging in
-    bfloat16 would have left of it. Needs model.dtype = "float32"."""
     lora_plus: LoraPlusConfig = LoraPlusConfig()
     pissa: PissaConfig = PissaConfig()
     init_ab: InitAbConfig = InitAbConfig()

@@ -55,9 +55,30 @@ def _set(tree: dict[str, Any], key: str, value: Any, kind: type[BaseModel]) -> N
 def validate(tree: dict[str, Any], kind: type[R]) -> R:
     """A recipe of class `kind` from nested dicts. Raises: ConfigError, one line."""
     try:
-        return kind.model_validate(tree)
+        return kind.model_validate(_without_removed(tree))
     except ValidationError as error:
         raise ConfigError(_one_line(error, kind)) from None
+
+
+_REMOVED = {
+    "adapter.emulate_inplace_merge": (
+        False,
+        "no longer a setting: remove it; tests/benchmarks/svd_control.py runs this control",
+    )
+}
+"""Former settings: the value that changes nothing, which config.toml of an older run may hold, and
+what to do about any other."""
+
+
+def _without_removed(tree: dict[str, Any]) -> dict[str, Any]:
+    for key, (harmless, remedy) in _REMOVED.items():
+        section, name = key.split(".")
+        values = tree.get(section)
+        if isinstance(values, dict) and name in values:
+            if values[name] is not harmless:
+                raise ConfigError(f"{key} = {values[name]!r}: {remedy}")
+            tree = tree | {section: {k: v for k, v in values.items() if k != name}}
+    return tree
 
 
 def parse_overrides(words: Sequence[str]) -> list[tuple[str, Any]]:

@@ -84,7 +84,6 @@ def check(recipe: TrainRecipe, method: Method) -> None:
         'rollout.engine = "transformers"': engine == "transformers",
         'rollout.engine = "auto" without vLLM': engine == "auto" and not is_vllm_installed(),
         "train.compile = true": recipe.train.compile,
-        "adapter.emulate_inplace_merge = true": recipe.adapter.emulate_inplace_merge,
         f'optim.name = "{recipe.optim.name}"': recipe.optim.name != "adamw",
         f'algorithm.reference = "{recipe.algorithm.reference}"': not method.keeps_base
         and recipe.algorithm.kl_beta > 0

@@ -90,11 +90,6 @@ def check(recipe: FinetuneRecipe) -> None:
             "adapter.target_modules: trl's trainer reads the head's weight past an adapter; remove"
             " 'lm_head'"
         )
-    if recipe.adapter.emulate_inplace_merge:
-        raise ConfigError(
-            "adapter.emulate_inplace_merge = true: nothing is synced in supervised training; remove"
-            " it"
-        )
     if recipe.run.merge and not (method.merges and method.keeps_base):
         why = "cannot be merged" if not method.merges else "has whole models as checkpoints"
         raise ConfigError(f"run.merge = true: {method.name} {why}; set it to false")

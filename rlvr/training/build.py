@@ -21,7 +21,6 @@ from rlvr.common.errors import ConfigError, RunError
 from rlvr.common.packages import is_vllm_installed
 from rlvr.common.signals import never_stop
 from rlvr.config.train import DataConfig, TrainRecipe
-from rlvr.data import tables
 from rlvr.data.problems import Dataset, encode_prompts, load_problems
 from rlvr.distributed.world import World
 from rlvr.engines import vllm_local
@@ -30,12 +29,12 @@ from rlvr.engines.restarting import RestartingEngine
 from rlvr.engines.server.engine import ServerEngine
 from rlvr.engines.stop_tokens import notices, with_stops
 from rlvr.engines.weights.sync import Syncer, choose_mode
+from rlvr.evaluation.problem_sets import EvalSet, eval_sets, held_out_data, load_benchmarks
 from rlvr.policy.policy import Policy, load_policy, load_tokenizer
 from rlvr.policy.reference import prepare_reference
 from rlvr.policy.sharded import gathered, shard_policy
 from rlvr.runs.folder import check_same_data
 from rlvr.sampling.sampler import Sampler
-from rlvr.training.evaluate import EvalSet, eval_sets, load_benchmarks
 from rlvr.training.preflight import VLLM
 
 if TYPE_CHECKING:
@@ -209,29 +208,6 @@ def _max_prompt_len(recipe: TrainRecipe) -> int:
     """Tokens that a prompt may have: what the recipe says and the response leaves room for."""
     room = recipe.model.max_len - recipe.rollout.max_response_len
     return min(recipe.data.max_prompt_len or room, room)
-
-
-def held_out_data(recipe: TrainRecipe) -> DataConfig | None:
-    """The evaluation's data settings: the training ones with the source exchanged."""
-    config = recipe.eval
-    if config.path is None:
-        return None
-    default_split = "heldout" if config.path.startswith("generated:") else "test"
-    is_file = tables.is_file(config.path)
-    after = recipe.data.answer_after if config.answer_after is None else config.answer_after
-    return recipe.data.model_copy(
-        update={
-            "path": config.path,
-            "name": config.name,
-            "split": config.split or (None if is_file else default_split),
-            "problem_field": config.problem_field or recipe.data.problem_field,
-            "answer_field": config.answer_field or recipe.data.answer_field,
-            "answer_after": after or None,
-            "difficulty_field": None,
-            "limit": config.limit,
-            "levels": config.levels,
-        }
-    )
 
 
 def _use_vllm(recipe: TrainRecipe) -> bool:

@@ -7,47 +7,30 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from eval.benchmarks import LoadedBenchmark, Question, load_benchmark, resolve
+from eval.benchmarks import LoadedBenchmark
 from eval.generations import Generation, write_generations
 from eval.intervals import Interval, fraction_over_problems
-from eval.records import Benchmark
 from eval.score import score_problems
-from rlvr.common.errors import ConfigError
 from rlvr.common.files import write_whole
-from rlvr.data.chat import read_template
-from rlvr.data.contamination import problem_text
-from rlvr.distributed import ranks
+from rlvr.common.signals import never_stop
+from rlvr.distributed.shares import in_order
+from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine, Request, Response, SamplingParams
-from rlvr.evaluation.plan import PromptStyle, request
+from rlvr.evaluation.plan import request
+from rlvr.evaluation.problem_sets import HELD_OUT, EvalSet
 from rlvr.runs.metrics import EVAL_METRICS
 
 if TYPE_CHECKING:
     from rewards import Verifier
     from rlvr.config.train import TrainRecipe
-    from rlvr.data.problems import Dataset
     from rlvr.training.build import Training
 
-R = TypeVar("R")
 Key = tuple[str, str, int]
 """Name of the set, id of the problem, number of the sample."""
-HELD_OUT = "heldout"
-"""The name under which the problems of eval.path are scored."""
-
-
-@dataclass(frozen=True, slots=True)
-class EvalSet:
-    """Problems scored under one name; the first of them, one per prompt, are sampled."""
-
-    loaded: LoadedBenchmark
-    prompts: list[list[int]]
-
-    @property
-    def questions(self) -> Sequence[Question]:
-        """The problems that are sampled."""
-        return self.loaded.questions[: len(self.prompts)]
 
 
 @dataclass(frozen=True)
@@ -85,71 +68,12 @@ def metrics_of(results: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def check_benchmarks(recipe: TrainRecipe) -> None:
-    """Raises: ConfigError for an unknown benchmark; reads no data."""
-    _of_benchmarks(recipe, resolve)
-
-
-def load_benchmarks(recipe: TrainRecipe) -> list[LoadedBenchmark]:
-    """The problems of eval.benchmarks. Raises: ConfigError."""
-    return _of_benchmarks(recipe, load_benchmark)
-
-
-def _of_benchmarks(recipe: TrainRecipe, function: Callable[[str], R]) -> list[R]:
-    try:
-        return [function(name) for name in recipe.eval.benchmarks]
-    except ValueError as error:
-        raise ConfigError(f"eval.benchmarks: {error}") from error
-
-
-def eval_sets(
-    recipe: TrainRecipe,
-    held_out: tuple[Dataset, list[list[int]]] | None,
-    benchmarks: Sequence[LoadedBenchmark],
-    tokenizer: Any,
-) -> tuple[EvalSet, ...]:
-    """The problems of eval.path, then the benchmarks, prompted as the training problems are.
-
-    Raises: ConfigError for a prompt that leaves no room for the response.
-    """
-    sets = [] if held_out is None else [_held_out_set(recipe, *held_out)]
-    data = recipe.data
-    chat = read_template(data.chat_template)
-    style = PromptStyle(data.prompt_template, data.system_prompt, chat)
-    room = recipe.model.max_len - recipe.rollout.max_response_len
-    for loaded in benchmarks:
-        prompts = style.encode(loaded, loaded.questions[: recipe.eval.limit], tokenizer)
-        longest = max(map(len, prompts))
-        if longest > room:
-            raise ConfigError(
-                f"eval.benchmarks: {loaded.name} has a prompt of {longest} tokens, the limit is"
-                f" {room}; raise model.max_len or lower rollout.max_response_len"
-            )
-        sets.append(EvalSet(loaded, prompts))
-    return tuple(sets)
-
-
-def _held_out_set(recipe: TrainRecipe, data: Dataset, prompts: list[list[int]]) -> EvalSet:
-    questions = tuple(
-        Question(
-            p.id,
-            problem_text(p, recipe.data),
-            p.answer,
-            others=tuple(gold.text for gold in p.others),
-        )
-        for p in data.problems
-    )
-    if len({question.id for question in questions}) < len(questions):
-        raise ConfigError("eval.path: an id occurs twice; leave data.id_field out to number rows")
-    record = Benchmark(HELD_OUT, (), len(questions), "not stated", recipe.eval.samples)
-    return EvalSet(LoadedBenchmark(record, questions, data.source, (data.sha256,)), prompts)
-
-
 def sample(
     recipe: TrainRecipe,
     sets: Sequence[EvalSet],
     engine: Engine,
-    safe_point: Callable[[], None] = lambda: None,
+    safe_point: Callable[[], None] = never_stop,
+    world: World = World.alone(),
 ) -> list[tuple[Key, Response]]:
     """eval.samples responses per problem, with the same seeds in every evaluation.
 
@@ -168,14 +92,11 @@ def sample(
         longest, config.temperature, config.top_p, logprobs=False, stop_token_ids=stops
     )
     width = recipe.rollout.ranks_per_engine
-    safe_point = ranks.agreed(safe_point, width)
-    dealt, parts = ranks.spread(
-        requests,
-        [1] * len(requests),
-        lambda mine: _generate(engine, mine, sampling, safe_point),
-        width,
-    )
-    return list(zip(keys, ranks.in_order(dealt, parts), strict=True))
+    check = world.synchronized_stop(safe_point, width)
+    generate = partial(_generate, engine=engine, sampling=sampling, safe_point=check)
+    # lengths are not known yet; with [1, 1, ...] every rank has as many requests
+    dealt, parts = world.scatter_work(requests, [1] * len(requests), generate, width)
+    return list(zip(keys, in_order(dealt, parts), strict=True))
 
 
 def score(
@@ -214,8 +135,8 @@ def score(
 
 
 def _generate(
-    engine: Engine,
     requests: Sequence[Request],
+    engine: Engine,
     sampling: SamplingParams,
     safe_point: Callable[[], None],
 ) -> list[Response]:
@@ -239,8 +160,10 @@ def evaluate_step(
     """
     if not training.evals:
         return {}
-    sampled = sample(training.recipe, training.evals, training.engine, training.safe_point)
-    return ranks.from_main(lambda: _report(training, sampled, run_dir, step, say))
+    sampled = sample(
+        training.recipe, training.evals, training.engine, training.safe_point, training.world
+    )
+    return training.world.on_main(partial(_report, training, sampled, run_dir, step, say))
 
 
 def _report(

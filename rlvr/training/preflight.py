@@ -14,9 +14,8 @@ from rlvr.common.errors import ConfigError
 from rlvr.common.packages import is_vllm_installed
 from rlvr.distributed import ranks, sharding
 from rlvr.engines.server.engine import check_servers
-from rlvr.engines.weights.inplace import check_emulation
 from rlvr.engines.weights.sync import check_mode, mode_of
-from rlvr.training.evaluate import check_benchmarks
+from rlvr.evaluation.problem_sets import check_benchmarks
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
@@ -40,7 +39,6 @@ def check(recipe: TrainRecipe) -> None:
             " weights or served by vLLM; set it to 'transformers'"
         )
     check_mode(recipe, method)
-    check_emulation(recipe)
     check_benchmarks(recipe)
     every = recipe.train.activation_checkpointing
     if every and not method.checkpointing:

@@ -84,11 +84,6 @@ def restore(
     """The parts and the position of a run as its newest intact checkpoint has them, or at step 0
     where none was written yet. Raises: ConfigError."""
     recipe = load_recipe(folder / "config.toml", [], TrainRecipe)
-    if recipe.adapter.emulate_inplace_merge:
-        raise ConfigError(
-            f"{folder}: adapter.emulate_inplace_merge has moved its base, and checkpoints do not"
-            " hold that; start the run again"
-        )
     checkpoints = world.on_main(partial(intact_checkpoints, folder))
     if not checkpoints and list_checkpoints(folder):
         raise ConfigError(f"{folder}: has no usable checkpoint; delete the folder and start again")

@@ -1,10 +1,11 @@
 """Does SVD initialisation fail in RLVR, or do its learning rate and an in-place bfloat16 merge?
 
-    python tests/benchmarks/svd_control.py recipes/compare/svd_init_control.toml --json control.json
+    python -m tests.benchmarks.svd_control recipes/compare/svd_init_control.toml --json control.json
 
-Runs every method of the comparison recipe with every seed, one engine for all of them, and writes
-rewards, held-out accuracy, the drift of the base and the spectrum of what was learned. Restartable:
-runs that are in the JSON file are left out. One seed of all methods comes before the next seed.
+Runs every method of the comparison recipe with every seed, on a pristine base and on one that is
+merged in place after every sync (see `inplace`), one engine for all of them, and writes rewards,
+held-out accuracy, the drift of the base and the spectrum of what was learned. Restartable: runs
+that are in the JSON file are left out. One seed of all methods comes before the next seed.
 """
 
 from __future__ import annotations
@@ -35,15 +36,16 @@ from rlvr.config.toml import load_recipe, validate
 from rlvr.config.train import AdapterConfig, TrainRecipe
 from rlvr.data.problems import encode_prompts, load_problems
 from rlvr.engines.vllm_local import VllmEngine
-from rlvr.engines.weights.inplace import base_weights
 from rlvr.engines.weights.sync import Syncer
+from rlvr.evaluation.problem_sets import eval_sets, held_out_data
 from rlvr.policy.policy import load_base, load_policy
 from rlvr.sampling.sampler import NoSignalError, Sampler
-from rlvr.training.build import Session, held_out_data
-from rlvr.training.evaluate import eval_sets, sample, score
+from rlvr.training.build import Session
+from rlvr.training.evaluate import sample, score
 from rlvr.training.loop import Run, one_step
 from rlvr.training.preflight import check
 from rlvr.warm_start.policy_path import model_path
+from tests.benchmarks.inplace import InplaceSyncer, base_weights
 
 SERIES = {
     "reward": "reward/mean",
@@ -56,17 +58,18 @@ SERIES = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A run to make: the label of its method in the comparison, its seed, its whole recipe."""
+    """A run to make: the label of its method in the comparison with "_inplace" where the base is
+    merged in place, its whole recipe."""
 
     label: str
     recipe: TrainRecipe
+    inplace: bool
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What makes two runs the same."""
         r = self.recipe
-        inplace = r.adapter.emulate_inplace_merge
-        return (self.label, r.adapter.method, r.optim.lr, inplace, r.train.steps, r.train.seed)
+        return (self.label, r.adapter.method, r.optim.lr, self.inplace, r.train.steps, r.train.seed)
 
 
 def main() -> None:
@@ -88,7 +91,7 @@ def main() -> None:
         if not chosen or arm.key in done or time.perf_counter() - start > args.seconds:
             continue
         bench = bench or Bench(arm.recipe, args.recipe)
-        rows.append({"key": arm.key, "label": arm.label, **bench.measure(arm.recipe)})
+        rows.append({"key": arm.key, "label": arm.label, **bench.measure(arm)})
         row = rows[-1]
         print(
             f"{arm.label} seed {arm.recipe.train.seed}: reward {row['reward_last']:.3f}, accuracy"
@@ -117,7 +120,8 @@ def arms(path: Path, steps: int | None, seeds: list[int] | None) -> Iterator[Arm
                     tree[section] = tree.get(section, {}) | values
             recipe = validate(tree, TrainRecipe)
             check(recipe)
-            yield Arm(label, recipe)
+            yield Arm(label, recipe, inplace=False)
+            yield Arm(f"{label}_inplace", recipe, inplace=True)
 
 
 class Bench:
@@ -136,13 +140,13 @@ class Bench:
         self.base = load_policy(recipe.model, AdapterConfig(method="full"), self.path, 0, False)
         self.decompositions: dict[str, Svd] = {}
 
-    def measure(self, recipe: TrainRecipe) -> dict[str, Any]:
+    def measure(self, arm: Arm) -> dict[str, Any]:
         """Trains once; series over steps, accuracies, drift and spectra.
 
         collapsed_at: the step in which no group carried a signal any more, or None.
         """
-        start = time.perf_counter()
-        session, pristine = self.session(recipe)
+        start, recipe = time.perf_counter(), arm.recipe
+        session, pristine = self.session(arm)
         series: dict[str, list[float]] = {name: [] for name in SERIES}
         drift, collapsed = [drift_norm(session, pristine)], None
         with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +169,7 @@ class Bench:
         return {
             "method": recipe.adapter.method,
             "lr": recipe.optim.lr,
-            "inplace": recipe.adapter.emulate_inplace_merge,
+            "inplace": arm.inplace,
             "seed": recipe.train.seed,
             "collapsed_at": collapsed,
             "series": series,
@@ -179,21 +183,23 @@ class Bench:
             "seconds": time.perf_counter() - start,
         }
 
-    def session(self, recipe: TrainRecipe) -> tuple[Session, dict[str, Tensor]]:
+    def session(self, arm: Arm) -> tuple[Session, dict[str, Tensor]]:
         """A session on the shared engine, and the base's weights before anything touched them."""
+        recipe = arm.recipe
         self.engine.load_weights(self.base.engine_weights())
         policy = load_policy(recipe.model, recipe.adapter, self.path, recipe.train.seed, False)
         pristine = base_weights(policy.model)
         limit = recipe.model.max_len - recipe.rollout.max_response_len
         data, prompts = encode_prompts(self.data, policy.tokenizer, recipe.data, limit)
         test = encode_prompts(self.held_out, policy.tokenizer, recipe.data, limit, "eval")
+        make_syncer = InplaceSyncer if arm.inplace else Syncer
         session = Session(
             recipe,
             policy,
             policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
             EntropyControl(recipe.algorithm),
             self.engine,
-            Syncer(recipe, policy, self.engine, "merged", prompts),
+            make_syncer(recipe, policy, self.engine, "merged", prompts),
             self.verifier,
             Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
             data,

@@ -273,7 +273,7 @@ def faults() -> Iterator[dict]:
     """Time to the next answer of a pool with one worker, after that worker was killed."""
     settings = PoolSettings(
         "tests.rewards.pool_tasks:misbehave",
-        "rewards.pool.entry:warm_up",  # the processes are then as large as the verifier's own
+        "rewards.judging.in_worker:warm_up",  # processes as large as the verifier's own
         num_workers=1,
         timeout_s=0.2,
     )

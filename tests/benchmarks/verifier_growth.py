@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rewards import Gold
-from rewards.equality.judge import judge_fast
 from rewards.extract import MODES, extract
+from rewards.judging.judge import judge_fast
 from rewards.shaping import format_reward, repetition_penalty
 from tests.rewards.shapes import SHAPES, grown
 

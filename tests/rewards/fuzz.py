@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from rewards import Gold, Reason, Verifier
-from rewards.equality.judge import judge_fast
 from rewards.extract import MODES, extract
+from rewards.judging.judge import judge_fast
 from tests.rewards.shapes import grown
 
 FAST_S = 0.1  # the judge promises about 1 ms

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rewards.equality.judge import judge_fast
 from rewards.extract import extract
 from rewards.gold import Gold, Kind
+from rewards.judging.judge import judge_fast
 from rewards.types import Reason
 
 DATA = Path(os.environ.get("RLVR_DATA", "../shared/data"))

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from rewards import extract as extraction
-from rewards.equality.judge import judge_fast
 from rewards.extract import MODES, extract
 from rewards.gold import Gold
+from rewards.judging.judge import judge_fast
 from rewards.syntax.normalise import MAX_LEN
 from rewards.types import Reason
 from tests.rewards.counting import num_calls, work

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rewards.equality.judge import judge_fast, judge_slow
 from rewards.extract import extract
 from rewards.gold import Gold
+from rewards.judging.judge import judge_fast, judge_slow
 from rewards.types import Reason
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -176,7 +176,7 @@ def test_hostile_answers_stay_cheap_in_process():
 def test_judging_in_process_imports_nothing_heavy():
     script = (
         "import sys; sys.path.insert(0, 'tests/rewards'); from pairs import RIGHT, WRONG\n"
-        "from rewards.gold import Gold; from rewards.equality.judge import judge_fast\n"
+        "from rewards.gold import Gold; from rewards.judging.judge import judge_fast\n"
         "for table in (RIGHT, WRONG):\n"
         "    for rows in table.values():\n"
         "        for gold, answer in rows: judge_fast(answer, Gold.parse(gold))\n"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rewards.equality.judge import judge_fast, judge_slow
 from rewards.gold import Gold
+from rewards.judging.judge import judge_fast, judge_slow
 from rewards.types import Reason
 from tests.rewards.pairs_outside import OUTSIDE
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.equality.judge import judge_fast
 from rewards.gold import Gold
+from rewards.judging.judge import judge_fast
 from rewards.syntax.lexer import Unparsed
 from rewards.syntax.normalise import compact, normalise, words
 from rewards.syntax.parse import parse

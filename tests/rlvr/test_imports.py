@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 BY_OTHERS = {"sympy"}
-"""rewards.pool.entry imports it by name, in the worker alone."""
+"""rewards.judging.in_worker imports it by name, in the worker alone."""
 
 
 def imported() -> set[str]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import (
     LORA_OPTIONS,
-    PLAIN_LORA_OPTIONS,
     Method,
     Setup,
     adamw_groups,
@@ -109,7 +108,7 @@ METHODS = (
         trains=_FACTORS,
         merges=True,
         syncs=("adapter", "merged"),
-        options=PLAIN_LORA_OPTIONS,
+        options=LORA_OPTIONS,
         apply=_lora,
     ),
     Method(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import (
-    PLAIN_LORA_OPTIONS,
+    LORA_OPTIONS,
     Method,
     Setup,
     is_linear,
@@ -207,7 +207,7 @@ def start_method(
         trains=f"A and B of every target module, from {start}",
         merges=True,
         syncs=("adapter", "merged"),
-        options=(PLAIN_LORA_OPTIONS - unused) | {*blocks, *(["calibration_rows"] if rows else [])},
+        options=(LORA_OPTIONS - unused) | {*blocks, *(["calibration_rows"] if rows else [])},
         apply=apply,
         save=save_as_lora,
         needs_rows=rows,

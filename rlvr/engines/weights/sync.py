@@ -19,7 +19,6 @@ from rlvr.common.errors import ConfigError, RunError
 from rlvr.distributed import ranks
 from rlvr.engines.engine import Engine
 from rlvr.engines.weights.arrival import Arrival, check_arrival
-from rlvr.engines.weights.inplace import InplaceMerge
 from rlvr.policy.policy import Policy, TokenRow
 
 if TYPE_CHECKING:
@@ -88,8 +87,7 @@ def mode_of(recipe: TrainRecipe, method: Method, on_cpu: bool) -> Sync:
     if wanted == "auto":
         # on CPU, LoRA kernels generate 5 to 10 times slower than merged weights
         slow_adapter = on_cpu and "merged" in method.syncs
-        moving_base = recipe.adapter.emulate_inplace_merge
-        return "merged" if slow_adapter or moving_base else method.syncs[0]
+        return "merged" if slow_adapter else method.syncs[0]
     return wanted
 
 
@@ -110,8 +108,6 @@ class Syncer:
         self.mode: Sync = mode
         self.num_bytes = 0
         self._policy, self._engine = policy, engine
-        emulate = recipe.adapter.emulate_inplace_merge
-        self._inplace = InplaceMerge(policy.model) if emulate else None
         self._tolerance = stop_tolerance(recipe)
         self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
         self._is_proven = False
@@ -132,9 +128,7 @@ class Syncer:
         """
         self._engine.wake()
         self.num_bytes = self._hand_over()
-        # the emulated merge moves the base below: only now can everything be compared
-        everything = not self._is_proven or self._inplace is not None
-        unread = self._prove(None if everything else step)
+        unread = self._prove(step if self._is_proven else None)
         self._is_proven = True
         error = self._differences()
         stats = SyncStats(
@@ -144,14 +138,11 @@ class Syncer:
             float(torch.quantile(error, 0.99)),
         )
         self._judge(stats, unread)
-        if self._inplace is not None:
-            self._inplace.cycle()
         return stats
 
     def prove(self) -> None:
         """Reads back all that the last sync handed over. Raises: SyncError."""
-        if self._inplace is None:
-            self._prove(None)
+        self._prove(None)
 
     def check(self) -> float:
         """Largest difference between the engine's and the trainer's log-probabilities (nats)."""

@@ -169,10 +169,9 @@ UNUSUAL = [
 ]
 ELSEWHERE = {
     "target_modules", "alpha", "scaling", "dropout", "seed", "match", "calibration_rows",
-    "emulate_inplace_merge",
     "init_ab.magnitude", "loftq.iterations", "boft.num_factors",
 }  # fmt: skip
-"""Options with tests of their own below or in test_inplace.py, for every method that has them."""
+"""Options with tests of their own below, for every method that has them."""
 
 
 def having(option: str) -> list[str]:

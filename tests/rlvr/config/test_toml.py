@@ -170,6 +170,16 @@ def test_help_answers_before_anything_large_is_imported():
     assert int(done.stderr) < 200  # pydantic alone brings 150, torch 2,000
 
 
+def test_a_removed_setting_is_ignored_at_the_value_that_changed_nothing(make_recipe):
+    tree = make_recipe(adapter={"method": "lora", "rank": 4}).model_dump(exclude_unset=True)
+    tree["adapter"]["emulate_inplace_merge"] = False
+    assert validate(tree, TrainRecipe).adapter.rank == 4
+    tree["adapter"]["emulate_inplace_merge"] = True
+    message = r"adapter\.emulate_inplace_merge = True: .*remove it; .*svd_control"
+    with pytest.raises(ConfigError, match=message):
+        validate(tree, TrainRecipe)
+
+
 def test_every_shipped_recipe_is_valid(pytestconfig):
     recipes = [
         path

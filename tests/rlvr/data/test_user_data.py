@@ -22,8 +22,7 @@ from rlvr.common.errors import ConfigError
 from rlvr.config.train import DataConfig
 from rlvr.data.chat import read_messages, turn_end
 from rlvr.data.problems import encode_prompts, load_problems
-from rlvr.training.build import held_out_data
-from rlvr.training.evaluate import eval_sets
+from rlvr.evaluation.problem_sets import eval_sets, held_out_data
 
 WORKED = "He has 3 + 4.\nThat is 7.\n#### 1,007"
 ASKED = [{"role": "user", "content": "What is 7?"}]

@@ -248,10 +248,6 @@ def test_other_kinds_of_sharding_are_refused_with_the_remedy(
             {"adapter": {"method": "adalora"}, "train": {"steps": 30}},
             r'adapter\.method = "adalora"',
         ),
-        (
-            {"rollout": {"engine": "vllm"}, "adapter": {"emulate_inplace_merge": True}},
-            r"adapter\.emulate_inplace_merge = true",
-        ),
     ],
 )
 def test_what_cannot_be_sharded_is_refused_before_anything_loads(

@@ -21,13 +21,13 @@ from rlvr.config.toml import validate
 from rlvr.data.problems import encode_prompts, load_problems
 from rlvr.engines.stop_tokens import ends_of, missing_end, notices, with_stops
 from rlvr.engines.transformers import TransformersEngine
+from rlvr.evaluation.problem_sets import eval_sets, held_out_data
 from rlvr.policy.policy import TokenRow, load_policy
 from rlvr.report.diagnosis.signal import truncation
 from rlvr.report.folder import RunData
 from rlvr.sft.finetune import finetune
 from rlvr.training.batch import UpdateConfig, make_batch
-from rlvr.training.build import held_out_data
-from rlvr.training.evaluate import eval_sets, sample
+from rlvr.training.evaluate import sample
 from rlvr.training.rows import make_rows
 from tests.rlvr.engines.engine_cases import assert_ends_at_a_stop_token
 from tests.rlvr.small import make_sampler

@@ -3,13 +3,13 @@
 from rewards.equality.equivalence import equal
 from rewards.equality.exact import NotExact
 from rewards.equality.scalar import Same, same
-from rewards.equality.tree import features, walk
 from rewards.gold import Gold, Kind
 from rewards.syntax.choices import labelled, letter_run, letters, lists_more, remarked
 from rewards.syntax.digit_groups import BARE_GROUP
 from rewards.syntax.nodes import Node
 from rewards.syntax.normalise import MAX_LEN, compact, normalise, words
 from rewards.syntax.read import plain_number, read
+from rewards.syntax.tree import features, walk
 from rewards.types import Reason, Ruling
 
 _EQUAL_NUMBER = Ruling(Reason.CORRECT, "number")
@@ -141,7 +141,7 @@ def judge_slow(answer: str, gold: Gold) -> Ruling:
         return ruling
     from rewards.equality.guard import too_large
     from rewards.equality.probe import same_slow
-    from rewards.math_verify_fallback import by_math_verify
+    from rewards.judging.math_verify_fallback import by_math_verify
 
     plain = normalise(answer)
     node = _read(plain, gold)

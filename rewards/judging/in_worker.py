@@ -3,8 +3,8 @@
 from functools import lru_cache
 from importlib import import_module
 
-from rewards.equality.judge import judge_slow
 from rewards.gold import Gold
+from rewards.judging.judge import judge_slow
 
 parse_gold = lru_cache(maxsize=4096)(Gold.parse)
 

@@ -1,41 +1,21 @@
-"""What merging a LoRA into a bfloat16 base and unmerging it does to the base, for experiments.
+"""What merging a LoRA into a bfloat16 base and unmerging it does to the base.
 
 Trainers that hand weights to the engine that way do it at every step, and round(round(W + d) - d)
-is not W. This one never does; here the same loss is put on its base on purpose, so that its share
-in a method's failure can be measured.
+is not W. rlvr never merges in place; here the same loss is put on its base on purpose, so that its
+share in a method's failure can be measured.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rlvr.adapters.merge import plain_name
 from rlvr.adapters.methods.nonzero_init import START, lora_layers
-from rlvr.common.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rlvr.config.train import TrainRecipe
-
-
-def check_emulation(recipe: TrainRecipe) -> None:
-    """Raises: ConfigError where adapter.emulate_inplace_merge means nothing."""
-    if not recipe.adapter.emulate_inplace_merge:
-        return
-    if recipe.rollout.sync == "adapter":
-        raise ConfigError(
-            'adapter.emulate_inplace_merge = true: rollout.sync = "adapter" leaves the engine on a'
-            ' base that does not move; set it to "merged"'
-        )
-    if recipe.model.dtype != "float32":
-        raise ConfigError(
-            f'adapter.emulate_inplace_merge = true: model.dtype = "{recipe.model.dtype}" cannot'
-            ' hold a rounded base plus the start that is subtracted from it; set it to "float32":'
-            " the rounding to bfloat16 is emulated"
-        )
+from rlvr.engines.weights.sync import Syncer, SyncStats
 
 
 @dataclass
@@ -78,6 +58,26 @@ class InplaceMerge:
     def _write(self) -> None:
         for frozen in self._frozen:
             frozen.layer.get_base_layer().weight.copy_(frozen.stored.float() + frozen.start)
+
+
+class InplaceSyncer(Syncer):
+    """A syncer that merges into its base and unmerges after every sync.
+
+    Takes a float32 policy whose method adds scaling (B A - B0 A0) and nothing else.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        assert self.mode != "adapter", "the engine would stay on a base that does not move"
+        # 16 bits cannot hold a rounded base plus the start that is subtracted from it
+        assert self._policy.dtype == torch.float32, self._policy.dtype
+        self._merge = InplaceMerge(self._policy.model)
+
+    def sync(self, step: int | None = None) -> SyncStats:
+        # the merge moves the base: only before it can all modules be compared
+        stats = super().sync(None)
+        self._merge.cycle()
+        return stats
 
 
 @torch.no_grad()
