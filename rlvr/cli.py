@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-PASSED_ON = {
+SUBCOMMANDS = {
     "verify": ("rewards.cli:main", "judge lines of {response, gold} from standard input"),
     "eval": ("rlvr.evaluation.cli:main", "sample and score benchmarks, compare scored folders"),
     "analyze": ("rlvr.analysis.cli:main", "what training did to the weights"),
@@ -24,27 +24,29 @@ PASSED_ON = {
     "serve": ("rlvr.engines.server.serve:main", "start the vLLM server of a recipe"),
     "doctor": ("rlvr.doctor:main", "check this machine: versions, GPUs, disk, ports, data"),
 }
-"""Commands that parse their own arguments: function and help."""
+"""Commands that parse their own arguments: module:function, and the line of help."""
 
-PRINTERS = ("verify", "adapters", "data", "plan", "doctor")
-"""Commands whose product is what they print: they end with their reader. All others go on."""
+PRINTING = ("verify", "adapters", "data", "plan", "doctor")
+"""Commands whose product is their standard output: when its reader ends, as in `| head`, they end.
+All others write files and run on without a reader."""
 
 EPILOG = "Any setting of a recipe can be given as --section.key value, e.g. --optim.lr 1e-5."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit code: 0 done, 1 the run could not go on, 2 a user's error, 128 + n
-    stopped by signal n."""
+    """Runs one command and returns its exit code: 0 done, 1 the run could not continue, 2 a user's
+    error, 128 + n stopped by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
     from rlvr.common.files import lenient_output
+    from rlvr.common.log import to_stderr
     from rlvr.common.signals import StickyInterrupt
 
-    prints = bool(words) and words[0] in PRINTERS
-    with nullcontext() if prints else lenient_output(), StickyInterrupt() as interrupt:
+    output = nullcontext() if words and words[0] in PRINTING else lenient_output()
+    with output, to_stderr(), StickyInterrupt() as interrupt:
         try:
             code = _main(words)
         except Exception:
-            if not interrupt.came:
+            if not interrupt.came:  # libraries turn a KeyboardInterrupt into errors of their own
                 raise
             code = 130
         return 130 if interrupt.came and code in (1, 2) else code
@@ -56,7 +58,7 @@ def _main(words: list[str]) -> int:
 
     try:
         code = _run(words)
-        sys.stdout.flush()
+        sys.stdout.flush()  # a reader that is gone is noticed here, not while Python exits
         return code
     except ConfigError as error:
         print(f"rlvr: error: {error}", file=sys.stderr)
@@ -64,7 +66,7 @@ def _main(words: list[str]) -> int:
     except RunError as error:
         print(f"rlvr: stopped: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output, head or less, has seen enough
+    except BrokenPipeError:  # head or less has read enough; Python flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
@@ -77,8 +79,8 @@ def _main(words: list[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if words and words[0] in PASSED_ON:
-        module, function = PASSED_ON[words[0]][0].split(":")
+    if words and words[0] in SUBCOMMANDS:
+        module, function = SUBCOMMANDS[words[0]][0].split(":")
         return getattr(importlib.import_module(module), function)(words[1:])
     parser = _parser()
     args, rest = parser.parse_known_args(words)
@@ -109,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     adapters = commands.add_parser("adapters", help="list the adapter methods")
     adapters.add_argument("--json", action="store_true", help="as a JSON list of objects")
     adapters.set_defaults(run=_adapters)
-    for name, (_, text) in PASSED_ON.items():
+    for name, (_, text) in SUBCOMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
 
@@ -156,7 +158,7 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
 def _sft(args: argparse.Namespace, settings: list[str]) -> int:
     from rlvr.config.sft import FinetuneRecipe
     from rlvr.config.toml import read_tree, validate
-    from rlvr.config.warm_start import SftConfig
+    from rlvr.config.warm_start import WarmStartRecipe
 
     tree = read_tree(args.recipe, settings, FinetuneRecipe)
     from rlvr.common.environment import set_environment
@@ -170,9 +172,9 @@ def _sft(args: argparse.Namespace, settings: list[str]) -> int:
 
         print(finetune(recipe, Path(args.recipe), Console(stderr=True)))
     else:
-        from rlvr.warm_start.warm_start import run_sft
+        from rlvr.warm_start.warm_start import run_warm_start
 
-        print(run_sft(validate(tree, SftConfig)))
+        print(run_warm_start(validate(tree, WarmStartRecipe)))
     return 0
 
 

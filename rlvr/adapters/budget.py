@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from typing import Any
 
 import torch
 
 from rlvr.adapters.base import Method, Setup
 from rlvr.common.errors import ConfigError
+from rlvr.common.log import get_logger
 from rlvr.config.adapter import AdapterConfig
+
+logger = get_logger(__name__)
 
 LARGEST_RANK = 4096
 _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
@@ -66,9 +68,8 @@ def match_rank(method: Method, config: AdapterConfig, model_config: Any) -> Adap
             f" trainable parameters on this model (rank {low}); ask for {remedy}"
         )
     rank = min((low, high), key=lambda r: abs(count(r) - wanted))
-    print(
+    logger.info(
         f"adapter.match: {method.name} at rank {rank} trains {count(rank):,} parameters"
-        f" (wanted {wanted:,.0f})",
-        file=sys.stderr,
+        f" (wanted {wanted:,.0f})"
     )
     return config.model_copy(update={"rank": rank})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +12,9 @@ from torch import Tensor, nn
 from rlvr.adapters.base import is_linear
 from rlvr.adapters.merge import merged_weights, plain_name
 from rlvr.common.errors import ConfigError
+from rlvr.common.log import get_logger
+
+logger = get_logger(__name__)
 
 BLOCK = "adapter.target_modules: "
 
@@ -76,10 +78,9 @@ def check_adapted(model: nn.Module, wanted: set[str]) -> None:
     trained = [key for key, parameter in experts.items() if parameter.requires_grad]
     if experts and not trained:
         count = sum(parameter.numel() for parameter in experts.values())
-        print(
+        logger.info(
             f"adapter: this model's experts ({count:,} parameters) stay as they are; what is"
-            f" adapted is {', '.join(sorted({name.rpartition('.')[2] for name in layers}))}",
-            file=sys.stderr,
+            f" adapted is {', '.join(sorted({name.rpartition('.')[2] for name in layers}))}"
         )
 
 

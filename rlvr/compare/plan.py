@@ -135,13 +135,13 @@ def model_folder(
 
     if base.model.path is not None or warm_start:
         return model_path(base, base_path, console)
-    from rlvr.config.warm_start import SftConfig
-    from rlvr.warm_start.warm_start import sft_path
+    from rlvr.config.warm_start import WarmStartRecipe
+    from rlvr.warm_start.warm_start import warm_start_path
 
     sft = Path(str(base.model.sft_recipe))
     if not sft.is_absolute() and not sft.exists():
         sft = base_path.parent / sft
-    folder = sft_path(load_recipe(sft, [], SftConfig))
+    folder = warm_start_path(load_recipe(sft, [], WarmStartRecipe))
     return str(folder) if folder.is_dir() else None
 
 

@@ -1,4 +1,4 @@
-"""Settings of a recipe for `rlvr sft`."""
+"""Settings of a recipe for `rlvr sft` that makes a tiny policy from nothing. Imports no torch."""
 
 from typing import Self
 
@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 from rlvr.config.base import Section
 
 
-class SftModelConfig(Section):
-    """The Qwen2-architecture model that is made from nothing, with its own tokenizer."""
+class WarmStartModelConfig(Section):
+    """The Qwen2 model that is made from nothing, with a tokenizer of its own."""
 
     hidden_size: int = Field(default=128, ge=32)
     """Width of the residual stream."""
@@ -36,7 +36,7 @@ class SftModelConfig(Section):
         return self
 
 
-class SftDataConfig(Section):
+class WarmStartDataConfig(Section):
     """Generated word problems with worked solutions, some of them deliberately wrong."""
 
     num_problems: int = Field(ge=1)
@@ -51,7 +51,7 @@ class SftDataConfig(Section):
     """Probability per equation of a result off by 1, 2 or 10."""
 
 
-class SftTrainConfig(Section):
+class WarmStartTrainConfig(Section):
     """Supervised training: AdamW, a cosine from the peak learning rate to 0, one seed."""
 
     lr: float = Field(gt=0, le=1)
@@ -67,20 +67,20 @@ class SftTrainConfig(Section):
     seed: int = Field(default=0, ge=0)
     """Seed of problems, mistakes, weights and order."""
     num_threads: int | None = Field(default=None, ge=1)
-    """CPU threads; None takes the cores at hand."""
+    """CPU threads; None takes every core that the process may use."""
 
 
-class SftRunConfig(Section):
+class WarmStartRunConfig(Section):
     """The cached result."""
 
     name: str = Field(default="sft", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """First part of the folder's name."""
 
 
-class SftConfig(Section):
-    """A whole recipe for `rlvr sft`."""
+class WarmStartRecipe(Section):
+    """A complete recipe: the problems, how to train on them, the model, the result's name."""
 
-    data: SftDataConfig
-    train: SftTrainConfig
-    model: SftModelConfig = SftModelConfig()
-    run: SftRunConfig = SftRunConfig()
+    data: WarmStartDataConfig
+    train: WarmStartTrainConfig
+    model: WarmStartModelConfig = WarmStartModelConfig()
+    run: WarmStartRunConfig = WarmStartRunConfig()

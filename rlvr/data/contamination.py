@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,14 @@ from eval.benchmarks import LoadedBenchmark, Question, find_file, load_benchmark
 from eval.contamination import check_contamination
 from eval.records import BENCHMARKS
 from rewards import Verifier
+from rlvr.common.log import get_logger
 from rlvr.data.problems import GENERATED
 
 if TYPE_CHECKING:
     from rlvr.config.train import DataConfig, TrainRecipe
     from rlvr.data.problems import Problem
+
+logger = get_logger(__name__)
 
 
 def problem_text(problem: Problem, config: DataConfig) -> str:
@@ -46,11 +48,10 @@ def check_training_data(
         listed = ", ".join(f"{b.exact + b.near} of {b.benchmark}" for b in found)
         names = " ".join(b.benchmark for b in found if b.benchmark in BENCHMARKS)
         remedy = f"rlvr data check FILE --against {names} --filtered CLEAN.jsonl" if names else ""
-        print(
+        logger.warning(
             f"contamination: {summary['contaminated_rows']} of {summary['train_rows']} training"
             f" problems repeat evaluation problems ({listed})"
-            + (f"; {remedy} writes the clean rows" if remedy else ""),
-            file=sys.stderr,
+            + (f"; {remedy} writes the clean rows" if remedy else "")
         )
     return summary
 

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from rlvr.common.errors import ConfigError
-from rlvr.common.packages import is_vllm_installed
 from rlvr.distributed import ranks
 from rlvr.distributed import sharded_tensors as parts
 from rlvr.policy.packing import TokenRow
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from rlvr.adapters.base import Method
-    from rlvr.config.train import OptimConfig, TrainRecipe
+    from rlvr.config.train import OptimConfig
     from rlvr.policy.policy import Policy
 
 T = TypeVar("T")
@@ -60,10 +59,10 @@ def is_true(name: str, default: str = "false") -> bool:
     return os.environ.get(name, default).lower() == "true"
 
 
-def check(recipe: TrainRecipe, method: Method) -> None:
-    """Refuses, before anything loads, what cannot be sharded. Raises: ConfigError."""
+def check_launcher() -> None:
+    """Refuses a launcher's configuration that is not one of ours. Raises: ConfigError."""
     way = _way()
-    if way is None or ranks.size() == 1:
+    if way is None:
         return
     settings: dict[str, tuple[str, str]] = way.SETTINGS
     for name, (wanted, reason) in settings.items():
@@ -73,28 +72,12 @@ def check(recipe: TrainRecipe, method: Method) -> None:
                 f"accelerate's configuration gives {name} = {found}: {reason}; set it to {wanted},"
                 f" as recipes/accelerate/{way.RECIPE} does"
             )
-    if recipe.model.dtype == "float16" and not way.SCALES_LOSS:
-        raise ConfigError(
-            'model.dtype = "float16": DeepSpeed clips before our loss scale could be taken out; set'
-            ' it to "bfloat16" or "float32", or launch with recipes/accelerate/fsdp2.yaml'
-        )
-    engine = recipe.rollout.engine
-    conflicts = {
-        f'adapter.method = "{method.name}"': not can_shard(method),
-        'rollout.engine = "transformers"': engine == "transformers",
-        'rollout.engine = "auto" without vLLM': engine == "auto" and not is_vllm_installed(),
-        "train.compile = true": recipe.train.compile,
-        f'optim.name = "{recipe.optim.name}"': recipe.optim.name != "adamw",
-        f'algorithm.reference = "{recipe.algorithm.reference}"': not method.keeps_base
-        and recipe.algorithm.kl_beta > 0
-        and recipe.algorithm.reference != "initial",
-    }
-    for setting, conflict in conflicts.items():
-        if conflict:
-            raise ConfigError(
-                f"{setting}: does not work on a sharded policy; change it, or launch with"
-                " recipes/accelerate/ddp.yaml"
-            )
+
+
+def can_scale_loss() -> bool:
+    """Whether the launcher's way of sharding lets float16 gradients be scaled before clipping."""
+    way = _way()
+    return way is None or way.SCALES_LOSS
 
 
 def can_shard(method: Method) -> bool:

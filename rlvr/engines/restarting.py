@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -11,12 +10,15 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from rlvr.common.errors import ConfigError, RunError
+from rlvr.common.log import get_logger
 from rlvr.engines.engine import Engine, EngineLost, ForwardingEngine
 
 if TYPE_CHECKING:
     from rlvr.engines.weights.sync import Syncer, SyncStats
 
 R = TypeVar("R")
+
+logger = get_logger(__name__)
 
 MAX_RESTARTS = 3
 """Engines started one after another for the same work before the run stops."""
@@ -53,7 +55,7 @@ class RestartingEngine(ForwardingEngine):
         for _ in range(1 + MAX_RESTARTS):
             try:
                 if reason is not None:
-                    print(f"the engine died: {reason}; starting another", file=sys.stderr)
+                    logger.warning(f"the engine died: {reason}; starting another")
                     self._restart(self._start)
                 return work()
             except EngineLost as error:

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from eval.cli import Parser, add_format, add_verifier, eval_main, make_verifier
 from eval.reports.tables import render
 from rlvr.common.errors import ConfigError
+from rlvr.common.log import get_logger
 
 if TYPE_CHECKING:
     from eval.benchmarks import LoadedBenchmark
     from eval.generations import Generation, GenerationKey, GenerationLog
     from rlvr.evaluation.plan import PromptStyle
     from rlvr.evaluation.targets import Target
+
+logger = get_logger(__name__)
 
 LOG = "generations.jsonl.gz"
 """Where a target keeps its samples."""
@@ -209,7 +212,7 @@ def _show(
     from eval.reports.report import comparison_tables, results_tables
 
     for benchmark in loaded:
-        print(f"{benchmark.name}: {benchmark.found}", file=sys.stderr)
+        logger.info(f"{benchmark.name}: {benchmark.found}")
     if len(results) == 1:
         (only,) = results.values()
         print(render(results_tables(only), args.format, only))
@@ -225,4 +228,4 @@ def _show(
             for name, result in results.items():
                 print(f"{name}\n\n{render(results_tables(result), args.format)}\n")
             print(render(comparison_tables(report), args.format))
-    print(f"written to {args.out}", file=sys.stderr)
+    logger.info(f"written to {args.out}")

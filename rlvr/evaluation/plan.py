@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from eval.benchmarks import LoadedBenchmark, Question
 from eval.generations import GenerationKey
@@ -60,7 +60,7 @@ class Plan:
     base: str
     revision: str | None
     trust_remote_code: bool
-    engine: Literal["vllm", "transformers"]
+    engine: str
     dtype: str
     max_len: int
     sampling: SamplingParams

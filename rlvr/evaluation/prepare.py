@@ -6,19 +6,22 @@ import argparse
 import hashlib
 import json
 import shlex
-import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from eval.benchmarks import LoadedBenchmark
 from eval.generations import GenerationKey
 from rlvr.common.errors import ConfigError
+from rlvr.common.log import get_logger
 from rlvr.common.packages import is_vllm_installed
+from rlvr.engines.choose import choose_engine, why_not_vllm
 from rlvr.engines.engine import SamplingParams
 from rlvr.engines.stop_tokens import missing_end, stop_ids, unended
 from rlvr.evaluation.plan import Job, Plan, PromptStyle, request
 from rlvr.evaluation.targets import Target, fingerprint
 from rlvr.policy.loading import context_len
+
+logger = get_logger(__name__)
 
 LONGEST = 32_768
 """Tokens of a response when --max-tokens is left out and the model takes more."""
@@ -130,7 +133,7 @@ def _stops(
         settings = GenerationConfig.from_model_config(config)
     token = missing_end(settings, tokenizer, style.chat_template, stops)
     if token is not None:
-        print(unended(token, f"give --stop {shlex.quote(token)}"), file=sys.stderr)
+        logger.warning(unended(token, f"give --stop {shlex.quote(token)}"))
     return stops
 
 
@@ -156,15 +159,14 @@ def _dtype(wanted: str, config: Any) -> str:
     return str(stored).removeprefix("torch.") if stored is not None else "float32"
 
 
-def _engine(wanted: str) -> Literal["vllm", "transformers"]:
-    if wanted == "transformers":
-        return "transformers"
-    if is_vllm_installed():
-        return "vllm"
-    if wanted == "vllm":
+def _engine(wanted: str) -> str:
+    """The engine that samples. Raises: ConfigError where it is not installed."""
+    if wanted == "vllm" and not is_vllm_installed():
         raise ConfigError(
             "--engine vllm: vLLM is not installed; pip install 'rlvr[vllm]' (without a GPU: make"
             " install), or use --engine transformers"
         )
-    print("vLLM is not installed: generating with transformers, slowly", file=sys.stderr)
-    return "transformers"
+    reason = why_not_vllm() if wanted == "auto" else None
+    if reason is not None:
+        logger.warning(reason)
+    return choose_engine(wanted)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.generations import Generation
 from rlvr.common.errors import ConfigError, RunError
+from rlvr.common.log import get_logger
 from rlvr.config.train import (
     DataConfig,
     ModelConfig,
@@ -26,6 +26,8 @@ from rlvr.evaluation.targets import Target
 if TYPE_CHECKING:
     from rlvr.engines.transformers import TransformersEngine
     from rlvr.policy.policy import Policy
+
+logger = get_logger(__name__)
 
 BATCH_ROWS = 64
 PROBE_LEN = 64
@@ -144,7 +146,7 @@ class Server:
 
     def _say(self, line: str) -> None:
         if self._speaks:
-            print(line, file=sys.stderr)
+            logger.info(line)
 
     def close(self) -> None:
         """Ends the engine."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,9 @@ from typing import Literal
 
 from rlvr.adapters.methods.quantized import BASE_FILE
 from rlvr.common.errors import ConfigError
+from rlvr.common.log import get_logger
+
+logger = get_logger(__name__)
 
 Kind = Literal["base", "lora", "merged", "live"]
 
@@ -100,7 +102,7 @@ def _target(folder: str, model: str) -> Target:
     settings = json.loads(_settings_file(folder).read_text())
     base = settings.get("base_model_name_or_path")
     if base and Path(base).resolve() != Path(model).resolve():
-        print(f"{folder}: was trained on {base}, evaluated on {model}", file=sys.stderr)
+        logger.warning(f"{folder}: was trained on {base}, evaluated on {model}")
     kind = _kind(folder, settings)
     return Target(
         _name(Path(folder).resolve()), folder, kind, settings["r"] if kind == "lora" else 0

@@ -14,8 +14,11 @@ from eval.generations import Generation, GenerationLog
 from rewards.pool.worker import die_with
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.common.files import lenient_output
+from rlvr.common.log import get_logger, to_stderr
 from rlvr.common.signals import StickyInterrupt
 from rlvr.evaluation.plan import Plan
+
+logger = get_logger(__name__)
 
 FLUSH_S, FLUSH_ROWS = 2.0, 256
 """What a kill can cost: the responses of so many seconds, or so many responses."""
@@ -114,7 +117,7 @@ def _work(plan: Plan, rank: int, sending: Connection) -> None:
     assert parent.pid is not None
     die_with(parent.pid)
     try:
-        with lenient_output():
+        with lenient_output(), to_stderr():
             for message in run(plan, speaks=rank == 0):
                 sending.send(message)
     except (ConfigError, RunError) as error:
@@ -157,7 +160,7 @@ class Progress:
         self._start = self._said = time.monotonic()
         self._to_person = sys.stderr.isatty()
         if already:
-            print(f"{already} responses are there already, {total} to go", file=sys.stderr)
+            logger.info(f"{already} responses are there already, {total} to go")
 
     def add(self, generation: Generation) -> None:
         """Counts one response."""
@@ -174,20 +177,18 @@ class Progress:
             f"{self._done} of {self._total} responses, {self._tokens / seconds:.0f} tokens/s,"
             f" about {_duration(left)} left"
         )
-        print(
-            f"\r{line} " if self._to_person else line,
-            end="" if self._to_person else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        if self._to_person:
+            print(f"\r{line} ", end="", file=sys.stderr, flush=True)
+        else:
+            logger.info(line)
 
     def close(self) -> None:
         """Leaves the totals on the screen."""
         seconds = time.monotonic() - self._start
-        end = "\n" if self._to_person else ""
-        print(
-            f"{end}{self._done} responses, {self._tokens} tokens sampled in {_duration(seconds)}",
-            file=sys.stderr,
+        if self._to_person:
+            print(file=sys.stderr)
+        logger.info(
+            f"{self._done} responses, {self._tokens} tokens sampled in {_duration(seconds)}"
         )
 
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,13 @@ import torch
 from safetensors import SafetensorError
 
 from rlvr.common.errors import RunError
+from rlvr.common.log import get_logger
 from rlvr.policy.policy import Policy
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+logger = get_logger(__name__)
 
 STATE_FOLDER = "trainer_state"
 HASHES = "sha256.json"
@@ -115,7 +117,7 @@ def intact_checkpoints(run_dir: Path) -> list[Path]:
     for path in list_checkpoints(run_dir):
         harm = damage(path)
         if harm:
-            print(f"{path} is damaged ({harm}) and is left out", file=sys.stderr)
+            logger.warning(f"{path} is damaged ({harm}) and is left out")
         else:
             intact.append(path)
     return intact

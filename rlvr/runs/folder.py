@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError
 from rlvr.common.files import write_whole
+from rlvr.common.log import get_logger
 from rlvr.config.toml import dump_toml, load_recipe
 from rlvr.data.absolute_paths import absolute_tree
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
+
+logger = get_logger(__name__)
 
 LOCK_FILE = ".lock"
 
@@ -156,7 +158,7 @@ def held(folder: Path) -> Iterator[None]:
                 " end it with SIGTERM"
             ) from None
         except OSError as error:  # some cluster file systems are mounted without locks
-            print(f"{folder}: no lock ({error}); let no other run use it", file=sys.stderr)
+            logger.warning(f"{folder}: no lock ({error}); let no other run use it")
         os.truncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
         yield

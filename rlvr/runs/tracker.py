@@ -8,16 +8,18 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.files import write_whole
+from rlvr.common.log import get_logger
 from rlvr.runs.metrics import is_known, read_metrics
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
+
+logger = get_logger(__name__)
 
 
 class Tracker:
@@ -63,10 +65,7 @@ class Tracker:
                 return
             except Exception as error:  # whatever W&B does, the run goes on
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                print(
-                    f"W&B {attempt} failed: {reason}; metrics.jsonl has every number",
-                    file=sys.stderr,
-                )
+                logger.warning(f"W&B {attempt} failed: {reason}; metrics.jsonl has every number")
 
     def _catch_up(self) -> None:
         """Sends W&B the steps of metrics.jsonl that it lacks, as after an outage."""
@@ -85,7 +84,7 @@ class Tracker:
             try:
                 self._wandb.log(metrics, step=step)
             except Exception as error:
-                print(f"W&B stopped: {error}; metrics.jsonl goes on", file=sys.stderr)
+                logger.warning(f"W&B stopped: {error}; metrics.jsonl goes on")
                 self._wandb = None
 
     def _append(self) -> None:
@@ -99,7 +98,7 @@ class Tracker:
             if self._path.stat().st_size > self._size:
                 os.ftruncate(self._file.fileno(), self._size)
             first = min(self._waiting)
-            print(f"{self._path} lacks steps from {first} on: {error}; make room", file=sys.stderr)
+            logger.warning(f"{self._path} lacks steps from {first} on: {error}; make room")
         else:
             self._size += sum(map(len, self._waiting.values()))
             self._waiting.clear()
@@ -113,7 +112,7 @@ class Tracker:
             try:
                 self._wandb.finish()
             except Exception as error:
-                print(f"W&B did not finish: {error}", file=sys.stderr)
+                logger.warning(f"W&B did not finish: {error}")
 
 
 def write_rollouts(run_dir: Path, step: int, rollouts: Sequence[dict[str, Any]]) -> None:
@@ -124,7 +123,7 @@ def write_rollouts(run_dir: Path, step: int, rollouts: Sequence[dict[str, Any]])
         path.parent.mkdir(exist_ok=True)
         write_whole(path, gzip.compress(text.encode(), mtime=0))
     except OSError as error:
-        print(f"{path} is missing: {error}", file=sys.stderr)
+        logger.warning(f"{path} is missing: {error}")
 
 
 def _wandb_mode(wanted: str) -> str:

@@ -8,7 +8,6 @@ allows. With rollout.mode = "async" a step's groups are collected while the step
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import RunError
+from rlvr.common.log import get_logger
 from rlvr.common.seeds import sample_seed
 from rlvr.common.signals import Stopped, never_stop
 from rlvr.distributed.shares import in_order
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from rlvr.config.rollout import RolloutConfig
     from rlvr.config.train import RewardConfig, SamplingConfig, TrainConfig
     from rlvr.data.problems import Problem
+
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,10 +282,9 @@ class Sampler:
         if not groups:
             raise NoSignalError(reason)
         if self._world.is_main:
-            print(
+            logger.warning(
                 f"step {step + 1} has {len(groups)} of {self._rollout.prompts_per_step} groups"
-                f" (sampling.max_refills): {reason}",
-                file=sys.stderr,
+                f" (sampling.max_refills): {reason}"
             )
 
     def _reuse(self) -> dict[str, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from rlvr.adapters.optimizers import check_optimizer
 from rlvr.algorithm.lr_schedule import lr_at
 from rlvr.common.cpu import advice
 from rlvr.common.errors import ConfigError, RunError
+from rlvr.common.log import get_logger
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.toml import dump_toml
 from rlvr.data.absolute_paths import absolute
@@ -39,10 +39,12 @@ from rlvr.engines.stop_tokens import add_end
 from rlvr.policy.policy import Policy, load_policy, load_tokenizer
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.warm_start.policy_path import model_path
-from rlvr.warm_start.warm_start import make_quiet
+from rlvr.warm_start.warm_start import show_one_line
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+logger = get_logger(__name__)
 
 LOGGED = {
     "loss": "policy/loss",
@@ -145,7 +147,7 @@ def build(recipe: FinetuneRecipe, path: str) -> Parts:
     calibration = examples.rows[: recipe.adapter.calibration_rows]
     slow = advice(recipe.model.dtype)
     if slow:
-        print(slow, file=sys.stderr)
+        logger.warning(slow)
     policy = load_policy(
         recipe.model,
         recipe.adapter,
@@ -271,7 +273,7 @@ def _train(recipe: FinetuneRecipe, parts: Parts, metrics: Path) -> list[float]:
         for parameter, value in adapter.items():
             parameter.data = value  # trl rounds the adapters of a quantised base to bfloat16
         trainer.policy = policy
-        make_quiet(trainer, "fine-tuning", time.monotonic())
+        show_one_line(trainer, "fine-tuning", time.monotonic())
         trainer.train()
     policy.model.eval()
     return callback.losses

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,12 +17,13 @@ from rlvr.adapters.targets import expert_parameters
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.common.cpu import advice
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.common.packages import is_vllm_installed
+from rlvr.common.log import get_logger
 from rlvr.common.signals import never_stop
 from rlvr.config.train import DataConfig, TrainRecipe
 from rlvr.data.problems import Dataset, encode_prompts, load_problems
 from rlvr.distributed.world import World
 from rlvr.engines import vllm_local
+from rlvr.engines.choose import choose_engine, why_not_vllm
 from rlvr.engines.engine import Engine, refusal
 from rlvr.engines.restarting import RestartingEngine
 from rlvr.engines.server.engine import ServerEngine
@@ -35,10 +35,11 @@ from rlvr.policy.reference import prepare_reference
 from rlvr.policy.sharded import gathered, shard_policy
 from rlvr.runs.folder import check_same_data
 from rlvr.sampling.sampler import Sampler
-from rlvr.training.preflight import VLLM
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+logger = get_logger(__name__)
 
 
 @dataclass
@@ -85,7 +86,7 @@ def build(
     """
     slow = advice(recipe.model.dtype)
     if slow and world.is_main:
-        print(slow, file=sys.stderr)
+        logger.warning(slow)
     torch.manual_seed(recipe.train.seed)  # for libraries that draw without a generator of their own
     sources = _load_sources(recipe, data_sha256)
     # its workers are forked before any other library pins or multiplies threads
@@ -105,7 +106,7 @@ def build(
     policy = _policy(recipe, model_path, prompts, world)
     for line in notices(recipe, policy.causal_lm.generation_config, tokenizer, prompts):
         if world.is_main:
-            print(line, file=sys.stderr)
+            logger.warning(line)
     engine = _engine(recipe, policy, prompts, use_vllm, start_engine or new_engine)
     return Training(
         recipe,
@@ -212,18 +213,11 @@ def _max_prompt_len(recipe: TrainRecipe) -> int:
 
 def _use_vllm(recipe: TrainRecipe) -> bool:
     """Whether vLLM generates; says in one line why not where the recipe leaves it open."""
-    if recipe.rollout.engine != "auto":
-        return recipe.rollout.engine in VLLM
-    if not is_vllm_installed():
-        print("vLLM is not installed: generating with transformers, slowly", file=sys.stderr)
-        return False
-    method = get_method(recipe.adapter)
-    if not method.syncs:
-        print(
-            f"vLLM cannot serve {method.name}: generating with transformers, slowly",
-            file=sys.stderr,
-        )
-    return bool(method.syncs)
+    wanted, method = recipe.rollout.engine, get_method(recipe.adapter)
+    reason = why_not_vllm(method) if wanted == "auto" else None
+    if reason is not None:
+        logger.warning(reason)
+    return choose_engine(wanted, method) != "transformers"
 
 
 def refuse_tied_head(policy: Policy) -> None:

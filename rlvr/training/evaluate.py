@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from eval.generations import Generation, write_generations
 from eval.intervals import Interval, fraction_over_problems
 from eval.score import score_problems
 from rlvr.common.files import write_whole
+from rlvr.common.log import get_logger
 from rlvr.common.signals import never_stop
 from rlvr.distributed.shares import in_order
 from rlvr.distributed.world import World
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from rewards import Verifier
     from rlvr.config.train import TrainRecipe
     from rlvr.training.build import Training
+
+logger = get_logger(__name__)
 
 Key = tuple[str, str, int]
 """Name of the set, id of the problem, number of the sample."""
@@ -184,7 +186,7 @@ def _report(
         write_generations(path.with_suffix(".jsonl.gz"), generations)
         write_whole(path, json.dumps(found.to_json()))
     except OSError as error:
-        print(f"{path} is missing: {error}; metrics.jsonl has its numbers", file=sys.stderr)
+        logger.warning(f"{path} is missing: {error}; metrics.jsonl has its numbers")
     a = found.accuracy
     say(f"held-out accuracy {a.value:.3f} [{a.lo:.3f}, {a.hi:.3f}] at step {step}")
     for one in training.evals:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from rlvr.common.errors import ConfigError, RunError
+from rlvr.common.log import get_logger, of_run
 from rlvr.common.signals import StickyInterrupt, Stopped, StopRequest
 from rlvr.config.rules import cautions
 from rlvr.config.train import TrainRecipe
@@ -42,6 +42,8 @@ from rlvr.warm_start.policy_path import model_path
 
 T = TypeVar("T")
 
+logger = get_logger(__name__)
+
 End = Callable[[int, dict[str, float]], bool]
 """Asked after every step with (steps finished, its metrics): whether the run ends there."""
 
@@ -62,8 +64,8 @@ def train(
     check(recipe)
     check_reachable(recipe)
     for caution in cautions(recipe) if world.is_main else ():
-        print(f"caution: {caution}", file=sys.stderr)
-    with _on_main(world, claimed(recipe, recipe_path)) as folder:
+        logger.warning(f"caution: {caution}")
+    with _on_main(world, claimed(recipe, recipe_path)) as folder, of_run(folder.name):
         run, stop = Run(folder, run_id=secrets.token_hex(4)), StopRequest()
         with StickyInterrupt() as interrupt:
             path = model_path(recipe, recipe_path, console)
@@ -89,7 +91,7 @@ def resume(
     if same_as is not None:
         check_same_recipe(folder, same_as)
     stop = StopRequest()
-    with _on_main(world, held(folder)):
+    with _on_main(world, held(folder)), of_run(folder.name):
         with StickyInterrupt() as interrupt:
             training, run = restore(folder, start_engine, world, stop.check)
             _check_interrupt(interrupt, training)

@@ -13,6 +13,7 @@ from rlvr.adapters.optimizers import check_optimizer
 from rlvr.common.errors import ConfigError
 from rlvr.common.packages import is_vllm_installed
 from rlvr.distributed import ranks, sharding
+from rlvr.engines.choose import choose_engine
 from rlvr.engines.server.engine import check_servers
 from rlvr.engines.weights.sync import check_mode, mode_of
 from rlvr.evaluation.problem_sets import check_benchmarks
@@ -20,9 +21,6 @@ from rlvr.evaluation.problem_sets import check_benchmarks
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
     from rlvr.config.train import TrainRecipe
-
-VLLM = ("vllm", "vllm_server")
-"""Engines that only vLLM's methods can have."""
 
 
 def check(recipe: TrainRecipe) -> None:
@@ -33,7 +31,7 @@ def check(recipe: TrainRecipe) -> None:
     num_updates = recipe.train.steps * recipe.optim.updates_per_step
     method = get_method(recipe.adapter, num_updates)
     check_optimizer(method, recipe.optim)
-    if not method.syncs and recipe.rollout.engine in VLLM:
+    if not method.syncs and not _shares_model(recipe, method):
         raise ConfigError(
             f"rollout.engine = {recipe.rollout.engine!r}: {method.name} cannot be merged into"
             " weights or served by vLLM; set it to 'transformers'"
@@ -49,7 +47,7 @@ def check(recipe: TrainRecipe) -> None:
     _check_compile(recipe, method)
     _check_async(recipe, method)
     _check_ranks(recipe)
-    sharding.check(recipe, method)
+    _check_sharding(recipe, method)
     if recipe.rollout.engine == "vllm" and not is_vllm_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
@@ -108,9 +106,36 @@ def _check_tensor_parallel(recipe: TrainRecipe, method: Method) -> None:
 
 def _shares_model(recipe: TrainRecipe, method: Method) -> bool:
     """Whether transformers generates, with the model that is trained."""
-    engine = recipe.rollout.engine
-    has_vllm = bool(method.syncs) and is_vllm_installed()
-    return engine == "transformers" or (engine == "auto" and not has_vllm)
+    return choose_engine(recipe.rollout.engine, method) == "transformers"
+
+
+def _check_sharding(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError for what a sharded policy cannot do."""
+    if not sharding.is_asked():
+        return
+    sharding.check_launcher()
+    if recipe.model.dtype == "float16" and not sharding.can_scale_loss():
+        raise ConfigError(
+            'model.dtype = "float16": DeepSpeed clips before our loss scale could be taken out; set'
+            ' it to "bfloat16" or "float32", or launch with recipes/accelerate/fsdp2.yaml'
+        )
+    engine, reference = recipe.rollout.engine, recipe.algorithm.reference
+    without_vllm = " without vLLM" if engine == "auto" else ""
+    conflicts = {
+        f'adapter.method = "{method.name}"': not sharding.can_shard(method),
+        f'rollout.engine = "{engine}"{without_vllm}': _shares_model(recipe, method),
+        "train.compile = true": recipe.train.compile,
+        f'optim.name = "{recipe.optim.name}"': recipe.optim.name != "adamw",
+        f'algorithm.reference = "{reference}"': not method.keeps_base
+        and recipe.algorithm.kl_beta > 0
+        and reference != "initial",
+    }
+    for setting, conflict in conflicts.items():
+        if conflict:
+            raise ConfigError(
+                f"{setting}: does not work on a sharded policy; change it, or launch with"
+                " recipes/accelerate/ddp.yaml"
+            )
 
 
 def _check_ranks(recipe: TrainRecipe) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from pathlib import Path
 
 from rlvr.common.errors import RunError
 from rlvr.common.files import write_whole
+from rlvr.common.log import get_logger
 from rlvr.training.batch import StepBatch
+
+logger = get_logger(__name__)
 
 MAX_IN_A_ROW = 3
 """Steps in a row without an update after which a run stops."""
@@ -31,9 +33,9 @@ def save_batch(run_dir: Path, step: int, batch: StepBatch) -> None:
         path.parent.mkdir(exist_ok=True)
         write_whole(path, gzip.compress(json.dumps(tree).encode(), mtime=0))
     except OSError as error:
-        print(f"step {step}: its batch could not be saved: {error}", file=sys.stderr)
+        logger.warning(f"step {step}: its batch could not be saved: {error}")
     else:
-        print(f"step {step}: loss or gradient not finite; no update; see {path}", file=sys.stderr)
+        logger.warning(f"step {step}: loss or gradient not finite; no update; see {path}")
 
 
 def check_streak(in_a_row: int) -> None:

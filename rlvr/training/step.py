@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 
 from rewards import Verifier
 from rlvr.algorithm.lr_schedule import lr_at
+from rlvr.common.log import get_logger
 from rlvr.distributed.world import World
 from rlvr.engines.weights.sync import SyncStats
 from rlvr.policy.reference import update_reference
@@ -21,6 +21,8 @@ from rlvr.training.batch import StepBatch, UpdateConfig, make_batch
 from rlvr.training.build import Training
 from rlvr.training.update import update
 from rlvr.training.update_stats import UpdateStats
+
+logger = get_logger(__name__)
 
 MAX_VERIFIER_FAILURES = 0.01
 """Fraction of a step's verdicts above which timeouts and dead workers are an alarm."""
@@ -131,10 +133,9 @@ def _verifier_metrics(world: World, verifier: Verifier) -> dict[str, float]:
     parts = world.gather(verifier.stats(reset=True))
     stats = max(parts, key=lambda part: part.failure_frac)
     if stats.failure_frac > MAX_VERIFIER_FAILURES and world.is_main:
-        print(
+        logger.warning(
             f"verifier: {stats.failure_frac:.1%} of this step's verdicts are failures of ours"
-            f" ({stats.reasons}); raise reward.timeout_s or reward.num_workers",
-            file=sys.stderr,
+            f" ({stats.reasons}); raise reward.timeout_s or reward.num_workers"
         )
     return {
         "verify/failure_frac": stats.failure_frac,

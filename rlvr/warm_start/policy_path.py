@@ -22,17 +22,17 @@ def model_path(recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path, console:
     given = recipe.model.path
     if given is not None:
         return str(Path(given).absolute()) if Path(given).is_dir() else given
-    from rlvr.config.warm_start import SftConfig
-    from rlvr.warm_start.warm_start import run_sft, sft_path
+    from rlvr.config.warm_start import WarmStartRecipe
+    from rlvr.warm_start.warm_start import run_warm_start, warm_start_path
 
     assert recipe.model.sft_recipe is not None
     path = Path(recipe.model.sft_recipe)
     if not path.is_absolute() and not path.exists():
         path = recipe_path.parent / path
-    config = load_recipe(path, [], SftConfig)
-    if ranks.size() > 1 and not sft_path(config).is_dir():
+    config = load_recipe(path, [], WarmStartRecipe)
+    if ranks.size() > 1 and not warm_start_path(config).is_dir():
         raise ConfigError(
             f"model.sft_recipe = {str(path)!r}: its warm start is made in one process; run rlvr sft"
             f" {path} first"
         )
-    return str(run_sft(config))
+    return str(run_warm_start(config))

@@ -24,12 +24,13 @@ def build_tokenizer(
 ) -> "Qwen2Tokenizer":
     """A byte-level BPE tokenizer whose merges come from `texts`; any text survives a round trip.
 
-    It splits text as Qwen2's does (numbers digit by digit), because AutoTokenizer loads the folder
-    of a Qwen2 model with that class. `context_len` is in tokens.
+    vocab_size: most tokens, merges and special tokens included. context_len: in tokens. Text is
+    split as Qwen2's tokenizer splits it (numbers digit by digit).
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
+    # AutoTokenizer loads the folder of a Qwen2 model with that class, whatever the file says
     rules = Qwen2Tokenizer().backend_tokenizer
     bpe = Tokenizer(models.BPE())
     bpe.normalizer, bpe.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
@@ -68,8 +69,8 @@ def build_model(
 ) -> "Qwen2ForCausalLM":
     """A freshly initialised Qwen2 model in float32 with an untied head; `seed` fixes its weights.
 
-    Every size is a count of units. Each head has hidden_size / num_heads dimensions, which vLLM's
-    CPU backend wants to be 32, 64, 80, 96, 112 or 128.
+    Sizes count units, context_len tokens. hidden_size / num_heads, the width of a head, has to be
+    32, 64, 80, 96, 112 or 128 for vLLM's CPU backend.
     """
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
@@ -84,14 +85,14 @@ def build_model(
         num_attention_heads=num_heads,
         num_key_value_heads=num_kv_heads,
         max_position_embeddings=context_len,
-        tie_word_embeddings=False,
+        tie_word_embeddings=False,  # vLLM on CPU keeps the old head when embeddings are reloaded
         initializer_range=hidden_size**-0.5 / 2,
         bos_token_id=None,
         eos_token_id=end,
         pad_token_id=pad,
         dtype="float32",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # the caller's random stream does not move
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(config)
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad, do_sample=True)

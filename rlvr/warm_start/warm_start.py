@@ -1,4 +1,4 @@
-"""The supervised warm start: a tiny policy on worked solutions, as a cached transformers folder."""
+"""Trains a tiny policy on worked solutions, from nothing; a transformers folder in the cache."""
 
 import hashlib
 import json
@@ -13,42 +13,45 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.common.checkout import cache_dir
 from rlvr.common.errors import ConfigError
-from rlvr.config.warm_start import SftConfig
+from rlvr.config.warm_start import WarmStartRecipe
 from rlvr.data.word_problems import Mistakes, generate, worked_solution
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Qwen2Tokenizer, TrainerCallback
 
-FORMAT = 1  # raised when the same recipe would give another result
-_NUM_TOKENIZER_TEXTS = 6000
+FORMAT = 1
+"""Part of the cache key; raised when a change of code gives the same recipe another result."""
+NUM_TOKENIZER_TEXTS = 6000
+"""Problems and solutions that the tokenizer learns its merges from."""
 
 
-def sft_path(cfg: SftConfig) -> Path:
-    """The folder that holds, or will hold, the result of this recipe: any change gives another."""
-    text = json.dumps({"format": FORMAT, "recipe": cfg.model_dump(mode="json")}, sort_keys=True)
+def warm_start_path(recipe: WarmStartRecipe) -> Path:
+    """The cache folder of this recipe's result, made or not; every setting changes its name."""
+    text = json.dumps({"format": FORMAT, "recipe": recipe.model_dump(mode="json")}, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return cache_dir() / "sft" / f"{cfg.run.name}-{key}"
+    return cache_dir() / "sft" / f"{recipe.run.name}-{key}"
 
 
-def run_sft(cfg: SftConfig) -> Path:
-    """Train the recipe's policy, or find it in the cache; returns its transformers folder.
+def run_warm_start(recipe: WarmStartRecipe) -> Path:
+    """The transformers folder of the recipe's policy: from the cache, else trained now.
 
-    The folder appears whole or not at all. A cached result is returned without loading torch.
-    Raises: ConfigError when the problems that the recipe asks for do not exist.
+    The folder appears complete or not at all. A cached result is returned without loading torch.
+    Raises: ConfigError when the recipe asks for problems that do not exist.
     """
-    path = sft_path(cfg)
+    path = warm_start_path(recipe)
     if path.is_dir():
         return path
     try:
-        pairs = solved_problems(cfg)
+        pairs = solved_problems(recipe)
     except ValueError as error:
         raise ConfigError(f"data.{error}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
+    # in the cache itself: a rename is atomic only within one file system
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        _train(cfg, pairs, building)
-        building.chmod(0o755)
+        _train(recipe, pairs, building)
+        building.chmod(0o755)  # mkdtemp makes it private; others may share the cache
         try:
             building.rename(path)
         except OSError:
@@ -59,17 +62,17 @@ def run_sft(cfg: SftConfig) -> Path:
     return path
 
 
-def solved_problems(cfg: SftConfig) -> list[tuple[str, str]]:
+def solved_problems(recipe: WarmStartRecipe) -> list[tuple[str, str]]:
     """(problem, worked solution) pairs of the recipe, mistakes included."""
-    data = cfg.data
+    data = recipe.data
     mistakes = Mistakes(data.stop_early, data.wrong_operation, data.slip)
-    rng = random.Random(cfg.train.seed)
-    rows = generate("sft", data.num_problems, cfg.train.seed, data.levels)
+    rng = random.Random(recipe.train.seed)
+    rows = generate("sft", data.num_problems, recipe.train.seed, data.levels)
     return [(row["problem"], worked_solution(row, rng, mistakes)) for row in rows]
 
 
-def _train(cfg: SftConfig, pairs: list[tuple[str, str]], folder: Path) -> None:
-    """Write the trained model, its tokenizer and the recipe into `folder`."""
+def _train(recipe: WarmStartRecipe, pairs: list[tuple[str, str]], folder: Path) -> None:
+    """Writes the trained model, its tokenizer and the recipe into `folder`."""
     import torch
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
@@ -77,29 +80,29 @@ def _train(cfg: SftConfig, pairs: list[tuple[str, str]], folder: Path) -> None:
     from rlvr.warm_start.tiny_model import build_model, build_tokenizer
 
     started = time.monotonic()
-    model_cfg, train = cfg.model, cfg.train
-    texts = (text for pair in pairs[: _NUM_TOKENIZER_TEXTS // 2] for text in pair)
-    tokenizer = build_tokenizer(texts, model_cfg.vocab_size, model_cfg.context_len)
-    model = build_model(tokenizer, seed=train.seed, **model_cfg.model_dump(exclude={"vocab_size"}))
+    shape, train = recipe.model, recipe.train
+    texts = (text for pair in pairs[: NUM_TOKENIZER_TEXTS // 2] for text in pair)
+    tokenizer = build_tokenizer(texts, shape.vocab_size, shape.context_len)
+    model = build_model(tokenizer, seed=train.seed, **shape.model_dump(exclude={"vocab_size"}))
     torch.set_num_threads(train.num_threads or len(os.sched_getaffinity(0)))
     trainer = SFTTrainer(
         model,
-        args=SFTConfig(output_dir=str(folder / "trainer"), **_trainer_settings(cfg)),
+        args=SFTConfig(output_dir=str(folder / "trainer"), **_trainer_settings(recipe)),
         train_dataset=_dataset(pairs, tokenizer, train.batch_size, random.Random(train.seed)),
         processing_class=tokenizer,
     )
-    make_quiet(trainer, "warm start", started)
+    show_one_line(trainer, "warm start", started)
     trainer.train()
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "sft_recipe.json").write_text(cfg.model_dump_json(indent=2))
+    (folder / "sft_recipe.json").write_text(recipe.model_dump_json(indent=2))
 
 
-def _trainer_settings(cfg: SftConfig) -> dict[str, Any]:
+def _trainer_settings(recipe: WarmStartRecipe) -> dict[str, Any]:
     import torch
 
-    train = cfg.train
+    train = recipe.train
     return {
         "per_device_train_batch_size": train.batch_size,
         "learning_rate": train.lr,
@@ -108,10 +111,10 @@ def _trainer_settings(cfg: SftConfig) -> dict[str, Any]:
         "num_train_epochs": 1,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
-        "adam_beta2": 0.98,
+        "adam_beta2": 0.98,  # 0.999 averages over 1000 steps, about as many as there are
         "seed": train.seed,
         "train_sampling_strategy": "sequential",  # the dataset is in training order
-        "max_length": None,
+        "max_length": None,  # trl would cut at 1024 tokens without a word
         "use_cpu": not torch.cuda.is_available(),
         "bf16": False,
         "gradient_checkpointing": False,
@@ -129,7 +132,7 @@ def _dataset(
     batch_size: int,
     rng: random.Random,
 ) -> "Dataset":
-    """Rows of input_ids and labels in training order; the loss falls on solution and end token."""
+    """Rows of input_ids and labels in training order; only solution and end token have a loss."""
     from datasets import Dataset
 
     turns = [
@@ -140,6 +143,7 @@ def _dataset(
         [str(tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=g)) for m in c]
         for c, g in (([turn[:1] for turn in turns], True), (turns, False))
     )
+    # prompt and completion apart, so that no token spans the border, as when the policy generates
     completions = [whole[len(prompt) :] for prompt, whole in zip(prompts, wholes, strict=True)]
     encoded = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prompts, completions))
     rows = [
@@ -151,24 +155,25 @@ def _dataset(
 
 
 def batch_order(lengths: Sequence[int], batch_size: int, rng: random.Random) -> list[int]:
-    """Every index once, so that consecutive batches hold like lengths but come in random order.
+    """Every index once, in batches of rows of similar length that follow each other at random.
 
-    Sorting only within chunks of 25 batches keeps the rows of a batch varied. The library's own
-    grouping leaves the batches sorted too, from long to short, which trains much worse.
+    Sorting only within chunks of 25 batches keeps the rows of a batch varied. transformers' own
+    grouping also sorts the batches, from long to short, which trains much worse.
     """
     shuffled = rng.sample(range(len(lengths)), len(lengths))
     batches = []
     for start in range(0, len(shuffled), 25 * batch_size):
         chunk = sorted(shuffled[start : start + 25 * batch_size], key=lengths.__getitem__)
         batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+    # the one incomplete batch comes last: elsewhere it would shift the borders of all that follow
     partial = [batch for batch in batches if len(batch) < batch_size]
     batches = [batch for batch in batches if len(batch) == batch_size]
     rng.shuffle(batches)
     return [index for batch in batches + partial for index in batch]
 
 
-def make_quiet(trainer: Any, name: str, started: float) -> None:
-    """Replace the trainer's own output by one line of progress, rewritten on a terminal."""
+def show_one_line(trainer: Any, name: str, started: float) -> None:
+    """Replaces the trainer's own output by one line of progress, rewritten on a terminal."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)

@@ -16,12 +16,12 @@ from rewards import Gold, Verifier
 from rlvr.common.seeds import sample_seed
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
-from rlvr.config.warm_start import SftConfig
+from rlvr.config.warm_start import WarmStartRecipe
 from rlvr.engines import vllm_local
 from rlvr.engines.engine import Request, SamplingParams
 from rlvr.sampling.rollout_round import GroupRequest, run_round
 from rlvr.sampling.rollouts import Group
-from rlvr.warm_start.warm_start import run_sft
+from rlvr.warm_start.warm_start import run_warm_start
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GROUPS, GROUP_SIZE = 32, 8
@@ -36,7 +36,7 @@ def make_engine() -> tuple[vllm_local.VllmEngine, list[GroupRequest]]:
     from rlvr.data.problems import encode_prompts, load_problems
 
     recipe = load_recipe(RECIPES / "quickstart.toml", [], TrainRecipe)
-    path = str(run_sft(load_recipe(RECIPES / "quickstart_sft.toml", [], SftConfig)))
+    path = str(run_warm_start(load_recipe(RECIPES / "quickstart_sft.toml", [], WarmStartRecipe)))
     tokenizer = AutoTokenizer.from_pretrained(path)
     data, prompts = encode_prompts(load_problems(recipe.data), tokenizer, recipe.data, 160)
     asked = [

@@ -3,16 +3,24 @@
 import functools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlvr.common.log import to_stderr
 from rlvr.config.toml import validate
 from rlvr.config.train import TrainRecipe
 from tests.rlvr import small
 from tests.waiting import HANG_S
+
+
+@pytest.fixture(scope="session", autouse=True)
+def messages_on_stderr() -> Iterator[None]:
+    """Messages of code under test go where the command line sends them."""
+    with to_stderr():
+        yield
 
 
 @pytest.fixture(scope="session")

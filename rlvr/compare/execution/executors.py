@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rlvr.common.log import of_run
 from rlvr.compare.execution.task import OUTCOME, Outcome, Task, execute, settled
 from rlvr.config.compare import ExecutorConfig
 
@@ -87,7 +88,8 @@ def run_logged(task: Task, warm: Callable, folder: Path) -> Outcome:
     """`execute` with everything that the run prints in logs/<run>.log of the comparison."""
     path = folder / "logs" / f"{task.folder.name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as log:
+    name = task.folder.name
+    with path.open("a", encoding="utf-8") as log, of_run(name, one_of_several=True):
         return execute(task, warm, Console(file=log, width=100))
 
 

@@ -71,12 +71,14 @@ def _run(text: str, folder: str, root: str) -> dict[str, Any]:
     import os
 
     from rlvr.common.environment import set_environment
+    from rlvr.common.log import to_stderr
     from rlvr.compare.execution.warm_engine import WarmEngine
 
     os.chdir(root)
     set_environment()
     warm = WarmEngine()
     try:
-        return asdict(run_logged(Task.from_json(json.loads(text)), warm, Path(folder)))
+        with to_stderr():
+            return asdict(run_logged(Task.from_json(json.loads(text)), warm, Path(folder)))
     finally:
         warm.close()

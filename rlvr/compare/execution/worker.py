@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rlvr.common.environment import set_environment
 from rlvr.common.files import lenient_output
+from rlvr.common.log import to_stderr
 
 
 def main(argv: list[str]) -> int:
@@ -40,5 +41,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    with lenient_output():
+    with lenient_output(), to_stderr():
         sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ from rlvr.common.errors import ConfigError
 from rlvr.config.compare import CompareRecipe
 from rlvr.config.toml import validate
 from rlvr.config.train import ModelConfig
-from rlvr.config.warm_start import SftRunConfig
+from rlvr.config.warm_start import WarmStartRunConfig
 from rlvr.policy.policy import load_base, load_tokenizer
 
 SECRETS = {"WANDB_API_KEY": "f4ke" * 10, "HF_TOKEN": "hf_f4kef4kef4kef4ke"}
@@ -92,7 +92,7 @@ def test_no_name_leaves_its_folder(make_recipe, name):
     with pytest.raises(ConfigError, match=r"run\.name"):
         make_recipe(run={"name": name})
     with pytest.raises(ConfigError, match="name"):
-        validate({"name": name}, SftRunConfig)
+        validate({"name": name}, WarmStartRunConfig)
     tree = {
         "compare": {"name": "x", "base": "x.toml"},
         "methods": {name: {"method": "lora"}},

@@ -23,7 +23,7 @@ from rlvr.config.presets import PRESETS
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import OptimConfig, TrainRecipe
-from rlvr.config.warm_start import SftConfig
+from rlvr.config.warm_start import WarmStartRecipe
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
@@ -48,7 +48,7 @@ def parts(annotation: Any) -> Iterator[type]:
         yield from parts(part)
 
 
-SECTIONS = sections(TrainRecipe, SftConfig, FinetuneRecipe, CompareRecipe)
+SECTIONS = sections(TrainRecipe, WarmStartRecipe, FinetuneRecipe, CompareRecipe)
 FIELDS = [
     pytest.param(kind, name, id=f"{label}.{name}")
     for label, kind in SECTIONS.items()
@@ -174,7 +174,7 @@ def kind_of(path: Path) -> type[BaseModel]:
         return CompareRecipe
     if not path.stem.endswith("_sft"):
         return TrainRecipe
-    return FinetuneRecipe if "path" in tree.get("model", {}) else SftConfig
+    return FinetuneRecipe if "path" in tree.get("model", {}) else WarmStartRecipe
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rlvr.common.errors import ConfigError
 from rlvr.config.toml import load_recipe, validate
-from rlvr.config.warm_start import SftConfig
-from rlvr.warm_start.warm_start import batch_order, run_sft, sft_path, solved_problems
+from rlvr.config.warm_start import WarmStartRecipe
+from rlvr.warm_start.warm_start import batch_order, run_warm_start, solved_problems, warm_start_path
 
 RECIPE = {
     "data": {"num_problems": 200, "levels": [1, 2], "stop_early": 0.5},
@@ -22,9 +22,9 @@ RECIPE = {
 }  # fmt: skip
 
 
-def recipe(**changes: dict) -> SftConfig:
+def recipe(**changes: dict) -> WarmStartRecipe:
     sections = {name: RECIPE[name] | changes.get(name, {}) for name in RECIPE}
-    return validate(sections, SftConfig)
+    return validate(sections, WarmStartRecipe)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def cache(tmp_path_factory):
 def result(cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RLVR_CACHE", str(cache))
-        return run_sft(recipe())
+        return run_warm_start(recipe())
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def use_cache(cache, monkeypatch):
 
 
 def test_the_result_is_a_whole_transformers_folder_and_nothing_else_is_left(cache, result):
-    assert result == sft_path(recipe())
+    assert result == warm_start_path(recipe())
     assert [path.name for path in (cache / "sft").iterdir()] == [result.name]
     tokenizer = AutoTokenizer.from_pretrained(result)
     model = AutoModelForCausalLM.from_pretrained(result)
@@ -67,9 +67,10 @@ def test_training_lowers_the_loss_on_solutions_it_did_not_see(result):
 
 def test_a_second_call_finds_the_result_without_loading_torch(result):
     program = (
-        "import sys\nfrom rlvr.config.warm_start import SftConfig\n"
-        "from rlvr.warm_start.warm_start import run_sft\n"
-        "print(run_sft(SftConfig.model_validate_json(sys.argv[1])), 'torch' in sys.modules)"
+        "import sys\nfrom rlvr.config.warm_start import WarmStartRecipe\n"
+        "from rlvr.warm_start.warm_start import run_warm_start\n"
+        "recipe = WarmStartRecipe.model_validate_json(sys.argv[1])\n"
+        "print(run_warm_start(recipe), 'torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, recipe().model_dump_json()],
@@ -80,7 +81,7 @@ def test_a_second_call_finds_the_result_without_loading_torch(result):
 
 def test_the_same_recipe_gives_the_same_weights_and_tokenizer(result, tmp_path, monkeypatch):
     monkeypatch.setenv("RLVR_CACHE", str(tmp_path))
-    again = run_sft(recipe())
+    again = run_warm_start(recipe())
     for name in ("model.safetensors", "tokenizer.json"):
         assert (again / name).read_bytes() == (result / name).read_bytes()
 
@@ -90,21 +91,21 @@ def test_the_same_recipe_gives_the_same_weights_and_tokenizer(result, tmp_path, 
     [{"train": {"seed": 1}}, {"data": {"slip": 0.1}}, {"model": {"num_layers": 2}}],
 )
 def test_any_change_of_the_recipe_gives_another_folder(changes):
-    assert sft_path(recipe(**changes)) != sft_path(recipe())
+    assert warm_start_path(recipe(**changes)) != warm_start_path(recipe())
 
 
 def test_a_failure_leaves_no_folder_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("RLVR_CACHE", str(tmp_path))
     odd_head = recipe(model={"hidden_size": 33})
     with pytest.raises(RuntimeError):
-        run_sft(odd_head)
+        run_warm_start(odd_head)
     assert list((tmp_path / "sft").iterdir()) == []
 
 
 def test_a_level_that_does_not_exist_is_refused_before_anything_is_made(tmp_path, monkeypatch):
     monkeypatch.setenv("RLVR_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match=r"data.levels = \[99\]"):
-        run_sft(recipe(data={"levels": [99]}))
+        run_warm_start(recipe(data={"levels": [99]}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,7 +124,10 @@ def test_batches_hold_like_lengths_in_random_order_and_every_row_once():
 
 def test_the_quickstart_recipe_is_valid():
     root = Path(__file__).resolve().parents[3]
-    assert load_recipe(root / "recipes/quickstart_sft.toml", [], SftConfig).run.name == "quickstart"
+    assert (
+        load_recipe(root / "recipes/quickstart_sft.toml", [], WarmStartRecipe).run.name
+        == "quickstart"
+    )
 
 
 @pytest.mark.parametrize(
