@@ -1,4 +1,4 @@
-"""The end of a run: summary.json, the reward curve, and what changed, on the screen."""
+"""The summary of a finished run: summary.json, the reward curve, and samples on the screen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def finish(
     seconds: float,
     console: Console,
 ) -> None:
-    """Writes summary.json and reward_curve.png; prints accuracy, samples and where all is.
+    """Writes summary.json and reward_curve.png; prints accuracy, samples and paths.
 
     steps: finished ones, fewer than train.steps when the run was ended early.
     """
