@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 PRIOR_STRENGTH = 0.6
-"""a + b before any verdict. Below 1 the prior is U-shaped: most problems are always or never solved,
-few lie between."""
+"""a + b before any verdict. Below 1 most mass lies at the ends: most problems are always or never
+solved, few lie between."""
 
 
 def informative_probability(a_N: Floats, b_N: Floats, group_size: int) -> Floats:
@@ -153,9 +153,7 @@ class Selector:
         rest = min(int(self._num_problems / self._config.max_reuse), self._num_problems - count)
         met_N = self._last_draw_N >= 0
         free = np.nonzero(~met_N | (self._num_drawn - self._last_draw_N > rest))[0]
-        free = draw.permutation(
-            free
-        )  # so that ties, as between unused problems, are broken at random
+        free = draw.permutation(free)  # ties, as between unused problems, are broken at random
         num_random = int(draw.binomial(count, self._config.explore_frac))
         score = self._score(step)[free[num_random:]]
         # stable, as every platform has to pick the same
