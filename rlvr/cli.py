@@ -21,7 +21,7 @@ SUBCOMMANDS = {
     "compare": ("rlvr.compare.cli:compare_main", "compare methods on equal terms"),
     "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),
     "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
-    "serve": ("rlvr.engines.server.serve:main", "start the vLLM server of a recipe"),
+    "serve": ("rlvr.training.serve:main", "start the vLLM server of a recipe"),
     "doctor": ("rlvr.doctor:main", "check this machine: versions, GPUs, disk, ports, data"),
 }
 """Commands that parse their own arguments: module:function, and the line of help."""
@@ -137,21 +137,21 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
     with StickyInterrupt() as interrupt:  # packages drop what is raised while they are imported
         from rich.console import Console
 
-        from rlvr.distributed import ranks
+        from rlvr.distributed.world import join_world
         from rlvr.training import loop as train
 
-        ranks.join()
+        world = join_world()
         interrupt.check()
-    console, code = partial(Console, quiet=not ranks.is_main()), 0
+    console, code = partial(Console, quiet=not world.is_main), 0
     try:
         if args.resume is not None:
-            train.resume(Path(args.resume), console(), same_as=recipe)
+            train.resume(Path(args.resume), console(), same_as=recipe, world=world)
         else:
             assert recipe is not None
-            train.train(recipe, path, console())
+            train.train(recipe, path, console(), world=world)
     except Stopped as stopped:
         code = 128 + stopped.signum
-    ranks.leave()
+    world.shutdown()
     return code
 
 

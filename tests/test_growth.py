@@ -22,7 +22,7 @@ from rewards import Reason, Verdict
 from rlvr.config.toml import parse_overrides, read_tree
 from rlvr.config.train import DataConfig, SamplingConfig, TrainRecipe
 from rlvr.data.problems import load_problems
-from rlvr.distributed.ranks import shares
+from rlvr.distributed.shares import shares
 from rlvr.policy.packing import TokenRow, buckets, lines, pack
 from rlvr.report.rollouts import groups_of, read_rollouts
 from rlvr.runs.metrics import read_metrics

@@ -32,7 +32,7 @@ LAYERS = (
     ("rlvr.compare",),
     ("rlvr.doctor", "rlvr.cli"),
 )
-"""From the bottom up: a part imports from its own and from those before, not its neighbours."""
+"""From the bottom up: a part imports from itself and from those before, not from neighbours."""
 
 AGAINST: dict[tuple[str, str], str] = {}
 """Imports against the direction, (importer, imported), each with its reason; three at most."""

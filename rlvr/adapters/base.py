@@ -49,16 +49,9 @@ class Setup:
 
 def adamw(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
     """The optimizer that optim.name names, on everything that requires a gradient."""
-    return adamw_groups([{"params": [p for p in model.parameters() if p.requires_grad]}], optim)
-
-
-def adamw_groups(groups: list[dict[str, Any]], optim: OptimConfig) -> Optimizer:
-    """The optimizer that optim.name names; a group's `lr_ratio` multiplies the schedule's rate."""
     from rlvr.adapters.optimizers import build_optimizer
 
-    return build_optimizer(
-        [{**group, "lr": optim.lr * group.get("lr_ratio", 1.0)} for group in groups], optim
-    )
+    return build_optimizer([p for p in model.parameters() if p.requires_grad], optim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +114,14 @@ class Method:
     rank_multiple: Callable[[AdapterConfig], int] = lambda _config: 1
     count: Callable[[Any, Setup], int] | None = None
     save: Callable[[Any, Path, AdapterConfig], None] | None = None
+
+    @property
+    def can_shard(self) -> bool:
+        """Whether it can be trained sharded: not what vLLM cannot serve, what trains one tensor for
+        several layers, and what looks at full gradients or weights in an optimizer or schedule of
+        its own."""
+        needs_full = self.shared or self.own_optimizer or self.schedule is not None
+        return bool(self.syncs) and not needs_full
 
 
 def is_transposed(module: Any) -> bool:

@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from rlvr.adapters.merge import dense, merged_weights, plain_name
-from rlvr.distributed import sharded_tensors as parts
+from rlvr.distributed.sharded_tensors import full_tensor, num_elements, shape
 
 _ATTRIBUTES = {
     "r": "rank",
@@ -38,9 +38,9 @@ def module_facts(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def _tensor_facts(value: torch.Tensor) -> dict[str, Any]:
-    facts: dict[str, Any] = {"shape": list(parts.shape(value)), "dtype": str(value.dtype)}
+    facts: dict[str, Any] = {"shape": list(shape(value)), "dtype": str(value.dtype)}
     if value.requires_grad:  # the norm of its initialisation
-        facts["norm"] = float(parts.whole(value).float().norm())
+        facts["norm"] = float(full_tensor(value).float().norm())
     return facts
 
 
@@ -61,8 +61,8 @@ def _layer_facts(layer: Any) -> dict[str, Any]:
             facts[shown] = values["default"]
     if "start" in getattr(layer, "lora_A", {}):
         facts["start"] = {
-            "A_max": float(parts.whole(layer.lora_A["start"].weight).abs().max()),
-            "B_max": float(parts.whole(layer.lora_B["start"].weight).abs().max()),
+            "A_max": float(full_tensor(layer.lora_A["start"].weight).abs().max()),
+            "B_max": float(full_tensor(layer.lora_B["start"].weight).abs().max()),
         }
     return facts
 
@@ -98,7 +98,7 @@ def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     groups = []
     for group in optimizer.param_groups:
         plain = {k: v for k, v in group.items() if isinstance(v, (int, float, str, bool, tuple))}
-        trained = sum(parts.num_elements(p) for p in group["params"] if p.requires_grad)
+        trained = sum(num_elements(p) for p in group["params"] if p.requires_grad)
         groups.append(plain | {"num_parameters": trained})
     return {"class": type(optimizer).__name__, "groups": groups}
 

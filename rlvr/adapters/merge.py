@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from rlvr.adapters.base import REFERENCE
-from rlvr.distributed import sharded_tensors as parts
+from rlvr.distributed.sharded_tensors import full_copy, full_tensor
 
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Modules that vLLM holds as one weight: all parts have to come in one sync."""
@@ -137,7 +137,7 @@ def _merged(module: BaseTunerLayer) -> Iterator[tuple[str, Tensor]]:
         if base.bias is not None:
             yield "bias", base.bias
         return
-    merged = parts.whole_copy(cast(nn.Module, module))
+    merged = full_copy(cast(nn.Module, module))
     merged.float()
     merged.merge()
     for key, value in merged.get_base_layer().named_parameters():
@@ -153,7 +153,7 @@ def dense(value: Tensor) -> Tensor:
     """The tensor itself, whole; a 4-bit weight comes dequantised to float32."""
     state = getattr(value, "quant_state", None)
     if state is None:
-        return parts.whole(value)
+        return full_tensor(value)
     from bitsandbytes.functional import dequantize_4bit
 
     return dequantize_4bit(value.data, state).float()

@@ -13,16 +13,15 @@ from rlvr.common.errors import ConfigError
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from rlvr.adapters.base import Method
     from rlvr.config.train import OptimConfig
 
 Parameters = Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]]
 
 
 def build_optimizer(parameters: Parameters, config: OptimConfig) -> Optimizer:
-    """The optimizer that optim.name names, over parameters or parameter groups.
+    """The optimizer that optim.name names, over parameters or groups of them.
 
-    `check_optimizer` says whether it can run here.
+    A group's `lr_ratio` multiplies the schedule's rate.
     """
     options = {
         "lr": config.lr,
@@ -30,21 +29,23 @@ def build_optimizer(parameters: Parameters, config: OptimConfig) -> Optimizer:
         "eps": config.eps,
         "weight_decay": config.weight_decay,
     }
-    return OPTIMIZERS[config.name](parameters, options)
+    scaled: Any = [
+        one | {"lr": config.lr * one.get("lr_ratio", 1.0)} if isinstance(one, dict) else one
+        for one in parameters
+    ]
+    return OPTIMIZERS[config.name](scaled, options)
 
 
 def _adamw(parameters: Parameters, options: Mapping[str, Any]) -> Optimizer:
     return torch.optim.AdamW(parameters, fused=True, **options)
 
 
-def check_optimizer(method: Method, config: OptimConfig) -> None:
-    """Refuses, before anything loads, an optimizer that cannot run here or that the method has no
-    use for. Raises: ConfigError."""
+def check_optimizer(config: OptimConfig, method: str, own_optimizer: bool) -> None:
+    """Refuses, before anything loads, an optimizer that cannot run here, or that a method with an
+    optimizer of its own would ignore. Raises: ConfigError."""
     name = config.name
-    if method.own_optimizer and name != "adamw":
-        raise ConfigError(
-            f'optim.name = "{name}": {method.name} brings its own optimizer; remove it'
-        )
+    if own_optimizer and name != "adamw":
+        raise ConfigError(f'optim.name = "{name}": {method} brings its own optimizer; remove it')
     if name != "adamw" and importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             f'optim.name = "{name}": comes with bitsandbytes, which is not installed; pip install'

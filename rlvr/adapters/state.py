@@ -8,7 +8,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from rlvr.distributed import sharded_tensors as parts
+from rlvr.distributed.sharded_tensors import copy_into
 
 
 def adapter_tensors(model: Any) -> dict[str, Tensor]:
@@ -36,4 +36,4 @@ def load_adapter_state(model: Any, saved: dict[str, Tensor]) -> None:
     live = adapter_tensors(model)
     assert live.keys() == saved.keys(), sorted(live.keys() ^ saved.keys())[:3]
     for name, value in saved.items():
-        parts.write(value, live[name])
+        copy_into(live[name], value)

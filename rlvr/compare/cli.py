@@ -15,7 +15,7 @@ from rlvr.common.signals import Stopped
 from rlvr.compare.estimate import calibration_task, plan_lines
 from rlvr.compare.execution.executors import open_executor
 from rlvr.compare.fairness import examine, refuse_unfair
-from rlvr.compare.plan import Comparison, open_comparison
+from rlvr.compare.resolve import Comparison, open_comparison
 
 EPILOG = "Any setting of the recipe can be given as --section.key value, e.g. --budget.steps 10."
 
@@ -73,9 +73,9 @@ def lr_find_main(words: Sequence[str]) -> int:
     try:
         with open_executor(executor, comparison.folder, console, args.retry_failed) as run:
             if args.dense:
-                from rlvr.compare.learning_rate.dense import run_dense
+                from rlvr.compare.learning_rate.dense import dense_tasks
 
-                run_dense(comparison, labels, run)
+                run(dense_tasks(comparison, labels))
             else:
                 from rlvr.compare.learning_rate.search import search
 

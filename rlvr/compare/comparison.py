@@ -12,10 +12,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from eval.intervals import Interval
-from rlvr.compare.execution.executors import Run
+from rlvr.compare.execution.executors import RunTasks
 from rlvr.compare.fairness import Fairness
 from rlvr.compare.learning_rate.search import rank_of, read_finds, search
-from rlvr.compare.plan import Comparison
+from rlvr.compare.resolve import Comparison
 from rlvr.compare.results import RunResult, read_result
 from rlvr.compare.statistics import Pair, compare_pairs, gain, mean_of, summarise
 from rlvr.compare.text import (
@@ -42,7 +42,7 @@ class Pruned:
 
 
 def run_comparison(
-    comparison: Comparison, fairness: Fairness, run: Run, console: Console
+    comparison: Comparison, fairness: Fairness, run: RunTasks, console: Console
 ) -> dict[str, Any]:
     """The tree of comparison.json, written with comparison.md: rates found, runs done, pruned."""
     rates = find_missing_rates(comparison, run, console)
@@ -62,7 +62,7 @@ def run_comparison(
     return tree
 
 
-def find_missing_rates(comparison: Comparison, run: Run, console: Console) -> dict[str, float]:
+def find_missing_rates(comparison: Comparison, run: RunTasks, console: Console) -> dict[str, float]:
     """The rate of every label, as given or found now; none where every short run failed."""
     methods = comparison.recipe.methods
     missing = [label for label, method in methods.items() if method.lr == "find"]
@@ -78,7 +78,7 @@ def _run_all(
     comparison: Comparison,
     rates: Mapping[str, float],
     labels: Sequence[str],
-    run: Run,
+    run: RunTasks,
     until: int | None,
 ) -> dict[str, list[RunResult]]:
     """Results of the labels' runs, brought to `until` steps or to the end of the budget."""
@@ -94,7 +94,7 @@ def _run_all(
 
 
 def _halve(
-    comparison: Comparison, rates: Mapping[str, float], run: Run, console: Console
+    comparison: Comparison, rates: Mapping[str, float], run: RunTasks, console: Console
 ) -> tuple[list[str], list[Pruned]]:
     """(labels that go on to the end, runs that were pruned). Source: 1603.06560, one bracket."""
     prune, alive = comparison.recipe.prune, list(rates)

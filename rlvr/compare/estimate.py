@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.compare.execution.task import Task, settled
+from rlvr.compare.execution.task import RunTask, settled
 from rlvr.compare.fairness import Fairness
-from rlvr.compare.plan import Comparison
+from rlvr.compare.resolve import Comparison
 from rlvr.data.absolute_paths import absolute_tree
 from rlvr.runs.metrics import read_metrics
 
@@ -33,7 +33,7 @@ class Cost:
     origin: str
 
 
-def planned_tasks(comparison: Comparison) -> list[Task]:
+def planned_tasks(comparison: Comparison) -> list[RunTask]:
     """The final runs; rates still to be found stand at a placeholder."""
     methods = comparison.recipe.methods
     return [
@@ -162,7 +162,7 @@ def _hours_line(comparison: Comparison, hours: float, unknown: Sequence[str]) ->
     )
 
 
-def calibration_task(comparison: Comparison) -> Task:
+def calibration_task(comparison: Comparison) -> RunTask:
     """Two steps of the first method, as a run of their own in the comparison's folder."""
     label = next(iter(comparison.recipe.methods))
     return comparison.task(label, 0, given_lr(comparison, label), steps=2)

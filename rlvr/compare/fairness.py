@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlvr.common.errors import ConfigError
-from rlvr.compare.plan import Comparison
+from rlvr.compare.resolve import Comparison
 
 MATCHED = {
     "model": "base model",

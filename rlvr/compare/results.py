@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import fmean
 
 from rlvr.compare.execution.end_rules import WINDOW, diverged, sampled_tokens, step_seconds
-from rlvr.compare.execution.task import Outcome, Task, rule_behind
+from rlvr.compare.execution.execute import rule_behind
+from rlvr.compare.execution.task import RunOutcome, RunTask
 from rlvr.config.compare import RulesConfig
 from rlvr.runs.metrics import read_metrics
 
@@ -42,7 +43,7 @@ class RunResult:
         return None if self.before is None else fmean(self.before)
 
 
-def read_result(task: Task, outcome: Outcome) -> RunResult:
+def read_result(task: RunTask, outcome: RunOutcome) -> RunResult:
     """The numbers of a run that was attempted, at the step where its task pauses it even when it
     has gone further since; a run without a folder has none."""
     steps = outcome.steps if task.until is None else min(outcome.steps, task.until)
@@ -91,7 +92,7 @@ class Point:
     seconds: float = 0.0
 
 
-def read_point(task: Task, outcome: Outcome, rules: RulesConfig) -> Point | None:
+def read_point(task: RunTask, outcome: RunOutcome, rules: RulesConfig) -> Point | None:
     """The point of a short run; None where the run failed for a reason that is not its rate's.
 
     A run from before that had no rules counts up to the step at which one would have ended it.

@@ -1,20 +1,16 @@
-"""A policy in parts by FSDP2, torch's `fully_shard`: between passes a parameter is a DTensor."""
+"""Sharding by FSDP2, torch's `fully_shard`: between passes every parameter is a DTensor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rlvr.distributed import ranks
-from rlvr.distributed.sharding import Holding, Root, is_true
-
-if TYPE_CHECKING:
-    from rlvr.config.train import OptimConfig
-    from rlvr.policy.policy import Policy
+from rlvr.distributed.strategy import Root, ShardingStrategy
+from rlvr.distributed.world import World, launcher_sets
 
 T = TypeVar("T")
 
@@ -38,33 +34,38 @@ SETTINGS = {
 is FSDP1's, or about checkpoints that are not accelerate's; FSDP_RESHARD_AFTER_FORWARD is obeyed."""
 
 
-def hold(policy: Policy, optim: OptimConfig) -> Fsdp:
-    """Divides the policy and its reference among the ranks."""
-    from torch.distributed.device_mesh import init_device_mesh
+class Fsdp(ShardingStrategy):
+    """Shards DTensors. The units are the decoder's layers; embeddings, last norm and head are one
+    unit together."""
 
-    mesh = init_device_mesh(policy.device.type, (ranks.size(),))
-    compute = None if policy.method.keeps_base else policy.dtype
-    roots = {policy.causal_lm: _shard(policy.model, mesh, compute)}
-    if policy.reference is not None:
-        roots[policy.reference] = _shard(policy.reference, mesh, None)
-    return Fsdp(roots)
+    is_sharded = True
+    shards_weights = True
 
+    def __init__(
+        self,
+        world: World,
+        model: nn.Module,
+        causal_lm: nn.Module,
+        reference: nn.Module | None,
+        compute: torch.dtype | None,
+    ) -> None:
+        """Shards a policy's model, with `causal_lm` inside, and its reference.
 
-class Fsdp(Holding):
-    """Parts of DTensors. The units are the decoder's layers, and embeddings, last norm and head
-    together."""
+        compute: type in which the layers' weights are gathered; None: their own.
+        """
+        from torch.distributed.device_mesh import init_device_mesh
 
-    in_parts = True
-    parts_weights = True
-
-    def __init__(self, roots: dict[nn.Module, nn.Module]) -> None:
-        """roots: what puts a model together for a pass."""
-        self._roots = roots
+        super().__init__(world)
+        device = next(model.parameters()).device
+        mesh = init_device_mesh(device.type, (world.size,))
+        self._roots = {causal_lm: _shard(model, mesh, compute)}
+        if reference is not None:
+            self._roots[reference] = _shard(reference, mesh, None)
 
     def run(self, model: nn.Module, work: Callable[[], T]) -> T:
         root = self._roots[model]
         result = root(work)
-        if not torch.is_grad_enabled():  # else the backward pass takes the weights apart
+        if not torch.is_grad_enabled():  # else the backward pass frees the gathered weights
             from torch.distributed.fsdp import FSDPModule
 
             for unit in root.modules():
@@ -74,13 +75,12 @@ class Fsdp(Holding):
 
 
 def _shard(model: nn.Module, mesh: Any, compute: torch.dtype | None) -> nn.Module:
-    """The root. compute: type in which the layers' weights come together; None: their own.
-
-    Autocast's copies of float32 weights would stay from a layer's forward to its backward pass.
-    """
+    """The root module around a sharded model."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    frees = is_true("FSDP_RESHARD_AFTER_FORWARD", "true")
+    frees = launcher_sets("FSDP_RESHARD_AFTER_FORWARD", "true")
+    # gathered in the compute type: autocast's copies of float32 weights would stay in memory from a
+    # layer's forward to its backward pass
     types = MixedPrecisionPolicy(compute, torch.float32, cast_forward_inputs=False)
     units: list[Any] = [
         fully_shard(layer, mesh=mesh, reshard_after_forward=frees, mp_policy=types)
@@ -89,6 +89,7 @@ def _shard(model: nn.Module, mesh: Any, compute: torch.dtype | None) -> nn.Modul
     ]
     units.append(fully_shard(Root(model), mesh=mesh))
     for unit in units:
+        # summed, not averaged: a row's weight in the loss is that in the step of all ranks
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)  # gloo cannot sum and divide at once
     return units[-1]

@@ -1,7 +1,7 @@
-"""Tensors of which every rank holds a part: a DTensor under FSDP2, DeepSpeed's own under ZeRO-3.
+"""Tensors of which every rank has a shard: a DTensor under FSDP2, DeepSpeed's own under ZeRO-3.
 
-All ranks take part in each call that puts one together, in the same order. A tensor that is not in
-parts goes through everything here as it is.
+All ranks have to make each call that gathers one, in the same order. A tensor that is not sharded
+passes through everything here as it is.
 """
 
 from __future__ import annotations
@@ -16,60 +16,62 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rlvr.distributed import ranks
-
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
 def is_sharded(value: Any) -> bool:
-    """Whether this is a part of a tensor."""
+    """Whether this is a shard of a tensor."""
     return hasattr(value, "full_tensor") or hasattr(value, "ds_id")
 
 
 def shape(value: Any) -> torch.Size:
-    """The shape of the tensor that this is a part of."""
+    """The shape of the full tensor."""
     return getattr(value, "ds_shape", value.shape)
 
 
 def num_elements(value: Any) -> int:
-    """The elements of the tensor that this is a part of."""
+    """The number of elements of the full tensor."""
     return math.prod(shape(value))
 
 
-def whole(value: Tensor) -> Tensor:
-    """The tensor out of the parts of all ranks, without its history."""
+def full_tensor(value: Tensor) -> Tensor:
+    """The full tensor out of the shards of all ranks, without its history."""
     live: Any = value
     if hasattr(live, "ds_id"):
-        from rlvr.distributed import zero
+        from deepspeed import zero
 
-        return zero.whole(live)
+        # cloned, because DeepSpeed frees the gathered weight again when the block ends
+        with zero.GatheredParameters([live]):
+            return live.detach().clone()
     return live.detach().full_tensor() if is_sharded(live) else live.detach()
 
 
 @torch.no_grad()
-def write(value: Tensor, live: Tensor) -> None:
-    """Writes a whole tensor into a live one, of which each rank keeps its part."""
+def copy_into(live: Tensor, value: Tensor) -> None:
+    """Writes a full tensor into a live one, of which each rank keeps its shard."""
     if hasattr(live, "ds_id"):
-        from rlvr.distributed import zero
+        from deepspeed import zero
 
-        zero.write(value, live)
+        with zero.GatheredParameters([live], modifier_rank=0):
+            live.copy_(value)
     else:
-        live.copy_(part_of(value, live))
+        live.copy_(local_shard(value, live))
 
 
-def part_of(value: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a whole tensor, laid out as `like`."""
+def local_shard(value: Tensor, like: Tensor) -> Tensor:
+    """This rank's shard of a full tensor, laid out as `like`."""
     if not is_sharded(like):
         return value
     from torch.distributed.tensor import distribute_tensor
 
     live: Any = like
     value = value.to(live.device)
+    # src_data_rank=None: every rank has read the value itself, so none has to send it
     return distribute_tensor(value, live.device_mesh, live.placements, src_data_rank=None)
 
 
-def parts_of_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+def local_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     """A saved optimizer state with every tensor laid out as its parameter."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if not any(map(is_sharded, parameters)):
@@ -78,12 +80,12 @@ def parts_of_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any
         like = parameters[index]
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == like.shape:
-                values[name] = part_of(value, like)
+                values[name] = local_shard(value, like)
     return state
 
 
 def moved(state: Any, device: torch.device) -> Any:
-    """The state with every tensor on the device, however deep in dicts and lists it lies."""
+    """The state with every tensor on the device, at any depth of dicts and lists."""
     if isinstance(state, Tensor):
         return state.to(device)
     if isinstance(state, dict):
@@ -94,23 +96,22 @@ def moved(state: Any, device: torch.device) -> Any:
 
 
 def move_named_state(optimizer: Optimizer) -> None:
-    """Moves state that is not kept under a parameter, which torch leaves where it was loaded.
-
-    peft's LoRA-FA keeps its moments under names.
-    """
+    """Moves state that is kept under a name, as by peft's LoRA-FA, to the parameters' device: torch
+    moves only what is kept under a parameter."""
     device = optimizer.param_groups[0]["params"][0].device
     for key, values in optimizer.state.items():
         if not isinstance(key, Tensor):
             optimizer.state[key] = moved(values, device)
 
 
-def whole_copy(module: nn.Module) -> Any:
-    """A copy of the module, its parameters whole."""
-    parts = [p for p in module.parameters() if is_sharded(p)]
-    if not parts:
+def full_copy(module: nn.Module) -> Any:
+    """A copy of the module with full parameters."""
+    shards = [p for p in module.parameters() if is_sharded(p)]
+    if not shards:
         return copy.deepcopy(module)
+    # deepcopy takes what its memo knows by id: it never tries to copy a shard
     known: dict[int, Any] = {
-        id(p): nn.Parameter(whole(p), requires_grad=p.requires_grad) for p in parts
+        id(p): nn.Parameter(full_tensor(p), requires_grad=p.requires_grad) for p in shards
     }
     with without_hooks(module):
         return copy.deepcopy(module, known)
@@ -118,7 +119,7 @@ def whole_copy(module: nn.Module) -> Any:
 
 @contextlib.contextmanager
 def without_hooks(model: nn.Module) -> Iterator[None]:
-    """Inside the block, no module calls the hooks that put it together by all ranks."""
+    """Inside the block, no module calls the hooks that gather it from all ranks."""
     modules: list[Any] = list(model.modules())
     hooks = [(module._forward_pre_hooks, module._forward_hooks) for module in modules]
     for module in modules:
@@ -130,31 +131,35 @@ def without_hooks(model: nn.Module) -> Iterator[None]:
             module._forward_pre_hooks, module._forward_hooks = before, after
 
 
-@contextlib.contextmanager
-def made_whole(places: Iterable[tuple[dict[Any, Any], Any]], only_main: bool) -> Iterator[None]:
-    """Inside the block, whole tensors stand in these places of dicts where parts stood."""
-    swapped, found = [], {}
-    for holder, key in places:
-        value = holder[key]
-        if not is_sharded(value):
-            continue
-        swapped.append((holder, key, value))
-        if id(value) not in found:
-            full = whole(value)  # by all ranks
-            found[id(value)] = full.cpu() if ranks.is_main() or not only_main else None
-    try:
-        for holder, key, value in swapped:
-            full = found[id(value)]
-            if full is not None:
-                is_parameter = isinstance(value, nn.Parameter)
-                holder[key] = nn.Parameter(full, value.requires_grad) if is_parameter else full
-        yield
-    finally:
-        for holder, key, value in swapped:
-            holder[key] = value
+Slot = tuple[dict[Any, Any], Any]
+"""Where a tensor is kept: (dict, key)."""
 
 
-def places_of(holders: Iterable[dict[Any, Any]]) -> Iterator[tuple[dict[Any, Any], Any]]:
+def tensor_slots(holders: Iterable[dict[Any, Any]]) -> Iterator[Slot]:
+    """Every slot of these dicts."""
     for holder in holders:
         for key in holder:
             yield holder, key
+
+
+@contextlib.contextmanager
+def temporarily_gathered(slots: Iterable[Slot], keep: bool = True) -> Iterator[None]:
+    """Inside the block, full tensors in CPU memory stand in the slots that hold shards.
+
+    keep: False on a rank that only helps others to gather; its slots stay as they are.
+    """
+    sharded = [(holder, key, holder[key]) for holder, key in slots if is_sharded(holder[key])]
+    full: dict[int, Tensor] = {}
+    for _, _, value in sharded:  # a tied weight is in several slots
+        if id(value) not in full:
+            gathered = full_tensor(value)
+            full[id(value)] = gathered.cpu() if keep else value
+    try:
+        for holder, key, value in sharded if keep else ():
+            is_parameter = isinstance(value, nn.Parameter)
+            new = full[id(value)]
+            holder[key] = nn.Parameter(new, value.requires_grad) if is_parameter else new
+        yield
+    finally:
+        for holder, key, value in sharded:
+            holder[key] = value

@@ -1,8 +1,8 @@
-"""A policy in parts by DeepSpeed's ZeRO: stage 2, gradients and optimizer state; 3, weights too.
+"""Sharding by DeepSpeed's ZeRO: stage 2, gradients and optimizer state; stage 3, weights too.
 
-Under stage 2 every weight stays whole on every rank, and its float32 master copy is in parts. Under
-stage 3 a parameter between passes is empty, and DeepSpeed's attributes on it say what it was.
-DeepSpeed averages gradients over the ranks: a loss counts as often as there are ranks.
+Under stage 2 every rank has all weights, and a shard of their float32 master copy. Under stage 3 a
+parameter between passes is empty, and DeepSpeed's attributes on it describe the full one.
+DeepSpeed averages gradients over the ranks, so a loss is multiplied by their number.
 """
 
 from __future__ import annotations
@@ -18,14 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlvr.distributed import ranks
-from rlvr.distributed.sharding import IDLE, Holding, Root
+from rlvr.distributed.strategy import Root, ShardingStrategy
+from rlvr.distributed.world import BUCKET_ELEMENTS, World
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-
-    from rlvr.config.train import OptimConfig
-    from rlvr.policy.policy import Policy
 
 T = TypeVar("T")
 
@@ -50,35 +47,6 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter, beside the number of its steps."""
 
 
-def hold(policy: Policy, optim: OptimConfig) -> Zero:
-    """Divides the policy among the ranks; under stage 3 its reference too."""
-    deepspeed = _deepspeed(policy.device)
-    stage = int(os.environ.get(STAGE, "3"))
-    config = {
-        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed's own batches are not used
-        "managed_gradient_accumulation": False,
-        "gradient_clipping": optim.max_grad_norm,
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {
-            "stage": stage,
-            "reduce_bucket_size": ranks.BUCKET_ELEMENTS,
-            "allgather_bucket_size": ranks.BUCKET_ELEMENTS,
-            "stage3_param_persistence_threshold": 0,  # small weights are in parts too
-        },
-    }
-    optimizer = policy.method.optimizer(policy.model, policy.adapter, optim)
-    engine = deepspeed.initialize(
-        model=_root(policy.model, policy.causal_lm, stage), optimizer=optimizer, config=config
-    )[0]
-    if stage == 2:
-        _make_state(optimizer)
-    engines = {policy.causal_lm: engine}
-    if policy.reference is not None and stage == 3:
-        root = _root(policy.reference, policy.reference, stage)
-        engines[policy.reference] = deepspeed.initialize(model=root, config=config)[0]
-    return Zero(policy, engines, stage)
-
-
 def _deepspeed(device: torch.device) -> Any:
     """The library, quieter."""
     import deepspeed
@@ -90,10 +58,8 @@ def _deepspeed(device: torch.device) -> Any:
 
 
 def _make_state(optimizer: Optimizer) -> None:
-    """The state that AdamW would make in its first step, which DeepSpeed now holds.
-
-    Else DeepSpeed finds only that of the first parameter group.
-    """
+    """Makes the state that AdamW would make in its first step; without it DeepSpeed finds only that
+    of the first parameter group."""
     rates = [group["lr"] for group in optimizer.param_groups]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for group in optimizer.param_groups:
@@ -119,33 +85,66 @@ def _root(model: nn.Module, causal_lm: Any, stage: int) -> Root:
     return root
 
 
-class Zero(Holding):
-    """Parts that DeepSpeed's engine holds, with an optimizer like ours over them.
+class Zero(ShardingStrategy):
+    """Trains by DeepSpeed's engine, with an optimizer like ours over its shards.
 
-    Our own optimizer holds the settings, and state only while it is written.
+    Our own optimizer keeps the settings, and state only while it is written.
     """
 
-    in_parts = True
+    is_sharded = True
 
-    def __init__(self, policy: Policy, engines: dict[nn.Module, Any], stage: int) -> None:
-        """engines: by model; the policy's has the optimizer."""
-        self.parts_weights = stage == 3
-        self._policy = policy
-        self._engines = engines
-        self._engine = engines[policy.causal_lm]
+    def __init__(
+        self,
+        world: World,
+        model: nn.Module,
+        causal_lm: nn.Module,
+        reference: nn.Module | None,
+        optimizer: Optimizer,
+        max_grad_norm: float,
+        idle_pass: Callable[[], Tensor],
+    ) -> None:
+        """Shards a policy's model, with `causal_lm` inside; under stage 3 its reference too.
+
+        idle_pass(): a number with a gradient, from the smallest pass of the policy that there is.
+        """
+        super().__init__(world)
+        deepspeed = _deepspeed(next(model.parameters()).device)
+        stage = int(os.environ.get(STAGE, "3"))
+        config = {
+            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed's own batches are not used
+            "managed_gradient_accumulation": False,
+            "gradient_clipping": max_grad_norm,
+            "zero_allow_untested_optimizer": True,
+            "zero_optimization": {
+                "stage": stage,
+                "reduce_bucket_size": BUCKET_ELEMENTS,
+                "allgather_bucket_size": BUCKET_ELEMENTS,
+                "stage3_param_persistence_threshold": 0,  # small weights are sharded too
+            },
+        }
+        root = _root(model, causal_lm, stage)
+        self._engine = deepspeed.initialize(model=root, optimizer=optimizer, config=config)[0]
+        if stage == 2:
+            _make_state(optimizer)
+        self._engines = {causal_lm: self._engine}
+        if reference is not None and stage == 3:
+            root = _root(reference, reference, stage)
+            self._engines[reference] = deepspeed.initialize(model=root, config=config)[0]
+        self.shards_weights = stage == 3
+        self._idle_pass = idle_pass
 
     def run(self, model: nn.Module, work: Callable[[], T]) -> T:
         engine = self._engines.get(model)
         return work() if engine is None else engine(work)
 
     def backward(self, loss: Tensor) -> None:
-        self._engine.backward(loss * ranks.size(), scale_wrt_gas=False)
+        self._engine.backward(loss * self.world.size, scale_wrt_gas=False)
 
     def step(
         self, parameters: list[nn.Parameter], optimizer: Optimizer, max_norm: float, valid: bool
     ) -> float | None:
         if not valid:
-            self._idle(math.nan)  # DeepSpeed leaves out what is not finite
+            self._idle(math.nan)  # DeepSpeed skips what is not finite, on all ranks
         self._set(optimizer.param_groups)
         self._engine.step()
         applied = self._engine.was_step_applied()
@@ -157,9 +156,8 @@ class Zero(Holding):
             theirs.update({k: v for k, v in ours.items() if k != "params"} | more)
 
     def _idle(self, weight: float) -> None:
-        """A one-token pass whose loss is `weight` times a number."""
-        logp_T, _ = self._policy.logprobs([IDLE], 1.0)
-        self.backward(weight * logp_T.sum())
+        """Makes a pass whose loss is `weight` times a number: DeepSpeed steps only after one."""
+        self.backward(weight * self._idle_pass())
 
     def loaded(self) -> None:
         self._engine.optimizer.refresh_fp32_params()
@@ -182,19 +180,19 @@ class Zero(Holding):
         from deepspeed import utils
 
         value = value.to(parameter.device)
-        if not self.parts_weights:
+        if not self.shards_weights:
             utils.safe_set_full_optimizer_state(parameter, value, name)
             return
-        length = parameter.ds_tensor.numel()  # the last part is padded
-        padded = functional.pad(value.flatten(), (0, length * ranks.size() - value.numel()))
-        mine = padded.narrow(0, length * ranks.rank(), length)
+        length = parameter.ds_tensor.numel()  # the last shard is padded
+        padded = functional.pad(value.flatten(), (0, length * self.world.size - value.numel()))
+        mine = padded.narrow(0, length * self.world.rank, length)
         utils.safe_set_local_optimizer_state(parameter, mine, name)
 
     @contextlib.contextmanager
-    def whole_state(self, optimizer: Optimizer, only_main: bool) -> Iterator[None]:
+    def gathered_state(self, optimizer: Optimizer, only_main: bool) -> Iterator[None]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        keeps = ranks.is_main() or not only_main
+        keeps = self.keeps(only_main)
         found = [state["step"] for state in self._engine.optimizer.state.values()]
         for group in optimizer.param_groups if found and float(found[0]) else ():
             for parameter in group["params"]:
@@ -208,19 +206,3 @@ class Zero(Holding):
             yield
         finally:
             optimizer.state.clear()
-
-
-def whole(value: Any) -> Tensor:
-    """A weight under stage 3, put together by all ranks."""
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([value]):
-        return value.detach().clone()
-
-
-def write(value: Tensor, live: Any) -> None:
-    """Writes a whole tensor into a weight under stage 3, of which each rank keeps its part."""
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([live], modifier_rank=0):
-        live.copy_(value)

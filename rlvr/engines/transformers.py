@@ -36,7 +36,7 @@ def check_cache(policy: Policy) -> None:
     What packs rows is known to be exact (tested) and not looked at again.
     """
     model = policy.causal_lm
-    if policy.packs_rows or policy.holding.in_parts:
+    if policy.packs_rows or policy.strategy.is_sharded:
         return
     error = math.inf
     if "past_key_values" in inspect.signature(model.forward).parameters:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import RunError
-from rlvr.distributed import ranks
+from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine, EngineLost, Request, Response, SamplingParams
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ def _set_environment(recipe: TrainRecipe) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
-def _remove_leftovers(width: int) -> None:
-    """vLLM on CPU names what `width` ranks share by their numbers alone, and finds it there when a
-    run before was killed. Runs that use the same name have opened it and keep it."""
-    first = ranks.rank() // width * width
+def _remove_leftovers(world: World, width: int) -> None:
+    """Removes shared memory of killed runs: vLLM on CPU names what `width` ranks share by their
+    numbers alone, and would find it. Runs that use the same name have opened it and keep it."""
+    first = world.rank // width * width
     names = "-".join(map(str, range(first, first + width)))
-    if ranks.rank() == first:
+    if world.rank == first:
         for path in Path("/dev/shm").glob(f"*-tp:0-[[]{names}[]]-cpushm_*"):
             path.unlink(missing_ok=True)
-    ranks.gather(None)
+    world.gather(None)  # nobody may create what a slower rank would still remove
 
 
 class VllmEngine(Engine):
@@ -49,7 +49,13 @@ class VllmEngine(Engine):
 
     name = "vllm"
 
-    def __init__(self, recipe: TrainRecipe, path: str, max_lora_rank: int | None) -> None:
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        path: str,
+        max_lora_rank: int | None,
+        world: World = World.alone(),
+    ) -> None:
         """path: the policy's folder or hub id. max_lora_rank: None where adapters come merged."""
         _set_environment(recipe)
         import torch
@@ -59,7 +65,7 @@ class VllmEngine(Engine):
 
         on_cpu = not torch.cuda.is_available()
         if on_cpu and recipe.rollout.tensor_parallel_size > 1:
-            _remove_leftovers(recipe.rollout.tensor_parallel_size)
+            _remove_leftovers(world, recipe.rollout.tensor_parallel_size)
         # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot do
         whole_prefill = {
             "enable_chunked_prefill": False,
@@ -87,7 +93,7 @@ class VllmEngine(Engine):
             seed=recipe.train.seed,
             **(whole_prefill if on_cpu else {}),
             **(lora if max_lora_rank else {}),
-            **(per_rank if ranks.size() > 1 else {}),
+            **(per_rank if world.size > 1 else {}),
         )
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._adapter: Any = None

@@ -64,11 +64,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _path(recipe: TrainRecipe, recipe_path: Path) -> str:
-    from rich.console import Console
-
     from rlvr.warm_start.policy_path import model_path
 
-    return model_path(recipe, recipe_path, Console(stderr=True))
+    return model_path(recipe, recipe_path)
 
 
 def workload(recipe: TrainRecipe, args: Any) -> Workload:

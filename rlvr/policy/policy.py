@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -25,8 +26,15 @@ from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_sta
 from rlvr.adapters.targets import check_adapted, check_modules, named_after
 from rlvr.common.errors import ConfigError
 from rlvr.config.train import AdapterConfig, ModelConfig
-from rlvr.distributed import sharded_tensors as parts
-from rlvr.distributed import sharding
+from rlvr.distributed.sharded_tensors import (
+    Slot,
+    copy_into,
+    moved,
+    temporarily_gathered,
+    without_hooks,
+)
+from rlvr.distributed.strategy import ShardingStrategy
+from rlvr.distributed.world import World
 from rlvr.policy.attention import bucketed, cap_attention, packed_hidden, packs, take, use_packing
 from rlvr.policy.loading import check_len, load_whole
 from rlvr.policy.logits import check_logits, transform_of
@@ -40,7 +48,7 @@ class Policy:
     """The trained model. `reference` is a frozen copy under full fine-tuning with a KL penalty.
 
     adapter: its settings, with the seed in force and the rank that adapter.match picked.
-    holding: what of it this rank has: all, or a part. loss_scale: in float16 only.
+    strategy: how the ranks share it. loss_scale: in float16 only.
     logits_check: the trainer's log-probabilities held to the model's own, when it was loaded.
     """
 
@@ -52,17 +60,9 @@ class Policy:
     device: torch.device
     path: str
     reference: PreTrainedModel | None = None
-    holding: sharding.Holding = field(default_factory=sharding.Holding)
+    strategy: ShardingStrategy = field(default_factory=lambda: ShardingStrategy(World.alone()))
     logits_check: dict[str, float | None] = field(default_factory=dict)
     loss_scale: LossScale | None = None
-
-    @property
-    def strategy(self):
-        return self.holding
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Response tokens to text, without special tokens."""
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
 
     @property
     def causal_lm(self) -> Any:
@@ -84,12 +84,16 @@ class Policy:
     @contextlib.contextmanager
     def reference_at_hand(self) -> Iterator[None]:
         """Keeps the frozen copy, if there is one, on the device; outside it waits in CPU memory."""
-        copied = None if self.holding.parts_weights else self.reference
+        copied = None if self.strategy.shards_weights else self.reference
         if copied is not None:
             nn.Module.to(copied, self.device)
         yield
         if copied is not None:
             nn.Module.to(copied, "cpu")
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Response tokens to text, without special tokens."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def prefix(self, num_rows: int) -> Any | None:
         """A key-value cache of trained positions before every row; None for most methods."""
@@ -131,7 +135,7 @@ class Policy:
                     transform=transform_of(causal_lm),
                 )
 
-        return self.holding.run(causal_lm, work)
+        return self.strategy.run(causal_lm, work)
 
     def micro_batches(self, rows: Sequence[TokenRow], max_tokens: int) -> list[list[int]]:
         """Indices of rows for forward passes of at most `max_tokens` tokens, or one row."""
@@ -198,10 +202,35 @@ class Policy:
             return list(adapter_tensors(self.model).values())
         return list(self.model.parameters())
 
+    @contextlib.contextmanager
+    def gathered(
+        self, optimizer: Optimizer | None = None, only_main: bool = False
+    ) -> Iterator[None]:
+        """Inside the block, what `save` writes is full, in CPU memory; so is optimizer state.
+
+        An adapter's frozen base stays sharded. only_main: full on rank 0, the others only help.
+        """
+        strategy = self.strategy
+        with contextlib.ExitStack() as stack:
+            keep = strategy.keeps(only_main)
+            stack.enter_context(temporarily_gathered(self._saved_slots(), keep))
+            if strategy.shards_weights:
+                stack.enter_context(without_hooks(self.model))
+            if optimizer is not None:
+                stack.enter_context(strategy.gathered_state(optimizer, only_main))
+            yield
+
+    def _saved_slots(self) -> Iterator[Slot]:
+        wanted = {id(value) for value in self.saved_tensors()}
+        for module in self.model.modules():
+            for name, parameter in module._parameters.items():
+                if id(parameter) in wanted:
+                    yield module._parameters, name
+
     def save_adapter(self, folder: Path) -> None:
         """What `save` writes, without the tokenizer."""
         model: Any = self.model
-        with sharding.gathered(self):
+        with self.gathered():
             if self.method.save:
                 self.method.save(model, folder, self.adapter)
             else:
@@ -225,10 +254,10 @@ class Policy:
             saved = load_whole(read, str(folder), dtype=torch.float32, use_safetensors=True)
             live = dict(self.model.named_parameters())
             for name, value in saved.named_parameters():
-                parts.write(value.detach(), live[name])
-        self.holding.loaded()
+                copy_into(live[name], value.detach())
+        self.strategy.loaded()
         if self.method.schedule:
-            schedule = parts.moved(state["schedule"], self.device)
+            schedule = moved(state["schedule"], self.device)
             self.method.schedule.load_state(self.model, schedule)
         if self.loss_scale and state.get("loss_scale"):  # older checkpoints have none
             self.loss_scale.load_state(state["loss_scale"])
@@ -243,11 +272,13 @@ def load_policy(
     num_updates: int = 1000,
     encode_rows: Callable[[Any], list[list[int]]] | None = None,
     device: torch.device | None = None,
+    world: World = World.alone(),
 ) -> Policy:
     """The policy at step 0. `path` is a folder or hub id.
 
     num_updates: optimizer steps of the run. encode_rows(tokenizer): token ids of training problems,
-    called where the method's initialisation looks at data. device: None takes the GPU at hand.
+    called where the method's initialisation looks at data. device: None takes a GPU, if there
+    is one. world: the ranks that train it.
     Raises: ConfigError for a model that cannot be found or read, or modules that it does not have.
     """
     method = get_method(adapter, num_updates)
@@ -271,7 +302,16 @@ def load_policy(
     check_adapted(model, wanted)
     scale = LossScale() if dtype == torch.float16 else None
     policy = Policy(
-        model, tokenizer, method, adapter, dtype, device, path, reference, loss_scale=scale
+        model,
+        tokenizer,
+        method,
+        adapter,
+        dtype,
+        device,
+        path,
+        reference,
+        ShardingStrategy(world),
+        loss_scale=scale,
     )
     policy.check_logits()
     return policy

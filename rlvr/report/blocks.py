@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rlvr.report.diagnosis.finding import Finding
-from rlvr.report.diagnosis.series import Points, running_mean, thin, window_len
+from rlvr.report.series import Points, running_mean, thin, window_len
 
 Block = dict[str, Any]
+Blocks = list[Block | None]
+"""None: a block without data, which the page leaves out."""
+
+Column = tuple[str, str | Callable[[Any], object]]
+"""Title of a table's column, and the key of a record or a function of it that gives the cell."""
 
 
 def section(name: str, title: str, blocks: Iterable[Block | None], intro: str = "") -> Block | None:
@@ -38,11 +43,15 @@ def tiles(rows: Iterable[tuple[str, object, str]]) -> Block | None:
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Block | None:
     """A table whose first column names the row."""
     there = [[show(cell) for cell in row] for row in rows]
-    return (
-        {"type": "table", "caption": caption, "columns": list(columns), "rows": there}
-        if (there)
-        else None
-    )
+    if not there:
+        return None
+    return {"type": "table", "caption": caption, "columns": list(columns), "rows": there}
+
+
+def record_table(caption: str, columns: Sequence[Column], records: Iterable[Any]) -> Block | None:
+    """A table with one row for each record."""
+    rows = [[r.get(c) if isinstance(c, str) else c(r) for _, c in columns] for r in records]
+    return table(caption, [title for title, _ in columns], rows)
 
 
 def details(summary: str, blocks: Iterable[Block | None]) -> Block | None:
@@ -55,10 +64,6 @@ def findings_block(findings: Iterable[Finding]) -> Block | None:
     """Findings as cards, in the order given."""
     items = [asdict(finding) for finding in findings]
     return {"type": "findings", "items": items} if items else None
-
-
-def preformatted(words: str) -> Block:
-    return {"type": "pre", "text": words}
 
 
 def line(
@@ -109,36 +114,30 @@ def chart(
     }
 
 
-def mark(
-    name: str, x: float, style: int, lo: float | None = None, hi: float | None = None
-) -> Block:
-    """A vertical line at x with an interval, finite or absent."""
-    known = lo is not None and hi is not None and math.isfinite(lo) and math.isfinite(hi)
-    span = [_short(lo), _short(hi)] if known and lo is not None and hi is not None else None
+def mark(name: str, x: float, style: int, ci95: Sequence[float] = ()) -> Block:
+    """A vertical line at x, with its interval where that is finite."""
+    span = [_short(end) for end in ci95] if ci95 and all(map(math.isfinite, ci95)) else None
     return {"name": name, "x": _short(x), "style": style, "span": span}
 
 
 def forest(
     title: str,
     x: str,
-    rows: Iterable[tuple[str, dict[str, Any] | None, str, bool]],
+    rows: Iterable[tuple[str, Mapping[str, Any] | None, str, bool]],
     *,
     zero: bool = False,
-    scale: float = 1.0,
     note: str = "",
 ) -> Block | None:
-    """Intervals {"value", "ci95"} under each other: label, interval, remark, whether it is drawn
-    filled. zero: draw a line there."""
+    """Intervals {"value", "ci95"} of fractions under each other, in percent: label, interval,
+    remark, whether it is drawn filled. zero: draw a line there."""
     there = [
-        [label, *(_short(scale * v) for v in (i["value"], *i["ci95"])), remark, filled]
+        [label, *(_short(100 * v) for v in (i["value"], *i["ci95"])), remark, filled]
         for label, i, remark, filled in rows
         if i is not None and i.get("value") is not None and all(map(math.isfinite, i["ci95"]))
     ]
     if not there:
         return None
-    return {
-        "type": "forest", "title": title, "x": x, "rows": there, "zero": zero, "note": note
-    }  # fmt: skip
+    return {"type": "forest", "title": title, "x": x, "rows": there, "zero": zero, "note": note}
 
 
 def over_steps(name: str, points: Points, style: int, *, smooth: bool = False) -> list[Block]:
@@ -150,15 +149,14 @@ def over_steps(name: str, points: Points, style: int, *, smooth: bool = False) -
         return [line(name, thin(points), style=style, kind=kind)]
     window = window_len(len(points))
     mean = running_mean(points, window)
+    # the mean and its band are thinned at the same steps
     chosen = {x for x, _ in thin([(x, y) for x, y, _ in mean])}
+    kept = [point for point in mean if point[0] in chosen]
+    band = [(x, y - half, y + half) for x, y, half in kept]
+    averaged = f"{name}, mean of {window} steps"
     return [
         line("each step", thin(points), style=style, kind="dots"),
-        line(
-            f"{name}, mean of {window} steps",
-            [(x, y) for x, y, _ in mean if x in chosen],
-            style=style,
-            band=[(x, y - half, y + half) for x, y, half in mean if x in chosen],
-        ),
+        line(averaged, [(x, y) for x, y, _ in kept], style=style, band=band),
     ]
 
 
@@ -181,23 +179,12 @@ def show(value: object) -> str:
             return str(value)
 
 
-def interval(value: dict[str, Any] | None, scale: float = 1.0, sign: str = "") -> str:
-    """`43.3 [37.1, 49.8]`, or a dash."""
+def percent_interval(value: Mapping[str, Any] | None, sign: str = "") -> str:
+    """A fraction's `{"value", "ci95"}` in percent: `43.3 [37.1, 49.8]`, or a dash."""
     if not value or value.get("value") is None:
         return "-"
-    lo, hi = value["ci95"]
-    return f"{scale * value['value']:{sign}.1f} [{scale * lo:{sign}.1f}, {scale * hi:{sign}.1f}]"
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    middle, lo, hi = (f"{100 * x:{sign}.1f}" for x in (value["value"], *value["ci95"]))
+    return f"{middle} [{lo}, {hi}]"
 
 
 def _short(value: float) -> float | None:

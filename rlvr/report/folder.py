@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.common.errors import ConfigError
+from rlvr.report.series import start_and_end
 from rlvr.runs.metrics import read_metrics
 
 
@@ -40,6 +41,11 @@ class RunData:
 
     def values(self, metric: str) -> list[float]:
         return [value for _, value in self.points(metric)]
+
+    def ends(self, metric: str, min_steps: int) -> tuple[float, float] | None:
+        """Medians of the metric's first and last tenth; None with fewer steps than min_steps."""
+        values = self.values(metric)
+        return start_and_end(values) if len(values) >= min_steps else None
 
 
 @dataclass(frozen=True)

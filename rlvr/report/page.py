@@ -10,12 +10,12 @@ import time
 from importlib import resources
 from typing import Any
 
-from rlvr.report.analysis_page import analysis_sections
-from rlvr.report.compare_page import closing_section, compare_sections
 from rlvr.report.folder import Source
-from rlvr.report.lr_page import lr_section
 from rlvr.report.rollouts import StepIndex, embed, step_files
-from rlvr.report.run_page import headline, run_sections, settings_section
+from rlvr.report.sections.analysis import analysis_sections
+from rlvr.report.sections.comparison import closing_section, comparison_sections
+from rlvr.report.sections.learning_rates import lr_section
+from rlvr.report.sections.run import headline, run_sections, settings_section
 
 SCRIPTS = (
     "dom.js",
@@ -41,7 +41,7 @@ def page_data(source: Source, index: list[list[StepIndex]], left_out: int = 0) -
     if source.comparison is not None:
         title = str(source.comparison.get("name") or title)
         subtitle = f"Comparison of {len(source.comparison.get('methods', []))} methods"
-        sections += compare_sections(source)
+        sections += comparison_sections(source)
     elif single is not None:
         subtitle = headline(single)
         sections += run_sections(single)

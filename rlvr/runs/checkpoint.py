@@ -182,10 +182,10 @@ def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer) -> dict[
         folder / STATE_FOLDER / "optimizer.pt",
         map_location="cpu",
         weights_only=True,
-        mmap=policy.holding.in_parts,  # else every rank would read all of it into memory
+        mmap=policy.strategy.is_sharded,  # else every rank would read all of it into memory
     )
     policy.load_training_state(folder, saved["policy"])
-    policy.holding.load_state(optimizer, saved["optimizer"])
+    policy.strategy.load_state(optimizer, saved["optimizer"])
     torch.set_rng_state(saved["rng"])
     return json.loads((folder / STATE_FOLDER / "state.json").read_text())
 

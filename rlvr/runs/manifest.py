@@ -22,8 +22,7 @@ from rlvr.adapters.state import adapter_state
 from rlvr.common.checkout import git_commit
 from rlvr.common.files import write_whole
 from rlvr.data.sft_examples import Examples
-from rlvr.distributed import ranks
-from rlvr.distributed import sharded_tensors as parts
+from rlvr.distributed.sharded_tensors import num_elements
 from rlvr.policy.policy import Policy, load_base
 
 if TYPE_CHECKING:
@@ -47,9 +46,9 @@ def manifest(
     sync: str,
 ) -> dict:
     """JSON-ready facts about the run: modules, counts, types, data, versions."""
-    total = sum(parts.num_elements(p) for p in policy.causal_lm.parameters())
+    total = sum(num_elements(p) for p in policy.causal_lm.parameters())
     trained = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
-    count = sum(parts.num_elements(p) for p in trained.values())
+    count = sum(num_elements(p) for p in trained.values())
     match = {"match": policy.adapter.match, "rank": policy.adapter.rank}
     return {
         "method": policy.method.name,
@@ -102,7 +101,7 @@ def finish_manifest(
             facts["update_norms"] = tensor_norms(adapter_state(policy.model), adapter_state(start))
     if num_bytes is not None:
         facts["sync_bytes"] = num_bytes
-    if ranks.is_main():
+    if policy.strategy.world.is_main:
         write_whole(path, json.dumps(facts, indent=1))
 
 

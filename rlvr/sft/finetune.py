@@ -71,7 +71,7 @@ class Parts:
 def check(recipe: FinetuneRecipe) -> None:
     """Refuses, before anything is loaded, what cannot work. Raises: ConfigError."""
     method = get_method(recipe.adapter)
-    check_optimizer(method, recipe.optim)
+    check_optimizer(recipe.optim, method.name, method.own_optimizer)
     if recipe.train.activation_checkpointing and not method.checkpointing:
         raise ConfigError(
             f"train.activation_checkpointing = true: transformers would drop what {method.name}"
@@ -107,7 +107,7 @@ def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Pat
     recipe = absolute(recipe)
     check(recipe)
     folder = new_run_folder(recipe, recipe_path)
-    parts = build(recipe, model_path(recipe, recipe_path, console))
+    parts = build(recipe, model_path(recipe, recipe_path))
     policy, steps = parts.policy, parts.num_updates
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(dump_toml(recipe))

@@ -32,7 +32,7 @@ from rlvr.engines.weights.sync import Syncer, choose_mode
 from rlvr.evaluation.problem_sets import EvalSet, eval_sets, held_out_data, load_benchmarks
 from rlvr.policy.policy import Policy, load_policy, load_tokenizer
 from rlvr.policy.reference import prepare_reference
-from rlvr.policy.sharded import gathered, shard_policy
+from rlvr.policy.sharded import shard_policy
 from rlvr.runs.folder import check_same_data
 from rlvr.sampling.sampler import Sampler
 
@@ -193,6 +193,7 @@ def _policy(recipe: TrainRecipe, model_path: str, prompts: list[list[int]], worl
         keep_reference=recipe.algorithm.kl_beta > 0,
         num_updates=recipe.train.steps * recipe.optim.updates_per_step,
         encode_rows=lambda _tokenizer: prompts[: recipe.adapter.calibration_rows],
+        world=world,
     )
     # random draws and decompositions may differ between devices
     world.copy_from_main(policy.model)
@@ -259,15 +260,16 @@ def refuse_unservable(policy: Policy) -> None:
 
 def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -> Engine:
     """An engine for this run alone. Raises: ConfigError when it cannot serve the policy."""
+    world = policy.strategy.world
     if use_vllm:
         refuse_unservable(policy)
         if recipe.rollout.engine == "vllm_server":
-            return ServerEngine(recipe, policy.path, mode)
+            return ServerEngine(recipe, policy.path, mode, world)
         rank = None
         if mode == "adapter":
-            with gathered(policy):
+            with policy.gathered():
                 rank = max_lora_rank(policy.model)
-        return vllm_local.VllmEngine(recipe, policy.path, rank)
+        return vllm_local.VllmEngine(recipe, policy.path, rank, world)
     from rlvr.engines.transformers import TransformersEngine, check_cache
 
     check_cache(policy)

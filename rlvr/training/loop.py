@@ -21,8 +21,7 @@ from rlvr.config.train import TrainRecipe
 from rlvr.data.absolute_paths import absolute
 from rlvr.data.chat import read_template
 from rlvr.data.contamination import check_training_data
-from rlvr.distributed.ranks import Alone
-from rlvr.distributed.world import World
+from rlvr.distributed.world import LostRanksError, World
 from rlvr.engines.engine import EngineLost, refusal
 from rlvr.engines.stop_tokens import missing_end
 from rlvr.runs.checkpoint import NotWrittenError
@@ -61,14 +60,14 @@ def train(
     end: ends the run before train.steps; it is evaluated there and can be resumed.
     """
     recipe = absolute(recipe)
-    check(recipe)
+    check(recipe, world)
     check_reachable(recipe)
     for caution in cautions(recipe) if world.is_main else ():
         logger.warning(f"caution: {caution}")
     with _on_main(world, claimed(recipe, recipe_path)) as folder, of_run(folder.name):
         run, stop = Run(folder, run_id=secrets.token_hex(4)), StopRequest()
         with StickyInterrupt() as interrupt:
-            path = model_path(recipe, recipe_path, console)
+            path = model_path(recipe, recipe_path, world)
             training = build(recipe, path, start_engine, world=world, safe_point=stop.check)
             facts = _facts(training) | {"run_id": run.run_id}
             _check_interrupt(interrupt, training)
@@ -164,7 +163,7 @@ def _drive(
             except (Stopped, RunError) as error:
                 run.seconds = time.perf_counter() - start
                 # a checkpoint gathers weights from all ranks
-                if not isinstance(error, Alone):
+                if not isinstance(error, LostRanksError):
                     checkpoint_and_stop(training, run, display.say)
                 raise
         run.seconds = time.perf_counter() - start

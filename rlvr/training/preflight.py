@@ -12,25 +12,26 @@ from rlvr.adapters.methods import quantized
 from rlvr.adapters.optimizers import check_optimizer
 from rlvr.common.errors import ConfigError
 from rlvr.common.packages import is_vllm_installed
-from rlvr.distributed import ranks, sharding
+from rlvr.distributed.world import World
 from rlvr.engines.choose import choose_engine
 from rlvr.engines.server.engine import check_servers
 from rlvr.engines.weights.sync import check_mode, mode_of
 from rlvr.evaluation.problem_sets import check_benchmarks
+from rlvr.policy.sharded import check_launcher, launcher_sharding
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
     from rlvr.config.train import TrainRecipe
 
 
-def check(recipe: TrainRecipe) -> None:
+def check(recipe: TrainRecipe, world: World = World.alone()) -> None:
     """Refuses, before anything is loaded, what cannot work here; asks no other machine.
 
     Raises: ConfigError.
     """
     num_updates = recipe.train.steps * recipe.optim.updates_per_step
     method = get_method(recipe.adapter, num_updates)
-    check_optimizer(method, recipe.optim)
+    check_optimizer(recipe.optim, method.name, method.own_optimizer)
     if not method.syncs and not _shares_model(recipe, method):
         raise ConfigError(
             f"rollout.engine = {recipe.rollout.engine!r}: {method.name} cannot be merged into"
@@ -46,15 +47,15 @@ def check(recipe: TrainRecipe) -> None:
         )
     _check_compile(recipe, method)
     _check_async(recipe, method)
-    _check_ranks(recipe)
-    _check_sharding(recipe, method)
+    _check_ranks(recipe, world)
+    _check_sharding(recipe, method, world)
     if recipe.rollout.engine == "vllm" and not is_vllm_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
             " GPU: make install), or set it to 'transformers'"
         )
     _check_sleep(recipe, method)
-    _check_tensor_parallel(recipe, method)
+    _check_tensor_parallel(recipe, method, world)
 
 
 def check_reachable(recipe: TrainRecipe) -> None:
@@ -89,7 +90,7 @@ def _check_sleep(recipe: TrainRecipe, method: Method) -> None:
         )
 
 
-def _check_tensor_parallel(recipe: TrainRecipe, method: Method) -> None:
+def _check_tensor_parallel(recipe: TrainRecipe, method: Method, world: World) -> None:
     """Raises: ConfigError where the processes are no groups that share a vLLM."""
     wanted = recipe.rollout.tensor_parallel_size
     if wanted > 1 and _shares_model(recipe, method):
@@ -97,10 +98,10 @@ def _check_tensor_parallel(recipe: TrainRecipe, method: Method) -> None:
             f"rollout.tensor_parallel_size = {wanted}: transformers generates here, in each process"
             " for itself; set it to 1"
         )
-    if ranks.size() % recipe.rollout.ranks_per_engine:
+    if world.size % recipe.rollout.ranks_per_engine:
         raise ConfigError(
             f"rollout.tensor_parallel_size = {wanted}: the number of processes has to be a multiple"
-            f" of it, and is {ranks.size()}; launch so many (docs/distributed.md), or set it to 1"
+            f" of it, and is {world.size}; launch so many (docs/distributed.md), or set it to 1"
         )
 
 
@@ -109,12 +110,13 @@ def _shares_model(recipe: TrainRecipe, method: Method) -> bool:
     return choose_engine(recipe.rollout.engine, method) == "transformers"
 
 
-def _check_sharding(recipe: TrainRecipe, method: Method) -> None:
+def _check_sharding(recipe: TrainRecipe, method: Method, world: World) -> None:
     """Raises: ConfigError for what a sharded policy cannot do."""
-    if not sharding.is_asked():
+    way = launcher_sharding()
+    if way is None or world.size == 1:
         return
-    sharding.check_launcher()
-    if recipe.model.dtype == "float16" and not sharding.can_scale_loss():
+    check_launcher()
+    if recipe.model.dtype == "float16" and not way.SCALES_LOSS:
         raise ConfigError(
             'model.dtype = "float16": DeepSpeed clips before our loss scale could be taken out; set'
             ' it to "bfloat16" or "float32", or launch with recipes/accelerate/fsdp2.yaml'
@@ -122,7 +124,7 @@ def _check_sharding(recipe: TrainRecipe, method: Method) -> None:
     engine, reference = recipe.rollout.engine, recipe.algorithm.reference
     without_vllm = " without vLLM" if engine == "auto" else ""
     conflicts = {
-        f'adapter.method = "{method.name}"': not sharding.can_shard(method),
+        f'adapter.method = "{method.name}"': not method.can_shard,
         f'rollout.engine = "{engine}"{without_vllm}': _shares_model(recipe, method),
         "train.compile = true": recipe.train.compile,
         f'optim.name = "{recipe.optim.name}"': recipe.optim.name != "adamw",
@@ -138,17 +140,17 @@ def _check_sharding(recipe: TrainRecipe, method: Method) -> None:
             )
 
 
-def _check_ranks(recipe: TrainRecipe) -> None:
+def _check_ranks(recipe: TrainRecipe, world: World) -> None:
     """Raises: ConfigError for what several processes cannot do together."""
-    if ranks.size() > 1 and recipe.rollout.abort_stragglers:
+    if world.size > 1 and recipe.rollout.abort_stragglers:
         raise ConfigError(
-            f"rollout.abort_stragglers = true: not with {ranks.size()} processes, none of which"
+            f"rollout.abort_stragglers = true: not with {world.size} processes, none of which"
             " sees what the others have finished; set it to false"
         )
     servers = recipe.rollout.servers
-    if servers and len(servers) < ranks.size():
+    if servers and len(servers) < world.size:
         raise ConfigError(
-            f"rollout.servers lists {len(servers)}: each of {ranks.size()} processes needs one of"
+            f"rollout.servers lists {len(servers)}: each of {world.size} processes needs one of"
             " its own; start more with rlvr serve, or fewer processes"
         )
 

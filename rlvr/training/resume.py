@@ -13,7 +13,6 @@ from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.distributed.world import World
 from rlvr.policy.reference import load_reference, save_reference
-from rlvr.policy.sharded import gathered
 from rlvr.runs.checkpoint import (
     STATE_FOLDER,
     NotWrittenError,
@@ -34,7 +33,7 @@ def save(training: Training, run: Run) -> Path:
 
     Raises: NotWrittenError.
     """
-    with gathered(training.policy, training.optimizer, only_main=True):
+    with training.policy.gathered(training.optimizer, only_main=True):
         return training.world.on_main(partial(_write, training, run))
 
 
@@ -87,7 +86,7 @@ def restore(
     checkpoints = world.on_main(partial(intact_checkpoints, folder))
     if not checkpoints and list_checkpoints(folder):
         raise ConfigError(f"{folder}: has no usable checkpoint; delete the folder and start again")
-    check(recipe)
+    check(recipe, world)
     check_reachable(recipe)
     facts = json.loads((folder / "manifest.json").read_text())
     training = build(

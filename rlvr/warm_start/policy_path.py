@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from rlvr.common.errors import ConfigError
 from rlvr.config.toml import load_recipe
-from rlvr.distributed import ranks
+from rlvr.distributed.world import World
 
 if TYPE_CHECKING:
     from rlvr.config.sft import FinetuneRecipe
     from rlvr.config.train import TrainRecipe
 
 
-def model_path(recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path, console: Console) -> str:
+def model_path(
+    recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path, world: World = World.alone()
+) -> str:
     """The policy's folder, absolute so that the run is found from elsewhere too, or its hub id;
     runs the warm start first when the recipe names one."""
     given = recipe.model.path
@@ -30,7 +30,7 @@ def model_path(recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path, console:
     if not path.is_absolute() and not path.exists():
         path = recipe_path.parent / path
     config = load_recipe(path, [], WarmStartRecipe)
-    if ranks.size() > 1 and not warm_start_path(config).is_dir():
+    if world.size > 1 and not warm_start_path(config).is_dir():
         raise ConfigError(
             f"model.sft_recipe = {str(path)!r}: its warm start is made in one process; run rlvr sft"
             f" {path} first"

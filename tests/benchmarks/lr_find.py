@@ -23,7 +23,7 @@ from rlvr.compare.learning_rate.dense import read_dense
 from rlvr.compare.learning_rate.find import FIT_WINDOW
 from rlvr.compare.learning_rate.fit import fit_parabola, means_by_lr, near_best
 from rlvr.compare.learning_rate.search import read_finds
-from rlvr.compare.plan import Comparison, open_comparison
+from rlvr.compare.resolve import Comparison, open_comparison
 from rlvr.compare.results import Point
 
 FACTOR, MOST_COST = 1.8, 1 / 3

@@ -23,7 +23,6 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from rlvr.adapters.merge import merged_weights
@@ -125,7 +124,7 @@ class Bench:
 
     def __init__(self, recipe: TrainRecipe, comparison: Path) -> None:
         base = tomllib.loads(comparison.read_text())["compare"]["base"]
-        self.path = rounded_copy(recipe, model_path(recipe, comparison.parent / base, Console()))
+        self.path = rounded_copy(recipe, model_path(recipe, comparison.parent / base))
         self.engine = WarmEngine()
         self.base = load_policy(recipe.model, AdapterConfig(method="full"), self.path, 0, False)
         self.decompositions: dict[str, Svd] = {}

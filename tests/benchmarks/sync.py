@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _warmed_up() -> str:
     from rlvr.warm_start.policy_path import model_path
 
-    return model_path(load_recipe(RECIPE, [], TrainRecipe), RECIPE, Console(stderr=True))
+    return model_path(load_recipe(RECIPE, [], TrainRecipe), RECIPE)
 
 
 def measure_all(

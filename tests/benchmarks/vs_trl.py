@@ -121,7 +121,7 @@ def make_job(
         settings["optim.lr"] = FROZEN_LR
     words = chain.from_iterable((f"--{key}", str(value)) for key, value in settings.items())
     recipe = load_recipe(ROOT / recipe_name, list(words), TrainRecipe)
-    path = args.model or model_path(recipe, ROOT / recipe_name, Console(stderr=True))
+    path = args.model or model_path(recipe, ROOT / recipe_name)
     return Job(recipe, path, trl_passes, args.trl_correction)
 
 

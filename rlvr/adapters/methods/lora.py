@@ -8,7 +8,6 @@ from rlvr.adapters.base import (
     LORA_OPTIONS,
     Method,
     Setup,
-    adamw_groups,
     wrap,
 )
 
@@ -65,8 +64,10 @@ def _lora_fa(model: Any, setup: Setup) -> Any:
 
 def _lora_plus_optimizer(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:
     """AdamW with the learning rate of B `lr_ratio` times that of A. Source: 2402.12354."""
+    from rlvr.adapters.optimizers import build_optimizer
+
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    return adamw_groups(
+    return build_optimizer(
         [
             {"params": [p for name, p in trained if ".lora_B." not in name], "lr_ratio": 1.0},
             {

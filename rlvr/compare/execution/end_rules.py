@@ -16,7 +16,7 @@ WINDOW = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class PolicySize:
     """Parameters of the policy, for operations: all of them, and those that are trained."""
 
     total: int
@@ -59,7 +59,7 @@ def step_seconds(rows: Rows) -> float:
     return sum(row["time/step_s"] for row in rows)
 
 
-def flops(rows: Rows, size: Size) -> float:
+def flops(rows: Rows, size: PolicySize) -> float:
     """Estimated operations: 2 N per sampled token, and per trained token 2 N forward, 2 N backward
     through activations and 2 per trained parameter. Attention over the context is left out.
 
@@ -69,7 +69,7 @@ def flops(rows: Rows, size: Size) -> float:
     return 2 * size.total * sampled_tokens(rows) + update * trained_tokens(rows)
 
 
-def used(rows: Rows, budget: BudgetConfig, size: Size) -> float:
+def used(rows: Rows, budget: BudgetConfig, size: PolicySize) -> float:
     """How much of the budget's unit the steps took."""
     match budget.unit:
         case "steps":

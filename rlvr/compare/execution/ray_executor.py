@@ -7,20 +7,16 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlvr.common.errors import ConfigError
-from rlvr.compare.execution.executors import Run, describe, run_logged
-from rlvr.compare.execution.task import Outcome, Task
-from rlvr.compare.execution.workers import lost
+from rlvr.compare.execution.execute import execute_logged
+from rlvr.compare.execution.task import Executor, RunOutcome, RunTask, lost
 from rlvr.config.compare import ExecutorConfig
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @contextlib.contextmanager
-def open_ray(config: ExecutorConfig, folder: Path, console: Console) -> Iterator[Run]:
+def open_ray(config: ExecutorConfig, folder: Path) -> Iterator[Executor]:
     """Connects to the cluster that RAY_ADDRESS names, or starts one on this machine.
 
     Every node must see the comparison's folder, the data and the model under the same paths: a run
@@ -28,6 +24,7 @@ def open_ray(config: ExecutorConfig, folder: Path, console: Console) -> Iterator
     """
     try:
         import ray
+        from ray.exceptions import RayError
     except ImportError as error:
         raise ConfigError(
             "executor.kind = \"ray\": ray is not installed; pip install 'rlvr[ray]'"
@@ -39,28 +36,21 @@ def open_ray(config: ExecutorConfig, folder: Path, console: Console) -> Iterator
         num_gpus=config.gpus_per_run, num_cpus=config.cpus_per_run, max_retries=config.max_retries
     )(_run)
 
-    def run(tasks: Sequence[Task]) -> list[Outcome]:
+    def run(tasks: Sequence[RunTask]) -> Iterator[RunOutcome]:
         place = str(folder.absolute())
         root = str(Path.cwd())
         waiting = [remote.remote(json.dumps(task.to_json()), place, root) for task in tasks]
-        outcomes = []
-        for number, (task, result) in enumerate(zip(tasks, waiting, strict=True), start=1):
-            outcomes.append(_outcome(ray, task, result))
-            console.print(describe(number, len(tasks), task, outcomes[-1]), soft_wrap=True)
-        return outcomes
+        for task, result in zip(tasks, waiting, strict=True):
+            try:
+                yield RunOutcome(**ray.get(result))
+            except RayError as error:
+                yield lost(task, f"Ray gave it up: {str(error).splitlines()[0]}")
 
     try:
         yield run
     finally:
         if ours:
             ray.shutdown()
-
-
-def _outcome(ray: Any, task: Task, result: Any) -> Outcome:
-    try:
-        return Outcome(**ray.get(result))
-    except ray.exceptions.RayError as error:
-        return lost(task, f"Ray gave it up: {str(error).splitlines()[0]}")
 
 
 def _run(text: str, folder: str, root: str) -> dict[str, Any]:
@@ -76,9 +66,5 @@ def _run(text: str, folder: str, root: str) -> dict[str, Any]:
 
     os.chdir(root)
     set_environment()
-    warm = WarmEngine()
-    try:
-        with to_stderr():
-            return asdict(run_logged(Task.from_json(json.loads(text)), warm, Path(folder)))
-    finally:
-        warm.close()
+    with contextlib.closing(WarmEngine()) as warm, to_stderr():
+        return asdict(execute_logged(RunTask.from_json(json.loads(text)), warm, Path(folder)))

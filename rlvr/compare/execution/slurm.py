@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.compare.execution.executors import describe
-from rlvr.compare.execution.task import Outcome, Task, read_outcome
-from rlvr.compare.execution.workers import lost
+from rlvr.compare.execution.task import Executor, RunOutcome, RunTask, lost, read_outcome
 from rlvr.config.compare import ExecutorConfig
 
-if TYPE_CHECKING:
-    from rich.console import Console
+
+@contextlib.contextmanager
+def open_slurm(config: ExecutorConfig, folder: Path) -> Iterator[Executor]:
+    """Job arrays of this Slurm cluster."""
+    yield lambda tasks: submit(tasks, config, folder)
 
 
-def submit(
-    tasks: Sequence[Task], config: ExecutorConfig, folder: Path, console: Console
-) -> list[Outcome]:
+def submit(tasks: Sequence[RunTask], config: ExecutorConfig, folder: Path) -> list[RunOutcome]:
     """Submits the tasks as one array, waits for it, and reads what each left.
 
     Nodes must see the comparison's folder, data and model under the same paths. Interrupting this
     command leaves the array running; starting it again later takes what has finished.
     Raises: ConfigError without sbatch; RunError when it refuses the job.
     """
-    if not tasks:
-        return []
     if shutil.which("sbatch") is None:
         raise ConfigError('executor.kind = "slurm": no sbatch on PATH; run it on a login node')
     script = write_job(tasks, config, folder)
@@ -39,17 +36,17 @@ def submit(
         ["sbatch", "--wait", str(script)], capture_output=True, text=True, check=False
     )
     outcomes = [read_outcome(task) for task in tasks]
+    # sbatch --wait also exits non-zero when one task of the array failed
     if done.returncode != 0 and not any(outcomes):
         reason = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[0]
         raise RunError(f"sbatch {script} ended with code {done.returncode}: {reason}")
-    results = []
-    for number, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True), start=1):
-        results.append(outcome or lost(task, f"its job left no outcome; see {folder}/logs"))
-        console.print(describe(number, len(tasks), task, results[-1]), soft_wrap=True)
-    return results
+    return [
+        outcome or lost(task, f"its job left no outcome; see {folder}/logs")
+        for task, outcome in zip(tasks, outcomes, strict=True)
+    ]
 
 
-def write_job(tasks: Sequence[Task], config: ExecutorConfig, folder: Path) -> Path:
+def write_job(tasks: Sequence[RunTask], config: ExecutorConfig, folder: Path) -> Path:
     """Writes jobs/N.jsonl and the batch script jobs/N.sh that runs its lines; the script's path."""
     jobs = folder / "jobs"
     jobs.mkdir(parents=True, exist_ok=True)

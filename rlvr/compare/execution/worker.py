@@ -6,6 +6,7 @@ output. With a file and a number: that line of the file, once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -21,22 +22,21 @@ def main(argv: list[str]) -> int:
     """Serves tasks; the exit code."""
     set_environment()
     from rlvr.common.signals import Stopped
-    from rlvr.compare.execution.executors import run_logged
-    from rlvr.compare.execution.task import Task
+    from rlvr.compare.execution.execute import execute_logged
+    from rlvr.compare.execution.task import RunTask
     from rlvr.compare.execution.warm_engine import WarmEngine
 
-    folder, warm = Path(argv[0]), WarmEngine()
+    folder = Path(argv[0])
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not look like an answer
     lines = [Path(argv[1]).read_text().split("\n")[int(argv[2])]] if argv[1:] else sys.stdin
     try:
-        for line in lines:
-            outcome = run_logged(Task.from_json(json.loads(line)), warm, folder)
-            print(json.dumps(asdict(outcome)), file=answers, flush=True)
+        with contextlib.closing(WarmEngine()) as warm:
+            for line in lines:
+                outcome = execute_logged(RunTask.from_json(json.loads(line)), warm, folder)
+                print(json.dumps(asdict(outcome)), file=answers, flush=True)
     except Stopped as stopped:
         return 128 + stopped.signum
-    finally:
-        warm.close()
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import RunError
 from rlvr.compare.learning_rate.prior import REFERENCE
-from rlvr.compare.plan import Comparison
+from rlvr.compare.resolve import Comparison
 from rlvr.policy.packing import TokenRow
 from rlvr.policy.policy import Policy, load_policy
 

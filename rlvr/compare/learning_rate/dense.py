@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlvr.compare.execution.executors import Run
-from rlvr.compare.execution.task import Task, settled
+from rlvr.compare.execution.task import RunTask, settled
 from rlvr.compare.learning_rate.grid import between
-from rlvr.compare.plan import Comparison
+from rlvr.compare.resolve import Comparison
 from rlvr.compare.results import Point, read_point
 
 
-def dense_tasks(comparison: Comparison, labels: Sequence[str]) -> list[Task]:
+def dense_tasks(comparison: Comparison, labels: Sequence[str]) -> list[RunTask]:
     """All runs of the sweep, so ordered that a sweep cut short is a coarser one: one seed after
     another, every second rate first. The rules of the short runs end those that diverge: a rate
     where a seed diverged is never the best."""
@@ -24,12 +23,6 @@ def dense_tasks(comparison: Comparison, labels: Sequence[str]) -> list[Task]:
         for label in labels
         for lr in part
     ]
-
-
-def run_dense(comparison: Comparison, labels: Sequence[str], run: Run) -> dict[str, list[Point]]:
-    """Runs the sweep; points by label."""
-    run(dense_tasks(comparison, labels))
-    return read_dense(comparison, labels)
 
 
 def read_dense(comparison: Comparison, labels: Sequence[str]) -> dict[str, list[Point]]:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlvr.compare.execution.executors import Run
+from rlvr.compare.execution.executors import RunTasks
 from rlvr.compare.learning_rate.fit import Fit, diverged_lrs, fit_parabola, means_by_lr, near_best
 from rlvr.compare.learning_rate.grid import FACTOR, nearest, rate
 from rlvr.compare.learning_rate.prior import Prior
-from rlvr.compare.plan import Comparison
+from rlvr.compare.resolve import Comparison
 from rlvr.compare.results import Point, read_point
 from rlvr.config.compare import FindConfig
 
@@ -180,7 +180,7 @@ def _is_precise(window: Sequence[Point], config: FindConfig) -> bool:
 def find_rates(
     comparison: Comparison,
     labels: Sequence[str],
-    run: Run,
+    run: RunTasks,
     priors: Mapping[str, Prior],
     centres: Mapping[str, float] | None = None,
 ) -> dict[str, LrFind]:

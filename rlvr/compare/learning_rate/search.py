@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlvr.compare.execution.executors import Run
+from rlvr.compare.execution.executors import RunTasks
 from rlvr.compare.learning_rate.find import LrFind, find_rates
 from rlvr.compare.learning_rate.prior import REFERENCE, Prior, priors_from
 from rlvr.compare.learning_rate.transfer import Find, describe_laws, recall, remember, store_path
-from rlvr.compare.plan import Comparison
+from rlvr.compare.resolve import Comparison
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def search(
-    comparison: Comparison, labels: Sequence[str], run: Run, console: Console
+    comparison: Comparison, labels: Sequence[str], run: RunTasks, console: Console
 ) -> dict[str, LrFind]:
     """The rates found, without labels whose every run failed; writes lr_find-LABEL.json files.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from rlvr.common.errors import RunError
-from rlvr.distributed import ranks
+from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.engines.server.client import Server, ServerLost, examine, session
 from rlvr.engines.server.key import find_key
@@ -58,12 +58,14 @@ class ServerEngine(Engine):
 
     name = "vllm_server"
 
-    def __init__(self, recipe: TrainRecipe, path: str, mode: str) -> None:
+    def __init__(
+        self, recipe: TrainRecipe, path: str, mode: str, world: World = World.alone()
+    ) -> None:
         """Waits for the servers. path: the policy's folder or hub id. mode: of the sync.
 
         Raises: ConfigError for a server that cannot serve the recipe, RunError when none answers.
         """
-        recipe = _own_servers(recipe)
+        recipe = _own_servers(recipe, world)
         folder = exchange_folder(recipe.rollout.servers, Path(recipe.run.dir))
         self._folder = tempfile.TemporaryDirectory(prefix=".sync-", dir=folder)
         self._tag, self._num_handovers = secrets.token_hex(4), 0
@@ -155,9 +157,9 @@ class ServerEngine(Engine):
         self._folder.cleanup()
 
 
-def _own_servers(recipe: TrainRecipe) -> TrainRecipe:
+def _own_servers(recipe: TrainRecipe, world: World) -> TrainRecipe:
     """The recipe with this rank's share of the servers: each is given weights by one rank."""
-    mine = recipe.rollout.servers[ranks.rank() :: ranks.size()]
+    mine = recipe.rollout.servers[world.rank :: world.size]
     return recipe.model_copy(
         update={"rollout": recipe.rollout.model_copy(update={"servers": mine})}
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlvr.adapters.export import lora_factors
 from rlvr.adapters.merge import handed_names, merged_weights, plain_name
-from rlvr.distributed import sharded_tensors as parts
+from rlvr.distributed.sharded_tensors import Slot, temporarily_gathered
 from rlvr.engines.weights.vllm_weights import FACTORS
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def check_arrival(
     the policy's own, rounded to the type in which the engine holds it.
 
     step: looks only at the modules whose turn it is after this step. everything: looks also at what
-    training does not change. Ranks that hold a policy in parts call it together.
+    training does not change. All ranks of a sharded policy call it together.
     """
     names = sent_names(policy, mode, everything)
     if step is not None:
@@ -86,7 +86,7 @@ def sent_weights(
         return
     for name, layer in _lora_layers(policy).items():
         if name in modules:
-            with parts.made_whole(_own_places(layer), only_main=False):
+            with temporarily_gathered(_own_slots(layer)):
                 a, b = _factors(policy, layer)
             yield name + FACTORS[0], a
             yield name + FACTORS[1], b
@@ -99,8 +99,8 @@ def _lora_layers(policy: Policy) -> dict[str, Any]:
     return {plain_name(name): layer for name, layer in layers.items()}
 
 
-def _own_places(layer: Any) -> Iterator[tuple[dict[Any, Any], Any]]:
-    """Where the layer's parameters lie, without those of its base."""
+def _own_slots(layer: Any) -> Iterator[Slot]:
+    """Where the layer's parameters are kept, without those of its base."""
     base = set(layer.get_base_layer().modules())
     for module in layer.modules():
         if module not in base:

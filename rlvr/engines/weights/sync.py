@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rlvr.adapters.base import Method, Sync
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.distributed import ranks
+from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine
 from rlvr.engines.weights.arrival import Arrival, check_arrival
 from rlvr.policy.policy import Policy, TokenRow
@@ -45,7 +45,7 @@ class SyncError(RunError):
 class SyncStats:
     """num_bytes handed over. logprob_error: absolute difference between the engine's and the
     trainer's log-probabilities of the probe's tokens (nats): the largest, the mean and the 99th
-    percentile."""
+    percentile. Each is that of the rank with the largest."""
 
     num_bytes: int
     logprob_error: float
@@ -102,12 +102,12 @@ class Syncer:
         engine: Engine,
         mode: Sync,
         prompts: Sequence[list[int]],
-        world=None,
+        world: World = World.alone(),
     ) -> None:
         """num_bytes: of the last sync. prompts: token ids, the first few of which are the probe."""
         self.mode: Sync = mode
         self.num_bytes = 0
-        self._policy, self._engine = policy, engine
+        self._policy, self._engine, self._world = policy, engine, world
         self._tolerance = stop_tolerance(recipe)
         self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
         self._is_proven = False
@@ -123,9 +123,14 @@ class Syncer:
 
         step: number of finished steps; a fiftieth of the modules is read back, by its turn. All of
         them without it, and the first time that this engine is given weights.
-        Raises: SyncError, with every module that did not arrive, or when log-probabilities differ
-        by more than `stop_tolerance` although all did.
+        Raises on every rank: SyncError, with every module that did not arrive, or when
+        log-probabilities differ by more than `stop_tolerance` although all did.
         """
+        stats = self._world.on_all_ranks(lambda: self._sync(step))
+        return SyncStats(*(max(of_ranks) for of_ranks in zip(*map(astuple, stats), strict=True)))
+
+    def _sync(self, step: int | None) -> SyncStats:
+        """This rank's sync. Raises: SyncError."""
         self._engine.wake()
         self.num_bytes = self._hand_over()
         unread = self._prove(step if self._is_proven else None)
@@ -141,8 +146,8 @@ class Syncer:
         return stats
 
     def prove(self) -> None:
-        """Reads back all that the last sync handed over. Raises: SyncError."""
-        self._prove(None)
+        """Reads back all that the last sync handed over. Raises: SyncError, on every rank."""
+        self._world.on_all_ranks(lambda: self._prove(None))
 
     def check(self) -> float:
         """Largest difference between the engine's and the trainer's log-probabilities (nats)."""
@@ -209,7 +214,7 @@ class Syncer:
 
     def _tell(self, kind: str, text: str) -> None:
         """A warning, once of each kind."""
-        if kind not in self._told and ranks.is_main():
+        if kind not in self._told and self._world.is_main:
             print(f"sync: {text}", file=sys.stderr)
         self._told.add(kind)
 

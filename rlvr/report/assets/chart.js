@@ -65,7 +65,7 @@ function legend(spec) {
       sample.append(
         svg("path", { class: `marker ${key}`, d: MARKERS[style % NUM_STYLES](15, 6, 3.6) }),
       );
-    return el("li", {}, sample, name);
+    return el("li", sample, name);
   };
   const series = spec.series.map((s) => entry(s.name, s.style, s.kind));
   const marks = spec.marks.map((m) =>
@@ -75,7 +75,7 @@ function legend(spec) {
       "line",
     ),
   );
-  return series.length + marks.length > 1 ? el("ul", { class: "legend" }, series, marks) : null;
+  return series.length + marks.length > 1 ? el("ul.legend", series, marks) : null;
 }
 
 // The drawing for one width; returns the svg and what the cursor needs.
@@ -134,9 +134,8 @@ function lineChart(spec) {
     .filter((v) => v !== null)
     .sort((a, b) => a - b);
   const values = spec.series.map((s) => new Map(s.points.map((p) => [p[0], p[1]])));
-  const readout = el("p", { class: "readout" });
-  const plot = el("div", {
-    class: "plot",
+  const readout = el("p.readout");
+  const plot = el("div.plot", {
     tabindex: 0,
     role: "slider",
     "aria-label": `${spec.title}: read values with the arrow keys`,
@@ -147,12 +146,12 @@ function lineChart(spec) {
   let state = null,
     at = positions.length - 1;
   const describe = (i) => {
-    const here = spec.series.map((s, k) =>
+    const here = spec.series.flatMap((s, k) =>
       values[k].has(positions[i])
         ? `${s.name} ${number(values[k].get(positions[i]), spec.y.percent)}`
-        : null,
+        : [],
     );
-    return `${spec.x.label} ${number(positions[i])}: ${here.filter(Boolean).join(" · ")}`;
+    return `${spec.x.label} ${number(positions[i])}: ${here.join(" · ")}`;
   };
   const show = (i) => {
     at = Math.max(0, Math.min(positions.length - 1, i));
@@ -197,15 +196,12 @@ function lineChart(spec) {
     plot.replaceChildren(state.drawing);
   });
   return el(
-    "figure",
-    {
-      class: alone ? "panel half alone" : "panel half",
-    },
-    el("figcaption", {}, el("h3", {}, spec.title)),
+    alone ? "figure.panel.half.alone" : "figure.panel.half",
+    el("figcaption", el("h3", spec.title)),
     legend(spec),
     plot,
     readout,
-    spec.note ? el("p", { class: "small" }, spec.note) : null,
+    spec.note ? el("p.small", spec.note) : null,
     lazyDetails("Numbers", () => numbersTable(spec, positions, values)),
   );
 }

@@ -1,20 +1,31 @@
 "use strict";
 // Every element of the page is made here. Text reaches the page as text nodes and nothing else.
 
-function put(node, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== undefined) node.setAttribute(name, value);
-  }
-  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+// Attributes may be left out before children; null is no attribute and no child.
+function put(node, classes, parts) {
+  if (classes.length) node.setAttribute("class", classes.join(" "));
+  const isAttributes = parts[0]?.constructor === Object;
+  for (const [name, value] of Object.entries(isAttributes ? parts[0] : {}))
+    if (value !== null && value !== undefined) node.setAttribute(name, value);
+  const children = (isAttributes ? parts.slice(1) : parts).flat(Infinity);
+  node.append(...children.filter((child) => child !== null && child !== undefined));
   return node;
 }
 
-const el = (tag, attributes = {}, ...children) =>
-  put(document.createElement(tag), attributes, children);
+// el("div.panel.half", {role: "img"}, child, ...)
+function el(name, ...parts) {
+  const [tag, ...classes] = name.split(".");
+  return put(document.createElement(tag), classes, parts);
+}
 
-const svg = (tag, attributes = {}, ...children) =>
-  put(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+const svg = (tag, ...parts) =>
+  put(document.createElementNS("http://www.w3.org/2000/svg", tag), [], parts);
+
+const list = (name, items) =>
+  el(
+    name,
+    items.map((item) => el("li", item)),
+  );
 
 // A number as a person reads it: 4 digits, thousands apart, powers of ten where they are shorter.
 function number(value, percent = false) {

@@ -66,17 +66,15 @@ function forestPlot(spec) {
     remark,
   ]);
   const said = rows.map((r) => r.join(" ")).join("; ");
-  const plot = el("div", {
-    class: "plot",
+  const plot = el("div.plot", {
     role: "img",
     "aria-label": `${spec.title}, in ${spec.x}: ${said}`,
   });
   fit(plot, (width) => plot.replaceChildren(drawForest(spec, width)));
   return el(
-    "figure",
-    { class: "panel" },
-    el("figcaption", {}, el("h3", {}, spec.title)),
+    "figure.panel",
+    el("figcaption", el("h3", spec.title)),
     plot,
-    spec.note ? el("p", { class: "small" }, spec.note) : null,
+    spec.note ? el("p.small", spec.note) : null,
   );
 }

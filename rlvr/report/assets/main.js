@@ -5,8 +5,8 @@ const shown = new Map(); // section id -> { node, flow, blocks: [{ text, type, n
 let tag = null;
 
 const title = el("h1"),
-  subtitle = el("p", { class: "subtitle" }),
-  state = el("p", { class: "status", role: "status" });
+  subtitle = el("p.subtitle"),
+  state = el("p.status", { role: "status" });
 const links = el("ul"),
   content = el("main", { id: "content", tabindex: -1 });
 
@@ -19,7 +19,7 @@ function build(data) {
     : `written ${data.written} by rlvr report`;
   if (data.sections.length !== shown.size || data.sections.some((s) => !shown.has(s.id))) {
     links.replaceChildren(
-      ...data.sections.map((s) => el("li", {}, el("a", { href: `#${s.id}` }, s.title))),
+      ...data.sections.map((s) => el("li", el("a", { href: `#${s.id}` }, s.title))),
     );
   }
   for (const id of shown.keys())
@@ -34,12 +34,12 @@ function build(data) {
 }
 
 function newSection(s) {
-  const flow = el("div", { class: "flow" });
+  const flow = el("div.flow");
   const node = el(
     "section",
     { id: s.id, "aria-labelledby": `${s.id}-title` },
     el("h2", { id: `${s.id}-title` }, s.title),
-    s.intro ? el("p", { class: "intro" }, s.intro) : null,
+    s.intro ? el("p.intro", s.intro) : null,
     flow,
   );
   return { node, flow, blocks: [] };
@@ -78,7 +78,7 @@ function laidOut(nodes) {
   for (const node of nodes) {
     const half = node.classList.contains("half");
     if (half && rows.at(-1)?.className === "charts") rows.at(-1).append(node);
-    else rows.push(half ? el("div", { class: "charts" }, node) : node);
+    else rows.push(half ? el("div.charts", node) : node);
   }
   return rows;
 }
@@ -97,8 +97,8 @@ async function refresh() {
 }
 
 document.body.append(
-  el("a", { class: "skip", href: "#content" }, "Skip to content"),
-  el("header", { class: "top" }, title, subtitle, state),
+  el("a.skip", { href: "#content" }, "Skip to content"),
+  el("header.top", title, subtitle, state),
   el("nav", { "aria-label": "Sections" }, links),
   content,
 );

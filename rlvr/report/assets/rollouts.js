@@ -36,118 +36,100 @@ function marked(text, needle) {
     at >= 0 && parts.length < 200;
     at = lower.indexOf(needle, from)
   ) {
-    parts.push(text.slice(from, at), el("mark", {}, text.slice(at, at + needle.length)));
+    parts.push(text.slice(from, at), el("mark", text.slice(at, at + needle.length)));
     from = at + needle.length;
   }
   return [...parts, text.slice(from)];
 }
 
+const meta = (...texts) =>
+  el(
+    "div.meta",
+    texts.map((text) => (typeof text === "string" ? el("span", text) : text)),
+  );
+
 function responseNode(r, needle) {
-  const signed = (v) => (typeof v === "number" ? (v > 0 ? "+" : "") + number(v) : "-");
+  const right = r.reason === "correct",
+    signed = typeof r.advantage === "number" && r.advantage > 0 ? "+" : "";
+  const verdict = el(
+    `span.verdict.${right ? "right" : "other"}`,
+    `${right ? "\u2713" : "\u2717"} ${r.reason}`,
+  );
+  const facts = [
+    `reward ${number(r.reward)}`,
+    `advantage ${signed}${number(r.advantage)}`,
+    `${number(r.len)} tokens`,
+  ];
+  const long = r.text.length > 1500; // scrolls: the keyboard must reach it
   return el(
-    "div",
-    { class: "response", "data-reason": r.reason },
-    el(
-      "div",
-      { class: "meta" },
-      el(
-        "span",
-        { class: `verdict ${r.reason === "correct" ? "right" : "other"}` },
-        (r.reason === "correct" ? "\u2713 " : "\u2717 ") + r.reason,
-      ),
-      el("span", {}, `reward ${number(r.reward)}`),
-      el("span", {}, `advantage ${signed(r.advantage)}`),
-      el("span", {}, `${number(r.len)} tokens`),
-      r.truncated ? el("span", {}, "cut off") : null,
-    ),
-    el("pre", { dir: "auto", tabindex: r.text.length > 1500 ? 0 : null }, marked(r.text, needle)),
+    "div.response",
+    { "data-reason": r.reason },
+    meta(verdict, ...facts, ...(r.truncated ? ["cut off"] : [])),
+    el("pre", { dir: "auto", tabindex: long ? 0 : null }, marked(r.text, needle)),
   );
 }
 
 function groupNode(step, group, responses, needle) {
+  const shown = `${responses.length} of ${group.responses.length} responses`;
   return el(
-    "article",
-    { class: "group" },
+    "article.group",
     el(
-      "div",
-      { class: "prompt" },
-      el(
-        "div",
-        { class: "meta" },
-        el("span", {}, `step ${step}`),
-        el("span", {}, `problem ${group.problem}`),
-        el("span", {}, `${responses.length} of ${group.responses.length} responses`),
-      ),
+      "div.prompt",
+      meta(`step ${step}`, `problem ${group.problem}`, shown),
       el("pre", { dir: "auto" }, marked(group.prompt, needle)),
     ),
     el(
-      "div",
-      { class: "responses" },
+      "div.responses",
       responses.map((r) => responseNode(r, needle)),
     ),
   );
 }
 
-function option(value, label) {
-  return el("option", { value }, label);
-}
-
 function rolloutBrowser(data) {
   let runs = data.runs,
     token = 0;
-  const run = el("select", {}),
-    step = el("select", {}),
-    verdict = el("select", {});
+  const run = el("select"),
+    step = el("select"),
+    verdict = el("select");
   const search = el("input", { type: "search", placeholder: "in prompts and responses" });
   const earlier = el("button", { type: "button", "aria-label": "earlier step" }, "\u2190");
   const later = el("button", { type: "button", "aria-label": "later step" }, "\u2192");
   const more = el("button", { type: "button" }, "Show more");
-  const status = el("p", { class: "small", role: "status" }),
-    results = el("div", { class: "results" });
+  const status = el("p.small", { role: "status" }),
+    results = el("div.results");
   const steps = () => runs[Number(run.value)]?.steps ?? [];
+  const chosenSteps = () =>
+    steps().filter((s) => step.value === "all" || String(s.step) === step.value);
+  const place = () => steps().findIndex((s) => String(s.step) === step.value);
 
   function fill(select, options, wanted) {
-    select.replaceChildren(...options.map(([value, label]) => option(value, label)));
+    select.replaceChildren(...options.map(([value, label]) => el("option", { value }, label)));
     select.value = options.some(([value]) => value === wanted) ? wanted : (options[0]?.[0] ?? "");
   }
   function fillRuns() {
-    fill(
-      run,
-      runs.map((r, i) => [String(i), r.name]),
-      run.value,
-    );
+    const options = runs.map((r, i) => [String(i), r.name]);
+    fill(run, options, run.value);
   }
   function fillSteps(wanted) {
-    const last = steps().at(-1);
-    fill(
-      step,
-      [["all", "all steps"], ...steps().map((s) => [String(s.step), `step ${s.step}`])],
-      wanted ?? String(last?.step ?? "all"),
-    );
+    const options = steps().map((s) => [String(s.step), `step ${s.step}`]);
+    fill(step, [["all", "all steps"], ...options], wanted ?? options.at(-1)?.[0] ?? "all");
   }
   function fillVerdicts() {
     const counts = new Map();
-    for (const s of steps().filter((s) => step.value === "all" || String(s.step) === step.value))
+    for (const s of chosenSteps())
       for (const [reason, n] of Object.entries(s.reasons))
         counts.set(reason, (counts.get(reason) ?? 0) + n);
     const ordered = [...counts].sort((a, b) => b[1] - a[1]);
     const total = ordered.reduce((sum, [, n]) => sum + n, 0);
-    fill(
-      verdict,
-      [
-        ["all", `all verdicts (${number(total)})`],
-        ...ordered.map(([name, n]) => [name, `${name} (${number(n)})`]),
-      ],
-      verdict.value,
-    );
+    const options = ordered.map(([name, n]) => [name, `${name} (${number(n)})`]);
+    fill(verdict, [["all", `all verdicts (${number(total)})`], ...options], verdict.value);
   }
 
   // Yields the groups that the filters let through, reading one step after the other.
   async function* matches() {
     const needle = search.value.trim().toLowerCase(),
       wanted = verdict.value;
-    const chosen = steps().filter((s) => step.value === "all" || String(s.step) === step.value);
-    for (const s of chosen) {
+    for (const s of chosenSteps()) {
       if (wanted !== "all" && !s.reasons[wanted]) continue;
       for (const group of await stepGroups(Number(run.value), s.step)) {
         const inPrompt = group.prompt.toLowerCase().includes(needle);
@@ -189,7 +171,7 @@ function rolloutBrowser(data) {
   }
   function refresh() {
     token++;
-    const index = steps().findIndex((s) => String(s.step) === step.value);
+    const index = place();
     earlier.disabled = index <= 0;
     later.disabled = index < 0 || index === steps().length - 1;
     results.replaceChildren();
@@ -197,8 +179,7 @@ function rolloutBrowser(data) {
     return showMore();
   }
   function move(by) {
-    const index = steps().findIndex((s) => String(s.step) === step.value);
-    step.value = String(steps()[index + by].step);
+    step.value = String(steps()[place() + by].step);
     fillVerdicts();
     refresh();
   }
@@ -217,18 +198,15 @@ function rolloutBrowser(data) {
   fillSteps();
   fillVerdicts();
   refresh();
-  const label = (text, control, wide) =>
-    el("label", { class: wide ? "wide" : null }, text, control);
   const node = el(
-    "div",
-    { class: "panel browser" },
+    "div.panel.browser",
     el(
-      "div",
-      { class: "filters", role: "search", "aria-label": "Filter rollouts" },
-      runs.length > 1 ? label("Run", run) : null,
-      el("div", { class: "step" }, label("Step", step), earlier, later),
-      label("Verdict", verdict),
-      label("Text", search, true),
+      "div.filters",
+      { role: "search", "aria-label": "Filter rollouts" },
+      runs.length > 1 ? el("label", "Run", run) : null,
+      el("div.step", el("label", "Step", step), earlier, later),
+      el("label", "Verdict", verdict),
+      el("label.wide", "Text", search),
     ),
     status,
     results,
@@ -243,8 +221,7 @@ function rolloutBrowser(data) {
     fillSteps(oldStep);
     verdict.value = oldVerdict;
     fillVerdicts();
-    const index = steps().findIndex((s) => String(s.step) === step.value);
-    later.disabled = index < 0 || index === steps().length - 1;
+    later.disabled = place() < 0 || place() === steps().length - 1;
   };
   return node;
 }

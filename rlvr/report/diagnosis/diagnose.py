@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from rlvr.report.diagnosis import (
-    learning as rules_learning,
-)
-from rlvr.report.diagnosis import (
-    policy as rules_policy,
-)
-from rlvr.report.diagnosis import (
-    signal as rules_signal,
-)
+from rlvr.report.diagnosis import learning, policy, signal
 from rlvr.report.diagnosis.finding import LEVELS, Finding
 from rlvr.report.folder import RunData
 
-RULES = (*rules_learning.RULES, *rules_policy.RULES, *rules_signal.RULES)
+RULES = (*learning.RULES, *policy.RULES, *signal.RULES)
 
 
 def diagnose(run: RunData) -> list[Finding]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from statistics import median
+from typing import Any
 
 from rlvr.report.diagnosis.finding import Finding
-from rlvr.report.diagnosis.series import running_mean, start_and_end, trend, window_len
 from rlvr.report.folder import RunData
+from rlvr.report.series import running_mean, trend, window_len
 
 MIN_STEPS = 20
 """Fewer steps do not tell learning from noise."""
@@ -60,28 +61,20 @@ def no_gradient(run: RunData) -> Finding | None:
 def _signs_of_large_steps(run: RunData) -> list[str]:
     """What else a learning rate that is too high leaves behind, as evidence."""
     signs = []
-    norms = run.values("optim/grad_norm")
-    if len(norms) >= 10:
-        start, end = start_and_end(norms)
-        if start > 0 and end > 10 * start:
-            signs.append(f"optim/grad_norm grew from {start:.2g} to {end:.2g}")
-    entropies = run.values("policy/entropy")
-    if len(entropies) >= 10:
-        start, end = start_and_end(entropies)
-        if start > 0 and (end > 3 * start or end < 0.05 * start):
-            signs.append(f"policy/entropy went from {start:.3g} to {end:.3g} nats")
+    start, end = run.ends("optim/grad_norm", 10) or (0.0, 0.0)
+    if start > 0 and end > 10 * start:
+        signs.append(f"optim/grad_norm grew from {start:.2g} to {end:.2g}")
+    start, end = run.ends("policy/entropy", 10) or (0.0, 0.0)
+    if start > 0 and (end > 3 * start or end < 0.05 * start):
+        signs.append(f"policy/entropy went from {start:.3g} to {end:.3g} nats")
     for name, limit in (("policy/kl_ref", 0.3), ("policy/clip_frac", 0.2)):
-        values = run.values(name)
-        if len(values) >= 10 and start_and_end(values)[1] > limit:
-            signs.append(f"{name} ended at {start_and_end(values)[1]:.2g}")
-    lengths, longest = (
-        run.values("rollout/response_len_mean"),
-        run.setting("rollout.max_response_len"),
-    )
-    if len(lengths) >= 10 and longest:
-        start, end = start_and_end(lengths)
-        if start < 0.6 * longest and end > 0.95 * longest:
-            signs.append(f"responses grew from {start:.0f} tokens to the limit of {longest}")
+        _, end = run.ends(name, 10) or (0.0, 0.0)
+        if end > limit:
+            signs.append(f"{name} ended at {end:.2g}")
+    longest = run.setting("rollout.max_response_len")
+    start, end = run.ends("rollout/response_len_mean", 10) or (0.0, 0.0)
+    if longest and start < 0.6 * longest and end > 0.95 * longest:
+        signs.append(f"responses grew from {start:.0f} tokens to the limit of {longest}")
     return signs
 
 
@@ -90,25 +83,25 @@ def lr_too_high(run: RunData) -> Finding | None:
     points = run.points("reward/mean")
     if len(points) < MIN_STEPS or not _comparable(run):
         return None
-    smooth = running_mean(points, window_len(len(points)))
-    peak_step, peak, peak_half = max(smooth[window_len(len(points)) - 1 :], key=lambda p: p[1])
+    window = window_len(len(points))
+    smooth = running_mean(points, window)
+    # the first means are over fewer steps than a window: one lucky step would be the peak
+    peak_step, peak, peak_half = max(smooth[window - 1 :], key=lambda point: point[1])
     _, end, end_half = smooth[-1]
     scale = run.setting("reward.correct", 1.0) - run.setting("reward.incorrect", 0.0)
     fell = peak - end > max(0.1 * scale, 1.5 * (peak_half + end_half))
     signs = _signs_of_large_steps(run)
     if not fell and len(signs) < 2:
         return None
-    evidence = []
-    if fell:
-        evidence.append(
-            f"reward/mean (running mean) fell from {peak:.3f} at step {peak_step} to {end:.3f} at"
-            f" step {points[-1][0]}"
-        )
+    fall = (
+        f"reward/mean (running mean) fell from {peak:.3f} at step {peak_step} to {end:.3f} at"
+        f" step {points[-1][0]}"
+    )
     return Finding(
         "lr_too_high",
         "problem" if fell else "warning",
         "The learning rate is too high" if signs else "Reward fell: suspect the learning rate",
-        (*evidence, *signs, f"optim.lr = {run.setting('optim.lr', 0.0):g}"),
+        (*([fall] if fell else []), *signs, f"optim.lr = {run.setting('optim.lr', 0.0):g}"),
         (
             "lower optim.lr by 3, or set optim.warmup_steps and optim.schedule",
             LR_REMEDY,
@@ -163,20 +156,19 @@ def not_learning(run: RunData) -> Finding | None:
 
 def _stands_still(run: RunData) -> list[str]:
     """Evidence that the policy is where it was; [] when anything shows that it moved."""
-    entropies, kl = run.values("policy/entropy"), run.values("policy/kl_ref")
+    entropy, kl = run.ends("policy/entropy", 1), run.ends("policy/kl_ref", 1)
+    if max(run.values("policy/clip_frac"), default=0.0) > 1e-3:
+        return []
     evidence = []
-    if entropies:
-        start, end = start_and_end(entropies)
+    if entropy:
+        start, end = entropy
         if start <= 0 or abs(end / start - 1) > 0.08:
             return []
         evidence.append(f"policy/entropy stays at {start:.4g} to {end:.4g} nats")
     if kl:
-        if start_and_end(kl)[1] > 1e-3:
+        if kl[1] > 1e-3:
             return []
-        evidence.append(f"policy/kl_ref is only {start_and_end(kl)[1]:.1g} nats per token")
-    clips = run.values("policy/clip_frac")
-    if clips and max(clips) > 1e-3:
-        return []
+        evidence.append(f"policy/kl_ref is only {kl[1]:.1g} nats per token")
     return evidence
 
 
@@ -185,30 +177,26 @@ def learning(run: RunData) -> Finding | None:
     summary = run.summary or {}
     bounds = summary.get("difference_ci95")
     if bounds and bounds[0] > 0:
-        return Finding(
-            "learning",
-            "good",
-            "Held-out accuracy rose",
-            (
-                f"from {summary['accuracy_before']:.3f} to {summary['accuracy_after']:.3f}:"
-                f" {summary['difference']:+.3f} [{bounds[0]:+.3f}, {bounds[1]:+.3f}] over"
-                f" {summary.get('num_problems', 0)} problems",
-            ),
-        )
+        return Finding("learning", "good", "Held-out accuracy rose", (_accuracy_change(summary),))
     values = run.values("reward/mean")
     if bounds or len(values) < MIN_STEPS or not _comparable(run):
         return None
     change = trend(values)
     if change.z < 3 or lr_too_high(run) is not None:
         return None
-    return Finding(
-        "learning",
-        "good",
-        "Reward rises",
-        (
-            f"reward/mean went from {change.start:.3f} (first fifth) to {change.end:.3f} (last"
-            f" fifth): {change.z:+.1f} standard errors",
-        ),
+    evidence = (
+        f"reward/mean went from {change.start:.3f} (first fifth) to {change.end:.3f} (last"
+        f" fifth): {change.z:+.1f} standard errors"
+    )
+    return Finding("learning", "good", "Reward rises", (evidence,))
+
+
+def _accuracy_change(summary: dict[str, Any]) -> str:
+    lo, hi = summary["difference_ci95"]
+    return (
+        f"from {summary['accuracy_before']:.3f} to {summary['accuracy_after']:.3f}:"
+        f" {summary['difference']:+.3f} [{lo:+.3f}, {hi:+.3f}] over"
+        f" {summary.get('num_problems', 0)} problems"
     )
 
 
@@ -247,12 +235,7 @@ def accuracy_fell(run: RunData) -> Finding | None:
         "accuracy_fell",
         "problem",
         "Held-out accuracy fell",
-        (
-            f"from {summary['accuracy_before']:.3f} to {summary['accuracy_after']:.3f}:"
-            f" {summary['difference']:+.3f} [{bounds[0]:+.3f}, {bounds[1]:+.3f}] over"
-            f" {summary.get('num_problems', 0)} problems; optim.lr ="
-            f" {run.setting('optim.lr', 0.0):g}",
-        ),
+        (f"{_accuracy_change(summary)}; optim.lr = {run.setting('optim.lr', 0.0):g}",),
         ("lower optim.lr by 3", LR_REMEDY),
     )
 

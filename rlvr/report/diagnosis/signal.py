@@ -7,8 +7,8 @@ from typing import Any
 
 from rlvr.data import tables
 from rlvr.report.diagnosis.finding import Finding
-from rlvr.report.diagnosis.series import start_and_end, trend
 from rlvr.report.folder import RunData
+from rlvr.report.series import trend
 
 FAILURES = ("timeout", "worker_died")
 """Verdicts that are failures of the verifier, not of the response."""
@@ -16,22 +16,20 @@ FAILURES = ("timeout", "worker_died")
 
 def groups_without_signal(run: RunData) -> Finding | None:
     """Few groups whose rewards differ: the others cost a rollout and teach nothing."""
-    fractions, rewards = run.values("sampler/informative_frac"), run.values("reward/mean")
-    if len(fractions) < 3 or not rewards:
-        return None
-    _, end = start_and_end(fractions)
-    if end >= 0.3:
+    _, end = run.ends("sampler/informative_frac", 3) or (0.0, 1.0)
+    rewards = run.ends("reward/mean", 1)
+    if end >= 0.3 or rewards is None:
         return None
     low, high = run.setting("reward.incorrect", 0.0), run.setting("reward.correct", 1.0)
-    level = (start_and_end(rewards)[1] - low) / (high - low)
+    level = (rewards[1] - low) / (high - low)
     evidence = [
         f"sampler/informative_frac is {end:.2f} at the end: {1 - end:.0%} of the groups have equal"
-        f" rewards and no gradient; reward/mean is {start_and_end(rewards)[1]:.2f}"
+        f" rewards and no gradient; reward/mean is {rewards[1]:.2f}"
     ]
-    costs = run.values("sampler/rollouts_per_informative_group")
+    costs = run.ends("sampler/rollouts_per_informative_group", 1)
     if costs:
         evidence.append(
-            f"{start_and_end(costs)[1]:.0f} responses are sampled per informative group of"
+            f"{costs[1]:.0f} responses are sampled per informative group of"
             f" {run.setting('rollout.group_size', 8)}"
         )
     if level > 0.7:
@@ -54,10 +52,7 @@ def groups_without_signal(run: RunData) -> Finding | None:
 
 def truncation(run: RunData) -> Finding | None:
     """Responses cut at the limit: their reward says nothing about the reasoning."""
-    values = run.values("rollout/truncated_frac")
-    if len(values) < 3:
-        return None
-    start, end = start_and_end(values)
+    start, end = run.ends("rollout/truncated_frac", 3) or (0.0, 0.0)
     if end < 0.1:
         return None
     longest = run.setting("rollout.max_response_len", "?")
@@ -72,9 +67,9 @@ def truncation(run: RunData) -> Finding | None:
     if unended:
         evidence.append(f"the chat template ends a turn with {unended}, which ended no response")
         remedies = [f'set rollout.stop = ["{unended}"]; a longer limit alone changes nothing']
-    lengths = run.values("rollout/response_len_mean")
+    lengths = run.ends("rollout/response_len_mean", 1)
     if lengths:
-        a, b = start_and_end(lengths)
+        a, b = lengths
         evidence.append(f"rollout/response_len_mean went from {a:.0f} to {b:.0f} tokens")
     return Finding(
         "truncation",
@@ -87,10 +82,10 @@ def truncation(run: RunData) -> Finding | None:
 
 def length_growth(run: RunData) -> Finding | None:
     """Responses that double without paying for it."""
-    lengths, rewards = run.values("rollout/response_len_mean"), run.values("reward/mean")
-    if len(lengths) < 20 or len(rewards) < 20:
+    lengths, rewards = run.ends("rollout/response_len_mean", 20), run.values("reward/mean")
+    if lengths is None or len(rewards) < 20:
         return None
-    start, end = start_and_end(lengths)
+    start, end = lengths
     change = trend(rewards)
     if end < 2 * start or change.z >= 2:
         return None
@@ -113,12 +108,9 @@ def length_growth(run: RunData) -> Finding | None:
 
 def no_answer(run: RunData) -> Finding | None:
     """Responses without a final answer where the verifier looks for one."""
-    values = run.values("reward/no_answer_frac")
-    cut = run.values("rollout/truncated_frac")
-    if len(values) < 3:
-        return None
-    _, end = start_and_end(values)
-    if end < 0.3 or (cut and start_and_end(cut)[1] > 0.8 * end):
+    _, end = run.ends("reward/no_answer_frac", 3) or (0.0, 0.0)
+    _, cut = run.ends("rollout/truncated_frac", 1) or (0.0, 0.0)
+    if end < 0.3 or cut > 0.8 * end:  # a response that is cut off has no answer either
         return None
     mode = run.setting("reward.answer_mode", "boxed")
     return Finding(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlvr.compare.plan import Comparison, open_comparison
+from rlvr.compare.resolve import Comparison, open_comparison
 
 
 @pytest.fixture

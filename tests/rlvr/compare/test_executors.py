@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rlvr.compare.execution.execute import execute
 from rlvr.compare.execution.executors import open_executor
 from rlvr.compare.execution.slurm import write_job
-from rlvr.compare.execution.task import execute, settled
+from rlvr.compare.execution.task import settled
 from rlvr.compare.execution.warm_engine import WarmEngine
 from tests.rlvr.small import steady_metrics
 

@@ -17,7 +17,7 @@ from rlvr.compare.fairness import (
     may_differ,
     refuse_unfair,
 )
-from rlvr.compare.plan import open_comparison
+from rlvr.compare.resolve import open_comparison
 from rlvr.config.train import TrainRecipe
 
 ROOT = Path(__file__).parents[3]

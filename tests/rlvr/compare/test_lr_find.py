@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from rlvr.compare.execution.task import OUTCOME, Outcome, run_key
+from rlvr.compare.execution.task import OUTCOME, RunOutcome, run_key
 from rlvr.compare.learning_rate.find import Search, conclude, find_rates, first_grid, more_rates
 from rlvr.compare.learning_rate.grid import nearest, rate
 from rlvr.compare.learning_rate.prior import prior_of, priors_from
@@ -135,7 +135,7 @@ def write_runs(tasks, best):
         (task.folder / "metrics.jsonl").write_text(
             "".join(json.dumps({"step": s, **row}) + "\n" for s in (1, 2))
         )
-        outcome = Outcome(run_key(task.recipe, task.budget), task.label, "finished", 2)
+        outcome = RunOutcome(run_key(task.recipe, task.budget), task.label, "finished", 2)
         (task.folder / OUTCOME).write_text(json.dumps(vars(outcome)))
         outcomes.append(outcome)
     return outcomes

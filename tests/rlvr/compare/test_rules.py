@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlvr.compare.execution.end_rules import Size, diverged, flops, sampled_tokens, used
+from rlvr.compare.execution.end_rules import PolicySize, diverged, flops, sampled_tokens, used
 from rlvr.config.compare import BudgetConfig, RulesConfig
 
 RULES = RulesConfig()
@@ -55,7 +55,7 @@ def test_budgets_count_what_they_name():
             "time/step_s": 9.0,
         }
     ] * 2
-    size = Size(total=10, trained=4)
+    size = PolicySize(total=10, trained=4)
     assert sampled_tokens(rows) == 4000
     assert used(rows, BudgetConfig(steps=5), size) == 2
     assert used(rows, BudgetConfig(tokens=1e6), size) == 4000
@@ -65,4 +65,4 @@ def test_budgets_count_what_they_name():
 
 def test_full_training_costs_the_usual_6_n_per_trained_token():
     rows = [{"train/tokens_per_s": 1.0, "time/train_s": 1.0, "time/rollout_s": 0.0}]
-    assert flops(rows, Size(100, 100)) == 600
+    assert flops(rows, PolicySize(100, 100)) == 600

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from rlvr.cli import main
 from rlvr.compare.comparison import survivors
+from rlvr.compare.execution.execute import execute
 from rlvr.compare.execution.executors import open_executor
-from rlvr.compare.execution.task import OUTCOME, Task, execute, is_current, run_key, settled
+from rlvr.compare.execution.task import OUTCOME, RunTask, is_current, run_key, settled
 from rlvr.compare.execution.warm_engine import WarmEngine
 from rlvr.runs.metrics import read_metrics
 from tests.rlvr.small import steady_metrics
@@ -63,7 +64,7 @@ def test_the_key_changes_with_what_decides_the_numbers_and_with_nothing_else(ope
         ("eval", {"samples": 2}),
     ):
         assert key(section, **values) != same
-    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+    assert RunTask.from_json(json.loads(json.dumps(task.to_json()))) == task
 
 
 def test_a_default_that_has_changed_since_makes_a_run_out_of_date(open_written):

@@ -16,7 +16,7 @@ from rlvr.adapters import METHODS
 from rlvr.adapters.optimizers import OPTIMIZERS
 from rlvr.algorithm.advantage import ESTIMATORS
 from rlvr.algorithm.surrogate import CLIPS, RATIOS
-from rlvr.compare.execution.executors import _KINDS
+from rlvr.compare.execution.executors import EXECUTORS
 from rlvr.config.algorithm import AlgorithmConfig
 from rlvr.config.compare import CompareRecipe
 from rlvr.config.presets import PRESETS
@@ -135,7 +135,7 @@ def test_adamws_decay_rates_lie_below_1(wrong):
         (AlgorithmConfig, "ratio", RATIOS),
         (AlgorithmConfig, "clip", CLIPS),
         (OptimConfig, "name", OPTIMIZERS),
-        (SECTIONS["ExecutorConfig"], "kind", _KINDS),
+        (SECTIONS["ExecutorConfig"], "kind", EXECUTORS),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

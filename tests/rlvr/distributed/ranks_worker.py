@@ -27,7 +27,8 @@ from rlvr.common.signals import Stopped
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.data.problems import Problem
-from rlvr.distributed import ranks
+from rlvr.distributed import world as world_module
+from rlvr.distributed.world import World, join_world
 from rlvr.engines.transformers import TransformersEngine
 from rlvr.training import loop as train
 from rlvr.training.batch import UpdateConfig, make_batch
@@ -42,35 +43,35 @@ def fail(mine: Exception | None) -> None:
         raise mine
 
 
-def raised() -> list[str]:
+def raised(world: World) -> list[str]:
     """What this rank raises when rank 1 fails in three ways, and when rank 0 is stopped too."""
     died, stopped = RunError("the engine died"), Stopped(signal.SIGTERM)
     cases = [(None, died), (None, ConfigError("no such file")), (None, stopped), (stopped, died)]
     seen = []
     for case in cases:
         try:
-            ranks.together(partial(fail, case[ranks.rank()]))
+            world.on_all_ranks(partial(fail, case[world.rank]))
         except (RunError, ConfigError, Stopped) as error:
             seen.append(f"{type(error).__name__}: {error}")
     return seen
 
 
-def gradients(bucket_elements: int) -> dict[str, list | None]:
+def gradients(world: World, bucket_elements: int) -> dict[str, list | None]:
     """Gradients by name after the sum; on rank r those of c are r + 1."""
-    ranks.BUCKET_ELEMENTS = bucket_elements
+    world_module.BUCKET_ELEMENTS = bucket_elements
     a, b = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
     c = torch.nn.Parameter(torch.zeros(2, 1, dtype=torch.bfloat16))
-    if ranks.is_main():
+    if world.is_main:
         a.grad = torch.tensor([1.0, 2.0, 3.0])
-    c.grad = torch.full_like(c, ranks.rank() + 1)
-    ranks.sum_gradients([a, b, c])
+    c.grad = torch.full_like(c, world.rank + 1)
+    world.sum_gradients([a, b, c])
     found = {"a": a, "b": b, "c": c}
     return {name: None if p.grad is None else p.grad.tolist() for name, p in found.items()}
 
 
-def not_finite(recipe: TrainRecipe) -> dict[str, float]:
+def not_finite(recipe: TrainRecipe, world: World) -> dict[str, float]:
     """What an update does to which one row, on one of the ranks, brings a loss of nan."""
-    policy, optimizer = sharding_worker.start(recipe, in_parts=False)
+    policy, optimizer = sharding_worker.start(recipe, world)
     groups = make_groups()
     before = [p.detach().clone() for p in policy.trainable]
     batch = make_batch(groups, policy, UpdateConfig.of(recipe))
@@ -91,17 +92,18 @@ class Recording(TransformersEngine):
         return super().stream(requests, sampling)
 
 
-def shared_out(recipe: TrainRecipe, met: dict[str, float]) -> dict[str, Any]:
+def shared_out(recipe: TrainRecipe, met: dict[str, float], world: World) -> dict[str, Any]:
     """What one collection of six groups asks of this rank's engine, and what it logs of balance.
 
     met: mean lengths of the problems' responses so far; some had none.
     """
-    policy, _ = sharding_worker.start(recipe, in_parts=False)
+    policy, _ = sharding_worker.start(recipe, world)
     engine = Recording(policy)
     problems = [Problem(f"p{i}", (), "7", Gold.parse("7")) for i in range(6)]
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
         prompts = [[2, 3]] * 6
-        sampler = make_sampler(recipe, problems, prompts, engine, verifier, policy.decode)
+        parts = (engine, verifier, policy.decode)
+        sampler = make_sampler(recipe, problems, prompts, *parts, world=world)
         sampler.load_state(sampler.state() | {"lengths": met})
         got = sampler.collect(0)
     means = {g.problem_id: g.num_tokens / len(g.responses) for g in got.groups}
@@ -113,12 +115,12 @@ def shared_out(recipe: TrainRecipe, met: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def agreed() -> list[str]:
+def stopped(world: World) -> list[str]:
     """What stops this rank when rank 1 alone is told to, at its third safe point."""
     seen = []
     for width in (1, 2):
-        told = iter([None, None, Stopped(signal.SIGTERM) if ranks.rank() else None])
-        check = ranks.agreed(lambda told=told: fail(next(told)), width)
+        told = iter([None, None, Stopped(signal.SIGTERM) if world.rank else None])
+        check = world.synchronized_stop(lambda told=told: fail(next(told)), width)
         try:
             for _ in range(3):
                 check()
@@ -128,27 +130,27 @@ def agreed() -> list[str]:
     return seen
 
 
-def write_facts(path: Path) -> None:
+def write_facts(path: Path, world: World) -> None:
     recipe = load_recipe(path.with_suffix(".toml"), [], TrainRecipe)
     met = {"p0": 900.0, "p1": 10.0, "p4": 10.0, "p5": 10.0}
     facts = {
-        "raised": ranks.gather(raised()),
-        "agreed": ranks.gather(agreed()),
-        "shared_out": ranks.gather(shared_out(recipe, met)),
-        "not_finite": ranks.gather(not_finite(recipe)),
-        "gradients": [*ranks.gather(gradients(1)), *ranks.gather(gradients(1 << 26))],
+        "raised": world.gather(raised(world)),
+        "stopped": world.gather(stopped(world)),
+        "shared_out": world.gather(shared_out(recipe, met, world)),
+        "not_finite": world.gather(not_finite(recipe, world)),
+        "gradients": [*world.gather(gradients(world, 1)), *world.gather(gradients(world, 1 << 26))],
     }
-    if ranks.is_main():
+    if world.is_main:
         path.write_text(json.dumps(facts))
 
 
-def train_in_parts(path: Path) -> None:
+def train_sharded(path: Path, world: World) -> None:
     recipe = load_recipe(path.with_suffix(".toml"), [], TrainRecipe)
     os.environ |= sharding_worker.WAYS[path.stem]
-    found = sharding_worker.train(recipe, path.with_suffix(".run"))
+    found = sharding_worker.train(recipe, path.with_suffix(".run"), world)
     for name in sharding_worker.WAYS[path.stem]:
         del os.environ[name]
-    if ranks.is_main():
+    if world.is_main:
         torch.save(found, path)
 
 
@@ -180,19 +182,19 @@ def fork(num_ranks: int) -> None:
 
 def main() -> None:
     fork(2)
-    ranks.join()
+    world = join_world()
     torch.set_num_threads(1)
     console = Console(quiet=True)
     for path in map(Path, sys.argv[1:]):
         if path.suffix == ".json":
-            write_facts(path)
+            write_facts(path, world)
         elif path.suffix == ".pt":
-            train_in_parts(path)
+            train_sharded(path, world)
         elif path.suffix == ".toml":
-            train.train(load_recipe(path, [], TrainRecipe), path, console)
+            train.train(load_recipe(path, [], TrainRecipe), path, console, world=world)
         else:
-            train.resume(path, console)
-    ranks.leave()
+            train.resume(path, console, world=world)
+    world.shutdown()
 
 
 if __name__ == "__main__":

@@ -18,10 +18,12 @@ from rlvr.adapters.merge import merged_weights
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
-from rlvr.distributed import ranks, sharding, zero
-from rlvr.distributed import sharded_tensors as parts
+from rlvr.distributed import zero
+from rlvr.distributed.sharded_tensors import is_sharded, num_elements
+from rlvr.distributed.world import World, join_world
 from rlvr.policy.policy import Policy, load_policy
 from rlvr.policy.reference import prepare_reference
+from rlvr.policy.sharded import shard_policy
 from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.update import update
@@ -56,7 +58,7 @@ def case(name: str, **more: dict[str, Any]) -> TrainRecipe:
     return make_recipe(**{k: common.get(k, {}) | own.get(k, {}) for k in common | own})
 
 
-def start(recipe: TrainRecipe, in_parts: bool) -> tuple[Policy, Optimizer]:
+def start(recipe: TrainRecipe, world: World) -> tuple[Policy, Optimizer]:
     """The policy at step 0 and its optimizer, as a session builds them."""
     assert recipe.model.path is not None
     policy = load_policy(
@@ -67,19 +69,19 @@ def start(recipe: TrainRecipe, in_parts: bool) -> tuple[Policy, Optimizer]:
         keep_reference=recipe.algorithm.kl_beta > 0,
         num_updates=STEPS,
         encode_rows=lambda _: [list(range(2, 10 + i)) for i in range(8)],
+        world=world,
     )
-    ranks.copy_from_main(policy.model)
-    if in_parts:
-        sharding.shard(policy, recipe.optim)
-    if not policy.holding.parts_weights:
+    world.copy_from_main(policy.model)
+    shard_policy(policy, recipe.optim)
+    if not policy.strategy.shards_weights:
         prepare_reference(policy, recipe.algorithm)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
     return policy, policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
 
 
-def train(recipe: TrainRecipe, folder: Path, first_step: int = 0) -> dict[str, Any]:
+def train(recipe: TrainRecipe, folder: Path, world: World, first_step: int = 0) -> dict[str, Any]:
     """Steps up to STEPS, each with a checkpoint in the folder; metrics, weights and layout."""
-    policy, optimizer = start(recipe, in_parts=ranks.size() > 1)
+    policy, optimizer = start(recipe, world)
     if first_step:
         load_checkpoint(folder / "checkpoints" / f"step_{first_step}", policy, optimizer)
     facts = module_facts(policy.model)
@@ -91,17 +93,17 @@ def train(recipe: TrainRecipe, folder: Path, first_step: int = 0) -> dict[str, A
         if step == 1:
             left_out = _spoilt(policy, optimizer, recipe)
         metrics.append(update(policy, optimizer, batch, config, step, entropy).metrics)
-        with sharding.gathered(policy, optimizer, only_main=True):
-            ranks.from_main(partial(save_checkpoint, folder, step + 1, policy, optimizer, {}))
+        with policy.gathered(optimizer, only_main=True):
+            world.on_main(partial(save_checkpoint, folder, step + 1, policy, optimizer, {}))
     parameters = dict(policy.model.named_parameters())
-    with sharding.gathered(policy):
-        in_sync = {n: parts.is_sharded(p) for n, p in policy.model.named_parameters()}
+    with policy.gathered():
+        in_sync = {n: is_sharded(p) for n, p in policy.model.named_parameters()}
     return {
         "facts": facts,
         "metrics": metrics,
         "left_out": left_out,
         "weights": {name: value.clone() for name, value in merged_weights(policy.model)},
-        "held": {n: (_held(p), parts.num_elements(p)) for n, p in parameters.items()},
+        "held": {n: (_held(p), num_elements(p)) for n, p in parameters.items()},
         "in_sync": in_sync,
     }
 
@@ -114,7 +116,7 @@ def _spoilt(policy: Policy, optimizer: Optimizer, recipe: TrainRecipe) -> list[b
         values[0] = math.nan
     stats = update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, entropy).metrics
     num_updates = min(recipe.optim.updates_per_step, len(groups))
-    refused = policy.holding.step(policy.trainable, optimizer, 1.0, valid=False)
+    refused = policy.strategy.step(policy.trainable, optimizer, 1.0, valid=False)
     return [stats["optim/skipped"] == num_updates, refused is None]
 
 
@@ -122,23 +124,23 @@ def _spoilt(policy: Policy, optimizer: Optimizer, recipe: TrainRecipe) -> list[b
 def _held(value: Any) -> int:
     if hasattr(value, "ds_tensor"):
         return value.ds_tensor.numel()
-    return (value.to_local() if parts.is_sharded(value) else value).numel()
+    return (value.to_local() if is_sharded(value) else value).numel()
 
 
 def main() -> None:
-    ranks.join()
+    world = join_world()
     torch.set_num_threads(1)
     out, whole = map(Path, sys.argv[1:3])
     for path in map(Path, sys.argv[3:]):
         recipe = load_recipe(path, [], TrainRecipe)
-        found = train(recipe, out / path.stem)
+        found = train(recipe, out / path.stem, world)
         begun = whole / path.stem / "checkpoints" / "step_1"
         folder = out / f"continued-{path.stem}"
-        ranks.from_main(partial(shutil.copytree, begun, folder / "checkpoints" / "step_1"))
-        found["continued"] = train(recipe, folder, first_step=1)["weights"]
-        if ranks.is_main():
+        world.on_main(partial(shutil.copytree, begun, folder / "checkpoints" / "step_1"))
+        found["continued"] = train(recipe, folder, world, first_step=1)["weights"]
+        if world.is_main:
             torch.save(found, out / f"{path.stem}.pt")
-    ranks.leave()
+    world.shutdown()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from rlvr.common.errors import ConfigError
 from rlvr.config.toml import dump_toml, load_recipe
 from rlvr.config.train import TrainRecipe
-from rlvr.distributed import ranks
+from rlvr.distributed.shares import in_order, shares
+from rlvr.distributed.world import REFUSED, World, join_world
 from rlvr.training import loop as train
 from tests.rlvr import cases
 from tests.rlvr.distributed import sharding_worker
@@ -127,7 +128,7 @@ def runs(write_pair, tmp_path_factory):
     facts = cases.make_recipe(rollout={"prompts_per_step": 6}, sampling={"dynamic": False})
     (folder / "facts.toml").write_text(dump_toml(facts))
     resumed = cut(folder / "one" / "lora", folder / "two" / "resumed")
-    command = [sys.executable, "-m", "tests.rlvr.ranks_worker"]
+    command = [sys.executable, "-m", "tests.rlvr.distributed.ranks_worker"]
     words = [folder / "facts.json", two, resumed, *(folder / f"{way}.pt" for way in PARTS)]
     done = subprocess.run(
         [*command, *map(str, words)], capture_output=True, text=True, check=False, cwd=ROOT
@@ -170,7 +171,7 @@ def test_one_process_continues_what_two_began(runs, tmp_path):
 
 def test_two_processes_train_in_parts_what_one_trains(runs, tmp_path):
     """Of the methods with more to them, and of runs: see test_sharding.py."""
-    expected = sharding_worker.train(sharding_worker.case("lora"), tmp_path)
+    expected = sharding_worker.train(sharding_worker.case("lora"), tmp_path, World.alone())
     for way in PARTS:
         assert_same_steps(torch.load(runs / f"{way}.pt"), expected)
 
@@ -213,7 +214,7 @@ def test_a_rank_with_a_long_group_is_asked_for_fewer_and_groups_stay_in_order(ru
 
 
 def test_ranks_that_need_each_other_stop_together(runs):
-    found = json.loads((runs / "facts.json").read_text())["agreed"]
+    found = json.loads((runs / "facts.json").read_text())["stopped"]
     assert found == [
         ["goes on", "stopped by SIGTERM"],
         ["stopped by SIGTERM", "stopped by SIGTERM"],
@@ -232,34 +233,35 @@ def test_a_loss_that_is_not_finite_on_one_rank_leaves_the_update_out_on_all(runs
 
 
 def test_shares_put_the_longest_first_on_the_rank_with_the_least():
-    assert ranks.shares([3, 9, 1, 4, 2], 2) == [[1, 2], [0, 3, 4]]
-    assert ranks.shares([5, 5], 3) == [[0], [1], []]
-    assert ranks.shares([], 2) == [[], []]
+    assert shares([3, 9, 1, 4, 2], 2) == [[1, 2], [0, 3, 4]]
+    assert shares([5, 5], 3) == [[0], [1], []]
+    assert shares([], 2) == [[], []]
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 8])
 def test_shares_hold_every_index_once_and_balance_long_tails(num_ranks):
     draw = torch.Generator().manual_seed(0)
     lengths = torch.randn(128, generator=draw).exp().mul(400).long().tolist()
-    parts = ranks.shares(lengths, num_ranks)
+    parts = shares(lengths, num_ranks)
     assert sorted(i for part in parts for i in part) == list(range(128))
     loads = [sum(lengths[i] for i in part) for part in parts]
     assert max(loads) < 1.05 * sum(lengths) / num_ranks
 
 
 def test_a_lone_process_exchanges_nothing():
-    assert (ranks.rank(), ranks.size(), ranks.gather("x"), ranks.is_main()) == (0, 1, ["x"], True)
-    dealt, parts = ranks.spread([1, 2, 3], [5, 1, 3], lambda items: [2 * i for i in items])
-    assert ranks.in_order(dealt, parts) == [2, 4, 6]
-    assert ranks.balanced([7, 1]) == [0, 1]
+    world = World.alone()
+    assert (world.rank, world.size, world.gather("x"), world.is_main) == (0, 1, ["x"], True)
+    dealt, parts = world.scatter_work([1, 2, 3], [5, 1, 3], lambda items: [2 * i for i in items])
+    assert in_order(dealt, parts) == [2, 4, 6]
+    assert world.my_share([7, 1]) == [0, 1]
 
 
-@pytest.mark.parametrize(("flag", "name"), ranks.REFUSED.items())
+@pytest.mark.parametrize(("flag", "name"), REFUSED.items())
 def test_sharded_training_is_refused_with_the_remedy(monkeypatch, flag, name):
     for key, value in {"LOCAL_RANK": "0", "WORLD_SIZE": "2", flag: "true"}.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(ConfigError, match=rf"asks for {name}.*ddp\.yaml"):
-        ranks.join()
+        join_world()
 
 
 def test_a_missing_deepspeed_is_named_with_its_extra(monkeypatch):
@@ -268,7 +270,7 @@ def test_a_missing_deepspeed_is_named_with_its_extra(monkeypatch):
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"not installed; pip install 'rlvr\[deepspeed\]'"):
-        ranks.join()
+        join_world()
 
 
 def start(recipe: Path, *launcher: object) -> subprocess.Popen[str]:

@@ -20,7 +20,8 @@ from rlvr.adapters import METHODS
 from rlvr.common.errors import ConfigError
 from rlvr.config.toml import dump_toml, load_recipe
 from rlvr.config.train import TrainRecipe
-from rlvr.distributed import fsdp, ranks, sharding, zero
+from rlvr.distributed import fsdp, zero
+from rlvr.distributed.world import World
 from rlvr.training.preflight import check
 from tests.rlvr import cases
 from tests.rlvr.distributed import sharding_worker
@@ -55,7 +56,10 @@ def train_both(folder: Path, recipes: dict, way: str) -> dict[str, tuple[dict, d
     for name, recipe in recipes.items():
         paths.append(folder / f"{name}.toml")
         paths[-1].write_text(dump_toml(recipe))
-    whole = {name: sharding_worker.train(r, folder / "one" / name) for name, r in recipes.items()}
+    whole = {
+        name: sharding_worker.train(r, folder / "one" / name, World.alone())
+        for name, r in recipes.items()
+    }
     launch(way, folder / "two", folder / "one", *paths)
     return {
         name: (torch.load(folder / "two" / f"{name}.pt"), found) for name, found in whole.items()
@@ -63,7 +67,7 @@ def train_both(folder: Path, recipes: dict, way: str) -> dict[str, tuple[dict, d
 
 
 def launch(way: str, *words: object) -> None:
-    command = [*LAUNCH, "-m", "tests.rlvr.sharding_worker", *map(str, words)]
+    command = [*LAUNCH, "-m", "tests.rlvr.distributed.sharding_worker", *map(str, words)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -180,7 +184,7 @@ def test_a_whole_continues_what_two_halves_began(trained, tmp_path):
     for name in CASES:
         copied = copy_start(folder / "two" / name, tmp_path / name)
         recipe = load_recipe(folder / f"{name}.toml", [], TrainRecipe)
-        found = sharding_worker.train(recipe, copied, first_step=1)
+        found = sharding_worker.train(recipe, copied, World.alone(), first_step=1)
         assert_close(found["weights"], results[name][1]["weights"])
 
 
@@ -205,7 +209,7 @@ def test_every_method_that_is_not_refused_trains_in_parts(way, half, tmp_path):
     for name, method in list(METHODS.items())[half::2]:
         rank = {"rank": 4} if "rank" in method.options else {}
         adapter = {"method": name} | rank | ({name: small[name]} if name in small else {})
-        if sharding.can_shard(method):
+        if method.can_shard:
             recipes[name] = cases.make_recipe(adapter=adapter, optim={"eps": 1e-6, "lr": 1e-3})
     results = train_both(tmp_path, recipes, way)
     for name, (ours, theirs) in results.items():
@@ -217,11 +221,10 @@ def test_every_method_that_is_not_refused_trains_in_parts(way, half, tmp_path):
 
 
 def refuse(monkeypatch, flags: dict[str, str], recipe, message: str) -> None:
-    monkeypatch.setattr(ranks, "_world", ranks._World(0, 2, None, None))
     for key, value in flags.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(ConfigError, match=message):
-        check(recipe)
+        check(recipe, World(0, 2))
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_other_types_are_not_scaled(real_logits_policy):
         recipe, policy = load(real_logits_policy, "lora", "token_mean", dtype)
         metrics, _ = descend(recipe, policy)
         assert "optim/loss_scale" not in metrics
-        assert policy.holding.scale == 1
+        assert policy.strategy.scale == 1
 
 
 def test_an_overflow_skips_one_update_and_the_next_one_is_made(real_logits_policy):
@@ -164,11 +164,11 @@ def test_a_penalty_of_the_method_keeps_its_weight_beside_a_scaled_loss(real_logi
 
 
 def test_float16_under_deepspeed_is_refused_with_the_remedy(make_recipe, monkeypatch):
-    from rlvr.distributed import ranks, zero
+    from rlvr.distributed import zero
+    from rlvr.distributed.world import World
 
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv(zero.STAGE, "2")
-    monkeypatch.setattr(ranks, "size", lambda: 2)
     recipe = make_recipe(model={"dtype": "float16"}, rollout={"engine": "vllm"})
     with pytest.raises(ConfigError, match=r'model\.dtype = "float16": .* launch with .*fsdp2'):
-        check(recipe)
+        check(recipe, World(0, 2))

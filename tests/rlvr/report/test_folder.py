@@ -5,7 +5,6 @@ import json
 import pytest
 
 from rlvr.common.errors import ConfigError
-from rlvr.report.diagnosis.series import running_mean, thin, trend
 from rlvr.report.folder import read_run, read_source
 from rlvr.report.rollouts import (
     MAX_TEXT_LEN,
@@ -15,6 +14,7 @@ from rlvr.report.rollouts import (
     shorten,
     step_files,
 )
+from rlvr.report.series import running_mean, thin, trend
 from rlvr.runs.metrics import read_metrics
 from tests.rlvr.report.folders import write_comparison, write_rollouts, write_run
 

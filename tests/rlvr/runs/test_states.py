@@ -17,7 +17,6 @@ from rlvr.adapters.optimizers import build_optimizer
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.config.train import AdapterConfig, AlgorithmConfig, SamplingConfig
 from rlvr.data.problems import encode_prompts, load_problems
-from rlvr.distributed.sharding import Holding
 from rlvr.engines.transformers import TransformersEngine
 from rlvr.policy.loss_scale import LossScale
 from rlvr.policy.packing import TokenRow
@@ -152,7 +151,7 @@ def step(policy: Any, optimizer: Any, number: int) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("method", ["full", "lora", "adalora", "vera"])
 def test_weights_schedule_and_optimizer(make_recipe: Any, tmp_path: Path, method: str) -> None:
-    """What a checkpoint restores: Policy.load_training_state and Holding.load_state."""
+    """What a checkpoint restores: Policy.load_training_state and ShardingStrategy.load_state."""
     recipe = make_recipe()
     rank = {} if method == "full" else {"rank": 4}
     config = AdapterConfig(method=method, target_modules=("q_proj", "v_proj"), **rank)  # type: ignore
@@ -178,7 +177,7 @@ def test_weights_schedule_and_optimizer(make_recipe: Any, tmp_path: Path, method
     def restore(pair: Any, saved: Any) -> None:
         policy, optimizer = pair
         policy.load_training_state(saved["folder"].path, saved["policy"])
-        Holding().load_state(optimizer, copy.deepcopy(saved["optimizer"]))
+        policy.strategy.load_state(optimizer, copy.deepcopy(saved["optimizer"]))
 
     check(make, use, state, restore)
 
@@ -205,7 +204,7 @@ TESTED = {
     "algorithm.entropy_control.EntropyControl.load_state": test_the_entropy_controller,
     "policy.loss_scale.LossScale.load_state": test_the_loss_scale,
     "sampling.sampler.Sampler.load_state": test_the_sampler,
-    "distributed.sharding.Holding.load_state": test_weights_schedule_and_optimizer,
+    "distributed.strategy.ShardingStrategy.load_state": test_weights_schedule_and_optimizer,
     "policy.policy.Policy.load_training_state": test_weights_schedule_and_optimizer,
     "adapters.methods.adalora._load_state": test_weights_schedule_and_optimizer,
     "adapters.state.load_adapter_state": test_weights_schedule_and_optimizer,

@@ -8,17 +8,30 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
-from rlvr.report.blocks import Block, chart, findings_block, flatten, line, table, text
+from rlvr.common.nested import flatten
+from rlvr.report.blocks import (
+    Block,
+    Blocks,
+    chart,
+    findings_block,
+    line,
+    record_table,
+    table,
+    text,
+)
 from rlvr.report.diagnosis.diagnose import diagnose
 from rlvr.report.diagnosis.finding import LEVELS, Finding
-from rlvr.report.diagnosis.series import running_mean, thin, window_len
 from rlvr.report.folder import RunData, Source
-from rlvr.report.run_page import accuracy_points
+from rlvr.report.sections.run import accuracy_points
+from rlvr.report.series import running_mean, thin, window_len
+
+ByMethod = dict[str, list[RunData]]
+"""Runs by the label of their method."""
 
 SEED_BAND = "Line: mean over seeds of the running mean; shaded: lowest to highest seed."
 
 
-def runs_by_method(source: Source) -> dict[str, list[RunData]]:
+def runs_by_method(source: Source) -> ByMethod:
     """The runs that are there, by the method's label, in the comparison's order."""
     methods = (source.comparison or {}).get("methods", [])
     found = {
@@ -74,25 +87,13 @@ def seed_series(label: str, runs: Sequence[RunData], metric: str, style: int) ->
     return line(label, chosen, style=style, band=band if len(curves) > 1 else ())
 
 
-def learning_curves(by_method: dict[str, list[RunData]]) -> list[Block | None]:
+def learning_curves(by_method: ByMethod) -> Blocks:
     """Reward and held-out accuracy of every method."""
-    rewards = [
-        seed_series(label, runs, "reward/mean", i)
-        for i, (label, runs) in enumerate(by_method.items())
-    ]
-    accuracies = [
-        _seed_accuracy(label, runs, i) for i, (label, runs) in enumerate(by_method.items())
-    ]
+    accuracies = [_seed_accuracy(name, runs, i) for i, (name, runs) in enumerate(by_method.items())]
+    note = "Mean over seeds; bars: lowest to highest seed."
     return [
-        chart("Mean reward", "step", "reward", rewards, note=SEED_BAND),
-        chart(
-            "Held-out accuracy",
-            "step",
-            "accuracy",
-            accuracies,
-            percent=True,
-            note="Mean over seeds; bars: lowest to highest seed.",
-        ),
+        chart("Mean reward", "step", "reward", _curves(by_method, "reward/mean"), note=SEED_BAND),
+        chart("Held-out accuracy", "step", "accuracy", accuracies, percent=True, note=note),
     ]
 
 
@@ -118,62 +119,53 @@ OTHERS = (
 """Metric, title, unit, and whether the axis is in percent from 0."""
 
 
-def policy_curves(by_method: dict[str, list[RunData]]) -> list[Block | None]:
+def policy_curves(by_method: ByMethod) -> Blocks:
     """One chart for each of OTHERS."""
     return [
-        chart(
-            title,
-            "step",
-            unit,
-            [
-                seed_series(label, runs, metric, i)
-                for i, (label, runs) in enumerate(by_method.items())
-            ],
-            percent=percent,
-            from_zero=percent,
-        )
+        chart(title, "step", unit, _curves(by_method, metric), percent=percent, from_zero=percent)
         for metric, title, unit, percent in OTHERS
     ]
 
 
+def _curves(by_method: ByMethod, metric: str) -> Blocks:
+    return [seed_series(name, runs, metric, i) for i, (name, runs) in enumerate(by_method.items())]
+
+
+RUN_COLUMNS = (
+    ("run", "name"),
+    ("status", "status"),
+    ("reason", lambda run: run.get("reason") or None),
+    ("steps", "steps"),
+    ("before", "accuracy_before"),
+    ("after", "accuracy"),
+    ("last reward", "reward_last"),
+    ("tokens", "tokens"),
+    ("seconds", "seconds"),
+)
+
+
 def run_table(c: dict[str, Any]) -> Block | None:
     """Every run with its status, and why it failed."""
-    rows = [
-        (
-            f"{m['label']}, seed {r.get('seed')}",
-            r.get("status"),
-            r.get("reason") or None,
-            r.get("steps"),
-            r.get("accuracy_before"),
-            r.get("accuracy"),
-            r.get("reward_last"),
-            r.get("tokens"),
-            r.get("seconds"),
-        )
+    runs = [
+        {"name": f"{m['label']}, seed {run.get('seed')}"} | run
         for m in c.get("methods", [])
-        for r in m.get("runs", [])
+        for run in m.get("runs", [])
     ]
-    columns = (
-        "run",
-        "status",
-        "reason",
-        "steps",
-        "before",
-        "after",
-        "last reward",
-        "tokens",
-        "seconds",
-    )
-    return table("Every run", columns, rows)
+    return record_table("Every run", RUN_COLUMNS, runs)
+
+
+PRUNED_COLUMNS = (
+    ("run", lambda p: f"{p['label']}, seed {p.get('seed')}"),
+    ("rung", "rung"),
+    ("steps", "steps"),
+    ("value", "value"),
+)
 
 
 def pruned_table(c: dict[str, Any]) -> Block | None:
     """What successive halving ended, and when."""
-    rows = [
-        (f"{p['label']}, seed {p.get('seed')}", p.get("rung"), p.get("steps"), p.get("value"))
-        for p in c.get("pruned", [])
-    ]
-    return table("Stopped early by successive halving", ("run", "rung", "steps", "value"), rows)
+    title = "Stopped early by successive halving"
+    return record_table(title, PRUNED_COLUMNS, c.get("pruned", []))
 
 
 IGNORED = ("run.name", "run.dir")

@@ -1,4 +1,4 @@
-"""Several runs at a time on this machine: worker processes that share its GPUs or cores."""
+"""Several runs at a time on this machine, in processes that share its GPUs or cores."""
 
 from __future__ import annotations
 
@@ -11,24 +11,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rlvr.compare.execution.executors import Run, describe
-from rlvr.compare.execution.task import Outcome, Task, run_key
-from rlvr.runs.metrics import read_metrics
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from rlvr.compare.execution.task import Executor, RunOutcome, RunTask, lost
+from rlvr.config.compare import ExecutorConfig
 
 
-class Worker:
+class RunProcess:
     """A process that keeps its engine warm from task to task; started again when it dies."""
 
     def __init__(self, index: int, count: int, folder: Path) -> None:
         self._index, self._count, self._folder = index, count, folder
         self._process: subprocess.Popen[str] | None = None
 
-    def run(self, task: Task) -> Outcome:
+    def run(self, task: RunTask) -> RunOutcome:
         """The task's outcome; failed, with the exit code, when the process died over it."""
         process = self._process = self._process or self._start()
         assert process.stdin is not None
@@ -38,7 +33,7 @@ class Worker:
             process.stdin.flush()
         answer = process.stdout.readline()
         if answer:
-            return Outcome(**json.loads(answer))
+            return RunOutcome(**json.loads(answer))
         code, self._process = process.wait(), None
         return lost(task, f"its process ended with code {code}; see logs/{task.folder.name}.log")
 
@@ -51,11 +46,12 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | self._devices(),
+            # torch counts the cores it may use when it is imported: before that, not from inside
             preexec_fn=lambda: os.sched_setaffinity(0, share),
         )
 
     def _devices(self) -> dict[str, str]:
-        """The one GPU of this worker; workers share GPUs when there are fewer."""
+        """The one GPU of this process; processes share GPUs when there are fewer."""
         import torch
 
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -73,38 +69,28 @@ class Worker:
             self._process.wait()
 
 
-def lost(task: Task, reason: str) -> Outcome:
-    """The outcome of a run whose process is gone. Not written down: a restart resumes the run."""
-    key = run_key(task.recipe, task.budget)
-    return Outcome(key, task.label, "failed", len(read_metrics(task.folder)), None, reason)
-
-
 @contextlib.contextmanager
-def open_workers(count: int, folder: Path, console: Console) -> Iterator[Run]:
-    """`count` workers that take tasks as they become free."""
-    workers = [Worker(index, count, folder) for index in range(count)]
-    free: queue.Queue[Worker] = queue.Queue()
-    for worker in workers:
-        free.put(worker)
+def open_processes(config: ExecutorConfig, folder: Path) -> Iterator[Executor]:
+    """`config.parallel` processes that take tasks as they become free."""
+    count = config.parallel
+    processes = [RunProcess(index, count, folder) for index in range(count)]
+    free: queue.Queue[RunProcess] = queue.Queue()
+    for process in processes:
+        free.put(process)
 
-    def run_one(task: Task) -> Outcome:
-        worker = free.get()
+    def run_one(task: RunTask) -> RunOutcome:
+        process = free.get()
         try:
-            return worker.run(task)
+            return process.run(task)
         finally:
-            free.put(worker)
+            free.put(process)
 
-    def run(tasks: Sequence[Task]) -> list[Outcome]:
-        outcomes = []
+    def run(tasks: Sequence[RunTask]) -> Iterator[RunOutcome]:
         with ThreadPoolExecutor(count) as pool:
-            results = zip(tasks, pool.map(run_one, tasks), strict=True)
-            for number, (task, outcome) in enumerate(results, start=1):
-                console.print(describe(number, len(tasks), task, outcome), soft_wrap=True)
-                outcomes.append(outcome)
-        return outcomes
+            yield from pool.map(run_one, tasks)
 
     try:
         yield run
     finally:
-        for worker in workers:
-            worker.close()
+        for process in processes:
+            process.close()

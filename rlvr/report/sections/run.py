@@ -4,43 +4,65 @@ from __future__ import annotations
 
 from typing import Any
 
+from rlvr.common.nested import flatten
 from rlvr.report.blocks import (
     Block,
+    Blocks,
     chart,
     details,
     facts,
     findings_block,
-    flatten,
     line,
     over_steps,
+    record_table,
     section,
     table,
     tiles,
 )
 from rlvr.report.diagnosis.diagnose import diagnose
-from rlvr.report.diagnosis.series import smoothed, thin, window_len
 from rlvr.report.folder import RunData
+from rlvr.report.series import smoothed, thin, window_len
 
 BAND = "Shaded: two standard errors of the mean of the steps averaged."
-
-
-def run_sections(run: RunData) -> list[Block | None]:
-    """What is known about the run, best first; None where there is no data."""
-    return [
-        section("summary", "In short", [summary_tiles(run)]),
-        section("diagnosis", "Diagnosis", [findings_block(diagnose(run))], DIAGNOSIS_INTRO),
-        section("learning", "Learning", [_reward(run), _accuracy(run)]),
-        section("signal", "Signal and verdicts", [_informative(run), _cost(run), *_verdicts(run)]),
-        section("length", "Length and truncation", [_length(run), _truncated(run)]),
-        section("policy", "Policy and optimizer", policy_charts(run)),
-        section("cost", "Time and memory", [_times(run), *_throughput(run)]),
-    ]
-
 
 DIAGNOSIS_INTRO = (
     "Rules over the metrics of this run, each with its evidence. They point to causes worth"
     " checking first; they prove none."
 )
+
+
+def run_sections(run: RunData) -> Blocks:
+    """What is known about the run, best first; None where there is no data."""
+    signal = [_mean(run, "sampler/informative_frac"),
+              _mean(run, "sampler/rollouts_per_informative_group"), *_verdicts(run)]  # fmt: skip
+    lengths = [_mean(run, "rollout/response_len_mean"), _truncated(run)]
+    return [
+        section("summary", "In short", [summary_tiles(run)]),
+        section("diagnosis", "Diagnosis", [findings_block(diagnose(run))], DIAGNOSIS_INTRO),
+        section("learning", "Learning", [_mean(run, "reward/mean"), _accuracy(run)]),
+        section("signal", "Signal and verdicts", signal),
+        section("length", "Length and truncation", lengths),
+        section("policy", "Policy and optimizer", policy_charts(run)),
+        section("cost", "Time and memory", _cost_charts(run)),
+    ]
+
+
+MEANS = {
+    "reward/mean": ("reward", "Mean reward of sampled responses", "reward"),
+    "sampler/informative_frac": (
+        "informative groups", "Groups whose rewards differ", "fraction"),
+    "sampler/rollouts_per_informative_group": (
+        "responses", "Responses sampled per informative group", "responses"),
+    "rollout/response_len_mean": ("length", "Mean response length", "tokens"),
+}  # fmt: skip
+"""Name of the line, title and unit of metrics that are drawn as a running mean."""
+
+
+def _mean(run: RunData, metric: str) -> Block | None:
+    name, title, unit = MEANS[metric]
+    series = over_steps(name, run.points(metric), 0, smooth=True)
+    note = "" if unit == "responses" else BAND
+    return chart(title, "step", unit, series, percent=unit == "fraction", note=note)
 
 
 def summary_tiles(run: RunData) -> Block | None:
@@ -84,18 +106,40 @@ def headline(run: RunData) -> str:
 
 def settings_section(run: RunData) -> Block | None:
     """The resolved recipe and the manifest."""
-    manifest = {k: v for k, v in run.manifest.items() if k not in ("modules", "update_norms")}
+    modules = [{"name": n} | m for n, m in _dict(run.manifest, "modules") if isinstance(m, dict)]
+    norms = sorted(_dict(run.manifest, "update_norms"), key=lambda pair: -pair[1])
+    norm_table = table("Frobenius norm of the change", ("weight", "norm"), norms)
     return section(
         "settings",
         "Recipe and manifest",
         [
             details("Resolved recipe (config.toml)", [facts(flatten(run.config).items())]),
-            details("Manifest: what was really trained", [facts(flatten(manifest).items())]),
-            details("Trained modules", [_modules(run.manifest.get("modules", {}))]),
-            details("Update norm of every weight", [_norms(run.manifest)]),
+            details("Manifest: what was really trained", [manifest_facts(run)]),
+            details("Trained modules", [record_table("Trained modules", MODULE_COLUMNS, modules)]),
+            details("Update norm of every weight", [norm_table]),
         ],
         "The recipe says what was asked for; the manifest is read off the live objects.",
     )
+
+
+def manifest_facts(run: RunData) -> Block | None:
+    """The manifest without its long tables of modules and norms."""
+    short = {k: v for k, v in run.manifest.items() if k not in ("modules", "update_norms")}
+    return facts(flatten(short).items())
+
+
+def _dict(manifest: dict[str, Any], name: str) -> list[tuple[str, Any]]:
+    return list((manifest.get(name) or {}).items())
+
+
+MODULE_COLUMNS = (
+    ("module", "name"),
+    ("shape", lambda m: " x ".join(map(str, m.get("shape", [])))),
+    ("dtype", lambda m: str(m.get("dtype", "")).removeprefix("torch.")),
+    ("rank", "rank"),
+    ("scaling", "scaling"),
+    ("trained tensors", lambda m: ", ".join(m.get("trained", {})) or "the weight itself"),
+)
 
 
 def _bounds(ci95: list[float], sign: str = "") -> str:
@@ -108,11 +152,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _reward(run: RunData) -> Block | None:
-    series = over_steps("reward", run.points("reward/mean"), 0, smooth=True)
-    return chart("Mean reward of sampled responses", "step", "reward", series, note=BAND)
-
-
 def accuracy_points(run: RunData) -> list[tuple[int, dict[str, Any]]]:
     """(step, accuracy with its interval) of every evaluation."""
     return [(n, tree["accuracy"]) for n, tree in run.evals.items() if tree.get("accuracy")]
@@ -120,13 +159,9 @@ def accuracy_points(run: RunData) -> list[tuple[int, dict[str, Any]]]:
 
 def _accuracy(run: RunData) -> Block | None:
     points = accuracy_points(run)
-    series = line(
-        "held-out accuracy, 95% over problems",
-        [(n, a["value"]) for n, a in points],
-        band=[(n, a["lo"], a["hi"]) for n, a in points],
-        style=1,
-        kind="bars",
-    )
+    values = [(n, a["value"]) for n, a in points]
+    band = [(n, a["lo"], a["hi"]) for n, a in points]
+    series = line("held-out accuracy, 95% over problems", values, band=band, style=1, kind="bars")
     note = _pass_change(run)
     return chart("Held-out accuracy", "step", "accuracy", [series], percent=True, note=note)
 
@@ -144,19 +179,7 @@ def _pass_change(run: RunData) -> str:
     )
 
 
-def _informative(run: RunData) -> Block | None:
-    points = run.points("sampler/informative_frac")
-    series = over_steps("informative groups", points, 0, smooth=True)
-    return chart("Groups whose rewards differ", "step", "fraction", series, note=BAND, percent=True)
-
-
-def _cost(run: RunData) -> Block | None:
-    points = run.points("sampler/rollouts_per_informative_group")
-    series = over_steps("responses", points, 0, smooth=True)
-    return chart("Responses sampled per informative group", "step", "responses", series)
-
-
-def _verdicts(run: RunData) -> list[Block | None]:
+def _verdicts(run: RunData) -> Blocks:
     names = sorted(
         {k for row in run.rows for k in row if k.startswith("reward/") and k.endswith("_frac")}
     )
@@ -167,19 +190,12 @@ def _verdicts(run: RunData) -> list[Block | None]:
         if (points := run.points(name))
     ]
     note = f"Means of {window_len(len(run.rows))} steps."
-    failures = over_steps("failures", run.points("verify/failure_frac"), 0)
-    alarm = any(run.values("verify/failure_frac"))
-    return [
-        chart("Verdicts", "step", "fraction of responses", series, percent=True, note=note),
-        chart("Failures of the verifier", "step", "fraction of verdicts", failures, percent=True)
-        if alarm
-        else None,
-    ]
-
-
-def _length(run: RunData) -> Block | None:
-    series = over_steps("length", run.points("rollout/response_len_mean"), 0, smooth=True)
-    return chart("Mean response length", "step", "tokens", series, note=BAND)
+    verdicts = chart("Verdicts", "step", "fraction of responses", series, percent=True, note=note)
+    if not any(run.values("verify/failure_frac")):
+        return [verdicts]
+    failed = over_steps("failures", run.points("verify/failure_frac"), 0)
+    title = "Failures of the verifier"
+    return [verdicts, chart(title, "step", "fraction of verdicts", failed, percent=True)]
 
 
 def _truncated(run: RunData) -> Block | None:
@@ -202,65 +218,43 @@ POLICY = (
 )
 """Metric, title, unit, and whether the axis is logarithmic."""
 
-
 FLOOR = 1e-8
 """Lowest value on a logarithmic axis."""
 
 
-def policy_charts(run: RunData) -> list[Block | None]:
+def policy_charts(run: RunData) -> Blocks:
     """One chart for each metric of the policy."""
     charts = []
     for metric, title, unit, log in POLICY:
-        points = run.points(metric)
+        points, note = run.points(metric), ""
+        if metric == "policy/clip_frac" and not any(run.values(metric)):
+            continue
         if log:  # rounding leaves the KL of equal policies at or a hair below 0
             points = [(step, max(value, FLOOR)) for step, value in points]
-        if points and (metric != "policy/clip_frac" or any(run.values(metric))):
-            series = over_steps(unit, points, 0)
-            note = (
-                f"Below {FLOOR:g}: drawn there."
-                if log and any(y == FLOOR for _, y in points)
-                else ""
-            )
-            charts.append(chart(title, "step", unit, series, log_y=log, note=note))
+            note = f"Below {FLOOR:g}: drawn there." if any(y == FLOOR for _, y in points) else ""
+        series = over_steps(unit, points, 0)
+        charts.append(chart(title, "step", unit, series, log_y=log, note=note))
     return charts
 
 
-def _times(run: RunData) -> Block | None:
-    names = ("rollout", "verify", "train", "sync")
-    series = [
-        line(name, thin(run.points(f"time/{name}_s")), style=i) for i, name in enumerate(names)
-    ]
-    return chart("Seconds of a step", "step", "seconds", series, from_zero=True)
+COSTS = (
+    ("Seconds of a step", "seconds",
+     {name: f"time/{name}_s" for name in ("rollout", "verify", "train", "sync")}),
+    ("Tokens per second", "tokens/s",
+     {"generated": "rollout/tokens_per_s", "trained (with prompts)": "train/tokens_per_s"}),
+    ("Peak memory so far", "GiB", {"peak": "memory/peak_gib"}),
+)  # fmt: skip
+"""Title, unit, and metrics by the name of their line."""
 
 
-def _throughput(run: RunData) -> list[Block | None]:
-    generated = line("generated", thin(run.points("rollout/tokens_per_s")), style=0)
-    trained = line("trained (with prompts)", thin(run.points("train/tokens_per_s")), style=1)
-    memory = line("peak", thin(run.points("memory/peak_gib")), style=0)
+def _cost_charts(run: RunData) -> Blocks:
     return [
-        chart("Tokens per second", "step", "tokens/s", [generated, trained], from_zero=True),
-        chart("Peak memory so far", "step", "GiB", [memory], from_zero=True),
-    ]
-
-
-def _modules(modules: dict[str, Any]) -> Block | None:
-    columns = ("module", "shape", "dtype", "rank", "scaling", "trained tensors")
-    rows = [
-        (
-            name,
-            " x ".join(map(str, m.get("shape", []))),
-            str(m.get("dtype", "")).removeprefix("torch."),
-            m.get("rank"),
-            m.get("scaling"),
-            ", ".join(m.get("trained", {})) or "the weight itself",
+        chart(
+            title,
+            "step",
+            unit,
+            [line(n, thin(run.points(m)), style=i) for i, (n, m) in enumerate(metrics.items())],
+            from_zero=True,
         )
-        for name, m in modules.items()
-        if isinstance(m, dict)
+        for title, unit, metrics in COSTS
     ]
-    return table("Trained modules", columns, rows)
-
-
-def _norms(manifest: dict[str, Any]) -> Block | None:
-    norms = manifest.get("update_norms") or {}
-    rows = [(name, norm) for name, norm in sorted(norms.items(), key=lambda pair: -pair[1])]
-    return table("Frobenius norm of the change", ("weight", "norm"), rows)

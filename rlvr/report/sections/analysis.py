@@ -8,6 +8,7 @@ from typing import Any
 
 from rlvr.report.blocks import (
     Block,
+    Blocks,
     chart,
     details,
     facts,
@@ -19,11 +20,14 @@ from rlvr.report.blocks import (
 
 Curve = Sequence[tuple[float, float]]
 
+Analyses = dict[str, dict[str, Any]]
+"""Contents of analysis.json by label."""
+
 MAX_BANDS = 4
 """Curves of one chart that can be shaded without hiding each other."""
 
 
-def analysis_sections(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
+def analysis_sections(analyses: Analyses) -> Blocks:
     """Spectra, entanglement and forgetting of every analysed checkpoint."""
     return [
         section("spectra", "Spectra of the updates", _spectra(analyses), SPECTRA_INTRO),
@@ -43,45 +47,43 @@ CUT_INTRO = (
 )
 
 
-def _spectra(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
-    blocks: list[Block | None] = []
-    if len(analyses) > 1:
-        everything = {label: a["modules"] for label, a in analyses.items()}
-        blocks += _charts_of("all modules", everything)
-        norms = [
-            line(label, _norms(a), style=i, kind="marks")
-            for i, (label, a) in enumerate(analyses.items())
-        ]
-        blocks.append(chart("Norm of the update by layer", "layer", "norm", norms))
+def _spectra(analyses: Analyses) -> Blocks:
+    blocks: Blocks = []
+    several = len(analyses) > 1
+    if several:
+        blocks += _charts_of("all modules", {label: a["modules"] for label, a in analyses.items()})
+        blocks.append(_norm_chart(analyses))
     for label, a in analyses.items():
-        prefix = f"{label}: " if len(analyses) > 1 else ""
-        by_kind: dict[str, list[dict[str, Any]]] = {}
-        for module in a["modules"]:
-            by_kind.setdefault(str(module.get("kind")), []).append(module)
-        if len(analyses) == 1:
-            blocks += _charts_of("by kind of module", by_kind)
-            blocks.append(
-                chart(
-                    "Norm of the update by layer",
-                    "layer",
-                    "norm",
-                    [line("all modules", _norms(a), style=0, kind="marks")],
-                    from_zero=True,
-                )
-            )
+        by_kind = _by_kind(a)
+        if not several:
+            blocks += [*_charts_of("by kind of module", by_kind), _norm_chart({"all modules": a})]
+        prefix = f"{label}: " if several else ""
         blocks += [_kind_table(prefix, by_kind), _curvature(prefix, a.get("curvature"))]
         blocks.append(_shared_angles(a.get("difference") or {}))
     return blocks
 
 
-def _norms(analysis: dict[str, Any]) -> Curve:
-    return [(row["layer"], row["norm"]) for row in analysis.get("by_layer") or []]
+def _by_kind(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for module in tree.get("modules") or []:
+        by_kind.setdefault(str(module.get("kind")), []).append(module)
+    return by_kind
 
 
-def _charts_of(what: str, groups: dict[str, list[dict[str, Any]]]) -> list[Block | None]:
+def _norm_chart(analyses: Analyses) -> Block | None:
+    series = [
+        line(name, [(row["layer"], row["norm"]) for row in a.get("by_layer") or []], style=i,
+             kind="marks")
+        for i, (name, a) in enumerate(analyses.items())
+    ]  # fmt: skip
+    alone = len(series) == 1
+    return chart("Norm of the update by layer", "layer", "norm", series, from_zero=alone)
+
+
+def _charts_of(what: str, groups: dict[str, list[dict[str, Any]]]) -> Blocks:
     """Median curves over the modules of each group: energy, singular values, angles."""
 
-    def series(curve_of: Callable[[dict[str, Any]], Curve]) -> list[Block | None]:
+    def series(curve_of: Callable[[dict[str, Any]], Curve]) -> Blocks:
         return [
             _median_line(name, [curve_of(m) for m in modules], i, len(groups) <= MAX_BANDS)
             for i, (name, modules) in enumerate(groups.items())
@@ -110,7 +112,7 @@ def _charts_of(what: str, groups: dict[str, list[dict[str, Any]]]) -> list[Block
             "Principal angles between the top subspaces of update and base",
             "index",
             "degrees",
-            series(lambda m: list(enumerate(m.get("principal_angles_deg") or [], start=1))),
+            series(lambda m: _numbered(m, "principal_angles_deg")),
             from_zero=True,
             note=note,
         ),
@@ -119,18 +121,18 @@ def _charts_of(what: str, groups: dict[str, list[dict[str, Any]]]) -> list[Block
 
 def _shared_angles(difference: dict[str, Any]) -> Block | None:
     """Where the updates of two checkpoints point, against each other."""
-    by_kind: dict[str, list[Curve]] = {}
-    for module in difference.get("modules") or []:
-        angles = list(enumerate(module.get("shared_angles_deg") or [], start=1))
-        by_kind.setdefault(str(module.get("kind")), []).append(angles)
-    return chart(
-        "Principal angles between the two updates' top subspaces",
-        "index",
-        "degrees",
-        [_median_line(kind, curves, i, False) for i, (kind, curves) in enumerate(by_kind.items())],
-        from_zero=True,
-        note="0 degrees: they write into the same directions.",
-    )
+    series = [
+        _median_line(kind, [_numbered(m, "shared_angles_deg") for m in modules], i, False)
+        for i, (kind, modules) in enumerate(_by_kind(difference).items())
+    ]
+    title = "Principal angles between the two updates' top subspaces"
+    note = "0 degrees: they write into the same directions."
+    return chart(title, "index", "degrees", series, from_zero=True, note=note)
+
+
+def _numbered(module: dict[str, Any], key: str) -> Curve:
+    """The values against their index from 1."""
+    return list(enumerate(module.get(key) or [], start=1))
 
 
 def _relative_values(module: dict[str, Any]) -> Curve:
@@ -184,24 +186,22 @@ def _curvature(prefix: str, curvature: dict[str, Any] | None) -> Block | None:
     return details(title, [table(title, ("parameters", "eigenvalue"), rows)])
 
 
-def _entanglement(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
-    blocks: list[Block | None] = []
+def _entanglement(analyses: Analyses) -> Blocks:
+    blocks: Blocks = []
     for label, a in analyses.items():
         prefix = f"{label}: " if len(analyses) > 1 else ""
         entries = a.get("entanglement") or []
         for what in dict.fromkeys(entry["what"] for entry in entries):
             chosen = _spread([entry for entry in entries if entry["what"] == what], 5)
-            series = [
-                line(
-                    f"layer {entry['layer']}" if entry.get("layer") is not None else entry["name"],
-                    list(zip(entry["cuts"], entry["entropy"], strict=False)),
-                    style=i,
-                    kind="marks",
-                )
-                for i, entry in enumerate(chosen)
-            ]
+            series = [_profile(entry, i) for i, entry in enumerate(chosen)]
             blocks.append(chart(f"{prefix}{what}", "cut", "entropy (nats)", series, from_zero=True))
     return blocks
+
+
+def _profile(entry: dict[str, Any], style: int) -> Block:
+    name = f"layer {entry['layer']}" if entry.get("layer") is not None else entry["name"]
+    points = list(zip(entry["cuts"], entry["entropy"], strict=False))
+    return line(name, points, style=style, kind="marks")
 
 
 def _spread(entries: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
@@ -211,9 +211,9 @@ def _spread(entries: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     return [entries[round(i * (len(entries) - 1) / (limit - 1))] for i in range(limit)]
 
 
-def _forgetting(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
+def _forgetting(analyses: Analyses) -> Blocks:
     rows = []
-    blocks: list[Block | None] = []
+    blocks: Blocks = []
     for label, a in analyses.items():
         tasks = a.get("forgetting") or {}
         before = tasks.get("before") or {}
@@ -223,7 +223,7 @@ def _forgetting(analyses: dict[str, dict[str, Any]]) -> list[Block | None]:
                 if isinstance(start, dict):
                     rows.append((f"{task}, before", start, "", False))
                 rows.append((f"{task}, {label}", value, "", True))
-    blocks.append(forest("Accuracy on tasks that were not trained", "percent", rows, scale=100))
+    blocks.append(forest("Accuracy on tasks that were not trained", "percent", rows))
     for label, a in analyses.items():
         if a.get("diversity"):
             prefix = f"{label}: " if len(analyses) > 1 else "diversity: "

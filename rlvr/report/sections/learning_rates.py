@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rlvr.report.blocks import Block, chart, findings_block, line, mark, section, show, table
+from rlvr.report.blocks import Block, chart, findings_block, line, mark, record_table, section, show
 from rlvr.report.diagnosis.finding import Finding
 
 NUM_CURVE_POINTS = 80
@@ -18,7 +18,7 @@ def lr_section(finds: list[dict[str, Any]]) -> Block | None:
     return section(
         "learning-rates",
         "Learning rates",
-        [*map(_parabola, finds), _table(finds), doubts],
+        [*map(_parabola, finds), record_table("Learning rates found", COLUMNS, finds), doubts],
         "Short runs on a grid of rates; value = c0 + c1 u + c2 u\u00b2 with u = ln LR. The vertical"
         " band is the 95% interval of the vertex.",
     )
@@ -64,7 +64,7 @@ def _parabola(find: dict[str, Any]) -> Block | None:
     if fit and points:
         lowest = min(p["value"] for p in points)
         curve = [(x, y) for x, y in _curve(fit, [p["lr"] for p in points]) if y >= lowest]
-        marks.append(mark("vertex", fit["vertex_lr"], 1, *fit["ci95"]))
+        marks.append(mark("vertex", fit["vertex_lr"], 1, fit["ci95"]))
     if find.get("chosen_lr"):
         marks.append(mark(f"chosen ({find.get('chosen_by', '?')})", find["chosen_lr"], 3))
     return chart(
@@ -92,31 +92,18 @@ def _curve(fit: dict[str, Any], lrs: list[float]) -> list[tuple[float, float]]:
     return [(math.exp(u), c0 + c1 * u + c2 * u * u) for u in us]
 
 
-def _table(finds: list[dict[str, Any]]) -> Block | None:
-    rows = []
-    for find in finds:
-        fit, prior = find.get("fit") or {}, find.get("prior") or {}
-        ci95 = [show(x) for x in fit.get("ci95", [])]
-        rows.append(
-            (
-                _name(find),
-                prior.get("lr"),
-                prior.get("ratio_to_lora"),
-                f"{show(fit['vertex_lr'])} [{', '.join(ci95)}]" if fit else None,
-                fit.get("r2"),
-                find.get("best_measured_lr"),
-                find.get("chosen_lr"),
-                find.get("chosen_by"),
-            )
-        )
-    columns = (
-        "method",
-        "prior",
-        "prior / LoRA",
-        "vertex",
-        "R\u00b2",
-        "best measured",
-        "chosen",
-        "by",
-    )
-    return table("Learning rates found", columns, rows)
+def _vertex(find: dict[str, Any]) -> str | None:
+    fit = find.get("fit")
+    return f"{show(fit['vertex_lr'])} [{show(fit['ci95'])}]" if fit else None
+
+
+COLUMNS = (
+    ("method", _name),
+    ("prior", lambda find: (find.get("prior") or {}).get("lr")),
+    ("prior / LoRA", lambda find: (find.get("prior") or {}).get("ratio_to_lora")),
+    ("vertex", _vertex),
+    ("R\u00b2", lambda find: (find.get("fit") or {}).get("r2")),
+    ("best measured", "best_measured_lr"),
+    ("chosen", "chosen_lr"),
+    ("by", "chosen_by"),
+)

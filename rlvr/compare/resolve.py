@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError
-from rlvr.compare.execution.task import Task, run_key
+from rlvr.compare.execution.task import RunTask, run_key
 from rlvr.config.compare import BudgetConfig, CompareRecipe, MethodConfig, RulesConfig
 from rlvr.config.toml import load_recipe, validate
 from rlvr.config.train import TrainRecipe
@@ -97,14 +97,14 @@ class Comparison:
         steps: int | None = None,
         until: int | None = None,
         rules: RulesConfig | None = None,
-    ) -> Task:
+    ) -> RunTask:
         """The run of `label` with this seed and rate, in a folder named after its key."""
         recipe = self.resolve(label, seed, lr, steps)
         budget = self.recipe.budget if steps is None else BudgetConfig(steps=steps)
         key = run_key(recipe, budget)
         name = f"{label}-lr{lr:.4g}-seed{seed}-{key}"
         run = recipe.run.model_copy(update={"dir": str(self.folder / "runs"), "name": name})
-        return Task(label, recipe.model_copy(update={"run": run}), budget, until, rules)
+        return RunTask(label, recipe.model_copy(update={"run": run}), budget, until, rules)
 
 
 def open_comparison(
@@ -134,7 +134,7 @@ def model_folder(
     from rlvr.warm_start.policy_path import model_path
 
     if base.model.path is not None or warm_start:
-        return model_path(base, base_path, console)
+        return model_path(base, base_path)
     from rlvr.config.warm_start import WarmStartRecipe
     from rlvr.warm_start.warm_start import warm_start_path
 

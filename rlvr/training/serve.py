@@ -34,7 +34,9 @@ def main(words: Sequence[str]) -> int:
     host, port = args.host, args.port or default_port(recipe)
     check_host(host)
     set_environment()
-    path = _model_path(recipe, Path(args.recipe))
+    from rlvr.warm_start.policy_path import model_path
+
+    path = model_path(recipe, Path(args.recipe))
     command = [*program(path), *serve_options(recipe, path), *words[cut + 1 :]]
     command += ["--host", host, "--port", str(port)]  # last, so that nothing undoes the check
     variables = serve_environment(recipe)
@@ -81,14 +83,6 @@ def check_host(host: str) -> None:
             f"--host {host}: other machines could replace this server's weights; set {VARIABLE} to"
             " one long random key here and where the training runs (openssl rand -hex 32)"
         )
-
-
-def _model_path(recipe: TrainRecipe, recipe_path: Path) -> str:
-    from rich.console import Console
-
-    from rlvr.warm_start.policy_path import model_path
-
-    return model_path(recipe, recipe_path, Console(stderr=True))
 
 
 def program(path: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""The sections of the page, from data to blocks."""
