@@ -18,7 +18,6 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from rich.console import Console
 
 from rlvr.adapters import METHODS
 from rlvr.compare.execution.warm_engine import WarmEngine
@@ -106,7 +105,7 @@ def measure(recipe: TrainRecipe, recipe_path: Path, warm: WarmEngine) -> dict[st
 
     collapsed_at: the step in which no group carried a signal any more, or None.
     """
-    training = build(recipe, model_path(recipe, recipe_path, Console()), warm)
+    training = build(recipe, model_path(recipe, recipe_path), warm)
     rewards: list[float] = []
     seconds: list[float] = []
     num_bytes, collapsed = 0.0, None
