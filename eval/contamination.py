@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 
 from eval.benchmarks import LoadedBenchmark, Question
 from eval.votes import FORMS, Judge
-from rewards import Gold
 
 GRAM_WORDS = 10
 NEAR = 0.6
@@ -97,7 +96,7 @@ def check_contamination(
         num_rows += 1
         for key, score, exact in index.look_up(question.problem, covered):
             found.append((row, question, key, score, exact))
-    same = _same_answers([(q.answer, problems[key].answer) for _, q, key, _, _ in found], judge)
+    same = _same_answers([(q, problems[key]) for _, q, key, _, _ in found], judge)
     overlaps = tuple(
         Overlap(
             row,
@@ -163,11 +162,17 @@ def bare(text: str) -> str:
     return _LAYOUT.sub("", text.lower().replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
 
 
-def _same_answers(pairs: Sequence[tuple[str, str]], judge: Judge) -> list[bool]:
-    form = FORMS[judge.answer_mode]
-    usable: list[tuple[str, Gold | str]] = [(form.replace("%s", a), gold) for a, gold in pairs]
-    verdicts = judge.verify_many(usable)
-    return [v.correct or a.strip() == b.strip() for v, (a, b) in zip(verdicts, pairs, strict=True)]
+def _same_answers(pairs: Sequence[tuple[Question, Question]], judge: Judge) -> list[bool]:
+    """Whether any answer of the first problem equals any of the second's, for every pair."""
+    form, equal = FORMS[judge.answer_mode], [False] * len(pairs)
+    asked = [(i, answer) for i, (question, _) in enumerate(pairs) for answer in question.answers]
+    golds = [known.answers if known.others else known.answer for _, known in pairs]
+    verdicts = judge.verify_many([(form.replace("%s", a), golds[i]) for i, a in asked])
+    for (i, answer), verdict in zip(asked, verdicts, strict=True):
+        written = (text.strip() for text in pairs[i][1].answers)
+        # equal texts count too, where no gold can be parsed from them
+        equal[i] = equal[i] or verdict.correct or answer.strip() in written
+    return equal
 
 
 def _count(

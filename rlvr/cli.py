@@ -16,7 +16,7 @@ SUBCOMMANDS = {
     "verify": ("rewards.cli:main", "judge lines of {response, gold} from standard input"),
     "eval": ("rlvr.evaluation.cli:main", "sample and score benchmarks, compare scored folders"),
     "analyze": ("rlvr.analysis.cli:main", "what training did to the weights"),
-    "data": ("eval.cli:data_main", "look for evaluation problems in a training set"),
+    "data": ("rlvr.data.check:main", "look for evaluation problems in a training set"),
     "report": ("rlvr.report.cli:report_main", "one HTML page about a run or a comparison"),
     "compare": ("rlvr.compare.cli:compare_main", "compare methods on equal terms"),
     "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),

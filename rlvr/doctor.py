@@ -1,4 +1,4 @@
-"""`rlvr doctor`: whether this machine can run recipes; one line per check, with the remedy."""
+"""`rlvr doctor`: checks whether this machine can run recipes; a line and a remedy per check."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PORTS = {29500: "torchrun", 8000: "vllm serve"}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at, what was found, and what to do unless status is "ok"."""
+    """A finding about the machine. remedy: what to do, unless status is "ok"."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -47,7 +47,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def examine(run_dir: Path) -> list[Check]:
-    """All checks of this machine, in the order in which they are worth mending."""
+    """Every check of this machine, in the order in which to fix what fails."""
     return [
         *_packages(),
         *_torch_and_vllm(),
@@ -70,7 +70,7 @@ def _installed(package: str) -> str | None:
 
 
 def _packages() -> list[Check]:
-    """The project's own requirements against what is installed."""
+    """Whether the installed packages meet the project's own requirements."""
     from packaging.requirements import Requirement
 
     python = ".".join(map(str, sys.version_info[:3]))
@@ -83,7 +83,7 @@ def _packages() -> list[Check]:
         version = _installed(requirement.name)
         if version is None:
             wrong.append(f"{requirement.name} is missing")
-        elif not requirement.specifier.contains(version, prereleases=True):
+        elif not requirement.specifier.contains(version, prereleases=True):  # nightly torch too
             wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
         else:
             right += 1
@@ -94,7 +94,7 @@ def _packages() -> list[Check]:
 
 
 def _torch_and_vllm() -> list[Check]:
-    """The installed vLLM against the torch that it was built for."""
+    """Whether the installed vLLM was built for the installed torch."""
     from packaging.requirements import Requirement
 
     torch = _installed("torch")
@@ -104,6 +104,7 @@ def _torch_and_vllm() -> list[Check]:
     if name is None:
         remedy = "pip install 'rlvr[vllm]' on a GPU, make install on a CPU"
         return [Check("vllm", "warn", "not installed: transformers will generate, slowly", remedy)]
+    # a build for one device is named 2.13.0+cpu; some requirements name it, others only 2.13.0
     version, builds = _installed(name), (torch, torch.split("+")[0])
     for line in metadata.requires(name) or []:
         requirement = Requirement(line)
@@ -148,7 +149,7 @@ def _cpus() -> Check:
 
 
 def _half_types() -> list[Check]:
-    """A line for each 16-bit type that the CPU would train in, and has no units for."""
+    """A line for each 16-bit type that this CPU can compute only by emulation."""
     from rlvr.common.cpu import UNITS, advice
 
     return [
@@ -168,7 +169,7 @@ def _memory_gib() -> float:
 
 
 def _disk(run_dir: Path) -> Check:
-    folder = run_dir.absolute()
+    folder = run_dir.absolute()  # which need not exist yet: its nearest parent has the same disk
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 2**30
@@ -194,6 +195,7 @@ def _shared_memory() -> Check:
 
 def _port(port: int, user: str) -> Check:
     with socket.socket() as probe:
+        # else a port whose last connection closed a minute ago counts as in use
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

@@ -15,17 +15,17 @@ import pytest
 from eval.benchmarks import Question, load_benchmark
 from eval.contamination import check_contamination, grams
 from eval.formats.samples_file import read_samples
-from eval.formats.training_rows import questions, read_rows
 from eval.generations import Generation, GenerationLog, read_generations, write_generations
 from eval.score import score
 from rewards import Reason, Verdict
 from rlvr.config.toml import parse_overrides, read_tree
 from rlvr.config.train import DataConfig, SamplingConfig, TrainRecipe
+from rlvr.data.check import questions, read_training_rows
 from rlvr.data.problems import load_problems
 from rlvr.distributed.shares import shares
 from rlvr.policy.packing import TokenRow, buckets, lines, pack
 from rlvr.report.rollouts import groups_of, read_rollouts
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 from rlvr.sampling.problem_selection import Selector, difficulty_levels
 from tests.growth import exponent, work
 
@@ -158,7 +158,8 @@ def cases(tmp_path: Path) -> dict[str, tuple[Make, int]]:
         "a benchmark's file": (reader(lambda path: load_benchmark(str(path)), training), 100),
         "training rows to check": (
             reader(
-                lambda path: list(questions(read_rows(str(path)), "problem", "answer")), training
+                lambda path: list(questions(read_training_rows(str(path)), "problem", "answer")),
+                training,
             ),
             100,
         ),

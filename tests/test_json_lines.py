@@ -14,16 +14,16 @@ from eval.compare import read_result
 from eval.formats.harness import read_harness_samples
 from eval.formats.jsonl import read_lines, read_objects
 from eval.formats.samples_file import read_samples
-from eval.formats.training_rows import read_rows
 from eval.generations import Generation, GenerationLog, read_generations, write_generations
 from rlvr.analysis.diversity import read_groups
 from rlvr.analysis.forgetting import read_choices
 from rlvr.compare.learning_rate.transfer import Find, recall, remember
 from rlvr.config.train import DataConfig
+from rlvr.data.check import read_training_rows
 from rlvr.data.problems import load_problems
 from rlvr.plan.calibrate import read_run
 from rlvr.report.rollouts import read_rollouts
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(p for d in ("eval", "rewards", "rlvr") for p in (ROOT / d).rglob("*.py"))
@@ -78,7 +78,7 @@ def test_training_rows_and_benchmarks_keep_such_rows(tmp_path):
     path.write_text(row(id="x", problem=TEXT, answer="7"), "utf-8")
     (problem,) = load_problems(DataConfig(path=str(path))).problems
     assert problem.prompt[0]["content"] == TEXT
-    assert read_rows(str(path))[0]["problem"] == TEXT
+    assert read_training_rows(str(path))[0]["problem"] == TEXT
     assert load_benchmark(str(path)).questions[0].problem == TEXT
 
 

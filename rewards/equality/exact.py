@@ -1,11 +1,11 @@
-"""Exact rational values of trees, refused before they grow: sizes are bounded first, in logs."""
+"""Compute exact rational values of trees, refused before they grow: sizes are bounded in bits."""
 
 import math
 from fractions import Fraction
 
 from rewards.syntax.nodes import Node
 
-MAX_BITS = 20_000
+MAX_BITS = 20_000  # about 6,000 digits, multiplied in microseconds
 MAX_FACTORIAL = 2_000
 
 
@@ -65,14 +65,14 @@ def power(base: Fraction, exponent: Fraction) -> Fraction:
     """Return base ** exponent where it is rational and within the budget of digits."""
     if exponent.denominator != 1:
         if base < 0:
-            raise NotExact
+            raise NotExact  # the principal root is complex
         base = root(base, exponent.denominator)
     times = exponent.numerator
     if base == 0:
         if times <= 0:
             raise Undefined
         return base
-    if base in (1, -1):
+    if base in (1, -1):  # their powers never grow, however large the exponent
         return base if times % 2 else Fraction(1)
     bits = max(base.numerator.bit_length(), base.denominator.bit_length()) - 1
     if bits * abs(times) > MAX_BITS or abs(times) > MAX_BITS:
@@ -92,7 +92,7 @@ def _whole_root(value: int, degree: int) -> int:
         return value
     if degree == 2:
         found = math.isqrt(value)
-    elif value.bit_length() > 1000:
+    elif value.bit_length() > 1000:  # floats end at 2**1024
         raise NotExact
     else:
         found = round(value ** (1 / degree))
@@ -110,8 +110,7 @@ def _call(node: Node) -> Fraction:
         return root(value, int(degree)) if value >= 0 else -root(-value, int(degree))
     if name not in _FUNCTIONS:
         raise NotExact
-    values = [exact(arg) for arg in args]
-    return Fraction(_FUNCTIONS[name](*values))
+    return Fraction(_FUNCTIONS[name](*map(exact, args)))
 
 
 def _natural(value: Fraction) -> int:
@@ -120,18 +119,12 @@ def _natural(value: Fraction) -> int:
     return value.numerator
 
 
-def _factorial(value: Fraction) -> int:
+def _factorial(value: Fraction, step: int = 1) -> int:
+    """Return n (n - step) (n - 2 step) ... down to the last factor above 0."""
     count = _natural(value)
     if count > MAX_FACTORIAL:
         raise TooLarge
-    return math.factorial(count)
-
-
-def _double_factorial(value: Fraction) -> int:
-    count = _natural(value)
-    if count > MAX_FACTORIAL:
-        raise TooLarge
-    return math.prod(range(count, 0, -2))
+    return math.factorial(count) if step == 1 else math.prod(range(count, 0, -step))
 
 
 def _binomial(top: Fraction, bottom: Fraction) -> int:
@@ -144,8 +137,10 @@ def _binomial(top: Fraction, bottom: Fraction) -> int:
     return math.comb(n, k)
 
 
-def _no_remainder() -> int:
-    raise NotExact
+def _remainder(value: Fraction, modulus: Fraction) -> Fraction:
+    if modulus <= 0:
+        raise NotExact
+    return value % modulus
 
 
 def _ln(value: Fraction) -> float:
@@ -160,6 +155,7 @@ def _logarithm(value: Fraction, base: Fraction | None = None) -> Fraction:
         raise NotExact
     if _ln(base) == 0:  # within a rounding of 1
         raise NotExact
+    # Floats only guess the exponent; the powers of both sides prove it.
     guess = Fraction(_ln(value) / _ln(base)).limit_denominator(12)
     numerator, denominator = Fraction(guess.numerator), Fraction(guess.denominator)
     if abs(guess) > 2000 or power(base, numerator) != power(value, denominator):
@@ -169,12 +165,12 @@ def _logarithm(value: Fraction, base: Fraction | None = None) -> Fraction:
 
 _FUNCTIONS = {
     "!": _factorial,
-    "!!": _double_factorial,
+    "!!": lambda value: _factorial(value, 2),
     "binom": _binomial,
     "abs": abs,
     "floor": math.floor,
     "ceil": math.ceil,
-    "rem": lambda value, modulus: value % modulus if modulus > 0 else _no_remainder(),
+    "rem": _remainder,
     "log": _logarithm,
     "max": lambda *values: max(values),
     "min": lambda *values: min(values),

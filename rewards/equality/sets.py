@@ -10,12 +10,13 @@ from rewards.syntax.nodes import Node
 from rewards.syntax.tree import ZERO, symbols, walk
 
 MAX_PARTS = 200
+"""Nodes of a union; the work grows with their square."""
 INF: Node = ("c", "inf")
 MINUS_INF: Node = ("-", INF)
 
 
 class Interval(NamedTuple):
-    """From low to high; closed says whether an end belongs to it."""
+    """The numbers from low to high; low_closed, high_closed: whether the end itself belongs."""
 
     low: Node
     low_closed: bool
@@ -28,50 +29,49 @@ WHOLE: Line = (Interval(MINUS_INF, False, INF, False),)
 
 
 class NotALine(Exception):
-    """The tree is not a subset of the real line, or its ends cannot be ordered."""
+    """The tree is no subset of the real line, or its ends cannot be ordered."""
 
 
 def to_line(node: Node, same: Same) -> Line:
     """Return the tree as ordered disjoint intervals; raises NotALine."""
-    tag = node[0]
-    if tag == "cup" and len(list(walk(node))) > MAX_PARTS:
-        raise NotALine
-    if tag == "tuple" and len(node[2]) == 2:
-        low, high = node[2]
-        return _tidy((Interval(low, node[1][0] == "[", high, node[1][1] == "]"),), same)
-    if tag == "rel":
-        return _relation(node[1], node[2], same)
-    if tag == "field" and node[1] == "R":
-        return WHOLE
-    if tag == "set":
-        return _tidy(tuple(Interval(item, True, item, True) for item in node[1]), same)
-    if tag == "such":
-        if node[1][0] == "rel" and node[1][2][-1] != ("field", "R"):
+    if node[0] == "cup" and sum(1 for _ in walk(node)) > MAX_PARTS:
+        raise NotALine  # every part is compared with its neighbours, at each level again
+    match node:
+        case ("tuple", ends, (low, high)):
+            return _tidy((Interval(low, ends[0] == "[", high, ends[1] == "]"),), same)
+        case ("rel", operators, operands):
+            return _relation(operators, operands, same)
+        case ("field", "R"):
+            return WHOLE
+        case ("set", items):
+            return _tidy(tuple(Interval(item, True, item, True) for item in items), same)
+        case ("such", ("rel", _, (*_, field)), _) if field != ("field", "R"):
             raise NotALine  # whole or complex numbers
-        return to_line(node[2], same)
-    if tag == "cup":
-        return _tidy(to_line(node[1], same) + to_line(node[2], same), same)
-    if tag == "cap":
-        return _meet(to_line(node[1], same), to_line(node[2], same), same)
-    if tag == "setminus":
-        return _meet(to_line(node[1], same), _complement(to_line(node[2], same)), same)
-    if tag == "list":
-        return _list(node, same)
+        case ("such", _, condition):
+            return to_line(condition, same)
+        case ("cup", left, right):
+            return _tidy(to_line(left, same) + to_line(right, same), same)
+        case ("cap", left, right):
+            return _meet(to_line(left, same), to_line(right, same), same)
+        case ("setminus", left, right):
+            return _meet(to_line(left, same), _complement(to_line(right, same)), same)
+        case ("list", items, separator):
+            return _list(items, separator, bounded_symbols(node), same)
     raise NotALine
 
 
-def _list(node: Node, same: Same) -> Line:
-    if any(item[0] not in ("rel", "tuple") for item in node[1]):
+def _list(items: tuple[Node, ...], separator: str, bounded: frozenset[str], same: Same) -> Line:
+    """Return the union of items joined by "or" and of intervals, the intersection of conditions."""
+    if any(item[0] not in ("rel", "tuple") for item in items) or len(bounded) > 1:
         raise NotALine
-    if len(bounded_symbols(node)) > 1:
-        raise NotALine
-    lines = [to_line(item, same) for item in node[1]]
-    if node[2] == "or" or any(item[0] == "tuple" for item in node[1]):
-        return _tidy(tuple(part for line in lines for part in line), same)
+    lines = [to_line(item, same) for item in items]
     met = lines[0]
-    for line in lines[1:]:
-        met = _meet(met, line, same)
-    return met or _tidy(tuple(part for line in lines for part in line), same)
+    if separator != "or" and all(item[0] == "rel" for item in items):
+        for line in lines[1:]:
+            met = _meet(met, line, same)
+        if met:  # conditions that exclude each other can only be meant as a union
+            return met
+    return _tidy(tuple(part for line in lines for part in line), same)
 
 
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -79,21 +79,20 @@ _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 def bounded_symbols(node: Node) -> frozenset[str]:
     """Return the symbols that inequalities of the tree bound alone."""
-    tag = node[0]
-    if tag == "rel":
-        for side in node[2]:
-            if side[:2] == ("f", "abs") and len(node[2]) == 2:
-                return symbols(side)
-        place = 0 if node[1] in (("in",), ("=",)) else variable(node[1], node[2])
-        if place is None or node[2][place][0] != "s":
-            return frozenset()
-        return frozenset({node[2][place][1]})
-    if tag == "list":
-        return frozenset().union(*(bounded_symbols(item) for item in node[1]))
-    if tag == "such":
-        return bounded_symbols(node[2])
-    if tag in ("cup", "cap", "setminus"):
-        return bounded_symbols(node[1]) | bounded_symbols(node[2])
+    match node:
+        case ("rel", operators, operands):
+            for side in operands:
+                if side[:2] == ("f", "abs") and len(operands) == 2:
+                    return symbols(side)
+            place = 0 if operators in (("in",), ("=",)) else variable(operators, operands)
+            if place is not None and operands[place][0] == "s":
+                return symbols(operands[place])
+        case ("list", items, _):
+            return frozenset().union(*map(bounded_symbols, items))
+        case ("such", _, condition):
+            return bounded_symbols(condition)
+        case ("cup" | "cap" | "setminus", left, right):
+            return bounded_symbols(left) | bounded_symbols(right)
     return frozenset()
 
 
@@ -133,20 +132,20 @@ def _relation(ops: tuple[str, ...], operands: tuple[Node, ...], same: Same) -> L
 
 
 def _absolute(ops: tuple[str, ...], operands: tuple[Node, ...]) -> Node | None:
-    """Return `|x - c| < r` as an interval and `|x - c| > r` as two."""
+    """Return `|x - c| < r` as an interval and `|x - c| > r` as two; None for anything else."""
     if len(ops) != 1 or ops[0] not in _FLIPPED:
         return None
-    left, right, op = operands[0], operands[1], ops[0]
+    left, right, op = *operands, ops[0]
     if right[:2] == ("f", "abs"):
         left, right, op = right, left, _FLIPPED[op]
-    if left[:2] != ("f", "abs") or symbols(right):
-        return None
-    centre, inner = None, left[2][0]
-    if inner[0] == "s":
-        centre = ZERO
-    elif inner[0] == "+" and len(inner[1]) == 2 and inner[1][0][0] == "s":
-        centre = ("-", inner[1][1])
-    if centre is None or symbols(centre):
+    match left:
+        case ("f", "abs", (("s", _), *_)):
+            centre = ZERO
+        case ("f", "abs", (("+", (("s", _), shift)), *_)):
+            centre = ("-", shift)
+        case _:
+            return None
+    if symbols(centre) or symbols(right):
         return None
     low, high = ("+", (centre, ("-", right))), ("+", (centre, right))
     if op in ("<", "<="):
@@ -156,6 +155,7 @@ def _absolute(ops: tuple[str, ...], operands: tuple[Node, ...]) -> Node | None:
 
 
 def _position(node: Node) -> float:
+    """Return an end's place on the line: floats only order the ends, `same` compares them."""
     sign = infinite(node)
     if sign:
         return sign * float("inf")
@@ -173,7 +173,7 @@ def _position(node: Node) -> float:
 def _tidy(line: Line, same: Same) -> Line:
     """Return the intervals in order, overlapping ones merged, empty ones refused."""
     if len(line) == 1 and (symbols(line[0].low) or symbols(line[0].high)):
-        return line
+        return line  # (a, b) is an interval although nobody knows whether a < b
     placed = sorted(line, key=lambda part: (_position(part.low), not part.low_closed))
     merged: list[Interval] = []
     for part in placed:

@@ -12,6 +12,7 @@ _MATRICES = {"pmatrix", "bmatrix", "matrix", "array", "smallmatrix", "Bmatrix", 
 
 
 def bracketed(parser: Cursor, opener: str) -> Node:
+    """Parse what an opening bracket, a bar or a currency sign begins, from behind that sign."""
     if opener in ("|", "||"):
         parser.bars += 1
         node = parser.items()
@@ -25,6 +26,7 @@ def bracketed(parser: Cursor, opener: str) -> Node:
         return ("...",)
     if opener not in OPENING and opener != "]":
         raise Unparsed(f"unexpected {opener!r}")
+    # In `\{x | x > 0\}` a bar is a separator, in brackets inside of `|...|` it opens again.
     bars, parser.bars = parser.bars, 1 if opener == "\\{" else 0
     try:
         return _group(parser, opener)
@@ -48,7 +50,7 @@ def _group(parser: Cursor, opener: str) -> Node:
         return inner
     if closer not in _CLOSERS[opener]:
         raise Unparsed("brackets that do not match")
-    if opener == "]" or closer == "[":
+    if opener == "]" or closer == "[":  # the French way to write an open end
         opener = opener.translate(_OPEN_ENDS) if opener == "]" else opener
         closer = closer.translate(_OPEN_ENDS) if closer == "[" else closer
         if inner[0] != "list" or len(inner[1]) != 2:
@@ -59,7 +61,7 @@ def _group(parser: Cursor, opener: str) -> Node:
         return ("tuple", opener + closer, inner[1])
     if opener + closer == "()" or (opener + closer == "[]" and inner[0] != "list"):
         return inner
-    raise Unparsed("brackets round one item")
+    raise Unparsed("brackets round one item")  # `(5]` is half of an interval
 
 
 def _set_of(parser: Cursor, inner: Node) -> Node:
@@ -73,6 +75,7 @@ def _set_of(parser: Cursor, inner: Node) -> Node:
 
 
 def environment(parser: Cursor) -> Node:
+    """Parse a matrix, a determinant, a system of equations or a function by cases."""
     name = _word_in_braces(parser)
     if name not in _MATRICES:
         raise Unparsed(f"environment {name}")
@@ -89,7 +92,7 @@ def environment(parser: Cursor) -> Node:
         elif not parser.accept("&") and not parser.accept("hline"):
             row.append(parser.relation())
             while name == "cases" and parser.separator():
-                pass
+                pass  # commas between a case and its condition
         if parser.peek.kind == "end":
             break
     rows = [*rows, tuple(row)] if row else rows
@@ -117,6 +120,6 @@ def _piecewise(rows: list[tuple[Node, ...]]) -> Node:
 def _word_in_braces(parser: Cursor) -> str:
     parser.expect("{")
     name = ""
-    while parser.peek.kind not in ("end",) and not parser.accept("}"):
+    while parser.peek.kind != "end" and not parser.accept("}"):
         name += parser.next().value
     return name

@@ -1,6 +1,7 @@
 """Answers that name choices: one letter, several, a letter with its content, or a list of them."""
 
 import re
+from itertools import pairwise
 
 from rewards.syntax.normalise import words
 
@@ -42,6 +43,7 @@ def letters(plain: str) -> tuple[str, ...] | None:
 
 def _letter(text: str) -> str | None:
     found = _LETTER.fullmatch(text)
+    # A small letter alone is a symbol: `a` is no choice, `(a)` is one.
     if found and (found[2].isupper() or found[1] or "\\text" in text):
         return found[2].upper()
     return None
@@ -50,8 +52,8 @@ def _letter(text: str) -> str | None:
 def letter_run(plain: str) -> tuple[str, ...]:
     """Return the letters of several choices written as one word, as ACD; () for anything else."""
     found = _RUN.fullmatch(plain)
-    if found is None or any(x >= y for x, y in zip(found[1], found[1][1:], strict=False)):
-        return ()
+    if found is None or any(x >= y for x, y in pairwise(found[1])):
+        return ()  # BAD is a word or a segment; only letters in order are choices
     return tuple(found[1])
 
 

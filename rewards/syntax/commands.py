@@ -18,9 +18,10 @@ _MARKS = {"overline", "bar", "hat", "vec", "tilde", "widehat", "overrightarrow",
 
 
 def text(parser: Cursor, value: str) -> Node:
+    """Parse the content of a text command: a symbol, an answer, a function, a currency or words."""
     inner = value.strip()
     if len(inner) == 1 and inner.isalpha():
-        return ("c", "e") if inner == "e" else ("c", "i") if inner == "i" else symbol(parser, inner)
+        return ("c", inner) if inner in "ei" else symbol(parser, inner)
     if inner[:1].isdigit() or (inner[:1] in "-.(\\" and any(c.isdigit() for c in inner)):
         return parser.nested(inner)
     if inner in FUNCTIONS:
@@ -32,9 +33,11 @@ def text(parser: Cursor, value: str) -> Node:
 
 
 def command(parser: Cursor, name: str) -> Node:
+    """Parse the arguments of a command; one that is not known names a symbol."""
     if name in ("frac", "dfrac", "tfrac", "cfrac", "nicefrac", "sfrac", "flatfrac"):
         top = parser.argument()
         bottom = parser.argument()
+        # d over dx asks for a derivative; left as a fraction it would cancel to 1/x.
         if top == ("s", "d") and bottom[0] == "*" and bottom[1][0] == ("s", "d"):
             return ("big", "derivative", (bottom,))
         return ("/", top, bottom)
@@ -48,8 +51,7 @@ def command(parser: Cursor, name: str) -> Node:
         parser.expect("rfloor" if name == "lfloor" else "rceil")
         return ("f", "floor" if name == "lfloor" else "ceil", (node,))
     if name == "langle":
-        items = arguments(parser, "rangle")
-        return ("tuple", "()", items)
+        return ("tuple", "()", arguments(parser, "rangle"))
     if name in ("emptyset", "varnothing"):
         return ("set", ())
     if name == "begin":
@@ -77,7 +79,7 @@ def _root(parser: Cursor) -> Node:
     if parser.accept("["):
         degree = parser.sum()
         parser.expect("]")
-    if parser.peek.kind == "num":
+    if parser.peek.kind == "num":  # `\sqrt12` is the root of 12, unlike TeX: models mean that
         radicand = number(parser, parser.next().value)
     elif parser.peek.value == "(" and parser.peek.kind == "op":
         radicand = parser.atom()
@@ -88,13 +90,12 @@ def _root(parser: Cursor) -> Node:
 
 _NUM_ARGS = {"binom": (2,), "log": (1, 2), "!": (1,), "abs": (1,), "floor": (1,), "ceil": (1,)}
 """How many arguments the functions take that later stages compute exactly."""
-
-
 _SAME_FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _SAME_FUNCTIONS |= {f"{a}{f}": f"arc{f}" for a in ("a", "ar") for f in ("sinh", "cosh", "tanh")}
 
 
 def function(parser: Cursor, name: str) -> Node:
+    """Parse a power, a base and the argument of a named function, under one name for synonyms."""
     power = base = None
     name = _SAME_FUNCTIONS.get(name, name)
     while parser.peek.value in ("^", "_") and parser.peek.kind == "op":
@@ -119,8 +120,8 @@ def function(parser: Cursor, name: str) -> Node:
         args = (*args, base)
     if len(args) not in _NUM_ARGS.get(name, (len(args),)):
         raise Unparsed(f"{name} of {len(args)} arguments")
-    if power == ("-", ("n", 1, 1)) or power == ("n", -1, 1):
-        return ("f", "arc" + name, args)
+    if power in (("-", ("n", 1, 1)), ("n", -1, 1)):
+        return ("f", "arc" + name, args)  # `\sin^{-1} x` is the inverse, not 1 / sin x
     node = ("f", name, args)
     return ("^", node, power) if power is not None else node
 
@@ -138,7 +139,10 @@ def _function_argument(parser: Cursor) -> Node:
             return parser.atom()
         factors = [parser.signed_factor()]
         while parser.starts_factor() and parser.peek.kind != "fn":
-            if parser.peek.value in ("(", "|"):
+            if parser.peek.value in (
+                "(",
+                "|",
+            ):  # `\sin x (x+1)`: the bracket is a factor of its own
                 break
             factors.append(parser.factor())
         node = product(factors)
@@ -153,10 +157,8 @@ def _function_argument(parser: Cursor) -> Node:
 def _big(parser: Cursor, name: str) -> Node:
     parts = []
     while parser.peek.value in ("^", "_") and parser.peek.kind == "op":
-        mark = parser.next().value
-        parser.expect("{") if parser.peek.value == "{" else None
-        braced = parser.tokens[parser.at - 1].value == "{"
-        parts.append(("text", mark))
+        parts.append(("text", parser.next().value))
+        braced = parser.accept("{")
         parts.append(parser.items() if braced else parser.atom())
         if braced:
             parser.expect("}")

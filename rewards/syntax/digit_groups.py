@@ -31,7 +31,7 @@ def digit_groups(text: str) -> frozenset[int]:
                 levels.pop().settle(found)
         elif kind == "group":
             levels[-1].starts.append(mark.start())
-        elif text[mark.end() : mark.end() + 1] == " ":
+        elif text[mark.end() : mark.end() + 1] == " ":  # a comma and a space separate items
             levels[-1].allowed = None if levels[-1].allowed is None else True
         else:
             levels[-1].allowed = None
@@ -48,5 +48,6 @@ class _Level:
         self.allowed: bool | None = allowed
 
     def settle(self, found: set[int]) -> None:
+        """Add this level's numbers to the found ones, if its commas may group digits."""
         if self.allowed:
             found.update(self.starts)

@@ -7,10 +7,15 @@ from rewards.syntax.digit_groups import digit_groups
 from rewards.syntax.units import is_unit
 
 MAX_TOKENS, MAX_WORD = 600, 40
+"""No answer needs as many; they bound the parser's work and its depth."""
 
 
 class Token(NamedTuple):
-    """kind: num, sym, const, fn, cmd, text, op or end; value: its text; spaced: a space before."""
+    r"""A piece of text with its kind.
+
+    kind: num, sym, const, field, fn, cmd, text, op or end. value: its text, in one spelling for all
+    that mean the same (`\leq` is `<=`). spaced: whether white space stands before it.
+    """
 
     kind: str
     value: str
@@ -21,6 +26,8 @@ class Unparsed(ValueError):
     """The text is not in the language of the parser."""
 
 
+# One match is one token. The alternatives are tried in this order: numbers come before the single
+# characters that they are made of. Runs of letters match as one letter and are cut by _words.
 _TOKEN = re.compile(
     r"(?P<space>\s*)(?:"
     r"(?P<num>\d{1,3}(?:,\d{3})+(?!,?\d)(?:\.\d+)?|\d{1,3}(?: \d{3})+(?! ?\d)(?:\.\d+)?"
@@ -28,10 +35,9 @@ _TOKEN = re.compile(
     r"|\\(?P<text>(?:text(?:bf|it|rm|sf|sc|tt|normal|up)?|mathrm|mathbf|mathit|mathsf|mathtt|bm"
     r"|mathnormal|boldsymbol|bold|pmb|operatorname\*?|mbox|hbox|emph|underline)\s*\{[^{}]*\})"
     r"|(?P<degree>\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z]))"
-    r"|(?P<open>\\math(?:bb|bf|rm|cal|scr|frak)\s*\{\s*[A-Za-z]\s*\}|\\mathbb\s*[A-Z])"
+    r"|(?P<letter>\\math(?:bb|bf|rm|cal|scr|frak)\s*\{\s*[A-Za-z]\s*\}|\\mathbb\s*[A-Z])"
     r"|\\(?P<cmd>[A-Za-z]+\*?)"
     r"|(?P<op>\\[{}|%$\\&_#]|\*\*|<=|>=|!=|==|\.\.\.|.)"
-    r"|(?P<word>(?!))"
     r")",
     re.S,
 )
@@ -49,6 +55,7 @@ FUNCTIONS = _names("""
     det sup inf dim ker deg arg Re Im Arg abs floor ceil sgn sign binomial binom comb tr trace rank
     cis erf gamma Gamma zeta Phi phi factorial mod
 """)
+# Names that mean a function even without a backslash: `phi` or `tr` may be a product of symbols.
 _PLAIN_FUNCTIONS = FUNCTIONS - _names("inf gamma Gamma zeta Phi phi mod deg tr")
 _WORD_CONSTS = {"pi": "pi", "infty": "inf", "infinity": "inf", "Infinity": "inf", "oo": "inf"}
 _GREEK_WORDS = {"alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "sigma", "omega", "phi"}
@@ -78,22 +85,21 @@ def tokenize(text: str) -> list[Token]:
             _words(word.group(), spaced, tokens)
         elif kind == "text":
             inner = value[value.index("{") + 1 : -1]
-            if value[0] in "om" and inner.strip() in _PLAIN_FUNCTIONS:
-                tokens.append(Token("fn", inner.strip(), spaced))
-                continue
-            tokens.append(Token("text", inner.strip(), spaced or inner[:1] == " "))
-        elif kind == "open":
-            letter = value.rstrip("} ")[-1]
-            blackboard = value.startswith("\\mathbb")
-            tokens.append(Token("const" if blackboard else "sym", letter, spaced))
-            if blackboard:
-                tokens[-1] = Token("field", letter, spaced)
+            name = inner.strip()
+            if value[0] in "om" and name in _PLAIN_FUNCTIONS:  # \operatorname, \mathrm, \mbox
+                tokens.append(Token("fn", name, spaced))
+            else:
+                tokens.append(Token("text", name, spaced or inner[:1] == " "))
+        elif kind == "letter":
+            field = value.startswith("\\mathbb")
+            tokens.append(Token("field" if field else "sym", value.rstrip("} ")[-1], spaced))
         elif kind == "cmd":
             tokens.append(_command(value, spaced))
         elif kind == "degree":
             tokens.append(Token("op", "deg", spaced))
         elif kind:
             if kind == "num" and "," in value and at - len(value) not in groups:
+                # The comma separates: `1,234` is cut after the 1, and the rest is read again.
                 value, _, rest = value.partition(",")
                 at -= len(rest) + 1
             tokens.append(Token(kind, "||" if value == "\\|" else value, spaced))
@@ -102,27 +108,20 @@ def tokenize(text: str) -> list[Token]:
 
 
 _COMMAND_OPS = {
-    **dict.fromkeys(("cdot", "times", "ast", "star", "bullet"), "*"),
-    **dict.fromkeys(("le", "leq", "leqslant", "leqq"), "<="),
-    **dict.fromkeys(("ge", "geq", "geqslant", "geqq"), ">="),
-    **dict.fromkeys(("ne", "neq"), "!="),
-    **{"lt": "<", "gt": ">", "div": "/", "colon": ":", "mid": "|", "vert": "|", "lvert": "|"},
-    **{
-        "rvert": "|",
-        "Vert": "||",
-        "lVert": "||",
-        "rVert": "||",
-        "lbrace": "\\{",
-        "rbrace": "\\}",
-        "lbrack": "[",
-        "rbrack": "]",
-    },
-    **{"land": ",", "dots": "...", "ldots": "...", "cdots": "...", "dotsc": "...", "vdots": "..."},
-    **{"percent": "%", "backslash": "setminus", "setminus": "setminus", "cup": "cup", "cap": "cap"},
-    **{"pm": "pm", "mp": "mp", "in": "in", "approx": "approx", "equiv": "equiv", "to": "to"},
-    **{"rightarrow": "to", "lor": "or", "vee": "or", "wedge": ",", "sim": "~", "cong": "approx"},
-    **{"lparen": "(", "rparen": ")", "slash": "/"},
+    name: op
+    for op, names in (
+        *(("*", "cdot times ast star bullet"), ("/", "div slash"), ("%", "percent")),
+        *(("<", "lt"), ("<=", "le leq leqslant leqq"), (">", "gt"), (">=", "ge geq geqslant geqq")),
+        *(("!=", "ne neq"), ("approx", "approx cong"), ("equiv", "equiv"), ("~", "sim")),
+        *(("|", "mid vert lvert rvert"), ("||", "Vert lVert rVert"), ("pm", "pm"), ("mp", "mp")),
+        *(("(", "lparen"), (")", "rparen"), ("[", "lbrack"), ("]", "rbrack")),
+        *(("\\{", "lbrace"), ("\\}", "rbrace"), (",", "land wedge"), ("or", "lor vee")),
+        *(("in", "in"), ("cup", "cup"), ("cap", "cap"), ("setminus", "setminus backslash")),
+        *(("...", "dots ldots cdots dotsc vdots"), (":", "colon"), ("to", "to rightarrow")),
+    )
+    for name in names.split()
 }
+_COMMAND_FUNCTIONS = FUNCTIONS - _names("gamma Gamma zeta Phi phi mod sqrt binom")
 
 
 def _command(name: str, spaced: bool) -> Token:
@@ -132,10 +131,8 @@ def _command(name: str, spaced: bool) -> Token:
     if name == "mod":
         return Token("text", name, spaced)
     if name in ("pi", "infty"):
-        return Token("const", "pi" if name == "pi" else "inf", spaced)
-    if name in FUNCTIONS and name not in ("gamma", "Gamma", "zeta", "Phi", "phi", "sqrt", "binom"):
-        return Token("fn", name, spaced)
-    return Token("cmd", name, spaced)
+        return Token("const", _WORD_CONSTS[name], spaced)
+    return Token("fn" if name in _COMMAND_FUNCTIONS else "cmd", name, spaced)
 
 
 def _words(word: str, spaced: bool, tokens: list[Token]) -> None:

@@ -35,6 +35,7 @@ def with_unit(parser: Cursor, node: Node) -> Node:
 
 
 def at_unit_letter(parser: Cursor) -> bool:
+    """Say whether a letter behind a number is a unit: after a space, with nothing behind it."""
     kind, value, spaced = parser.peek
     if kind != "sym" or not spaced or value not in "msgLh":
         return False
@@ -56,8 +57,8 @@ def unit_words(parser: Cursor) -> str | None:
             power = parser.factor()
             parts.append(str(power[1]) if power[0] == "n" else "?")
     if parser.accept("("):
-        raise Unparsed("a remark in brackets")
+        raise Unparsed("a remark in brackets")  # `5 cm (not 6)`
     unit = unit_name(" ".join(parts).replace(" ^ ", "^")) if parts else None
     if unit is None:
-        parser.at, parser.peek = start, parser.tokens[start]
+        parser.move(start)
     return unit

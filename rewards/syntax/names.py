@@ -8,10 +8,12 @@ _FUNCTION_LETTERS = set("fghFGH")
 
 
 def symbol(parser: Cursor, name: str) -> Node:
+    """Parse the index and primes behind a name; with arguments it is an unknown function."""
     if parser.peek.value == "_" and parser.peek.kind == "op":
         parser.next()
         name = f"{name}_{index(parser)}"
     name += _marks(parser, name)
+    # `a(b+1)` is a product: only f, g and h, `P(x)=` and `a(3)` are calls.
     called = name[0] in _FUNCTION_LETTERS or (
         parser.look(1).kind == "sym" and (parser.look(2).value, parser.look(3).value) == (")", "=")
     )
@@ -25,8 +27,8 @@ def symbol(parser: Cursor, name: str) -> Node:
 def _marks(parser: Cursor, name: str) -> str:
     """Parse the primes of a name, and the inverse of a function's name."""
     marks = ""
-    while True:
-        ahead = [parser.look(k).value for k in range(5)]
+    while parser.peek.value in ("'", "^"):
+        ahead = [parser.look(k).value for k in range(6)]
         if ahead[0] == "'":
             parser.next()
             marks += "'"
@@ -37,19 +39,16 @@ def _marks(parser: Cursor, name: str) -> str:
                 marks += "'"
             if braced:
                 parser.expect("}")
-        elif (
-            ahead == ["^", "{", "-", "1", "}"]
-            and parser.look(5).value == "("
-            and (name[0] in _FUNCTION_LETTERS)
-        ):
-            for _ in range(5):
-                parser.next()
+        elif ahead == [*"^{-1}", "("] and name[0] in _FUNCTION_LETTERS:
+            parser.move(parser.at + 5)
             marks += "^-1"
         else:
-            return marks
+            break
+    return marks
 
 
 def index(parser: Cursor) -> str:
+    """Return the text of an index, in braces or of one token; it is a name and no value."""
     if not parser.accept("{"):
         token = parser.next()
         if token.kind in ("end", "op"):
@@ -68,12 +67,14 @@ def index(parser: Cursor) -> str:
 
 
 def arguments(parser: Cursor, closer: str) -> tuple[Node, ...]:
+    """Parse a list of arguments and the bracket that closes it."""
     inner = parser.items()
     parser.expect(closer)
     return inner[1] if inner[0] == "list" else (inner,)
 
 
 def field(parser: Cursor, letter: str) -> Node:
+    """Parse the mark behind the letter of a number field, as in N^*, R^+, Z_5."""
     name = letter
     if parser.peek.value in ("^", "_") and parser.peek.kind == "op":
         mark = parser.next().value

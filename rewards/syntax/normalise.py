@@ -1,9 +1,9 @@
-"""Bring the many ways of writing the same mathematics to one: Unicode forms, LaTeX decoration."""
+"""Bring the many ways to write the same mathematics to one: Unicode forms, LaTeX decoration."""
 
 import re
 import unicodedata
 
-MAX_LEN = 3000
+MAX_LEN = 3000  # characters of a gold or an answer; longer ones are refused unread
 
 _GREEK_LETTERS = "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩϕ"
 _GREEK_NAMES = """
@@ -85,7 +85,7 @@ def _undecorate(found: re.Match[str]) -> str:
         return found.group()
     if kind in ("bare", "mark"):
         return found[kind]
-    if kind == "double":
+    if kind == "double":  # `\\frac` as a program has escaped it, but rows end in `\\` too
         return "\\\\" if "\\begin" in found.string else "\\"
     return ""
 
@@ -109,6 +109,7 @@ def _plain_unicode(text: str) -> str:
     text = text.translate(_UNICODE)
     if text.isascii():
         return text
+    # Not before the table: NFKC makes 2½ into 21/2, and of a superscript a digit on the line.
     text = unicodedata.normalize("NFKC", text).translate(_UNICODE)
     if text.isascii():
         return text
@@ -139,6 +140,7 @@ def normalise(text: str) -> str:
     if "\\" in text or "$" in text or "~" in text or "{" in text:
         text = _DECORATION.sub(_undecorate, text)
     text = _SPACES.sub(" ", text).strip(" ")
+    # By hand, not by a pattern: `[.,;: ]+$` is quadratic in a run of such characters.
     end = len(text)
     while end and text[end - 1] in ".,;: " and not text.endswith(_KEPT_ENDS, 0, end):
         end -= 1

@@ -6,7 +6,7 @@ from rewards.syntax.cursor import Cursor
 from rewards.syntax.lexer import Unparsed
 from rewards.syntax.nodes import Node
 
-MAX_DIGITS = 4000
+MAX_DIGITS = 4000  # int() of a text raises past 4,300 digits, and is quadratic up to there
 _RECURRING = {"overline", "bar", "dot", "overbar"}
 
 
@@ -47,7 +47,7 @@ def fold_recurring(value: str) -> Node | None:
         return None
     found = _TAIL.match(decimals)
     if not found or len(decimals) - len(found[1]) < 3 * (len(found[2]) == 1):
-        return None
+        return None  # one digit twice, as in 0.233..., is not yet a period
     return _recurring(f"{whole}.{found[1]}", found[2])
 
 
@@ -61,7 +61,7 @@ def mixed_number(factors: list[Node], factor: Node) -> Node | None:
         return None
     if any(n[0] != "n" or n[2] != 1 or n[1] < 0 for n in (whole, top, bottom)):
         return None
-    if not 0 < top[1] < bottom[1]:
+    if not 0 < top[1] < bottom[1]:  # `3 \frac{5}{2}` is neither a mixed number nor a product
         raise ValueError("a whole number beside an improper fraction")
     return ("n", whole[1] * bottom[1] + top[1], bottom[1])
 

@@ -6,16 +6,33 @@ from rewards.syntax.cursor import Cursor
 from rewards.syntax.lexer import Token, Unparsed, tokenize
 from rewards.syntax.measures import at_unit_letter, with_unit
 from rewards.syntax.names import field, symbol
-from rewards.syntax.nodes import Node, negative, primed, product
+from rewards.syntax.nodes import Node, added, as_set, is_whole, negative, primed, product
 from rewards.syntax.normalise import words
 from rewards.syntax.numbers import mixed_number, number
 from rewards.syntax.units import CURRENCY_SIGNS
 
-MAX_DEPTH = 80
+MAX_DEPTH = 80  # far below Python's 1,000 frames: brackets in brackets count 4 for 9 calls
 RELATIONS = {"=", "==", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "to", "~"}
-_SEPARATORS = {",", ";"}
+_CLOSERS = {")", "]", "\\}", "}", "&", "\\\\", "rangle", "rfloor", "end"}
+_JOINING_WORDS = {
+    **dict.fromkeys(("and", "and also"), ","),
+    **dict.fromkeys(("or", "or else", "either"), "or"),
+}
 _STARTS = {"num", "sym", "const", "fn", "cmd", "field"}
 _UNIT_LETTERS = set("msgLhJNWVAKC")
+_MODS = {"pmod", "bmod", "mod"}
+_NOT_AFTER_FACTOR = STOPS | RELATIONS | CURRENCY_SIGNS.keys()
+_ATOMS = {
+    "num": number,
+    "sym": symbol,
+    "const": symbol,
+    "field": field,
+    "fn": function,
+    "text": text,
+    "cmd": command,
+    "op": bracketed,
+}
+"""What reads an atom, by the kind of its first token."""
 
 
 def parse(plain: str) -> Node:
@@ -28,7 +45,7 @@ def parse(plain: str) -> Node:
 
 
 class Parser(Cursor):
-    """Recursive descent, bounded by MAX_DEPTH and the lexer's MAX_TOKENS."""
+    """Recursive descent, one method a level, bounded by MAX_DEPTH and the lexer's MAX_TOKENS."""
 
     def items(self) -> Node:
         """Parse what stands between brackets or is the whole answer: one item or a list."""
@@ -36,9 +53,7 @@ class Parser(Cursor):
         while True:
             while (separator := self.separator()) is not None:
                 separators.add(separator)
-            if self.peek.kind == "end" or self.at_closer():
-                break
-            if found and not separators:
+            if self.peek.kind == "end" or self.at_closer() or (found and not separators):
                 break
             found.append(self.relation())
             separator = self.separator()
@@ -53,24 +68,27 @@ class Parser(Cursor):
         return ("list", tuple(found), kind)
 
     def separator(self) -> str | None:
+        """Parse what separates two items: a comma, a semicolon or a joining word."""
         kind, value, _ = self.peek
-        if kind == "op" and value in _SEPARATORS:
+        if kind == "op" and value in (",", ";"):
             return self.next().value
-        if kind == "text":
-            word = words(value)
-            if word in ("and", "or", "and also", "or else", "", "either") and value:
+        if kind == "text" and value:
+            said = words(value)
+            if said in _JOINING_WORDS or not said:  # no words: a comma that stands in \text
                 self.next()
-                return "or" if word in ("or", "or else", "either") else ","
+                return _JOINING_WORDS.get(said, ",")
         return None
 
     def at_closer(self) -> bool:
+        """Say whether the token in view ends what a bracket or a command has opened."""
         if self.peek.value == "]" and self.depth == 0:
             return False  # `]0, 1[` opens with it
-        return self.peek.value in (")", "]", "\\}", "}", "&", "\\\\", "rangle", "rfloor", "end")
+        return self.peek.value in _CLOSERS
 
     def relation(self) -> Node:
+        """Parse a chain of equations or inequalities, or one operand, with its modulus."""
         if self.peek.kind == "op" and self.peek.value in ("=", "approx", "~"):
-            self.next()
+            self.next()  # `= 5` states the right side of an equation that the question began
         operands, operators = [self.operand()], []
         while self.peek.kind in ("op", "cmd") and self.peek.value in RELATIONS:
             operators.append(self.next().value)
@@ -90,11 +108,11 @@ class Parser(Cursor):
             node = ("mod", node, self.sum())
             self.expect(")")
         if self.peek.kind == "text" and words(self.peek.value) in ("since", "because"):
-            self.peek = self.tokens[-1]
-            self.at = len(self.tokens) - 1
+            self.move(len(self.tokens) - 1)  # a reason is no part of the answer
         return node
 
     def at_mod(self) -> bool:
+        """Say whether a modulus follows."""
         return self.peek.value in ("pmod", "bmod") or self.peek[:2] == ("text", "mod")
 
     def remainder(self, number: Node) -> Node | None:
@@ -105,12 +123,13 @@ class Parser(Cursor):
         self.next()
         modulus = self.factor()
         if self.peek.value != "=" or self.peek.kind != "op":
-            self.at, self.peek = start, self.tokens[start]
+            self.move(start)
             return None
         self.next()
         return ("rel", ("=",), (("f", "rem", (number, modulus)), self.operand()))
 
     def operand(self) -> Node:
+        """Parse one side of a relation: a sum, set algebra over sums, or a ratio of sums."""
         self.descend()
         braced = self.peek.value == "{"
         node = self.sum()
@@ -128,6 +147,7 @@ class Parser(Cursor):
         return node
 
     def at_ratio(self) -> bool:
+        """Say whether the next part of a ratio follows: `3:4`, `3 to 4`; not in `{x : x > 0}`."""
         return (self.peek.value == ":" and not self.bars) or self.peek[:2] == ("text", "to")
 
     def descend(self) -> None:
@@ -137,6 +157,7 @@ class Parser(Cursor):
             raise Unparsed("nested too deeply")
 
     def sum(self) -> Node:
+        """Parse signed terms, and the unit behind them."""
         self.descend()
         terms, degrees = [], False
         while True:
@@ -156,7 +177,7 @@ class Parser(Cursor):
             terms.append(
                 term if sign in ("", "+") else negative(term) if sign == "-" else (sign, term)
             )
-        node = terms[0] if len(terms) == 1 else _added(terms)
+        node = terms[0] if len(terms) == 1 else added(terms)
         if self.accept("choose"):
             node = ("f", "binom", (node, self.sum()))
         elif self.accept("over"):
@@ -189,9 +210,13 @@ class Parser(Cursor):
         return product(factors)
 
     def juxtaposed(self, factors: list[Node]) -> list[Node]:
+        """Return the factors with the next one, which no sign of multiplication precedes.
+
+        `1 2/3` is a mixed number: its 2 is kept as a "gap" until the slash behind it is seen.
+        """
         spaced, bracketed = self.peek.spaced, self.peek.value == "("
         factor = self.factor()
-        if factor[0] == "n" and _is_whole(factors[-1]) and spaced and self.peek.value == "/":
+        if factor[0] == "n" and is_whole(factors[-1]) and spaced and self.peek.value == "/":
             return [*factors, ("gap", factor)]
         mixed = None if bracketed else mixed_number(factors, factor)
         if mixed:
@@ -201,23 +226,22 @@ class Parser(Cursor):
         return [*factors, factor]
 
     def starts_factor(self) -> bool:
+        """Say whether the token in view begins another factor of the product before it."""
         kind, value, spaced = self.peek
         if kind == "cmd":
-            return value not in STOPS and value not in RELATIONS and value not in CURRENCY_SIGNS
+            return value not in _NOT_AFTER_FACTOR
         if kind == "op":
-            if value == "[" and self.bars == 0:
+            if value == "[" and self.bars == 0:  # after a factor `[` may close `]0, 1[`
                 return self.tokens[self.at - 1].value in (")", "]") and self.at > 0
             if value == "(" and self.look(1)[:2] == ("text", "mod"):
                 return False
             return value in OPENING or (value in ("|", "||") and not self.bars)
         if kind == "text":
-            letter = self.peek.value
-            return (
-                len(letter) == 1 and letter.isalpha() and not spaced and letter not in _UNIT_LETTERS
-            )
+            return len(value) == 1 and value.isalpha() and not spaced and value not in _UNIT_LETTERS
         return kind in _STARTS
 
     def signed_factor(self) -> Node:
+        """Parse a factor behind any signs, as in `2 * -3`."""
         if self.peek.kind == "op" and self.peek.value in ("-", "+", "pm"):
             sign = self.next().value
             factor = self.signed_factor()
@@ -225,6 +249,7 @@ class Parser(Cursor):
         return self.factor()
 
     def factor(self) -> Node:
+        """Parse an atom with what follows it: factorials, primes, a power."""
         self.descend()
         node = self.postfix(self.atom())
         if self.peek.kind == "op" and self.peek.value in ("^", "**"):
@@ -234,6 +259,7 @@ class Parser(Cursor):
         return node
 
     def power(self, base: Node) -> Node:
+        """Parse a superscript: an exponent, a prime, or the T of a transposed matrix."""
         if self.peek.value in ("prime", "'"):
             self.next()
             return primed(base)
@@ -255,51 +281,34 @@ class Parser(Cursor):
         return ("^", base, exponent)
 
     def postfix(self, node: Node) -> Node:
+        """Parse the factorials, primes and degree signs behind an atom."""
         while self.peek.kind == "op":
             value = self.peek.value
             if value == "!":
                 self.next()
-                double = self.peek.value == "!" and self.peek.kind == "op"
-                if double:
-                    self.next()
-                node = ("f", "!!" if double else "!", (node,))
+                node = ("f", "!!" if self.accept("!") else "!", (node,))
             elif value == "'":
                 self.next()
                 node = primed(node)
             elif value == "deg" and self.in_function:
-                self.next()
+                self.next()  # sin 30 degrees: elsewhere a degree is the unit of the answer
                 node = ("*", (node, ("/", ("c", "pi"), ("n", 180, 1))))
             else:
                 break
         return node
 
     def atom(self) -> Node:
+        """Parse a number, a name, a call, a command, a text or what stands in brackets."""
         self.descend()
-        node = self.bare_atom()
+        kind, value, _ = self.next()
+        if kind == "const" and (self.peek.value != "_" or value not in ("e", "i")):
+            node = ("c", value)
+        elif kind == "end":
+            raise Unparsed("the text ends too early")
+        else:
+            node = _ATOMS[kind](self, value)
         self.depth -= 1
         return node
-
-    def bare_atom(self) -> Node:
-        kind, value, _ = self.next()
-        if kind == "num":
-            return number(self, value)
-        if kind == "sym":
-            return symbol(self, value)
-        if kind == "const":
-            if value in ("e", "i") and self.peek.value == "_":
-                return symbol(self, value)
-            return ("c", value)
-        if kind == "field":
-            return field(self, value)
-        if kind == "fn":
-            return function(self, value)
-        if kind == "text":
-            return text(self, value)
-        if kind == "cmd":
-            return command(self, value)
-        if kind == "op":
-            return bracketed(self, value)
-        raise Unparsed("the text ends too early")
 
     def argument(self) -> Node:
         """Parse the argument of a LaTeX command: a group, or the next single digit or token."""
@@ -307,44 +316,16 @@ class Parser(Cursor):
             node = self.items()
             self.expect("}")
             return node
-        if self.peek.kind == "num" and len(self.peek.value) > 1 and self.peek.value.isdigit():
-            digits = self.peek.value
-            self.peek = Token("num", digits[1:], False)
-            self.tokens[self.at] = self.peek
-            return ("n", int(digits[0]), 1)
-        return self.signed_atom()
-
-    def nested(self, inner: str) -> Node:
-        """Parse the text of a wrapper as an answer of its own."""
-        return parse(inner)
-
-    def signed_atom(self) -> Node:
-        if self.peek.value == "-" and self.peek.kind == "op":
+        value = self.peek.value
+        if self.peek.kind == "num" and len(value) > 1 and value.isdigit():
+            # TeX takes one digit: `\frac12` is one half, `\frac123` one half times 3.
+            self.peek = self.tokens[self.at] = Token("num", value[1:], False)
+            return ("n", int(value[0]), 1)
+        if value == "-" and self.peek.kind == "op":
             self.next()
             return negative(self.atom())
         return self.atom()
 
-
-_MODS = {"pmod", "bmod", "mod"}
-_SETS = {"such", "set", "cup", "cap", "setminus", "field"}
-
-
-def _added(terms: list[Node]) -> Node:
-    """Return the sum; a set minus sets is their difference."""
-    if terms[0][0] in _SETS and all(t[0] == "-" and t[1][0] in _SETS for t in terms[1:]):
-        node = terms[0]
-        for term in terms[1:]:
-            node = ("setminus", node, term[1])
-        return node
-    return ("+", tuple(terms))
-
-
-def as_set(node: Node) -> Node:
-    """Return what stands beside a sign of set algebra: plain `{1,2}` is a set there."""
-    if node[0] == "list":
-        return ("set", node[1])
-    return ("set", (node,)) if node[0] in ("n", "d", "/", "-") else node
-
-
-def _is_whole(node: Node) -> bool:
-    return node[0] == "n" and node[2] == 1
+    def nested(self, inner: str) -> Node:
+        """Parse the text of a wrapper as an answer of its own."""
+        return parse(inner)

@@ -8,7 +8,7 @@ from rewards.syntax.normalise import words
 from rewards.syntax.parse import parse
 from rewards.syntax.wording import foreign, reworded
 
-NUMBER = re.compile(
+NUMBER = re.compile(  # bounded digits: no text makes int() or a product slow
     r"(?:(-?\d{1,18})|(-?\d{0,15}\.\d{1,15})|(-?\d{1,18})/(\d{1,18})"
     r"|(-?)\\[dt]?frac\{(-?\d{1,18})\}\{(\d{1,18})\})"
 )
@@ -19,7 +19,7 @@ def plain_number(text: str) -> tuple[int, int] | None:
     found = NUMBER.fullmatch(text)
     if found is None:
         return None
-    kind = found.lastindex
+    kind = found.lastindex  # the group that closed last tells which of the four forms it is
     if kind == 1:
         return int(text), 1
     if kind == 2:
@@ -32,47 +32,44 @@ def plain_number(text: str) -> tuple[int, int] | None:
     return (-int(found[top]) if kind == 7 and found[5] else int(found[top])), below
 
 
-_TIME = re.compile(
+_TIME = re.compile(  # 3:45, 3:45 p.m.; `3:75` stays a ratio
     r"(\d{1,2})\s*:\s*([0-5]\d)\s*(?:\\text\w*\{)?\s*([ap])?\.?\s*(?(3)m\.?|)\s*\}?", re.I
 )
-_BASED = re.compile(
+_BASED = re.compile(  # 1011_2, (2A)_{16}, 101_\text{two}
     r"\(?(?:\\text\w*\{|\\mathrm\{)?\s*([0-9A-Z]+)\s*\}?\)?_(?:\{?\s*(-?\d+)\s*\}?"
     r"|\{?\\?(?:text|mathrm)?\{?\s*([a-z]+)\s*\}?\}?)"
 )
-_COUNTED = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
-    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
-    "nineteen",
-)
-_ROUND = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_BASES = {word: k for k, word in enumerate(_COUNTED) if 1 < k <= 16}
+_COUNTED = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen
+"""
+_COUNTS = {word: k for k, word in enumerate(_COUNTED.split())}
+_ROUND = "twenty thirty forty fifty sixty seventy eighty ninety"
+_TENS = {word: 10 * k for k, word in enumerate(_ROUND.split(), 2)}
+_ORDINALS = "half third fourth fifth sixth seventh eighth ninth tenth"
+_PARTS = {word: k for k, word in enumerate(_ORDINALS.split(), 2)} | {"halve": 2, "quarter": 4}
+_BASES = {word: k for word, k in _COUNTS.items() if 1 < k <= 16}
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3}")
 _HEX = re.compile(r"0x(?=\d*[A-Fa-f])([0-9A-Fa-f]{1,16})")
 _SAID = {
-    **dict.fromkeys(
-        ("all real numbers", "all reals", "real numbers", "the set of all real numbers", "reals"),
-        ("field", "R"),
-    ),
-    **dict.fromkeys(("all integers", "the integers", "integers"), ("field", "Z")),
-    **dict.fromkeys(("infinity", "positive infinity", "infty"), ("c", "inf")),
-    "negative infinity": ("-", ("c", "inf")),
-    "infinitely many": ("c", "inf"),
-    **dict.fromkeys(
-        [
-            *("empty set", "the empty set", "no solution", "no solutions", "no real solutions"),
-            *("no solutions exist", "no solution exists", "there is no solution"),
-            *("there are no solutions", "there are no real solutions", "no real solution"),
-        ],
-        ("set", ()),
-    ),
-    "all real numbers except 0": ("setminus", ("field", "R"), ("set", (("n", 0, 1),))),
+    said: node
+    for node, sayings in (
+        (
+            ("field", "R"),
+            "all real numbers|all reals|real numbers|the set of all real numbers|reals",
+        ),
+        (("field", "Z"), "all integers|the integers|integers"),
+        (("c", "inf"), "infinity|positive infinity|infty|infinitely many"),
+        (("-", ("c", "inf")), "negative infinity"),
+        (("set", ()), "empty set|the empty set|no solution|no solutions|no real solution"),
+        (("set", ()), "no real solutions|no solution exists|no solutions exist"),
+        (("set", ()), "there is no solution|there are no solutions|there are no real solutions"),
+        (("setminus", ("field", "R"), ("set", (("n", 0, 1),))), "all real numbers except 0"),
+        (("n", 1, 2), "half"),
+    )
+    for said in sayings.split("|")
 }
-_COUNTS = {word: k for k, word in enumerate(_COUNTED)}
-_TENS = {word: 10 * k for k, word in enumerate(_ROUND, 2)}
-_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6}
-_PARTS |= {"seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10}
-_SAID |= {word: ("n", k, 1) for word, k in {**_COUNTS, **_TENS}.items()}
-_SAID["half"] = ("n", 1, 2)
+_SAID |= {word: ("n", k, 1) for word, k in (_COUNTS | _TENS).items()}
 
 
 def read(plain: str) -> Node | None:
@@ -85,6 +82,7 @@ def read(plain: str) -> Node | None:
         node = parse(changed)
     except (Unparsed, ValueError):
         node = None
+    # Words may have been read as text or as products of their letters.
     spoken = node is None or node[0] in ("text", "*", "unit", "s", "+")
     if spoken and _WORD.search(changed):
         said = words(changed)
@@ -122,6 +120,7 @@ def _based(plain: str) -> Node | None:
     if "_" not in plain:
         return None
     found = _BASED.fullmatch(plain)
+    # One capital letter with an index is a symbol: `A_2` is no number in base two.
     if not found or not (found[1][0].isdigit() or len(found[1]) > 1):
         return None
     name = str(found[3] or "")

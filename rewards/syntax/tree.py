@@ -1,4 +1,4 @@
-"""Facts about trees: which symbols and operations occur, what they become when rewritten."""
+"""Walk trees and rewrite them; say which symbols, functions and operations occur in them."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -10,6 +10,7 @@ ZERO: Node = ("n", 0, 1)
 
 def walk(node: Node) -> Iterator[Node]:
     """Yield the node and every node below it."""
+    # With a stack of its own: recursive generators cost a call per level for every node.
     stack = [node]
     while stack:
         top = stack.pop()
@@ -18,7 +19,7 @@ def walk(node: Node) -> Iterator[Node]:
             if not isinstance(child, tuple):
                 continue
             if child and isinstance(child[0], str):
-                if child[0] in TAGS:
+                if child[0] in TAGS:  # else the operators of a relation: ("=", "<")
                     stack.append(child)
             else:
                 stack.extend(c if isinstance(c[0], str) else ("tuple", "", c) for c in child if c)
@@ -50,7 +51,7 @@ def rebuild(node: Node, change: Callable[[Node], Node]) -> Node:
     return change(node)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=8192)  # one judgement asks for the same trees many times
 def symbols(node: Node) -> frozenset[str]:
     """Return the names of the symbols of the tree."""
     return frozenset(part[1] for part in walk(node) if part[0] == "s")

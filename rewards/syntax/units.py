@@ -1,4 +1,4 @@
-"""Units of measure: one name for each, and the words that cannot be one."""
+"""Name units of measure: one canonical name for all spellings; words that can be no unit."""
 
 import re
 
@@ -23,68 +23,24 @@ _CANONICAL: dict[str, str] = {}
 for _row in _ALIASES.replace("\n", "|").split("|"):
     _names = _row.split()
     for _name in _names:
-        _CANONICAL.setdefault(_name, _names[0])
+        _CANONICAL.setdefault(_name, _names[0])  # the first row wins: `inch` is `in`
 
 CURRENCY_SIGNS = {"euro": "eur", "pounds": "pound-sterling", "yen": "yen", "rupee": "rupee"}
-PLAIN_UNITS = frozenset(name for name in _CANONICAL if name.isalpha()) | {
-    *("per", "square", "cubic", "sq", "cu", "KB", "MB", "GB", "TB", "kB", "C", "F"),
-    *(
-        "men",
-        "cup",
-        "box",
-        "car",
-        "cat",
-        "dog",
-        "egg",
-        "pen",
-        "hat",
-        "bus",
-        "kid",
-        "way",
-        "set",
-        "row",
-    ),
-}
+_PLAIN = """
+    per square cubic sq cu KB MB GB TB kB C F
+    men cup box car cat dog egg pen hat bus kid way set row
+"""
+PLAIN_UNITS = frozenset([*(name for name in _CANONICAL if name.isalpha()), *_PLAIN.split()])
 """Words that may stand behind a number without any mark."""
 
-CJK_UNITS = {
-    **{
-        "元": "yuan",
-        "米": "m",
-        "厘米": "cm",
-        "毫米": "mm",
-        "分米": "dm",
-        "千米": "km",
-        "公里": "km",
-    },
-    **{
-        "平方米": "m^2",
-        "平方厘米": "cm^2",
-        "平方分米": "dm^2",
-        "平方千米": "km^2",
-        "立方米": "m^3",
-    },
-    **{"立方厘米": "cm^3", "立方分米": "dm^3", "千克": "kg", "公斤": "kg", "克": "g", "吨": "ton"},
-    **{
-        "升": "L",
-        "毫升": "mL",
-        "秒": "s",
-        "分钟": "minute",
-        "小时": "hour",
-        "天": "day",
-        "年": "year",
-    },
-    **{
-        "度": "deg",
-        "周": "week",
-        "月": "month",
-        "倍": "times",
-        "руб": "rouble",
-        "см": "cm",
-        "м": "m",
-    },
-    **{"км": "km", "кг": "kg", "мм": "mm", "г": "g"},
-}
+_CJK_UNITS = """
+    元 yuan 米 m 厘米 cm 毫米 mm 分米 dm 千米 km 公里 km 千克 kg 公斤 kg 克 g 吨 ton 升 L 毫升 mL
+    平方米 m^2 平方厘米 cm^2 平方分米 dm^2 平方千米 km^2 立方米 m^3 立方厘米 cm^3 立方分米 dm^3
+    秒 s 分钟 minute 小时 hour 天 day 周 week 月 month 年 year 度 deg 倍 times
+    руб rouble см cm м m км km кг kg мм mm г g
+"""
+_CJK_WORDS = _CJK_UNITS.split()
+CJK_UNITS: dict[str, str] = dict(zip(_CJK_WORDS[::2], _CJK_WORDS[1::2], strict=True))
 CURRENCIES = {"dollar", "eur", "pound-sterling", "rupee", "yen", "yuan"}
 
 # A word like these after a number is a remark or a second answer, never a unit.
@@ -99,6 +55,7 @@ _CUT = re.compile(r"[\s{}$~]+|\\[ ,;]")
 _PER = re.compile(r"\bper\b|\\cdot|\*")
 _POWER = re.compile(r"\^\(?\{?(-?\d+)\}?\)?")
 _LETTERS = re.compile(r"[A-Za-z]+")
+MAX_UNIT_WORDS = 5
 
 
 def is_unit(word: str) -> bool:
@@ -107,6 +64,7 @@ def is_unit(word: str) -> bool:
 
 
 def _lookup(word: str) -> str | None:
+    # As written first: mW and MW, or K and k, are different units.
     known = _CANONICAL.get(word) or _CANONICAL.get(word.lower())
     if known is None and word.endswith("s"):
         known = _CANONICAL.get(word[:-1]) or _CANONICAL.get(word[:-1].lower())
@@ -119,7 +77,7 @@ def unit_name(text: str) -> str | None:
     listed = [w.lower() for w in _LETTERS.findall(text)]
     if listed == ["times"]:
         return "times"
-    if not listed or len(listed) > 5 or any(w in _REMARKS for w in listed):
+    if not listed or len(listed) > MAX_UNIT_WORDS or any(w in _REMARKS for w in listed):
         return "%" if text in ("\\%", "%") else None
     lowered = text.lower().replace("'", "")
     if lowered.replace(".", "") in ("am", "pm", "a m", "p m"):
@@ -133,4 +91,4 @@ def unit_name(text: str) -> str | None:
     elif found is None and "^" in flat:
         base, _, power = flat.partition("^")
         found = f"{_lookup(base) or base.lower()}^{power}"
-    return found or flat.lower().rstrip("s")
+    return found or flat.lower().rstrip("s")  # any other noun: `5 apples` has the unit apple

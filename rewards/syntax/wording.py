@@ -1,4 +1,4 @@
-"""Other ways to write the same answer, brought to the one that the parser knows.
+"""Rewrite other ways to write the same answer into the one that the parser knows.
 
 Everything here works on normalised text and only where a mark of the habit stands in it.
 """
@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 from rewards.syntax.units import CJK_UNITS, PLAIN_UNITS, unit_name
 
-_SUPER_SUB = re.compile(
+_SUPER_SUB = re.compile(  # x^2_1 for x_1^2
     r"((?:[A-Za-z]|\\[a-zA-Z]+) ?)(\^(?:\{[^{}]*\}|\w|\\[a-z]+))(_(?:\{[^{}]*\}|\w))"
 )
-_LONE_GROUP = re.compile(r"(?<![A-Za-z}^_\]])\{([A-Za-z]|\\[a-z]+)\}(?=_)")
-_SIGN_GROUP = re.compile(r"(?<![\^_A-Za-z}\]])\{([-+])\}")
+_LONE_GROUP = re.compile(r"(?<![A-Za-z}^_\]])\{([A-Za-z]|\\[a-z]+)\}(?=_)")  # {x}_1 for x_1
+_SIGN_GROUP = re.compile(r"(?<![\^_A-Za-z}\]])\{([-+])\}")  # {-}5 for -5
 _WRAPPED = re.compile(r"\\(?:mathbf|boldsymbol|bm|mathit|pmb|bold|underline|emph)\s*\{(.*)\}", re.S)
-_MATHEMATICS = re.compile(r"[\d=+^\\]")
-_ORDINAL = re.compile(
+_MATHEMATICS = re.compile(r"[\d=+^\\]")  # bold words stay what they are: text
+_ORDINAL = re.compile(  # 12th, 12^{\text{th}}
     r"(?<=\d)\s?\^?\s?\{?\s?(?:\\(?:text|mathrm|textsuperscript|rm)\w*\s?\{)?\s?(?:st|nd|rd|th)\s?\}?\}?"
     r"(?=$|[\s,.;)}])(?!\w)"
 )
@@ -26,46 +26,46 @@ _ROWS = re.compile(r"\\\\(?:\[[^\]]*\])?")
 _CONDITION = re.compile(
     r",?\s*&\s*(?:\\text\{[, ]*(?:if|when|for|where)?\s*\}|(?:if|when|for)\b)?\s*"
 )
-_UNIT_FRACTION = re.compile(
+_UNIT_FRACTION = re.compile(  # a fraction of units: miles over hours
     r"\\[dt]?frac\s?\{\s?\\(?:text|mathrm)\s?\{([^{}]*)\}\s?\}\s?\{\s?\\(?:text|mathrm)\s?\{([^{}]*)\}\s?\}"
 )
-_UNIT_POWER = re.compile(
+_UNIT_POWER = re.compile(  # \text{m} \cdot \text{s}^{-1}
     r"\\(?:text|mathrm)\s?\{\s*([A-Za-z]+)\s*\}?\s*(?:\\cdot|\*)?\s*(?:\\(?:text|mathrm)\s?\{)?\s*"
     r"([A-Za-z]+)\s*\}?\s*\^\s*\{-1\}\s*\}?"
 )
 _LARGE = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_LARGE_NUMBER = re.compile(
+_LARGE_NUMBER = re.compile(  # 3 million
     r"(?<=\d)\s*(?:\\text\w*\{\s*)?(hundred|thousand|million|billion|trillion)\b\s*(?:\}|(?=[^}]*$))"
 )
 _ABOUT = r"(?:which is |or |i\.e\.,? )?(?:about|approximately|approx\.?|roughly|around)"
-_ABOUT_FIRST = re.compile(
+_ABOUT_FIRST = re.compile(  # about 3.14
     rf"\\text\w*\{{\s*{_ABOUT}\s*\}}\s*(?=[-\d.\\])|(?<![\\A-Za-z])(?i:{_ABOUT}) (?=[-\d.\\])"
 )
-_ABOUT_BEHIND = re.compile(
+_ABOUT_BEHIND = re.compile(  # \pi (about 3.14)
     rf"(.*?)\s*(?:,\s*)?(?:\\text\w*\{{\s*)?\(\s*(?:\\text\w*\{{\s*)?(?:{_ABOUT}|\\approx)\s*\}}?\s*"
     r"(-?\d[\d.,]*)\s*(?:\\text\w*\{)?\s*[A-Za-z ]*\}?\s*\)?\s*\}?\s*\)?",
     re.S,
 )
-_CALLED = re.compile(
+_CALLED = re.compile(  # P(A|B) = , E[X] = : the bars and signs inside are no operators
     r"(?:\\mathbb\s?\{?\s?[PE]\s?\}?|\\operatorname\s?\{\w+\}|\\Pr|\\(?:mathrm|text)\s?\{\w+\}|[A-Z][a-z]{0,3})"
     r"(?:_\{?\w{1,6}\}?)?\s?(?:\((?=[^()]*(?:[|=<>]|\\(?:mid|le|ge|in|vert|cap|cup)\b))[^()]*\)|\[[^\[\]]*\])"
     r"\s?(?==|\\approx)"
 )
-_REASON = re.compile(
+_REASON = re.compile(  # 5, since x > 0
     r"\s*,?\s*(?:\(\s*)?\\text\w*\{\s*\(?\s*(?:since|because)\b.*$|\s*\(\s*(?:since|because)\b.*$",
     re.S,
 )
-_INTRODUCTION = re.compile(
+_INTRODUCTION = re.compile(  # \text{So the solutions are } 5
     r"\\text\w*\{\s*(?:(?:so|thus|hence|therefore|the|our|only|unique|solutions?|answers?|values?|final"
     r"|correct|is|are|equals?|there)\b[,:]?\s*)+\}\s*(?=\S)",
     re.I,
 )
-_CAPTION = re.compile(r"\\text\w*\{\s*[A-Za-z][A-Za-z ]{0,30}:\s*\}\s*")
-_FOR = re.compile(
+_CAPTION = re.compile(r"\\text\w*\{\s*[A-Za-z][A-Za-z ]{0,30}:\s*\}\s*")  # \text{Area: } 5
+_FOR = re.compile(  # 2n+1 for all n \in \mathbb{Z}: the condition becomes an item
     r"\s*,?\s*(?:\\text\w*\{\s*,?\s*(?:for|where|with)\s*(?:all|any|every|each|some)?\s*(?:integers?)?\s*\}"
     r"|\b(?:for|where)\b(?: (?:all|any|every|each|some)\b)?)\s*(?=[A-Za-z\\])"
 )
-_TAIL = re.compile(
+_TAIL = re.compile(  # 5 square units
     r"(?P<head>.*(?:[\d)}]|\\pi|\\circ))(?P<gap> ?)"
     r"(?P<tail>[A-Za-z]+(?:\^\{?[23]\}?)?(?:[ /]+[A-Za-z]+(?:\^\{?[23]\}?)?){0,4})[.]?",
     re.S,
@@ -76,38 +76,38 @@ _NO_TAIL = frozenset(
     "cosh tanh alpha beta gamma delta theta lambda mu sigma omega phi infty infinity in max min "
     "gcd lcm times".split()
 )
-_PREFIX_CURRENCY = re.compile(
+_PREFIX_CURRENCY = re.compile(  # Rs. 500
     r"^(?:\\text\w*\{\s*)?(Rs\.?|INR|USD|US\s?\\\$|EUR|GBP|RMB|CNY|JPY|HK\\\$)\s*\}?\s*(?=[-\d.])"
 )
 _PREFIXES = {"Rs": "rupee", "INR": "rupee", "USD": "dollar", "EUR": "euro", "GBP": "gbp"}
 _PREFIXES |= {"RMB": "yuan", "CNY": "yuan", "JPY": "yen"}
-_FOREIGN_TAIL = re.compile(
+_FOREIGN_TAIL = re.compile(  # 5 and a word in Cyrillic or Chinese letters
     r"(.*[\d)}])\s*(?:\\text\w*\{)?\s*([\u0400-\u04ff]{1,8}\.?|[\u4e00-\u9fff]{1,6}[\u00b2\u00b3]?)\s*\}?",
     re.S,
 )
 _NO_COUNTER = set("不非或和且与及万亿百千十以上下多余约左右至少无则")
 _NO_CYRILLIC = {"или", "не", "и"}
 _MINUTES = re.compile(r"(\d{1,3})\^\{?\s*\\circ\s*\}?\s*(\d{1,2})\s?'(?:\s*(\d{1,2})\s?(?:''|\"))?")
-_HOURS = re.compile(
+_HOURS = re.compile(  # 2 h 30 min
     r"(\d+)\s*(?:\\text\s?\{)?\s*(?:h|hr|hrs|hours?)\s*(?:and )?\}?\s*(\d+)\s*(?:\\text\s?\{)?\s*"
     r"(?:min|mins|minutes?)\s*\}?"
 )
 
 
-_CONSTANT = re.compile(
+_CONSTANT = re.compile(  # , \text{where } C \text{ is a constant}
     r"\s*,?\s*\\text\w*\{[^{}]*\b(?:constants?|parameters?|arbitrary)\b[^{}]*\}\s*"
     r"(?:[A-Za-z](?:_\{?\w\}?)?(?:, ?)?)*$"
 )
-_INTEGER = re.compile(
+_INTEGER = re.compile(  # 2n+1, \text{ for any integer } n
     r"\s*,?\s*\\text\w*\{\s*,?\s*(?:for|where|with)?\s*(?:any|some|every|each|all|an)?\s*integers?\s*\}"
     r"\s*([a-z])$"
 )
-_IS_INTEGER = re.compile(
+_IS_INTEGER = re.compile(  # 2n+1, n \text{ is an integer}
     r"([a-z])\s*\\text\w*\{\s*(?:is|being|are)?\s*(?:an|any)?\s*integers?\s*\}$"
 )
 _CONDITION_BEHIND = re.compile(r"\s\(([^()]*(?:\\(?:geq?|leq?|neq?|in)\b|[<>])[^()]*)\)$")
-_SAME_IN_PERCENT = re.compile(r"(-?[\d.]+)\s?\((-?[\d.]+\\?%)\)")
-_NTH_THING = re.compile(r"(?<=\d)\\text\s?\{(?:st|nd|rd|th)\s+")
+_SAME_IN_PERCENT = re.compile(r"(-?[\d.]+)\s?\((-?[\d.]+\\?%)\)")  # 0.25 (25%)
+_NTH_THING = re.compile(r"(?<=\d)\\text\s?\{(?:st|nd|rd|th)\s+")  # 5\text{th floor}
 
 
 def _integers(plain: str) -> str:
@@ -115,7 +115,8 @@ def _integers(plain: str) -> str:
     return _IS_INTEGER.sub(r"\1 \\in \\mathbb{Z}", plain)
 
 
-# Whether any habit can stand in a text: words, wrappers, indices, brackets behind a space.
+# Whether any habit can stand in a text: words, wrappers, indices, brackets behind a space. It must
+# match wherever a mark of _HABITS does, or that habit is never tried.
 _TRIGGER = re.compile(
     r"(?<![\\A-Za-z])[A-Za-z]{2}|\\(?:text|math|bold|bm|pmb|underline|emph|begin|Pr|operat|frac\{\\|circ)"
     r"|_|\*\*|\{[-+]\}|%\)| \(|[A-Z] ?[(\[]|\^\{-1\}"
@@ -125,6 +126,7 @@ _UNIT_TRIGGER = re.compile(r"(?:[\d)}]|\\pi|\\circ) ?[A-Za-z]{2}|[\d}] [A-Za-z](
 
 def reworded(plain: str) -> str:
     """Return the text with every known habit replaced."""
+    # Most answers have none of them: one search, then plain `in`, spare them the substitutions.
     if _TRIGGER.search(plain):
         for marks, change in _HABITS:
             for mark in marks:
@@ -135,7 +137,7 @@ def reworded(plain: str) -> str:
 
 
 def _unwrapped(plain: str) -> str:
-    for _ in range(4):
+    for _ in range(4):  # \mathbf in \boldsymbol: deeper nests are no answers
         found = _WRAPPED.fullmatch(plain)
         if found is None or not _MATHEMATICS.search(found[1]) or not _balanced(found[1]):
             return plain

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import statistics
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rlvr.common.errors import ConfigError
 from rlvr.compare.execution.task import RunTask, settled
 from rlvr.compare.fairness import Fairness
 from rlvr.compare.resolve import Comparison
+from rlvr.config.toml import load_recipe
+from rlvr.config.train import TrainRecipe
 from rlvr.data.absolute_paths import absolute_tree
-from rlvr.runs.metrics import read_metrics
-
-if TYPE_CHECKING:
-    from rlvr.config.train import TrainRecipe
+from rlvr.runs.reader import read_metrics
 
 SHAPE = ("model", "rollout", "data")
 """Sections that decide, with the method, how long a step takes."""
@@ -56,9 +55,9 @@ def measured_cost(recipe: TrainRecipe, folders: Sequence[Path]) -> Cost | None:
         cost = _cost_of(folder)
         if cost is None:
             continue
-        tree = tomllib.loads((folder / "config.toml").read_text())
-        if _shape(tree) == _shape(recipe.model_dump(mode="json", exclude_none=True)):
-            same[tree["adapter"]["method"] == recipe.adapter.method].append(cost)
+        made = _recipe_of(folder)
+        if made is not None and _shape(made) == _shape(recipe):
+            same[made.adapter.method == recipe.adapter.method].append(cost)
     for own, words in ((True, "of this method"), (False, "of other methods")):
         if same[own]:
             step_s, extra_s, gib = (
@@ -81,9 +80,17 @@ def _cost_of(folder: Path) -> tuple[float, float, float] | None:
     return statistics.fmean(steps), max(seconds - sum(steps), 0.0), rows[-1]["memory/peak_gib"]
 
 
-def _shape(tree: Mapping[str, Any]) -> str:
-    tree = absolute_tree(tree)
-    return json.dumps({name: tree.get(name) for name in SHAPE}, sort_keys=True)
+def _recipe_of(folder: Path) -> TrainRecipe | None:
+    """The run's recipe; None where it is no longer a valid one."""
+    try:
+        return load_recipe(folder / "config.toml", [], TrainRecipe)
+    except ConfigError:
+        return None
+
+
+def _shape(recipe: TrainRecipe) -> dict[str, Any]:
+    tree = absolute_tree(recipe.model_dump(mode="json"))
+    return {name: tree[name] for name in SHAPE}
 
 
 def run_folders(comparison: Comparison) -> list[Path]:

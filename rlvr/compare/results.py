@@ -11,7 +11,7 @@ from rlvr.compare.execution.end_rules import WINDOW, diverged, sampled_tokens, s
 from rlvr.compare.execution.execute import rule_behind
 from rlvr.compare.execution.task import RunOutcome, RunTask
 from rlvr.config.compare import RulesConfig
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 
 @dataclass(frozen=True)

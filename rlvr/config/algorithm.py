@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from rlvr.config.base import Section
 from rlvr.config.presets import PRESETS
@@ -95,57 +95,16 @@ class AlgorithmConfig(Section):
     mismatch_cap: float = Field(default=2.0, gt=1)
     """C in algorithm.mismatch."""
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _fill_preset(cls, values: Any) -> Any:
+    def _fill_preset(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(values, dict):
-            return values
+            return build(values)
         filled = PRESETS.get(values.get("preset", "dapo"), {}) | values
         in_loss = filled.get("kl_in", "loss") == "loss"
         if filled.get("kl_unbiased") is None:
             filled["kl_unbiased"] = filled.get("kl_estimator") == "k1" and in_loss
-        return filled
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        if self.clip == "geometric" and self.ratio != "token":
-            raise ValueError(
-                f'algorithm.ratio = "{self.ratio}": clip = "geometric" takes the mean over the'
-                ' response itself; set algorithm.ratio = "token"'
-            )
-        if self.clip_delta is not None and self.clip != "ppo":
-            raise ValueError(
-                f'algorithm.clip_delta = {self.clip_delta}: clip = "{self.clip}" has no second'
-                ' bound; remove it or set algorithm.clip = "ppo"'
-            )
-        if self.clip_delta is not None and self.clip_delta <= 1 + self.clip_high:
-            raise ValueError(
-                f"algorithm.clip_delta = {self.clip_delta}: must lie above 1 + clip_high ="
-                f" {1 + self.clip_high:g}; 3 is usual"
-            )
-        if self.kl_in == "loss" and self.kl_estimator == "k1" and not self.kl_unbiased:
-            raise ValueError(
-                "algorithm.kl_unbiased = false: k1 in the loss has a gradient of 0 on average; set"
-                ' it to true, kl_estimator to "k2" or "k3", or kl_in to "reward"'
-            )
-        if self.kl_in == "loss" and self.kl_estimator == "k2" and self.kl_unbiased:
-            raise ValueError(
-                "algorithm.kl_unbiased = true: k2 has the KL's gradient without the factor and with"
-                ' it another; remove it or set kl_estimator to "k1" or "k3"'
-            )
-        if self.kl_in == "reward" and self.kl_unbiased:
-            raise ValueError(
-                "algorithm.kl_unbiased = true: a penalty in the reward needs no correction; remove"
-                ' it or set kl_in = "loss"'
-            )
-        if self.reference != "initial" and self.kl_beta == 0:
-            raise ValueError(
-                f'algorithm.reference = "{self.reference}": no KL penalty looks at it; set'
-                " algorithm.kl_beta above 0 or remove it"
-            )
-        if self.entropy_coef > self.entropy_coef_max and self.entropy_target is not None:
-            raise ValueError(
-                f"algorithm.entropy_coef = {self.entropy_coef}: above entropy_coef_max ="
-                f" {self.entropy_coef_max}; lower it or raise that"
-            )
-        return self
+        section = build(filled)
+        # what the preset filled in is not given: it may be ignored, and another preset replaces it
+        section.model_fields_set.intersection_update(values)
+        return section

@@ -1,34 +1,84 @@
-"""Settings of a recipe that contradict each other. Imports no torch."""
+"""Combinations of settings that cannot work, judged by the recipe alone. Imports no torch.
+
+What depends on this machine, the adapter method or the number of processes is judged in
+`rlvr.training.preflight`; the range of a single number stands at its field.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from pydantic import BaseModel
+
+from rlvr.common.errors import ConfigError
+from rlvr.config.compare import UNITS, CompareRecipe
+from rlvr.config.needs import ignored
 from rlvr.config.presets import USES_EQUAL_REWARDS
+from rlvr.config.sft import FinetuneRecipe
+from rlvr.config.train import TrainRecipe
+from rlvr.config.warm_start import WarmStartRecipe
 
-if TYPE_CHECKING:
-    from rlvr.config.train import TrainRecipe
+
+def check_rules(recipe: BaseModel) -> None:
+    """Refuses settings that would be ignored or that contradict each other.
+
+    Raises: ConfigError, one line with the setting, the reason and the remedy.
+    """
+    for _, reason in ignored(recipe):
+        raise ConfigError(reason)
+    for rule in RULES.get(type(recipe), ()):
+        for reason in rule(recipe):
+            raise ConfigError(reason)
 
 
-def contradictions(recipe: TrainRecipe) -> Iterator[str]:
-    """What cannot hold together, one sentence each: the setting, the reason and the remedy."""
-    for check in (
-        _of_model,
-        _of_engine,
-        _of_truncated_sampling,
-        _of_staleness,
-        _of_behaviour,
-        _of_batch,
-        _of_reward,
-        _of_eval,
-    ):
-        yield from check(recipe)
+def _of_source(recipe: TrainRecipe | FinetuneRecipe) -> Iterator[str]:
+    if (recipe.model.path is None) == (recipe.model.sft_recipe is None):
+        yield "model.path: give exactly one of model.path and model.sft_recipe"
+    template = recipe.data.prompt_template
+    if "{problem}" not in template:
+        yield f"data.prompt_template = {template!r}: lacks {{problem}}; add it"
+
+
+def _of_algorithm(recipe: TrainRecipe) -> Iterator[str]:
+    config = recipe.algorithm
+    if config.clip == "geometric" and config.ratio != "token":
+        yield (
+            f'algorithm.ratio = "{config.ratio}": clip = "geometric" takes the mean over the'
+            ' response itself; set algorithm.ratio = "token"'
+        )
+    if config.clip_delta is not None and config.clip_delta <= 1 + config.clip_high:
+        yield (
+            f"algorithm.clip_delta = {config.clip_delta}: must lie above 1 + clip_high ="
+            f" {1 + config.clip_high:g}; 3 is usual"
+        )
+    if config.entropy_target is not None and config.entropy_coef > config.entropy_coef_max:
+        yield (
+            f"algorithm.entropy_coef = {config.entropy_coef}: above entropy_coef_max ="
+            f" {config.entropy_coef_max}; lower it or raise that"
+        )
+
+
+def _of_reference(recipe: TrainRecipe) -> Iterator[str]:
+    config = recipe.algorithm
+    if config.kl_in == "loss" and config.kl_estimator == "k1" and not config.kl_unbiased:
+        yield (
+            "algorithm.kl_unbiased = false: k1 in the loss has a gradient of 0 on average; set"
+            ' it to true, kl_estimator to "k2" or "k3", or kl_in to "reward"'
+        )
+    if config.kl_in == "loss" and config.kl_estimator == "k2" and config.kl_unbiased:
+        yield (
+            "algorithm.kl_unbiased = true: k2 has the KL's gradient without the factor and with"
+            ' it another; remove it or set kl_estimator to "k1" or "k3"'
+        )
+    if config.reference != "initial" and recipe.adapter.method != "full":
+        yield (
+            f'algorithm.reference = "{config.reference}": with an adapter the reference is the'
+            ' pristine base; set it to "initial" or adapter.method to "full"'
+        )
 
 
 def _of_model(recipe: TrainRecipe) -> Iterator[str]:
-    if (recipe.model.path is None) == (recipe.model.sft_recipe is None):
-        yield "model.path: give exactly one of model.path and model.sft_recipe"
     if recipe.rollout.max_response_len >= recipe.model.max_len:
         yield (
             f"rollout.max_response_len = {recipe.rollout.max_response_len}: leaves no room for a"
@@ -39,31 +89,16 @@ def _of_model(recipe: TrainRecipe) -> Iterator[str]:
             f"adapter.dropout = {recipe.adapter.dropout}: the trainer's probabilities would"
             " differ from the engine's; set it to 0"
         )
-    if recipe.algorithm.reference != "initial" and recipe.adapter.method != "full":
-        yield (
-            f'algorithm.reference = "{recipe.algorithm.reference}": with an adapter the reference'
-            ' is the pristine base; set it to "initial" or adapter.method to "full"'
-        )
 
 
 def _of_engine(recipe: TrainRecipe) -> Iterator[str]:
-    engine, servers = recipe.rollout.engine, list(recipe.rollout.servers)
-    if engine == "vllm_server" and not servers:
+    rollout = recipe.rollout
+    if rollout.engine == "vllm_server" and not rollout.servers:
         yield (
             'rollout.engine = "vllm_server": rollout.servers lists none; start them with rlvr serve'
             ' and give their addresses, ["http://127.0.0.1:8000"]'
         )
-    if servers and engine != "vllm_server":
-        yield (
-            f'rollout.servers = {servers}: rollout.engine = "{engine}" does not ask them; set it to'
-            ' "vllm_server" or leave them out'
-        )
-    if recipe.rollout.sleep and engine in ("vllm_server", "transformers"):
-        yield (
-            f'rollout.sleep = true: rollout.engine = "{engine}" shares no GPU with the update as'
-            " vLLM in the trainer's process does; set it to false"
-        )
-    if recipe.rollout.sleep and recipe.rollout.mode == "async":
+    if rollout.sleep and rollout.mode == "async":
         yield (
             'rollout.sleep = true: with rollout.mode = "async" vLLM generates while the policy is'
             ' trained; set it to false, or rollout.mode to "sync"'
@@ -146,13 +181,115 @@ def _of_batch(recipe: TrainRecipe) -> Iterator[str]:
 
 
 def _of_reward(recipe: TrainRecipe) -> Iterator[str]:
-    cache_len, longest = recipe.reward.overlong_cache_len, recipe.rollout.max_response_len
-    if recipe.reward.overlong == "penalty" and not 0 < cache_len <= longest:
+    reward, longest = recipe.reward, recipe.rollout.max_response_len
+    if reward.correct <= reward.incorrect:
         yield (
-            f"reward.overlong_cache_len = {cache_len}: must lie in"
+            f"reward.correct = {reward.correct}: must be above reward.incorrect ="
+            f" {reward.incorrect}; a correct answer has to pay"
+        )
+    if reward.overlong == "penalty" and not 0 < reward.overlong_cache_len <= longest:
+        yield (
+            f"reward.overlong_cache_len = {reward.overlong_cache_len}: must lie in"
             f" 1..rollout.max_response_len = {longest} for the soft"
             " penalty; DAPO takes a fifth of it"
         )
+
+
+def _of_eval(recipe: TrainRecipe) -> Iterator[str]:
+    config = recipe.eval
+    sets = [*(["heldout"] if config.path else []), *config.benchmarks]
+    sets = [spec.partition("=")[0] for spec in sets]
+    name, _, metric = config.best_metric.rpartition("/")
+    known = ("avg@k", "pass@k", "maj@k", "format_rate")
+    if config.best_metric != "accuracy" and (name not in sets or metric not in known):
+        yield (
+            f"eval.best_metric = {config.best_metric!r}: it is accuracy, or one of"
+            f" {', '.join(sets) or 'no set'} with /{', /'.join(known)}"
+        )
+
+
+def _of_supervision(recipe: FinetuneRecipe) -> Iterator[str]:
+    if recipe.model.dtype == "float16":
+        yield (
+            'model.dtype = "float16": supervised training has no loss scaling; take "bfloat16"'
+            ' or "float32"'
+        )
+    if recipe.optim.updates_per_step != 1:
+        yield (
+            f"optim.updates_per_step = {recipe.optim.updates_per_step}: a supervised step is one"
+            " update; remove it"
+        )
+    if recipe.train.batch_size % recipe.train.micro:
+        yield (
+            f"train.rows_per_microbatch = {recipe.train.micro}: must divide train.batch_size ="
+            f" {recipe.train.batch_size}"
+        )
+
+
+def _of_examples(recipe: FinetuneRecipe) -> Iterator[str]:
+    data = recipe.data
+    pair = (data.prompt_field, data.response_field)
+    if data.messages_field and any(pair):
+        yield (
+            f"data.messages_field = {data.messages_field!r}: one format only; remove it, or"
+            " data.prompt_field and data.response_field"
+        )
+    if not data.generated and not data.messages_field and not all(pair):
+        yield (
+            "data.prompt_field: say what the examples are: give data.prompt_field and"
+            " data.response_field, or data.messages_field"
+        )
+
+
+def _of_shape(recipe: WarmStartRecipe) -> Iterator[str]:
+    model = recipe.model
+    if model.hidden_size % model.num_heads or model.num_heads % model.num_kv_heads:
+        yield (
+            f"model.num_heads = {model.num_heads}: must divide model.hidden_size ="
+            f" {model.hidden_size} and be a multiple of model.num_kv_heads = {model.num_kv_heads}"
+        )
+
+
+def _of_comparison(recipe: CompareRecipe) -> Iterator[str]:
+    units = [unit for unit in UNITS if getattr(recipe.budget, unit) is not None]
+    steps, prune = recipe.budget.steps, recipe.prune
+    if len(units) != 1:
+        yield (
+            f"budget: {' and '.join(units) or 'nothing'} given; give exactly one of steps,"
+            " tokens, seconds and flops"
+        )
+    if recipe.find.steps is None and steps is None and recipe.wants_find:
+        yield "find.steps: missing; the budget is not in steps, so say how many"
+    if prune is None:
+        return
+    rungs = list(prune.rungs)
+    if rungs != sorted(set(rungs)) or rungs[0] < 1:
+        yield f"prune.rungs = {rungs}: give ascending steps, e.g. [5, 10]"
+    if steps is None:
+        yield "prune.rungs: pruning needs a budget in steps; set budget.steps"
+    elif rungs[-1] >= steps:
+        yield f"prune.rungs = {rungs}: must end below budget.steps = {steps}"
+
+
+RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
+    TrainRecipe: (
+        _of_source,
+        _of_algorithm,
+        _of_reference,
+        _of_model,
+        _of_engine,
+        _of_truncated_sampling,
+        _of_staleness,
+        _of_behaviour,
+        _of_batch,
+        _of_reward,
+        _of_eval,
+    ),
+    FinetuneRecipe: (_of_source, _of_supervision, _of_examples),
+    WarmStartRecipe: (_of_shape,),
+    CompareRecipe: (_of_comparison,),
+}
+"""For each kind of recipe the rules that it has to keep; a rule gives what breaks it."""
 
 
 def cautions(recipe: TrainRecipe) -> Iterator[str]:
@@ -166,12 +303,4 @@ def cautions(recipe: TrainRecipe) -> Iterator[str]:
             " deviation, so that where all are right, or all are wrong, this part trains as loudly"
             ' as correctness does, however small its weight; set the advantage to "group_mean" or'
             ' "batch_std" to keep the proportion'
-        )
-
-
-def _of_eval(recipe: TrainRecipe) -> Iterator[str]:
-    if recipe.eval.every and recipe.eval.path is None and not recipe.eval.benchmarks:
-        yield (
-            f"eval.every = {recipe.eval.every}: there is nothing to score; set eval.path or"
-            " eval.benchmarks"
         )

@@ -1,6 +1,6 @@
 """Settings of a recipe for `rlvr sft` that starts from an existing model. Imports no torch."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,40 +41,6 @@ class ExamplesConfig(Section):
     def generated(self) -> bool:
         return self.path.startswith("generated:")
 
-    @model_validator(mode="after")
-    def _one_format(self) -> Self:
-        pair = (self.prompt_field, self.response_field)
-        if self.generated:
-            if any(pair) or self.messages_field:
-                raise ValueError(
-                    f"data.path = {self.path!r}: generated examples have no fields to name; remove"
-                    " data.prompt_field, response_field and messages_field"
-                )
-        elif self.messages_field and any(pair):
-            raise ValueError(
-                f"data.messages_field = {self.messages_field!r}: one format only; remove it, or"
-                " data.prompt_field and data.response_field"
-            )
-        elif not self.messages_field and not all(pair):
-            raise ValueError(
-                "data.prompt_field: say what the examples are: give data.prompt_field and"
-                " data.response_field, or data.messages_field"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _template(self) -> Self:
-        if "{problem}" not in self.prompt_template:
-            raise ValueError(
-                f"data.prompt_template = {self.prompt_template!r}: lacks {{problem}}; add it"
-            )
-        if self.messages_field and (self.system_prompt or self.prompt_template != "{problem}"):
-            raise ValueError(
-                f"data.messages_field = {self.messages_field!r}: the messages are taken as they"
-                " are; remove data.system_prompt and data.prompt_template"
-            )
-        return self
-
 
 class FinetuneTrainConfig(Section):
     """Length, seed and cost of the run."""
@@ -100,15 +66,6 @@ class FinetuneTrainConfig(Section):
     def micro(self) -> int:
         """Rows in one forward pass."""
         return self.rows_per_microbatch or self.batch_size
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.batch_size % self.micro:
-            raise ValueError(
-                f"train.rows_per_microbatch = {self.micro}: must divide train.batch_size ="
-                f" {self.batch_size}"
-            )
-        return self
 
 
 class FinetuneRunConfig(Section):
@@ -141,19 +98,3 @@ class FinetuneRecipe(Section):
         if isinstance(adapter, dict):
             tree = tree | {"adapter": {"method": "full"} | adapter}
         return lr_of_method(tree)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.model.path is None) == (self.model.sft_recipe is None):
-            raise ValueError("model.path: give exactly one of model.path and model.sft_recipe")
-        if self.model.dtype == "float16":
-            raise ValueError(
-                'model.dtype = "float16": supervised training has no loss scaling; take "bfloat16"'
-                ' or "float32"'
-            )
-        if self.optim.updates_per_step != 1:
-            raise ValueError(
-                f"optim.updates_per_step = {self.optim.updates_per_step}: a supervised step is one"
-                " update; remove it"
-            )
-        return self

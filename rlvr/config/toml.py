@@ -6,13 +6,15 @@ the rule and the remedy.
 
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from rlvr.common.errors import ConfigError
+from rlvr.config.needs import drop, ignored, resolved
+from rlvr.config.rules import check_rules
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -23,7 +25,21 @@ def load_recipe(path: str | Path, overrides: Sequence[str], kind: type[R]) -> R:
     Raises: ConfigError for a missing or malformed file, an unknown key, a value out of range or a
     combination that cannot work.
     """
-    return validate(read_tree(path, overrides, kind), kind)
+    tree = read_tree(path, overrides, kind)
+    if _is_of_a_run(Path(path)):
+        _drop_ignored(tree, kind, {key for key, _ in parse_overrides(overrides)})
+    return validate(tree, kind)
+
+
+def _is_of_a_run(path: Path) -> bool:
+    return path.name == "config.toml" and path.with_name("manifest.json").is_file()
+
+
+def _drop_ignored(tree: dict[str, Any], kind: type[BaseModel], keep: set[str]) -> None:
+    """Removes what nothing reads from a run's recipe, where nobody has written it: older versions
+    kept every setting there, and an override may switch others off."""
+    for key in [key for key, _ in ignored(_parse(tree, kind)) if key not in keep]:
+        drop(tree, key)
 
 
 def read_tree(path: str | Path, overrides: Sequence[str], kind: type[BaseModel]) -> dict[str, Any]:
@@ -53,7 +69,17 @@ def _set(tree: dict[str, Any], key: str, value: Any, kind: type[BaseModel]) -> N
 
 
 def validate(tree: dict[str, Any], kind: type[R]) -> R:
-    """A recipe of class `kind` from nested dicts. Raises: ConfigError, one line."""
+    """A recipe, or a section of one, of class `kind` from nested dicts, its rules checked.
+
+    Raises: ConfigError, one line.
+    """
+    recipe = _parse(tree, kind)
+    check_rules(recipe)
+    return recipe
+
+
+def _parse(tree: dict[str, Any], kind: type[R]) -> R:
+    """The recipe with every field in its range. Raises: ConfigError."""
     try:
         return kind.model_validate(_without_removed(tree))
     except ValidationError as error:
@@ -147,17 +173,19 @@ def _one_line(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def dump_toml(recipe: BaseModel) -> str:
-    """The resolved recipe as TOML that `load_recipe` reads back to an equal recipe (None is left
-    out)."""
-    lines = []
-    for section, values in recipe.model_dump(mode="json", exclude_none=True).items():
-        lines += _table(section, values)
-    return "\n".join(lines)
+    """The resolved recipe as TOML that `load_recipe` reads back to an equal recipe: defaults stand
+    in it, what is None or not read does not."""
+    return toml_text(resolved(recipe))
 
 
-def _table(name: str, values: dict[str, Any]) -> list[str]:
+def toml_text(tree: Mapping[str, Mapping[str, Any]]) -> str:
+    """Nested dicts of JSON-ready values as TOML."""
+    return "\n".join(line for name, values in tree.items() for line in _table(name, values))
+
+
+def _table(name: str, values: Mapping[str, Any]) -> list[str]:
     """A [name] table and the tables inside it."""
-    plain = [f"{k} = {_toml_text(v)}" for k, v in values.items() if not isinstance(v, dict)]
+    plain = [f"{k} = {_value_text(v)}" for k, v in values.items() if not isinstance(v, dict)]
     lines = [f"[{name}]", *plain, ""]
     for key, inner in values.items():
         if isinstance(inner, dict):
@@ -165,7 +193,7 @@ def _table(name: str, values: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _toml_text(value: Any) -> str:
+def _value_text(value: Any) -> str:
     match value:
         case bool():
             return "true" if value else "false"
@@ -175,7 +203,7 @@ def _toml_text(value: Any) -> str:
             escaped = "".join(_TOML_ESCAPES.get(c, c) for c in value)
             return f'"{escaped}"'
         case list():
-            return "[" + ", ".join(_toml_text(v) for v in value) + "]"
+            return "[" + ", ".join(_value_text(v) for v in value) + "]"
     raise AssertionError(f"{value!r}: no TOML form")
 
 

@@ -1,8 +1,6 @@
 """Settings of a recipe for `rlvr sft` that makes a tiny policy from nothing. Imports no torch."""
 
-from typing import Self
-
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from rlvr.config.base import Section
 
@@ -24,16 +22,6 @@ class WarmStartModelConfig(Section):
     """Most tokens that the tokenizer may have; it takes fewer when every word has one."""
     context_len: int = Field(default=512, ge=128)
     """Context in tokens: prompt plus response."""
-
-    @model_validator(mode="after")
-    def _heads(self) -> Self:
-        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"model.num_heads = {self.num_heads}: must divide model.hidden_size ="
-                f" {self.hidden_size} and be a multiple of model.num_kv_heads ="
-                f" {self.num_kv_heads}"
-            )
-        return self
 
 
 class WarmStartDataConfig(Section):

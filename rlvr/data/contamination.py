@@ -25,6 +25,12 @@ def problem_text(problem: Problem, config: DataConfig) -> str:
     return problem.prompt[-1]["content"].removeprefix(before).removesuffix(after)
 
 
+def question_of(problem: Problem, config: DataConfig) -> Question:
+    """The training problem in the form of an evaluation problem, with all its golds."""
+    others = tuple(gold.text for gold in problem.others)
+    return Question(problem.id, problem_text(problem, config), problem.answer, others=others)
+
+
 def check_training_data(
     recipe: TrainRecipe, problems: Sequence[Problem], evaluated: Sequence[LoadedBenchmark]
 ) -> dict | None:
@@ -39,7 +45,7 @@ def check_training_data(
     against = list((known | {loaded.name: loaded for loaded in evaluated}).values())
     if not against:
         return None
-    rows = (Question(p.id, problem_text(p, recipe.data), p.answer) for p in problems)
+    rows = (question_of(problem, recipe.data) for problem in problems)
     with Verifier(num_workers=1) as judge:  # answers are compared as boxes, whatever the run uses
         report = check_contamination(rows, against, judge)
     summary = report.summary()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.cli import Parser, add_format, add_verifier, eval_main, make_verifier
+from eval.cli import Parser, add_format, add_verifier, eval_main, exit_code, make_verifier
 from eval.reports.tables import render
 from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
@@ -30,91 +29,63 @@ def main(argv: Sequence[str]) -> int:
     """`rlvr eval ...`; the exit code: 0 done, 2 a user's error in one line."""
     if not any(word.split("=")[0] == "--model" for word in argv):
         return eval_main(argv)
-    try:
-        args = _parser().parse_args(argv)
-        return _run(args)
-    except (ValueError, OSError) as error:
-        print(f"rlvr eval: error: {error}", file=sys.stderr)
-        return 2
-    except SystemExit as stop:
-        return int(stop.code or 0)
+    return exit_code("rlvr eval", lambda: _run(_parser().parse_args(argv)))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="rlvr eval", description="Sample responses to benchmarks and score them.")
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, metavar="M", help="folder, checkpoint or hub id")
-    model.add_argument(
-        "--adapter",
-        action="append",
-        default=[],
-        metavar="A",
-        help="adapter folder on that model, again for more; none: the model itself",
-    )
-    model.add_argument("--revision", help="hub revision of the model")
-    model.add_argument("--trust-remote-code", action="store_true", help="run the model's own code")
-    model.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        default="auto",
-        help="compute type (auto: as the model is stored)",
-    )
-    data = parser.add_argument_group("problems")
-    data.add_argument(
-        "--benchmarks", required=True, metavar="NAMES", help="separated by commas; NAME=FILE.jsonl"
-    )
-    data.add_argument("--limit", type=int, metavar="N", help="the first N problems of each")
-    data.add_argument(
-        "--prompts-from",
-        metavar="RECIPE",
-        help="prompts and answer mode of a recipe or config.toml",
-    )
-    data.add_argument("--chat-template", metavar="FILE", help="Jinja file (the tokenizer's own)")
-    how = parser.add_argument_group("sampling")
-    how.add_argument(
-        "--samples", type=int, metavar="K", help="per problem (each benchmark's usual)"
-    )
-    how.add_argument("--temperature", type=float, default=0.6, help="0: greedy (0.6)")
-    how.add_argument("--top-p", type=float, default=0.95, help="nucleus mass (0.95)")
-    how.add_argument(
-        "--max-tokens", type=int, metavar="T", help="of a response (what fits, <= 32768)"
-    )
-    how.add_argument(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TOKEN",
-        help="text of one token that ends a response too, again for more (the recipe's)",
-    )
-    how.add_argument(
-        "--stop-token-ids",
-        type=int,
-        nargs="+",
-        default=[],
-        metavar="ID",
-        help="such tokens by id (the recipe's)",
-    )
-    how.add_argument("--seed", type=int, default=0, help="of every sample (0)")
-    run = parser.add_argument_group("running")
-    run.add_argument("--out", required=True, metavar="DIR", help="results; a second call continues")
-    run.add_argument("--engine", choices=("auto", "vllm", "transformers"), default="auto")
-    run.add_argument(
-        "--adapters-as",
-        choices=("auto", "lora", "merged"),
-        default="auto",
-        help="how vLLM serves LoRA adapters (auto: lora on a GPU, merged on a CPU)",
-    )
-    run.add_argument(
-        "--data-parallel", type=int, default=1, metavar="N", help="processes, one per GPU"
-    )
-    run.add_argument("--gpu-memory-utilization", type=float, default=0.9, metavar="F")
-    run.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="at a time")
+    _add_model(parser.add_argument_group("model").add_argument)
+    _add_problems(parser.add_argument_group("problems").add_argument)
+    _add_sampling(parser.add_argument_group("sampling").add_argument)
+    _add_running(parser.add_argument_group("running").add_argument)
     add_format(parser)
     add_verifier(parser)
     return parser
 
 
-def _run(args: argparse.Namespace) -> int:
+def _add_model(add: Callable[..., object]) -> None:
+    add("--model", required=True, metavar="M", help="folder, checkpoint or hub id")
+    text = "adapter folder on that model, again for more; none: the model itself"
+    add("--adapter", action="append", default=[], metavar="A", help=text)
+    add("--revision", help="hub revision of the model")
+    add("--trust-remote-code", action="store_true", help="run the model's own code")
+    types = ("auto", "float32", "bfloat16", "float16")
+    text = "compute type (auto: as the model is stored)"
+    add("--dtype", choices=types, default="auto", help=text)
+
+
+def _add_problems(add: Callable[..., object]) -> None:
+    text = "separated by commas; NAME=FILE.jsonl"
+    add("--benchmarks", required=True, metavar="NAMES", help=text)
+    add("--limit", type=int, metavar="N", help="the first N problems of each")
+    text = "prompts and answer mode of a recipe or config.toml"
+    add("--prompts-from", metavar="RECIPE", help=text)
+    add("--chat-template", metavar="FILE", help="Jinja file (the tokenizer's own)")
+
+
+def _add_sampling(add: Callable[..., object]) -> None:
+    add("--samples", type=int, metavar="K", help="per problem (each benchmark's usual)")
+    add("--temperature", type=float, default=0.6, help="0: greedy (0.6)")
+    add("--top-p", type=float, default=0.95, help="nucleus mass (0.95)")
+    add("--max-tokens", type=int, metavar="T", help="of a response (what fits, <= 32768)")
+    text = "text of one token that ends a response too, again for more (the recipe's)"
+    add("--stop", action="append", default=[], metavar="TOKEN", help=text)
+    text = "such tokens by id (the recipe's)"
+    add("--stop-token-ids", type=int, nargs="+", default=[], metavar="ID", help=text)
+    add("--seed", type=int, default=0, help="of every sample (0)")
+
+
+def _add_running(add: Callable[..., object]) -> None:
+    add("--out", required=True, metavar="DIR", help="results; a second call continues")
+    add("--engine", choices=("auto", "vllm", "transformers"), default="auto")
+    text = "how vLLM serves LoRA adapters (auto: lora on a GPU, merged on a CPU)"
+    add("--adapters-as", choices=("auto", "lora", "merged"), default="auto", help=text)
+    add("--data-parallel", type=int, default=1, metavar="N", help="processes, one per GPU")
+    add("--gpu-memory-utilization", type=float, default=0.9, metavar="F")
+    add("--max-num-seqs", type=int, default=256, metavar="N", help="at a time")
+
+
+def _run(args: argparse.Namespace) -> None:
     from rlvr.common.environment import set_environment
 
     _check(args)
@@ -138,7 +109,6 @@ def _run(args: argparse.Namespace) -> int:
         for target, folder, log in zip(targets, folders, logs, strict=True):
             results[target.name] = _score(log.path, keys, loaded, verifier, folder)
     _show(args, loaded, results, folders)
-    return 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -169,7 +139,7 @@ def _sample(
     """The logs with every wanted response in them; nothing is loaded where they have all."""
     from eval.generations import GenerationLog
     from rlvr.evaluation.prepare import make_plan, settings_of
-    from rlvr.evaluation.workers import sample
+    from rlvr.evaluation.workers import sample_all
 
     plan = make_plan(args, loaded, style, base, targets, keys)
     logs = [
@@ -178,7 +148,7 @@ def _sample(
     ]
     plan = plan.without([log.done for log in logs])
     if plan.num_requests:
-        sample(plan, logs, args.data_parallel)
+        sample_all(plan, logs, args.data_parallel)
     return logs
 
 

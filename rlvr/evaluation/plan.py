@@ -45,7 +45,7 @@ class PromptStyle:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class SamplingJob:
     """The responses that one target still has to give: keys and requests, in the same order."""
 
     target: Target
@@ -54,7 +54,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SamplingPlan:
     """All sampling of one command. base: folder or hub id. max_len: context in tokens."""
 
     base: str
@@ -66,24 +66,25 @@ class Plan:
     sampling: SamplingParams
     gpu_memory_utilization: float
     max_num_seqs: int
-    jobs: tuple[Job, ...]
+    jobs: tuple[SamplingJob, ...]
 
     @property
     def num_requests(self) -> int:
         return sum(len(job.keys) for job in self.jobs)
 
-    def shard(self, rank: int, count: int) -> Plan:
+    def shard(self, rank: int, count: int) -> SamplingPlan:
         """Every count-th request, from the rank-th: what one of `count` processes samples."""
-        jobs = (Job(j.target, j.keys[rank::count], j.requests[rank::count]) for j in self.jobs)
+        mine = slice(rank, None, count)
+        jobs = (SamplingJob(j.target, j.keys[mine], j.requests[mine]) for j in self.jobs)
         return replace(self, jobs=tuple(jobs))
 
-    def without(self, done: Sequence[set[GenerationKey]]) -> Plan:
+    def without(self, done: Sequence[set[GenerationKey]]) -> SamplingPlan:
         """What is left when these keys of each job are there already."""
         jobs = []
         for job, there in zip(self.jobs, done, strict=True):
             left = [i for i, key in enumerate(job.keys) if key not in there]
             keys = tuple(job.keys[i] for i in left)
-            jobs.append(Job(job.target, keys, tuple(job.requests[i] for i in left)))
+            jobs.append(SamplingJob(job.target, keys, tuple(job.requests[i] for i in left)))
         return replace(self, jobs=tuple(jobs))
 
 

@@ -17,7 +17,7 @@ from rlvr.common.packages import is_vllm_installed
 from rlvr.engines.choose import choose_engine, why_not_vllm
 from rlvr.engines.engine import SamplingParams
 from rlvr.engines.stop_tokens import missing_end, stop_ids, unended
-from rlvr.evaluation.plan import Job, Plan, PromptStyle, request
+from rlvr.evaluation.plan import PromptStyle, SamplingJob, SamplingPlan, request
 from rlvr.evaluation.targets import Target, fingerprint
 from rlvr.policy.loading import context_len
 
@@ -34,7 +34,7 @@ def make_plan(
     base: str,
     targets: Sequence[Target],
     keys: Sequence[GenerationKey],
-) -> Plan:
+) -> SamplingPlan:
     """Everything to sample, as if nothing were there yet. Raises: ConfigError."""
     config, tokenizer = _load(args, base)
     prompts = {
@@ -50,7 +50,7 @@ def make_plan(
     stops = _stops(args, base, config, tokenizer, style)
     max_len, max_tokens = _context(args.max_tokens, prompts, config)
     engine = _engine(args.engine)
-    return Plan(
+    return SamplingPlan(
         base,
         args.revision,
         args.trust_remote_code,
@@ -62,11 +62,13 @@ def make_plan(
         ),
         args.gpu_memory_utilization,
         args.max_num_seqs,
-        tuple(Job(served(t, args.adapters_as), tuple(keys), requests) for t in targets),
+        tuple(SamplingJob(served(t, args.adapters_as), tuple(keys), requests) for t in targets),
     )
 
 
-def settings_of(plan: Plan, target: Target, style: PromptStyle, seed: int) -> dict[str, Any]:
+def settings_of(
+    plan: SamplingPlan, target: Target, style: PromptStyle, seed: int
+) -> dict[str, Any]:
     """What makes two samples with the same key the same draw: stored beside the samples."""
     chat = style.chat_template
     return {

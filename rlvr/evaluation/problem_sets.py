@@ -12,7 +12,7 @@ from rlvr.common.errors import ConfigError
 from rlvr.config.train import DataConfig, TrainRecipe
 from rlvr.data import tables
 from rlvr.data.chat import read_template
-from rlvr.data.contamination import problem_text
+from rlvr.data.contamination import question_of
 from rlvr.data.problems import Dataset
 from rlvr.evaluation.plan import PromptStyle
 
@@ -102,15 +102,7 @@ def eval_sets(
 
 
 def _held_out_set(recipe: TrainRecipe, data: Dataset, prompts: list[list[int]]) -> EvalSet:
-    questions = tuple(
-        Question(
-            p.id,
-            problem_text(p, recipe.data),
-            p.answer,
-            others=tuple(gold.text for gold in p.others),
-        )
-        for p in data.problems
-    )
+    questions = tuple(question_of(problem, recipe.data) for problem in data.problems)
     if len({question.id for question in questions}) < len(questions):
         raise ConfigError("eval.path: an id occurs twice; leave data.id_field out to number rows")
     record = Benchmark(HELD_OUT, (), len(questions), "not stated", recipe.eval.samples)

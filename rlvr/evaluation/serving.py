@@ -18,9 +18,9 @@ from rlvr.config.train import (
     TrainConfig,
     TrainRecipe,
 )
-from rlvr.engines.engine import Engine, Request, Response, SamplingParams
+from rlvr.engines.engine import Engine, Request
 from rlvr.engines.vllm_local import VllmEngine
-from rlvr.evaluation.plan import Job, Plan
+from rlvr.evaluation.plan import SamplingJob, SamplingPlan
 from rlvr.evaluation.targets import Target
 
 if TYPE_CHECKING:
@@ -29,14 +29,13 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-BATCH_ROWS = 64
 PROBE_LEN = 64
 
 
-class Server:
+class TargetServer:
     """Holds the engine of a plan; `serve` makes it answer as one target."""
 
-    def __init__(self, plan: Plan, speaks: bool = True) -> None:
+    def __init__(self, plan: SamplingPlan, speaks: bool = True) -> None:
         self._plan, self._speaks = plan, speaks
         self._vllm: VllmEngine | None = None
         self._tokenizer: Any = None
@@ -44,13 +43,14 @@ class Server:
         self._probe: list[list[int]] = []
         self._base_scores: list[list[float]] = []
 
-    def sample(self, job: Job) -> Iterator[Generation]:
+    def sample(self, job: SamplingJob) -> Iterator[Generation]:
         """The job's generations, as they end."""
         engine, tokenizer = self._serve(job.target, job.requests)
-        for place, response in stream(engine, job.requests, self._plan.sampling):
-            text = tokenizer.decode(response.token_ids, skip_special_tokens=True)
-            reason = "length" if response.truncated else "stop"
-            yield Generation(*job.keys[place], text, len(response.token_ids), reason)
+        for finished in engine.stream(job.requests, self._plan.sampling):
+            for place, response in finished:
+                text = tokenizer.decode(response.token_ids, skip_special_tokens=True)
+                reason = "length" if response.truncated else "stop"
+                yield Generation(*job.keys[place], text, len(response.token_ids), reason)
 
     def _serve(self, target: Target, requests: Sequence[Request]) -> tuple[Engine, Any]:
         if self._plan.engine == "transformers" or target.kind == "live":
@@ -154,20 +154,7 @@ class Server:
             self._vllm.close()
 
 
-def stream(
-    engine: Engine, requests: Sequence[Request], sampling: SamplingParams
-) -> Iterator[tuple[int, Response]]:
-    """(position of the request, its response), as an engine gives them."""
-    if isinstance(engine, VllmEngine):
-        for finished in engine.stream(requests, sampling):
-            yield from finished
-        return
-    for start in range(0, len(requests), BATCH_ROWS):
-        batch = engine.generate(requests[start : start + BATCH_ROWS], sampling)
-        yield from enumerate(batch, start=start)
-
-
-def load_target(plan: Plan, target: Target, on_device: bool) -> Policy:
+def load_target(plan: SamplingPlan, target: Target, on_device: bool) -> Policy:
     """The base with a target's adapter in place, frozen; on the GPU, if any, or in CPU memory."""
     import torch
 
@@ -188,7 +175,7 @@ def load_target(plan: Plan, target: Target, on_device: bool) -> Policy:
     return policy
 
 
-def _model_config(plan: Plan) -> ModelConfig:
+def _model_config(plan: SamplingPlan) -> ModelConfig:
     return ModelConfig(
         path=plan.base,
         revision=plan.revision,
@@ -198,7 +185,7 @@ def _model_config(plan: Plan) -> ModelConfig:
     )
 
 
-def _engine_recipe(plan: Plan) -> TrainRecipe:
+def _engine_recipe(plan: SamplingPlan) -> TrainRecipe:
     """The engine's settings in the form in which a training run gives them to it."""
     return TrainRecipe(
         model=_model_config(plan),

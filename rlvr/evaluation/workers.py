@@ -16,7 +16,7 @@ from rlvr.common.errors import ConfigError, RunError
 from rlvr.common.files import lenient_output
 from rlvr.common.log import get_logger, to_stderr
 from rlvr.common.signals import StickyInterrupt
-from rlvr.evaluation.plan import Plan
+from rlvr.evaluation.plan import SamplingPlan
 
 logger = get_logger(__name__)
 
@@ -24,16 +24,17 @@ FLUSH_S, FLUSH_ROWS = 2.0, 256
 """What a kill can cost: the responses of so many seconds, or so many responses."""
 
 
-def sample(plan: Plan, logs: Sequence[GenerationLog], num_processes: int) -> None:
+def sample_all(plan: SamplingPlan, logs: Sequence[GenerationLog], num_processes: int) -> None:
     """Appends every response of the plan to the log of its job. logs: one per job.
 
     Raises: ConfigError, RunError.
     """
-    keep(in_processes(plan, num_processes) if num_processes > 1 else run(plan), plan, logs)
+    source = sample_in_processes(plan, num_processes) if num_processes > 1 else sample_here(plan)
+    keep(source, plan, logs)
 
 
 def keep(
-    source: Iterable[tuple[int, Generation]], plan: Plan, logs: Sequence[GenerationLog]
+    source: Iterable[tuple[int, Generation]], plan: SamplingPlan, logs: Sequence[GenerationLog]
 ) -> None:
     """Appends (job number, generation) pairs to the logs as they come, and says how far it is."""
     progress = Progress(plan.num_requests, sum(len(log.done) for log in logs))
@@ -60,13 +61,13 @@ def _flush(waiting: list[list[Generation]], logs: Sequence[GenerationLog]) -> No
         rows.clear()
 
 
-def run(plan: Plan, speaks: bool = True) -> Iterator[tuple[int, Generation]]:
+def sample_here(plan: SamplingPlan, speaks: bool = True) -> Iterator[tuple[int, Generation]]:
     """(job number, generation) of everything in the plan, sampled in this process."""
-    from rlvr.evaluation.serving import Server
+    from rlvr.evaluation.serving import TargetServer
 
     order = [i for i, job in enumerate(plan.jobs) if job.keys]
     order.sort(key=lambda i: plan.jobs[i].target.kind != "live")  # before vLLM takes the memory
-    server = Server(plan, speaks)
+    server = TargetServer(plan, speaks)
     try:
         for i in order:
             for generation in server.sample(plan.jobs[i]):
@@ -75,7 +76,7 @@ def run(plan: Plan, speaks: bool = True) -> Iterator[tuple[int, Generation]]:
         server.close()
 
 
-def in_processes(plan: Plan, count: int) -> Iterator[tuple[int, Generation]]:
+def sample_in_processes(plan: SamplingPlan, count: int) -> Iterator[tuple[int, Generation]]:
     """The same by `count` processes, each with a GPU of its own, or a share of the CPU cores."""
     context = multiprocessing.get_context("spawn")
     devices = _devices(count)
@@ -110,7 +111,7 @@ def in_processes(plan: Plan, count: int) -> Iterator[tuple[int, Generation]]:
             worker.join()
 
 
-def _work(plan: Plan, rank: int, sending: Connection) -> None:
+def _work(plan: SamplingPlan, rank: int, sending: Connection) -> None:
     """What a process does: samples its shard and sends it, until its parent is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -118,7 +119,7 @@ def _work(plan: Plan, rank: int, sending: Connection) -> None:
     die_with(parent.pid)
     try:
         with lenient_output(), to_stderr():
-            for message in run(plan, speaks=rank == 0):
+            for message in sample_here(plan, speaks=rank == 0):
                 sending.send(message)
     except (ConfigError, RunError) as error:
         sending.send(error)

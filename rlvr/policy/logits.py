@@ -7,6 +7,8 @@ to the model's own logits.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,13 +83,21 @@ def _enlarged(causal_lm: Any, token_ids: list[int]) -> tuple[Tensor, Tensor]:
             " head, of which the trainer makes log-probabilities; take another model"
         )
     ids = torch.tensor([token_ids], device=causal_lm.get_input_embeddings().weight.device)
-    hook = layers.register_forward_hook(_Enlarge(head))
-    try:
+    with large_logits(causal_lm):
         hidden_TH = causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
         logits_TV = causal_lm(input_ids=ids, use_cache=False).logits[0].float()
+    return hidden_TH, logits_TV
+
+
+@contextmanager
+def large_logits(causal_lm: Any) -> Iterator[None]:
+    """Inside the block the model's logits are as large as a pretrained model's."""
+    enlarge = _Enlarge(causal_lm.get_output_embeddings())
+    hook = causal_lm.get_decoder().register_forward_hook(enlarge)
+    try:
+        yield
     finally:
         hook.remove()
-    return hidden_TH, logits_TV
 
 
 @torch.no_grad()

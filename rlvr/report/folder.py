@@ -11,7 +11,7 @@ from typing import Any
 
 from rlvr.common.errors import ConfigError
 from rlvr.report.series import start_and_end
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from rlvr.common.errors import RunError
 from rlvr.common.log import get_logger
 from rlvr.policy.policy import Policy
+from rlvr.runs.reader import read_evaluations
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -101,7 +102,12 @@ def _write(
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """The run's checkpoints, oldest first."""
     found = (run_dir / "checkpoints").glob("step_*")
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    return sorted(found, key=checkpoint_step)
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """The number of finished steps in the checkpoint's name."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def intact_checkpoints(run_dir: Path) -> list[Path]:
@@ -150,12 +156,10 @@ def _sha256(path: Path) -> str:
 
 def best_checkpoint(run_dir: Path) -> Path:
     """The checkpoint that eval.best_metric puts highest; the newest where none was evaluated."""
-
-    def score(checkpoint: Path) -> float:
-        scored = run_dir / "eval" / f"{checkpoint.name}.json"
-        return json.loads(scored.read_text())["score"] if scored.exists() else -1.0
-
-    return max(reversed(list_checkpoints(run_dir)), key=score)
+    scores = {step: tree["score"] for step, tree in read_evaluations(run_dir).items()}
+    # reversed, because max keeps the first of equals: the newest checkpoint wins a tie
+    newest_first = reversed(list_checkpoints(run_dir))
+    return max(newest_first, key=lambda path: scores.get(checkpoint_step(path), -1.0))
 
 
 def prune_checkpoints(run_dir: Path, keep: int) -> None:

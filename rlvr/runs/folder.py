@@ -1,4 +1,4 @@
-"""A run folder is one run's alone: made whole, held by a lock, continued as it was begun."""
+"""Makes, locks and checks run folders: one process at a time, with the settings it began with."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any
 from rlvr.common.errors import ConfigError
 from rlvr.common.files import write_whole
 from rlvr.common.log import get_logger
+from rlvr.common.nested import flatten
 from rlvr.config.toml import dump_toml, load_recipe
 from rlvr.data.absolute_paths import absolute_tree
 
 if TYPE_CHECKING:
+    from rlvr.config.sft import FinetuneRecipe
     from rlvr.config.train import TrainRecipe
 
 logger = get_logger(__name__)
 
 LOCK_FILE = ".lock"
+MIN_FREE_BYTES = 2**28
 
 
 @dataclass
@@ -53,22 +56,33 @@ class Run:
 
 
 @contextmanager
-def claimed(recipe: TrainRecipe, recipe_path: Path) -> Iterator[Path]:
+def reserve_run_folder(
+    recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path, can_resume: bool = True
+) -> Iterator[Path]:
     """The run's folder, not yet made, whose name no other process can take inside the block.
 
-    A second run of a default name within one second gets a number behind it.
+    A second run of a default name within one second gets a number behind it. can_resume: whether
+    to tell how a run of that name is continued.
     Raises: ConfigError when a folder of that name exists, or another process is about to make it.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     default = f"{recipe_path.stem}-{recipe.adapter.method}-seed{recipe.train.seed}-{stamp}"
     base = Path(recipe.run.dir)
-    if shutil.disk_usage(_existing(base)).free < 2**28:
+    above = (base.absolute(), *base.absolute().parents)
+    if shutil.disk_usage(next(path for path in above if path.exists())).free < MIN_FREE_BYTES:
         raise ConfigError(f"run.dir = {recipe.run.dir!r}: less than 0.25 GiB free; make room")
     names = [recipe.run.name] if recipe.run.name else [default, *_numbered(default)]
-    made = [path for path in (base, *base.parents) if not path.exists()]
     with ExitStack() as stack:
-        stack.callback(_remove_empty, made)
-        yield stack.enter_context(_first_free([base / name for name in names]))
+        # a run that fails before it has a folder leaves no empty run.dir behind
+        stack.callback(_remove_empty, [path for path in (base, *base.parents) if not path.exists()])
+        for name in names[:-1]:
+            with suppress(ConfigError):
+                stack.enter_context(_reserve(base / name, can_resume))
+                break
+        else:
+            name = names[-1]
+            stack.enter_context(_reserve(base / name, can_resume))
+        yield base / name
 
 
 def _numbered(name: str) -> list[str]:
@@ -76,38 +90,22 @@ def _numbered(name: str) -> list[str]:
 
 
 @contextmanager
-def _first_free(folders: list[Path]) -> Iterator[Path]:
-    """The first of the folders that can be claimed. Raises: ConfigError, about the last."""
-    with ExitStack() as stack:
-        for folder in folders[:-1]:
-            with suppress(ConfigError):
-                stack.enter_context(_claim(folder))
-                break
-        else:
-            folder = folders[-1]
-            stack.enter_context(_claim(folder))
-        yield folder
-
-
-@contextmanager
-def _claim(folder: Path) -> Iterator[None]:
-    """Holds the folder by that from which `make_folder` makes it. Raises: ConfigError."""
-    taken = ConfigError(
-        f"run.name = {folder.name!r}: {folder} exists; continue it with rlvr train --resume"
-        f" {folder}, or take another name"
-    )
+def _reserve(folder: Path, can_resume: bool) -> Iterator[None]:
+    """Locks the folder that `create_run_folder` will rename to `folder`. Raises: ConfigError."""
+    resume = f"continue it with rlvr train --resume {folder}, or " if can_resume else ""
+    taken = ConfigError(f"run.name = {folder.name!r}: {folder} exists; {resume}take another name")
     if folder.exists():
         raise taken
     partial = _partial(folder)
     partial.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            stack.enter_context(held(partial))
-        except FileNotFoundError:  # its holder has just named or removed it
+            stack.enter_context(lock_run_folder(partial))
+        except FileNotFoundError:  # another process has just renamed or removed it
             raise taken from None
         except ConfigError as error:
             raise ConfigError(f"run.name = {folder.name!r}: {error}") from None
-        if folder.exists():  # made and left between our look and our lock
+        if folder.exists():  # made and finished between our look and our lock
             raise taken
         stack.callback(shutil.rmtree, partial, ignore_errors=True)
         yield
@@ -123,12 +121,10 @@ def _partial(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.absolute().parent)
-
-
-def make_folder(folder: Path, recipe: TrainRecipe, facts: dict[str, Any]) -> None:
-    """Makes the folder with config.toml and manifest.json inside: it appears when they are whole.
+def create_run_folder(
+    folder: Path, recipe: TrainRecipe | FinetuneRecipe, facts: dict[str, Any]
+) -> None:
+    """Makes the folder with config.toml and manifest.json: it appears when both are written.
 
     Raises: ConfigError when a run has taken the name meanwhile.
     """
@@ -144,9 +140,12 @@ def make_folder(folder: Path, recipe: TrainRecipe, facts: dict[str, Any]) -> Non
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keeps every other process from training in the folder. The lock ends with this process,
-    however that ends: there are no stale ones. Raises: ConfigError when it is taken."""
+def lock_run_folder(folder: Path) -> Iterator[None]:
+    """Locks the folder against every other process that would train in it.
+
+    Raises: ConfigError when another process has the lock.
+    """
+    # the kernel frees a flock when its process ends in any way; a file with a PID would go stale
     handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
@@ -172,7 +171,7 @@ def check_same_recipe(folder: Path, recipe: TrainRecipe) -> None:
     The section `run` may differ: it only names the folder.
     """
     then = load_recipe(folder / "config.toml", [], type(recipe))
-    before, now = (_flat(absolute_tree(one.model_dump(mode="json"))) for one in (then, recipe))
+    before, now = (flatten(absolute_tree(one.model_dump(mode="json"))) for one in (then, recipe))
     changed = [
         f"{key} = {now.get(key)!r} (the run has {before.get(key)!r})"
         for key in sorted(before.keys() | now.keys())
@@ -183,15 +182,6 @@ def check_same_recipe(folder: Path, recipe: TrainRecipe) -> None:
             f"{folder}: was begun with other settings: {'; '.join(changed)}; resume it without a"
             " recipe, or start a new run"
         )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names to values; tables are opened, lists are values."""
-    flat = {}
-    for key, value in tree.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        flat |= {f"{prefix}{key}": value} if inner is None else inner
-    return flat
 
 
 def check_same_data(path: str, found: str, recorded: str) -> None:

@@ -1,9 +1,5 @@
 """The names of all metrics, with their units: one table, used by the log, W&B and the report."""
 
-from pathlib import Path
-from typing import Any
-
-from eval.formats.jsonl import whole_objects
 from rewards import Reason
 
 METRICS: dict[str, str] = {
@@ -77,16 +73,3 @@ def is_known(name: str) -> bool:
     """Whether a name may stand in the log."""
     start, _, metric = name.rpartition("/")
     return name in METRICS or (start.startswith("eval/") and metric in EVAL_METRICS)
-
-
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl of a run, one object per step, in order; none where there is no file.
-
-    A half-written or damaged line is left out. The last line of a step wins, as after a resume.
-    """
-    path = run_dir / "metrics.jsonl"
-    rows: dict[int, dict[str, Any]] = {}
-    for row in whole_objects(path.read_bytes().split(b"\n") if path.is_file() else ()):
-        if isinstance(row.get("step"), int):
-            rows[row["step"]] = row
-    return [rows[step] for step in sorted(rows)]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.common.files import write_whole
 from rlvr.common.log import get_logger
-from rlvr.runs.metrics import is_known, read_metrics
+from rlvr.runs.metrics import is_known
+from rlvr.runs.reader import read_metrics
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe

@@ -8,64 +8,36 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
 from rich.console import Console
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
 from trl.data_utils import pack_dataset
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from rlvr.adapters import get_method
 from rlvr.adapters.export import merge_and_export
 from rlvr.adapters.optimizers import check_optimizer
-from rlvr.algorithm.lr_schedule import lr_at
 from rlvr.common.cpu import advice
-from rlvr.common.errors import ConfigError, RunError
+from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
 from rlvr.config.sft import FinetuneRecipe
-from rlvr.config.toml import dump_toml
 from rlvr.data.absolute_paths import absolute
 from rlvr.data.sft_examples import Examples, load_examples, make_chat
 from rlvr.engines.stop_tokens import add_end
+from rlvr.policy.logits import HALF_TOLERANCE, TOLERANCE, large_logits
 from rlvr.policy.policy import Policy, load_policy, load_tokenizer
+from rlvr.runs.folder import create_run_folder, reserve_run_folder
 from rlvr.runs.manifest import finish_manifest, manifest
+from rlvr.sft.trainer import Parts, train
 from rlvr.warm_start.policy_path import model_path
-from rlvr.warm_start.warm_start import show_one_line
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
 logger = get_logger(__name__)
 
-LOGGED = {
-    "loss": "policy/loss",
-    "entropy": "policy/entropy",
-    "learning_rate": "optim/lr",
-    "grad_norm": "optim/grad_norm",
-}
-"""trl's names and ours."""
 PROBE_LEN = 32
-"""Tokens of each of the two examples that show whether packing keeps them apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """A run's objects. rows: the trainer's, packed or not; num_updates: optimizer steps."""
-
-    policy: Policy
-    optimizer: Optimizer
-    examples: Examples
-    rows: Dataset
-    num_updates: int
+"""Tokens of an example that a probe of the model looks at."""
 
 
 def check(recipe: FinetuneRecipe) -> None:
@@ -106,15 +78,19 @@ def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Pat
     """
     recipe = absolute(recipe)
     check(recipe)
-    folder = new_run_folder(recipe, recipe_path)
-    parts = build(recipe, model_path(recipe, recipe_path))
+    # reserved before the model loads: a second run of the same name fails at once
+    with reserve_run_folder(recipe, recipe_path, can_resume=False) as folder:
+        parts = build(recipe, model_path(recipe, recipe_path))
+        facts = manifest(recipe, parts.policy, parts.optimizer, parts.examples, "none", "none")
+        create_run_folder(folder, recipe, facts)
+        _train_and_save(recipe, parts, folder, console)
+    return folder
+
+
+def _train_and_save(recipe: FinetuneRecipe, parts: Parts, folder: Path, console: Console) -> None:
     policy, steps = parts.policy, parts.num_updates
-    folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(dump_toml(recipe))
-    facts = manifest(recipe, policy, parts.optimizer, parts.examples, engine="none", sync="none")
-    (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
     started = time.monotonic()
-    losses = _train(recipe, parts, folder / "metrics.jsonl")
+    losses = train(recipe, parts, folder / "metrics.jsonl")
     add_end(policy.causal_lm, make_chat(policy.tokenizer, recipe.data.chat_template).end_id)
     seconds = time.monotonic() - started
     checkpoint = folder / "checkpoints" / f"step_{steps}"
@@ -132,7 +108,6 @@ def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Pat
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
     console.print(f"loss {losses[0]:.4f} to {losses[-1]:.4f} in {steps} steps: {checkpoint}")
-    return folder
 
 
 def build(recipe: FinetuneRecipe, path: str) -> Parts:
@@ -157,20 +132,11 @@ def build(recipe: FinetuneRecipe, path: str) -> Parts:
         num_updates=num_updates,
         encode_rows=lambda _tokenizer: [row["input_ids"] for row in calibration],
     )
+    refuse_other_logits(policy, examples)
     if recipe.train.packing:
         refuse_mixing(policy, examples)
     optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
     return Parts(policy, optimizer, examples, rows, num_updates)
-
-
-def new_run_folder(recipe: FinetuneRecipe, recipe_path: Path) -> Path:
-    """The run's folder, not yet made. Raises: ConfigError when it exists."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    default = f"{recipe_path.stem}-{recipe.adapter.method}-seed{recipe.train.seed}-{stamp}"
-    folder = Path(recipe.run.dir) / (recipe.run.name or default)
-    if folder.exists():
-        raise ConfigError(f"run.name = {folder.name!r}: {folder} exists; take another name")
-    return folder
 
 
 def make_rows(recipe: FinetuneRecipe, examples: Examples) -> Dataset:
@@ -209,94 +175,26 @@ def refuse_mixing(policy: Policy, examples: Examples) -> None:
         )
 
 
-class _Trainer(SFTTrainer):
-    """trl's trainer, with the penalty that a method adds once per optimizer step."""
-
-    policy: Policy
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        schedule = self.policy.method.schedule
-        if schedule and self.accelerator.sync_gradients:
-            schedule.penalty(self.policy.model).backward()
-        return loss
-
-
-class _Callback(TrainerCallback):
-    """The method's own work after every update, and one line of metrics.jsonl per log."""
-
-    def __init__(self, policy: Policy, path: Path) -> None:
-        self.policy, self.path, self.losses = policy, path, list[float]()
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        schedule = self.policy.method.schedule
-        if schedule:
-            schedule.after_update(self.policy.model, state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == state.max_steps:
-            control.should_log = True
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
-            return
-        metrics = {ours: float(logs[theirs]) for theirs, ours in LOGGED.items()}
-        if not all(math.isfinite(value) for value in metrics.values()):
-            raise RunError(
-                f"step {state.global_step}: loss {metrics['policy/loss']}, gradient norm"
-                f" {metrics['optim/grad_norm']}; lower optim.lr, or use float32"
-            )
-        self.losses.append(metrics["policy/loss"])
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step} | metrics) + "\n")
-
-
-def _train(recipe: FinetuneRecipe, parts: Parts, metrics: Path) -> list[float]:
-    """Runs the trainer; the logged losses."""
-    policy, peak = parts.policy, recipe.optim.lr
-    if policy.device.type == "cpu":
-        torch.set_num_threads(recipe.train.num_threads or len(os.sched_getaffinity(0)))
-    schedule = LambdaLR(
-        parts.optimizer, lambda step: lr_at(step, recipe.optim, parts.num_updates) / peak
-    )
-    callback = _Callback(policy, metrics)
-    adapter = {parameter: parameter.data for parameter in policy.trainable}
-    with tempfile.TemporaryDirectory(prefix="rlvr-sft-") as scratch:
-        trainer = _Trainer(
-            policy.model,  # pyright: ignore[reportArgumentType]
-            args=SFTConfig(output_dir=scratch, max_steps=parts.num_updates, **_settings(recipe)),
-            train_dataset=parts.rows,
-            processing_class=policy.tokenizer,
-            optimizers=(parts.optimizer, schedule),
-            callbacks=[callback],
+@torch.no_grad()
+def refuse_other_logits(policy: Policy, examples: Examples) -> None:
+    """Raises: ConfigError where trl's loss is not made of the model's own log-probabilities."""
+    model = policy.causal_lm
+    ids = torch.tensor([examples.rows[0]["input_ids"][:PROBE_LEN]], device=policy.device)
+    forward = model.forward
+    # SFTTrainer patches the model like this: its own head takes the hidden states past the model's
+    # forward pass, and knows fewer caps and factors of logits than rlvr.policy.logits does
+    add_fused_lm_head(model)
+    try:
+        with large_logits(model), policy.autocast():
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            found = model(input_ids=ids, labels=ids, fused_lm_head=True).log_probs.float()
+    finally:
+        model.forward = forward
+    own = logits.log_softmax(dim=-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    error = float((own - found).abs().max())
+    if not error <= (TOLERANCE if policy.dtype == torch.float32 else HALF_TOLERANCE):
+        raise ConfigError(
+            f"model.path: {type(model).__name__} does more to its logits than trl's trainer knows:"
+            f" its own log-probabilities differ by {error:.3g} nats from those in the loss; train"
+            " another model"
         )
-        for parameter, value in adapter.items():
-            parameter.data = value  # trl rounds the adapters of a quantised base to bfloat16
-        trainer.policy = policy
-        show_one_line(trainer, "fine-tuning", time.monotonic())
-        trainer.train()
-    policy.model.eval()
-    return callback.losses
-
-
-def _settings(recipe: FinetuneRecipe) -> dict[str, Any]:
-    train = recipe.train
-    return {
-        "per_device_train_batch_size": train.micro,
-        "gradient_accumulation_steps": train.batch_size // train.micro,
-        "learning_rate": recipe.optim.lr,
-        "max_grad_norm": recipe.optim.max_grad_norm,
-        "seed": train.seed,
-        "max_length": None,
-        "padding_free": train.packing,
-        "use_cpu": not torch.cuda.is_available(),
-        "bf16": recipe.model.dtype == "bfloat16",
-        "gradient_checkpointing": train.activation_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "dataloader_pin_memory": False,
-        "save_strategy": "no",
-        "logging_steps": train.log_every,
-        "logging_nan_inf_filter": False,
-        "report_to": [],
-        "disable_tqdm": True,
-    }

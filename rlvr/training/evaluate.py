@@ -23,6 +23,7 @@ from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.evaluation.plan import request
 from rlvr.evaluation.problem_sets import HELD_OUT, EvalSet
 from rlvr.runs.metrics import EVAL_METRICS
+from rlvr.runs.reader import evaluation_path, read_evaluations
 
 if TYPE_CHECKING:
     from rewards import Verifier
@@ -179,7 +180,7 @@ def _report(
     found, generations = score(
         training.recipe, training.evals, sampled, training.verifier, training.policy.decode
     )
-    path = run_dir / "eval" / f"step_{step}.json"
+    path = evaluation_path(run_dir, step)
     try:
         path.parent.mkdir(exist_ok=True)
         _write_held_out(path.parent, training.evals[0].loaded)
@@ -209,11 +210,6 @@ def _write_held_out(folder: Path, loaded: LoadedBenchmark) -> None:
         write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_evaluation(run_dir: Path, step: int) -> Evaluation:
-    """What the run's evaluation after `step` steps found."""
-    return Evaluation.from_json(json.loads((run_dir / "eval" / f"step_{step}.json").read_text()))
-
-
 def forget_evaluations(run_dir: Path, after: int) -> None:
     """Removes the evaluations of steps that a resumed run does again."""
     for path in (run_dir / "eval").glob("step_*.json*"):
@@ -224,8 +220,6 @@ def forget_evaluations(run_dir: Path, after: int) -> None:
 def is_best(run_dir: Path, step: int) -> bool:
     """Whether the evaluation after `step` steps, if there is one, beats every earlier one since
     step 1."""
-    steps = [int(p.stem.removeprefix("step_")) for p in (run_dir / "eval").glob("step_*.json")]
-    if step not in steps:
-        return False
-    scores = {n: read_evaluation(run_dir, n).score for n in steps if 1 <= n <= step}
-    return all(scores[step] > score for n, score in scores.items() if n < step)
+    scores = {n: tree["score"] for n, tree in read_evaluations(run_dir).items() if 1 <= n <= step}
+    mine = scores.pop(step, None)
+    return mine is not None and all(mine > score for score in scores.values())

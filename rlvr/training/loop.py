@@ -25,7 +25,13 @@ from rlvr.distributed.world import LostRanksError, World
 from rlvr.engines.engine import EngineLost, refusal
 from rlvr.engines.stop_tokens import missing_end
 from rlvr.runs.checkpoint import NotWrittenError
-from rlvr.runs.folder import Run, check_same_recipe, claimed, held, make_folder
+from rlvr.runs.folder import (
+    Run,
+    check_same_recipe,
+    create_run_folder,
+    lock_run_folder,
+    reserve_run_folder,
+)
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.runs.tracker import Tracker, write_rollouts
 from rlvr.training.batch import StepBatch
@@ -64,14 +70,14 @@ def train(
     check_reachable(recipe)
     for caution in cautions(recipe) if world.is_main else ():
         logger.warning(f"caution: {caution}")
-    with _on_main(world, claimed(recipe, recipe_path)) as folder, of_run(folder.name):
+    with _on_main(world, reserve_run_folder(recipe, recipe_path)) as folder, of_run(folder.name):
         run, stop = Run(folder, run_id=secrets.token_hex(4)), StopRequest()
         with StickyInterrupt() as interrupt:
             path = model_path(recipe, recipe_path, world)
             training = build(recipe, path, start_engine, world=world, safe_point=stop.check)
             facts = _facts(training) | {"run_id": run.run_id}
             _check_interrupt(interrupt, training)
-        world.on_main(partial(make_folder, folder, recipe, facts))
+        world.on_main(partial(create_run_folder, folder, recipe, facts))
         return _drive(training, run, console, stop, end)
 
 
@@ -90,7 +96,7 @@ def resume(
     if same_as is not None:
         check_same_recipe(folder, same_as)
     stop = StopRequest()
-    with _on_main(world, held(folder)), of_run(folder.name):
+    with _on_main(world, lock_run_folder(folder)), of_run(folder.name):
         with StickyInterrupt() as interrupt:
             training, run = restore(folder, start_engine, world, stop.check)
             _check_interrupt(interrupt, training)

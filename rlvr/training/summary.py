@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from eval.intervals import Interval, paired_difference
 from rlvr.common.files import write_whole
 from rlvr.runs.checkpoint import best_checkpoint
-from rlvr.runs.metrics import read_metrics
-from rlvr.training.evaluate import Evaluation, read_evaluation
+from rlvr.runs.reader import read_evaluations, read_metrics
+from rlvr.training.evaluate import Evaluation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,11 +34,12 @@ def finish(
     checkpoint = str(best_checkpoint(folder).relative_to(folder))
     summary: dict[str, object] = {"seconds": seconds, "steps": steps, "best_checkpoint": checkpoint}
     summary["problem_uses"] = training.sampler.problem_uses()
-    lost = [n for n in (0, steps) if not (folder / "eval" / f"step_{n}.json").exists()]
+    trees = read_evaluations(folder)
+    lost = [n for n in (0, steps) if n not in trees]
     if training.evals and lost:
         console.print(f"no held-out comparison: eval/step_{lost[0]}.json is missing")
     elif training.evals:
-        before, after = (read_evaluation(folder, step) for step in (0, steps))
+        before, after = (Evaluation.from_json(trees[step]) for step in (0, steps))
         difference = paired_difference(before.fractions, after.fractions)
         summary |= {
             "accuracy_before": before.accuracy.value,
@@ -93,10 +94,7 @@ def draw_reward_curve(folder: Path) -> Path:
 
     rows = read_metrics(folder)
     points = [(row["step"], row["reward/mean"]) for row in rows if "reward/mean" in row]
-    held_out = [
-        (int(path.stem.removeprefix("step_")), json.loads(path.read_text())["accuracy"])
-        for path in (folder / "eval").glob("step_*.json")
-    ]
+    held_out = {step: tree["accuracy"] for step, tree in read_evaluations(folder).items()}
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     steps, rewards = zip(*points, strict=True) if points else ((), ())
@@ -104,14 +102,20 @@ def draw_reward_curve(folder: Path) -> Path:
     axes.plot(steps, rewards, ".", color="#9aa5b1", markersize=4, label="reward, each step")
     axes.plot(steps, running, color="#1f5fa8", linewidth=2, label="reward, mean of 5 steps")
     if held_out:
-        xs, accuracies = zip(*sorted(held_out, key=lambda pair: pair[0]), strict=True)
+        accuracies = list(held_out.values())
         values = [a["value"] for a in accuracies]
         errors = [
             [a["value"] - a["lo"] for a in accuracies],
             [a["hi"] - a["value"] for a in accuracies],
         ]
         axes.errorbar(
-            xs, values, errors, fmt="o", color="#c8501e", capsize=4, label="held-out accuracy, 95%"
+            list(held_out),
+            values,
+            errors,
+            fmt="o",
+            color="#c8501e",
+            capsize=4,
+            label="held-out accuracy, 95%",
         )
     axes.set(xlabel="step", ylabel="mean reward", title=folder.name, ylim=(0, None))
     axes.grid(alpha=0.3)

@@ -22,13 +22,13 @@ from eval.score import score
 from rewards import Verifier
 from rlvr.data.word_problems import generate
 from rlvr.engines.engine import SamplingParams
-from rlvr.evaluation.plan import Job, Plan, PromptStyle, request, wanted_keys
-from rlvr.evaluation.serving import Server
+from rlvr.evaluation.plan import PromptStyle, SamplingJob, SamplingPlan, request, wanted_keys
+from rlvr.evaluation.serving import TargetServer
 from rlvr.evaluation.targets import Target
 from rlvr.evaluation.workers import keep
 
 
-def make_plan(model: str, folder: Path, args: argparse.Namespace) -> tuple[Plan, Any]:
+def make_plan(model: str, folder: Path, args: argparse.Namespace) -> tuple[SamplingPlan, Any]:
     """The plan of one evaluation of generated problems, and the problems."""
     from transformers import AutoTokenizer
 
@@ -44,12 +44,14 @@ def make_plan(model: str, folder: Path, args: argparse.Namespace) -> tuple[Plan,
     by_id = {q.id: ids for q, ids in zip(loaded.questions, prompts, strict=True)}
     keys = tuple(wanted_keys(loaded, args.samples, None))
     requests = tuple(request(by_id[key[1]], 0, key) for key in keys)
-    job = Job(Target("model", None, "base"), keys, requests)
+    job = SamplingJob(Target("model", None, "base"), keys, requests)
     sampling = SamplingParams(args.max_tokens, logprobs=False)
-    return Plan(model, None, False, "vllm", "float32", 256, sampling, 0.9, 256, (job,)), loaded
+    return SamplingPlan(
+        model, None, False, "vllm", "float32", 256, sampling, 0.9, 256, (job,)
+    ), loaded
 
 
-def plain(llm: Any, plan: Plan) -> int:
+def plain(llm: Any, plan: SamplingPlan) -> int:
     """LLM.generate on the plan's requests; the number of tokens."""
     from vllm import SamplingParams
 
@@ -65,7 +67,7 @@ def plain(llm: Any, plan: Plan) -> int:
     return sum(len(output.outputs[0].token_ids) for output in outputs)
 
 
-def ours(server: Server, plan: Plan, path: Path) -> int:
+def ours(server: TargetServer, plan: SamplingPlan, path: Path) -> int:
     """The command's sampling into a fresh log; the number of tokens."""
     log = GenerationLog(path, {})
     tokens = 0
@@ -93,7 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, Verifier() as verifier:
         folder = Path(name)
         plan, loaded = make_plan(args.model, folder, args)
-        server = Server(plan)
+        server = TargetServer(plan)
         few = replace(plan.jobs[0], keys=plan.jobs[0].keys[:4], requests=plan.jobs[0].requests[:4])
         list(server.sample(few))
         llm: Any = server._vllm._llm  # pyright: ignore[reportOptionalMemberAccess]

@@ -11,12 +11,10 @@ import pytest
 from eval.benchmarks import PROJECT_ROOT
 from tests.waiting import HANG_S
 
-RUN = "import sys; from eval import cli; sys.exit(getattr(cli, sys.argv[1])(sys.argv[2:]))"
-
 
 def run(command, *args):
     done = subprocess.run(
-        [sys.executable, "-c", RUN, f"{command}_main", *map(str, args)],
+        [sys.executable, "-m", "rlvr.cli", command, *map(str, args)],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT)},

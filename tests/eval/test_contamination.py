@@ -6,8 +6,8 @@ import pytest
 
 from eval.benchmarks import LoadedBenchmark, Question, find_file, load_benchmark
 from eval.contamination import check_contamination, grams, words
-from eval.formats.training_rows import questions, read_rows
 from eval.records import BENCHMARKS, Benchmark
+from rlvr.data.check import questions, read_training_rows
 
 EVAL = (
     "A gardener plants $n$ rows of tulips with $3n+2$ bulbs in each row and then removes "
@@ -59,6 +59,35 @@ def test_a_near_text_counts_only_with_the_same_answer(verifier):
     assert (report.benchmarks[0].near, report.benchmarks[0].pairs) == (1, 2)
 
 
+def test_any_answer_of_a_row_that_equals_any_of_the_problem_s_counts(verifier):
+    near = EVAL.replace("How many bulbs remain when", "Find the number of bulbs left if")
+    train = [
+        Question("both", near, "450", others=("\\frac{898}{2}",)),
+        Question("none", near, "450", others=("451",)),
+    ]
+    known = Question("q", EVAL, "448", others=("449",))
+    bench = LoadedBenchmark(Benchmark("made", (), None, "own", 1), (known,), "made", ())
+    report = check_contamination(train, [bench], verifier)
+    assert [(o.train_id, o.same_answer) for o in report.overlaps] == [
+        ("both", True),
+        ("none", False),
+    ]
+    assert report.contaminated_rows() == {0}
+
+
+def test_a_list_of_messages_is_compared_by_the_user_s_last_turn(verifier):
+    turns = [("system", "Be brief."), ("user", "Hello."), ("assistant", "Yes?"), ("user", EVAL)]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    sharegpt = [{"from": "human", "value": EVAL}, {"from": "gpt", "value": "449"}]
+    rows = [{"chat": messages, "answer": ["449", "450"]}, {"chat": sharegpt, "answer": "449"}]
+    read = list(questions(rows, "chat", "answer"))
+    assert [(q.problem, q.answers) for q in read] == [(EVAL, ("449", "450")), (EVAL, ("449",))]
+    with pytest.raises(ValueError, match=r"row 1: chat is not a list of messages"):
+        list(questions([{"chat": ["text"], "answer": "1"}], "chat", "answer"))
+    with pytest.raises(ValueError, match=r"row 1: no 'chat'"):
+        list(questions([{"chat": messages[:1], "answer": "1"}], "chat", "answer"))
+
+
 def test_an_extended_text_is_found_whatever_its_answer(verifier):
     report = check(verifier, [(EVAL + " Give the answer modulo 10.", "9")], (EVAL, "449"))
     assert report.overlaps[0].score == 1.0
@@ -87,7 +116,7 @@ def test_every_pair_known_to_be_in_the_real_files_is_found_with_its_score(verifi
     against = [load_benchmark(name) for name in ("gsm8k", "math500", "olympiadbench", "amc2223")]
     compared = 0
     for name in ("gsm8k_train", "math_train", "math_test4500"):
-        rows = read_rows(name)
+        rows = read_training_rows(name)
         report = check_contamination(questions(rows, "problem", "answer"), against, verifier)
         found = {(o.train_id, o.eval_id): o for o in report.overlaps}
         present = {row["id"] for row in rows}
@@ -102,7 +131,7 @@ def test_every_pair_known_to_be_in_the_real_files_is_found_with_its_score(verifi
 
 @pytest.mark.usefixtures("real_data")
 def test_evaluation_problems_put_back_into_a_filtered_set_are_all_found(verifier):
-    rows = read_rows("dapo_math_en")
+    rows = read_training_rows("dapo_math_en")
     clean = list(questions(rows, "problem", "answer"))
     amc = load_benchmark("amc2223")
     before = check_contamination(clean, [amc], verifier)
@@ -115,7 +144,7 @@ def test_evaluation_problems_put_back_into_a_filtered_set_are_all_found(verifier
 @pytest.mark.usefixtures("real_data")
 def test_all_benchmarks_against_the_largest_set_end(verifier):
     """Comparing every problem with every other would take hours."""
-    rows = list(questions(read_rows("deepscaler"), "problem", "answer"))
+    rows = list(questions(read_training_rows("deepscaler"), "problem", "answer"))
     against = [load_benchmark(name) for name in BENCHMARKS]
     report = check_contamination(rows, against, verifier)
     assert report.num_rows == 38_077

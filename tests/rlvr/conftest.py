@@ -65,12 +65,14 @@ def make_recipe(recipe_tree) -> Callable[..., TrainRecipe]:
 @pytest.fixture
 def write_recipe(recipe_tree, make_recipe, tmp_path) -> Callable[..., Path]:
     """A recipe file in a temporary folder; runs go to its `runs` folder."""
-    from rlvr.config.toml import dump_toml
+    from rlvr.config.toml import toml_text
 
     def write(**sections: dict[str, Any]) -> Path:
         sections["run"] = {"dir": str(tmp_path / "runs"), "name": "run"} | sections.get("run", {})
         path = tmp_path / "recipe.toml"
-        path.write_text(dump_toml(make_recipe(**sections)))
+        recipe = make_recipe(**sections)
+        given = recipe.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        path.write_text(toml_text(given))
         return path
 
     return write

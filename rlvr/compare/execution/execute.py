@@ -15,7 +15,7 @@ from rlvr.common.log import of_run
 from rlvr.common.signals import Stopped
 from rlvr.compare.execution.end_rules import PolicySize, diverged, used
 from rlvr.compare.execution.task import OUTCOME, RunOutcome, RunTask, is_current, run_key, settled
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 if TYPE_CHECKING:
     from rlvr.training.build import StartEngine

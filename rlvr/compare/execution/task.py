@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.config.compare import BudgetConfig, RulesConfig
+from rlvr.config.needs import resolved
 from rlvr.config.toml import validate
 from rlvr.config.train import TrainRecipe
 from rlvr.data.absolute_paths import absolute_tree
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 
 OUTCOME = "outcome.json"
 """File in a run folder that says how far the run came, written after every attempt."""
@@ -50,7 +51,7 @@ class RunTask:
         """Plain values that `from_json` reads back to an equal task."""
         return {
             "label": self.label,
-            "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
+            "recipe": resolved(self.recipe),
             "budget": self.budget.model_dump(mode="json"),
             "until": self.until,
             "rules": self.rules and self.rules.model_dump(mode="json"),

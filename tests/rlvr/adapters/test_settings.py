@@ -383,7 +383,11 @@ def test_methods_that_vllm_cannot_serve_are_refused_before_anything_loads(make_r
 @pytest.mark.parametrize(
     ("method", "sections", "message"),
     [
-        ("dora", {"rollout": {"sync": "adapter"}}, r'sync = "adapter": dora.*"auto" or "merged"'),
+        (
+            "dora",
+            {"rollout": {"engine": "auto", "sync": "adapter"}},
+            r'sync = "adapter": dora.*"auto" or "merged"',
+        ),
         (
             "prefix_tuning",
             {"train": {"activation_checkpointing": 1}},

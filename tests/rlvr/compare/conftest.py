@@ -12,14 +12,16 @@ from rlvr.compare.resolve import Comparison, open_comparison
 @pytest.fixture
 def write_comparison(make_recipe, digit_problems, tmp_path) -> Callable[..., Path]:
     """Writes base.toml and compare.toml; the latter's path. text: methods and further tables."""
-    from rlvr.config.toml import dump_toml
+    from rlvr.config.toml import toml_text
 
     def write(text: str, budget: str = "steps = 2", seeds: str = "[0, 1]", **sections) -> Path:
         sections = {
             "eval": {"path": str(digit_problems), "limit": 20},
             "train": {"steps": 9, "checkpoint_every": 0},
         } | sections
-        (tmp_path / "base.toml").write_text(dump_toml(make_recipe(**sections)))
+        recipe = make_recipe(**sections)
+        given = recipe.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        (tmp_path / "base.toml").write_text(toml_text(given))
         path = tmp_path / "compare.toml"
         path.write_text(
             f'[compare]\nname = "cmp"\nbase = "base.toml"\ndir = "{tmp_path / "runs"}"\n'

@@ -61,7 +61,8 @@ UNFAIR = [
     (FAIR + "[methods.full.settings.rollout]\nmax_staleness = 0\n", "rollout.max_staleness is 4"),
     (FAIR + "[methods.full.settings.rollout]\nabort_stragglers = true\n",
      "rollout.abort_stragglers is False for lora and True for full"),
-    (FAIR + '[methods.full.settings.rollout]\nsync = "merged"\n', "rollout.sync is 'auto'"),
+    (FAIR + '[settings.rollout]\nengine = "auto"\n'
+     '[methods.full.settings.rollout]\nsync = "merged"\n', "rollout.sync is 'auto'"),
     (FAIR + '[methods.full.settings.rollout]\nengine = "vllm"\n', "rollout.engine is"),
     (FAIR + '[methods.full.settings.rollout]\nengine = "vllm"\nmode = "async"\n',
      "rollout.mode is 'sync' for lora and 'async' for full"),

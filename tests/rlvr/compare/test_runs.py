@@ -13,7 +13,7 @@ from rlvr.compare.execution.execute import execute
 from rlvr.compare.execution.executors import open_executor
 from rlvr.compare.execution.task import OUTCOME, RunTask, is_current, run_key, settled
 from rlvr.compare.execution.warm_engine import WarmEngine
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 from tests.rlvr.small import steady_metrics
 
 TWO = "[methods.lora]\nlr = 1e-3\n[methods.full]\nlr = 1e-4\n"

@@ -42,7 +42,10 @@ BAD = [
     (["--algorithm.advantage", "batch", "--sampling.dynamic", "true"], "sampling.dynamic = true"),
     (["--rollout.mode", "async", "--rollout.max_staleness", "0"], "set it to 1 or more"),
     (
-        ["--rollout.mode", "async", "--rollout.tensor_parallel_size", "2"],
+        [
+            *("--rollout.engine", "auto", "--rollout.mode", "async"),
+            *("--rollout.tensor_parallel_size", "2"),
+        ],
         '"async": not with rollout.tensor_parallel_size = 2',
     ),
     (
@@ -60,7 +63,10 @@ BAD = [
     (["--optim.updates_per_step", "5"], "more than rollout.prompts_per_step = 2"),
     (["--reward.overlong", "penalty"], "reward.overlong_cache_len = 0"),
     (["--reward.correct", "0"], "must be above reward.incorrect"),
-    (["--eval.every", "5"], "there is nothing to score"),
+    (
+        ["--eval.every", "5"],
+        "eval.every = 5: would be ignored without eval.path and eval.benchmarks",
+    ),
     (["--data.prompt_template", "Solve it."], "lacks {problem}"),
     (["optim.lr", "1"], "optim.lr: expected --section.key value"),
 ]

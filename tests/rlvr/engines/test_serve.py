@@ -76,7 +76,7 @@ def load_recipe_of(path):
 def test_with_adapters_the_server_takes_the_recipes_rank(
     write_recipe, capsys, adapter, words, rank
 ):
-    path = write_recipe(adapter=adapter, rollout={"sync": "adapter"})
+    path = write_recipe(adapter=adapter, rollout={"engine": "auto", "sync": "adapter"})
     _, out, _ = serve(capsys, path, *words)
     assert f"--max-lora-rank {rank} --max-loras 1" in out
     assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" in out
@@ -85,7 +85,7 @@ def test_with_adapters_the_server_takes_the_recipes_rank(
 
 
 def test_with_merged_weights_it_opens_the_endpoints_that_replace_them(write_recipe, capsys):
-    _, out, _ = serve(capsys, write_recipe(), "--rollout.sync", "merged")
+    _, out, _ = serve(capsys, write_recipe(rollout={"engine": "auto"}), "--rollout.sync", "merged")
     assert "VLLM_SERVER_DEV_MODE=1" in out
     assert "lora" not in out
 
@@ -112,7 +112,7 @@ def test_no_address_slips_in_behind_the_check(write_recipe, capsys):
     ("rollout", "message"),
     [
         ({"engine": "vllm_server"}, "lists none; start them with rlvr serve and give their addr"),
-        ({"engine": "vllm", "servers": ["http://127.0.0.1:8000"]}, "does not ask them"),
+        ({"engine": "vllm", "servers": ["http://127.0.0.1:8000"]}, "servers.*would be ignored"),
         ({"engine": "vllm_server", "servers": ["http://me:pw@host:8000"]}, "rollout.servers.0"),
         ({"engine": "vllm_server", "servers": ["http://host:8000/v1"]}, "rollout.servers.0"),
     ],

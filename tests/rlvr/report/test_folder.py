@@ -15,7 +15,7 @@ from rlvr.report.rollouts import (
     step_files,
 )
 from rlvr.report.series import running_mean, thin, trend
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics
 from tests.rlvr.report.folders import write_comparison, write_rollouts, write_run
 
 

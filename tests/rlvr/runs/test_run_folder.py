@@ -17,13 +17,13 @@ from rlvr.cli import main
 from rlvr.common.errors import ConfigError
 from rlvr.common.files import Lenient, write_whole
 from rlvr.runs.checkpoint import HASHES, STATE_FOLDER, intact_checkpoints
-from rlvr.runs.folder import check_same_data, check_same_recipe, held, make_folder
+from rlvr.runs.folder import check_same_data, check_same_recipe, create_run_folder, lock_run_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from rlvr.runs.folder import held
-with held(Path(sys.argv[1])):
+from rlvr.runs.folder import lock_run_folder
+with lock_run_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -37,13 +37,13 @@ def test_a_folder_in_use_is_refused_and_free_again_when_its_holder_is_killed(tmp
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ConfigError, match=f"process {holder.pid} is training in it"):
-            held(tmp_path).__enter__()
+            lock_run_folder(tmp_path).__enter__()
     finally:
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
-    with held(tmp_path):
+    with lock_run_folder(tmp_path):
         pass
-    with held(tmp_path):
+    with lock_run_folder(tmp_path):
         pass
 
 
@@ -52,7 +52,7 @@ def test_a_file_system_without_locks_is_said_and_stops_nothing(tmp_path, monkeyp
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with held(tmp_path):
+    with lock_run_folder(tmp_path):
         assert "no lock (" in capsys.readouterr().err
 
 
@@ -61,7 +61,7 @@ def run(make_recipe, tmp_path):
     """(folder of a run that has not begun to train, its recipe)."""
     recipe = make_recipe()
     facts = {"run_id": "x", "model": recipe.model.path, "data": {"sha256": "0" * 64}}
-    make_folder(tmp_path / "runs" / "run", recipe, facts)
+    create_run_folder(tmp_path / "runs" / "run", recipe, facts)
     return tmp_path / "runs" / "run", recipe
 
 
@@ -70,7 +70,7 @@ def test_a_run_folder_appears_with_its_files_or_not_at_all(run, make_recipe):
     assert {path.name for path in folder.iterdir()} == {"config.toml", "manifest.json"}
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
     with pytest.raises(ConfigError, match=r"run\.name"):
-        make_folder(folder, recipe, {})
+        create_run_folder(folder, recipe, {})
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -17,8 +18,10 @@ from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.toml import dump_toml, load_recipe, validate
 from rlvr.data.sft_examples import IGNORED, load_examples
 from rlvr.policy.policy import TokenRow, load_policy
+from rlvr.runs.folder import reserve_run_folder
 from rlvr.sft.finetune import check, finetune, make_rows, refuse_mixing
 from tests.rlvr import plain
+from tests.rlvr.families import FAMILIES
 
 CONSOLE = Console(quiet=True)
 
@@ -44,8 +47,6 @@ def make(tiny_policy, tmp_path):
 
 def run(recipe: FinetuneRecipe):
     """(folder, lines of metrics.jsonl, manifest)"""
-    from pathlib import Path
-
     folder = finetune(recipe, Path("recipe.toml"), CONSOLE)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     return folder, lines, json.loads((folder / "manifest.json").read_text())
@@ -212,6 +213,37 @@ def test_every_method_starts_at_its_own_policy_learns_and_loads(make, method):
         load_adapted(base, saved)
     else:
         AutoModelForCausalLM.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("family", "known"),
+    [("gemma2", True), ("cohere", True), ("recurrent_gemma", False), ("mpt", False)],
+)
+def test_a_model_whose_logits_trl_does_not_know_is_refused(
+    make, folder_of, tmp_path, family, known
+):
+    folder, modules = folder_of(family), FAMILIES[family][2]
+    adapter = {"method": "lora", "rank": 2, "target_modules": list(modules)}
+    recipe = make(model={"path": str(folder)}, adapter=adapter, data={"limit": 8})
+    if known:
+        _, lines, _ = run(recipe)
+        assert lines[0]["policy/loss"] == pytest.approx(start_loss(recipe), abs=1e-3)
+    else:
+        with pytest.raises(ConfigError, match="more to its logits than trl's trainer knows"):
+            run(recipe)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_taken_name_is_refused_before_the_model_loads(make, tmp_path):
+    recipe = make(model={"path": str(tmp_path / "no-such-model")})
+    with (
+        reserve_run_folder(recipe, Path("recipe.toml")),
+        pytest.raises(ConfigError, match=r"run\.name = 'run'.*is training in it"),
+    ):
+        run(recipe)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ConfigError, match=r"run\.name = 'run'.*exists; take another name"):
+        run(recipe)
 
 
 @pytest.mark.parametrize(

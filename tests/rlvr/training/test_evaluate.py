@@ -117,7 +117,7 @@ def test_training_problems_that_are_evaluated_are_recorded_and_warned_of(run_fol
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"every": 2}, "set eval.path or eval.benchmarks"),
+        ({"every": 2}, "without eval.path and eval.benchmarks"),
         ({"benchmarks": ["aime24"], "best_metric": "aime25/avg@k"}, "eval.best_metric"),
         ({"benchmarks": ["aime24"], "best_metric": "aime24/length"}, "eval.best_metric"),
     ],

@@ -21,15 +21,16 @@ def test_there_is_no_memory_of_a_gpu_to_give_up_without_one(make_recipe):
 
 
 @pytest.mark.parametrize(
-    ("engine", "message"),
+    ("method", "message"),
     [
-        ("vllm", r"tensor_parallel_size = 2: the number of processes has to .* and is 1; launch"),
-        ("transformers", r"tensor_parallel_size = 2: transformers generates here"),
+        ("lora", r"tensor_parallel_size = 2: the number of processes has to .* and is 1; launch"),
+        ("houlsby", r"tensor_parallel_size = 2: transformers generates here"),
     ],
 )
-def test_one_process_shares_no_vllm(make_recipe, engine, message):
+def test_one_process_shares_no_vllm(make_recipe, method, message):
+    rollout = {"engine": "vllm" if method == "lora" else "auto", "tensor_parallel_size": 2}
     with pytest.raises(ConfigError, match=message):
-        check(make_recipe(rollout={"engine": engine, "tensor_parallel_size": 2}))
+        check(make_recipe(rollout=rollout, adapter={"method": method, "rank": 4}))
 
 
 def test_an_engine_that_shares_the_policy_cannot_sleep(make_recipe):

@@ -21,7 +21,7 @@ from rlvr.common.files import lenient_output
 from rlvr.compare.estimate import measured_cost
 from rlvr.config.toml import dump_toml
 from rlvr.data.absolute_paths import absolute
-from rlvr.runs.folder import check_same_recipe, claimed, make_folder
+from rlvr.runs.folder import check_same_recipe, create_run_folder, reserve_run_folder
 from rlvr.training import loop as train
 from rlvr.training.build import new_engine
 from tests.rlvr.small import read_lines
@@ -214,11 +214,14 @@ def test_only_what_is_here_becomes_absolute(elsewhere, make_recipe, monkeypatch)
 def test_two_runs_of_one_second_have_names_of_their_own(make_recipe, tmp_path):
     recipe = make_recipe(run={"dir": str(tmp_path / "runs")})
     folders = []
-    with claimed(recipe, Path("r.toml")) as first, claimed(recipe, Path("r.toml")) as second:
+    with (
+        reserve_run_folder(recipe, Path("r.toml")) as first,
+        reserve_run_folder(recipe, Path("r.toml")) as second,
+    ):
         for folder in (first, second):
-            make_folder(folder, recipe, {})
+            create_run_folder(folder, recipe, {})
             folders.append(folder)
-        with claimed(recipe, Path("r.toml")) as third:
+        with reserve_run_folder(recipe, Path("r.toml")) as third:
             folders.append(third)
     assert len({*folders}) == 3
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {first.name, second.name}
@@ -228,7 +231,7 @@ def test_a_name_that_another_run_is_about_to_take_is_refused_before_anything_loa
     make_recipe, tmp_path
 ):
     recipe = make_recipe(run={"dir": str(tmp_path / "runs"), "name": "mine"})
-    with claimed(recipe, Path("r.toml")):
+    with reserve_run_folder(recipe, Path("r.toml")):
         loads = make_recipe(model={"path": "nowhere"}, run=recipe.run.model_dump())
         with pytest.raises(ConfigError, match=rf"run\.name = 'mine': .*process {os.getpid()}"):
             train.train(loads, Path("r.toml"), QUIET)

@@ -295,7 +295,8 @@ MISMATCHES = [("tis", "sequence"), ("mask", "token"), ("mask", "sequence"), ("no
 @pytest.mark.parametrize("mismatch", MISMATCHES, ids="-".join)
 def test_the_mismatch_weight_acts_on_stale_rows_and_in_every_update(mismatch, num_updates, start):
     groups, answers = rollouts("mixed")
-    section = {"preset": "dapo", "mismatch": mismatch[0], "mismatch_level": mismatch[1]}
+    level = {} if mismatch[0] == "none" else {"mismatch_level": mismatch[1]}
+    section = {"preset": "dapo", "mismatch": mismatch[0]} | level
     found, _ = updates(start, groups, section, num_updates)
     expected = oracle(answers, {"paper": PAPERS["dapo"], "mismatch": mismatch}, num_updates)
     assert_equal(found, expected)

@@ -1,0 +1,151 @@
+"""GRPO in one file: rlvr's engine, verifier, batch, loss and sync, and nothing else of it.
+
+    python examples/minimal_grpo.py --steps 30
+
+trains the quickstart's policy with the real vLLM on two CPU cores. It is algorithm 1 of GRPO
+(2402.03300) with one update per batch (mu = 1) and one reference (I = 1):
+
+    pi_ref = pi                                           with LoRA: the base without its adapter
+    for step in 1 .. M:
+        draw P prompts; the engine samples G responses each; the verifier judges      sample_groups
+        A = (reward - mean) / std within each group                                      make_batch
+        ascend on mean over responses, mean over tokens of
+            min(rho A, clip(rho, 1 - eps, 1 + eps) A) - beta KL(pi || pi_ref)                update
+        hand pi to the engine, and prove that it arrived                                       sync
+
+`rlvr train` adds dynamic and async sampling, evaluation, checkpoints, several GPUs and more losses.
+"""
+
+import argparse
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+
+from rewards import Verifier
+from rlvr.algorithm.loss import TokenBatch, policy_loss, row_weights
+from rlvr.algorithm.surrogate import Rows
+from rlvr.common.environment import set_environment
+from rlvr.common.seeds import sample_seed
+from rlvr.config.toml import load_recipe
+from rlvr.config.train import TrainRecipe
+from rlvr.data.problems import Problem, encode_prompts, load_problems
+from rlvr.engines.choose import choose_engine
+from rlvr.engines.engine import Engine, Request, Sampling
+from rlvr.engines.weights.sync import Syncer, choose_mode
+from rlvr.policy.policy import Policy, TokenRow, load_policy
+from rlvr.sampling.rollouts import Group
+from rlvr.training.batch import StepBatch, make_batch
+from rlvr.training.build import new_engine
+from rlvr.warm_start.policy_path import model_path
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
+
+
+class Parts(NamedTuple):
+    """What a run works with. prompts: token ids of each problem's prompt."""
+
+    policy: Policy
+    engine: Engine
+    syncer: Syncer
+    verifier: Verifier
+    optimizer: torch.optim.Optimizer
+    problems: list[Problem]
+    prompts: list[list[int]]
+
+
+def build(recipe: TrainRecipe, path: str, stack: ExitStack) -> Parts:
+    """The parts for the policy in the folder `path`; the stack ends their processes."""
+    # first of all: its workers are forked, and a fork copies what the process has loaded by then
+    verifier = stack.enter_context(Verifier(answer_mode=recipe.reward.answer_mode))
+    policy = load_policy(recipe.model, recipe.adapter, path, recipe.train.seed, keep_reference=True)
+    room = recipe.model.max_len - recipe.rollout.max_response_len
+    data, prompts = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, room)
+    mode = choose_mode(recipe, policy)  # on a CPU: the merged weights, on a GPU: the adapter
+    use_vllm = choose_engine(recipe.rollout.engine, policy.method) == "vllm"
+    engine = stack.enter_context(closing(new_engine(recipe, policy, use_vllm, mode)))
+    syncer = Syncer(recipe, policy, engine, mode, prompts)
+    optimizer = torch.optim.AdamW(policy.trainable, lr=recipe.optim.lr, weight_decay=0.0)
+    return Parts(policy, engine, syncer, verifier, optimizer, list(data.problems), prompts)
+
+
+def sample_groups(parts: Parts, recipe: TrainRecipe, step: int) -> list[Group]:
+    """P groups of G responses with a reward each; every draw has its own seed."""
+    seed, rollout, problems = recipe.train.seed, recipe.rollout, parts.problems
+    size, draw = rollout.group_size, random.Random(sample_seed(seed, step))
+    chosen = draw.sample(range(len(problems)), rollout.prompts_per_step)
+    each = [(i, n) for i in chosen for n in range(size)]
+    responses = parts.engine.generate(
+        [Request(parts.prompts[i], sample_seed(seed, step, problems[i].id, n)) for i, n in each],
+        Sampling(rollout.max_response_len, rollout.temperature),
+    )
+    ids = [response.token_ids for response in responses]
+    texts = parts.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    golds = [problems[i].golds for i, _ in each]
+    verdicts = parts.verifier.verify_many(list(zip(texts, golds, strict=True)))
+    rewards, reasons = [float(v.correct) for v in verdicts], [v.reason.value for v in verdicts]
+    own = [slice(start, start + size) for start in range(0, len(each), size)]
+    return [
+        Group(problems[i].id, parts.prompts[i], responses[s], rewards[s], reasons[s], step)
+        for i, s in zip(chosen, own, strict=True)
+    ]
+
+
+def update(parts: Parts, batch: StepBatch, recipe: TrainRecipe) -> float:
+    """One optimizer step on the batch; its loss."""
+    policy, responses = parts.policy, [r for group in batch.groups for r in group.responses]
+    tensor = partial(torch.tensor, device=policy.device)
+    rows = [TokenRow(g.prompt_ids, r.token_ids) for g in batch.groups for r in g.responses]
+    reference_NT = [scores for group in batch.references or [] for scores in group]
+    advantage_N = tensor([value for group in batch.advantages for value in group])
+    lengths = [len(row.response_ids) for row in rows]
+    # fixed for the whole batch before it is split, so that the split changes nothing
+    weight_N = tensor(row_weights(lengths, "response_mean", max(lengths)))
+    parts.optimizer.zero_grad()
+    total = 0.0
+    for chosen in policy.micro_batches(rows, recipe.train.tokens_per_microbatch):
+        logp_T, entropy_T = policy.logprobs([rows[i] for i in chosen], recipe.rollout.temperature)
+        layout = Rows.of(tensor([lengths[i] for i in chosen]))
+        tokens = TokenBatch(
+            engine_T=tensor([x for i in chosen for x in responses[i].logprobs]),
+            ref_T=tensor([x for i in chosen for x in reference_NT[i]]),
+            advantage_T=advantage_N[chosen][layout.row_T],
+            weight_T=weight_N[chosen][layout.row_T],
+            # the weights that sampled: rho is 1, without a pass for old log-probabilities
+            on_policy_T=torch.ones_like(logp_T, dtype=torch.bool),
+            rows=layout,
+        )
+        loss, _ = policy_loss(logp_T, entropy_T, tokens, recipe.algorithm)
+        loss.backward()
+        total += loss.item()
+    torch.nn.utils.clip_grad_norm_(policy.trainable, recipe.optim.max_grad_norm)
+    parts.optimizer.step()
+    return total
+
+
+def train(parts: Parts, recipe: TrainRecipe, steps: int) -> Iterator[tuple[float, float]]:
+    """After every step its mean reward and its loss."""
+    parts.syncer.sync()  # vLLM has loaded the base; the adapter may start elsewhere
+    for step in range(steps):
+        batch = make_batch(sample_groups(parts, recipe, step), parts.policy, recipe)
+        loss = update(parts, batch, recipe)
+        parts.syncer.sync(step + 1)  # raises where the engine holds other weights than the policy
+        rewards = [reward for group in batch.groups for reward in group.rewards]
+        yield sum(rewards) / len(rewards), loss
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=30)
+    steps = parser.parse_args().steps
+    set_environment()
+    recipe = load_recipe(RECIPE, ["--algorithm.preset", "grpo"], TrainRecipe)
+    with ExitStack() as stack:
+        parts = build(recipe, model_path(recipe, RECIPE, Console(stderr=True)), stack)
+        for step, (reward, loss) in enumerate(train(parts, recipe, steps), start=1):
+            print(f"step {step}/{steps}  reward {reward:.3f}  loss {loss:+.4f}", flush=True)
