@@ -123,6 +123,7 @@ class RolloutStats:
         self.num_asked += num_asked
         self.num_aborted += num_asked - sum(len(group.responses) for group in fresh)
         self.num_rounds += 1
+        # ranks wait for each other after a round: each round has a slowest engine of its own
         tokens = [sum(group.num_tokens for group in one.groups if group) for one in rounds]
         self.most_tokens += max(tokens)
         self.mean_tokens += sum(tokens) / len(tokens)
@@ -139,6 +140,7 @@ class RolloutStats:
         }
         if not self.fresh:  # all groups were left over from the step before
             return values
+        # of everything sampled, not of `groups`: those were picked by their rewards
         rewards = [reward for group in self.fresh for reward in group.judged_rewards]
         reasons = Counter(reason for group in self.fresh for reason in group.reasons)
         num_responses = reasons.total()

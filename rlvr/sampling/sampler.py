@@ -107,6 +107,7 @@ class Sampler:
         if self._ahead is not None:
             rollouts, self._ahead = self._ahead, None
             return rollouts
+        # a whole collection is done again: see RestartingEngine
         request = CollectRequest(step, step, self._safe_point)
         return self._engine.retry(partial(self._collect, request))
 
@@ -140,6 +141,7 @@ class Sampler:
                 self._ahead = background.result(self._safe_point)
 
     def _collect_aside(self, step: int, safe_point: Callable[[], None]) -> StepRollouts:
+        # the main thread gathers too, in an order of its own
         with self._world.side_channel():
             return self._collect(CollectRequest(step, step - 1, safe_point))
 
@@ -183,6 +185,7 @@ class Sampler:
 
     def _begin(self, step: int) -> tuple[list[Group], RolloutStats]:
         """The groups left over from earlier steps that are young enough for this one."""
+        # by weights too far from the present ones the ratio would be mostly noise
         oldest = step - self._rollout.max_staleness
         groups = [group for group in self._surplus if group.policy_version >= oldest]
         num_dropped = len(self._surplus) - len(groups)

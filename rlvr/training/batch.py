@@ -147,6 +147,7 @@ def _score_groups(
     groups: Sequence[Group], policy: Policy, config: UpdateConfig, forward: Forward
 ) -> list[list[list[float]]]:
     """[P][G][T] log-probabilities of every response; every rank scores its share of rows."""
+    # longest first over the ranks, so each row comes with its index to find its place again
     world = policy.strategy.world
     rows = [TokenRow(group.prompt_ids, r.token_ids) for group in groups for r in group.responses]
     indices = world.my_share([len(row) for row in rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -100,40 +100,31 @@ def build(
     recipe = with_stops(recipe, tokenizer)
     max_len = _max_prompt_len(recipe)
     data, prompts = encode_prompts(sources.train, tokenizer, recipe.data, max_len)
-    held_out = sources.held_out and encode_prompts(
-        sources.held_out[0], tokenizer, sources.held_out[1], max_len, "eval"
-    )
+    evals = _eval_sets(recipe, sources, tokenizer, max_len)
+    # before the engine: vLLM takes a share of the GPU memory that is free when it starts
     policy = _policy(recipe, model_path, prompts, world)
     for line in notices(recipe, policy.causal_lm.generation_config, tokenizer, prompts):
         if world.is_main:
             logger.warning(line)
     engine = _engine(recipe, policy, prompts, use_vllm, start_engine or new_engine)
-    return Training(
-        recipe,
-        world,
-        policy,
-        policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
-        EntropyControl(recipe.algorithm),
+    sampler = Sampler(
+        data.problems,
+        prompts,
         engine,
         verifier,
-        Sampler(
-            data.problems,
-            prompts,
-            engine,
-            verifier,
-            policy.decode,
-            rollout=recipe.rollout,
-            sampling=recipe.sampling,
-            reward=recipe.reward,
-            train=recipe.train,
-            shuffle=recipe.data.shuffle,
-            world=world,
-            safe_point=safe_point,
-        ),
-        data,
-        eval_sets(recipe, held_out, sources.benchmarks, policy.tokenizer),
-        safe_point,
+        policy.decode,
+        rollout=recipe.rollout,
+        sampling=recipe.sampling,
+        reward=recipe.reward,
+        train=recipe.train,
+        shuffle=recipe.data.shuffle,
+        world=world,
+        safe_point=safe_point,
     )
+    optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
+    entropy = EntropyControl(recipe.algorithm)
+    parts = (policy, optimizer, entropy, engine, verifier, sampler)
+    return Training(recipe, world, *parts, data, evals, safe_point)
 
 
 @dataclass(frozen=True)
@@ -154,6 +145,15 @@ def _load_sources(recipe: TrainRecipe, data_sha256: str | None) -> _Sources:
     return _Sources(train, held_out, load_benchmarks(recipe))
 
 
+def _eval_sets(
+    recipe: TrainRecipe, sources: _Sources, tokenizer: Any, max_len: int
+) -> tuple[EvalSet, ...]:
+    held_out = sources.held_out and encode_prompts(
+        sources.held_out[0], tokenizer, sources.held_out[1], max_len, "eval"
+    )
+    return eval_sets(recipe, held_out, sources.benchmarks, tokenizer)
+
+
 def _engine(
     recipe: TrainRecipe,
     policy: Policy,
@@ -166,7 +166,8 @@ def _engine(
 
     def start() -> Engine:
         engine = start_engine(recipe, policy, use_vllm, mode)
-        if policy.device.type == "cpu":  # vLLM sets its own number of threads
+        # vLLM has set torch's number of threads to its own, in the whole process
+        if policy.device.type == "cpu":
             cores = len(os.sched_getaffinity(0)) // world.local_size
             torch.set_num_threads(recipe.train.num_threads or max(1, cores))
         return engine

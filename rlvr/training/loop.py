@@ -77,6 +77,7 @@ def train(
             training = build(recipe, path, start_engine, world=world, safe_point=stop.check)
             facts = _facts(training) | {"run_id": run.run_id}
             _check_interrupt(interrupt, training)
+        # only now: what cannot start leaves no run behind
         world.on_main(partial(create_run_folder, folder, recipe, facts))
         return _drive(training, run, console, stop, end)
 
@@ -222,12 +223,15 @@ def _finish_step(training: Training, run: Run, reporting: Reporting) -> bool:
     recipe, step, metrics = training.recipe, run.next_step, dict(run.pending or {})
     run.seconds = time.perf_counter() - reporting.start
     ended = reporting.end is not None and reporting.end(step, metrics)
+    # a run that `end` stops is scored where it stops, as one that has all its steps
     last = ended or step == recipe.train.steps
     if last or _is_due(recipe.eval.every, step):
         metrics |= _evaluate(training, run, reporting)
     if reporting.tracker is not None:
         reporting.tracker.log(step, metrics)
     reporting.display.step(step, metrics)
+    # The step is in the log. From here on a checkpoint is the start of the next one, with the
+    # sampler's state before that collects.
     run.pending = None
     run.num_skipped = run.num_skipped + 1 if metrics["optim/skipped"] else 0
     run.sampler_state = training.sampler.state()
@@ -241,6 +245,7 @@ def _finish_step(training: Training, run: Run, reporting: Reporting) -> bool:
             if last:
                 raise
             reporting.display.say(f"{error}; training goes on")
+    # after the checkpoint, from which a run with another learning rate can start
     check_streak(run.num_skipped)
     return last
 

@@ -33,6 +33,7 @@ def save(training: Training, run: Run) -> Path:
 
     Raises: NotWrittenError.
     """
+    # all ranks take part, as each has a shard; rank 0 writes
     with training.policy.gathered(training.optimizer, only_main=True):
         return training.world.on_main(partial(_write, training, run))
 
@@ -56,6 +57,7 @@ def _write(training: Training, run: Run) -> Path:
         state,
         save_more=partial(save_reference, policy, algorithm),
     )
+    # after the new one is there: a full disk costs the new checkpoint, never the old one
     prune_checkpoints(run.folder, training.recipe.train.keep_checkpoints)
     return path
 
@@ -86,6 +88,7 @@ def restore(
     checkpoints = world.on_main(partial(intact_checkpoints, folder))
     if not checkpoints and list_checkpoints(folder):
         raise ConfigError(f"{folder}: has no usable checkpoint; delete the folder and start again")
+    # the machine may be another one than the run began on
     check(recipe, world)
     check_reachable(recipe)
     facts = json.loads((folder / "manifest.json").read_text())

@@ -130,6 +130,7 @@ def _verifier_metrics(world: World, verifier: Verifier) -> dict[str, float]:
 
     Fractions and times are those of the rank that had the most trouble.
     """
+    # reset: the pool counts on, and a step's fractions should be its own
     parts = world.gather(verifier.stats(reset=True))
     stats = max(parts, key=lambda part: part.failure_frac)
     if stats.failure_frac > MAX_VERIFIER_FAILURES and world.is_main:
