@@ -185,7 +185,6 @@ class Sampler:
 
     def _begin(self, step: int) -> tuple[list[Group], RolloutStats]:
         """The groups left over from earlier steps that are young enough for this one."""
-        # by weights too far from the present ones the ratio would be mostly noise
         oldest = step - self._rollout.max_staleness
         groups = [group for group in self._surplus if group.policy_version >= oldest]
         num_dropped = len(self._surplus) - len(groups)

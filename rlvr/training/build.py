@@ -101,7 +101,7 @@ def build(
     max_len = _max_prompt_len(recipe)
     data, prompts = encode_prompts(sources.train, tokenizer, recipe.data, max_len)
     evals = _eval_sets(recipe, sources, tokenizer, max_len)
-    # before the engine: vLLM takes a share of the GPU memory that is free when it starts
+    # before the engine: vLLM counts the GPU memory that is taken when it starts
     policy = _policy(recipe, model_path, prompts, world)
     for line in notices(recipe, policy.causal_lm.generation_config, tokenizer, prompts):
         if world.is_main:

@@ -245,7 +245,6 @@ def _finish_step(training: Training, run: Run, reporting: Reporting) -> bool:
             if last:
                 raise
             reporting.display.say(f"{error}; training goes on")
-    # after the checkpoint, from which a run with another learning rate can start
     check_streak(run.num_skipped)
     return last
 

@@ -42,19 +42,12 @@ def update(
     whose loss or gradient is not finite is skipped: parameters and optimizer stay as they are. In
     float16 the loss is scaled, and less after such a gradient.
     """
-    world = policy.strategy.world
-    num_updates = min(config.optim.updates_per_step, len(batch.groups))
-    rows_of = [
-        make_rows(batch.part(number, num_updates), config, step, entropy.enabled)
-        for number in range(num_updates)
-    ]
-    shares = [[rows[i] for i in world.my_share([len(r.tokens) for r in rows])] for rows in rows_of]
-    if any(rows_of[1:]):
-        has_bonus = entropy.coef != 0
-        world.on_all_ranks(partial(_score_proximal, policy, shares, config, has_bonus, safe_point))
+    updates = _rows_of_updates(policy, batch, config, step, entropy, safe_point)
+    # with few groups a step has fewer updates; they count as the last of those it might have
+    first_update = (step + 1) * config.optim.updates_per_step - len(updates)
     sums: Sums = dict.fromkeys(SUMS, 0.0)
     grad_norms, num_skipped = [], 0
-    for number, (rows, mine) in enumerate(zip(rows_of, shares, strict=True)):
+    for number, (rows, mine) in enumerate(updates):
         if not rows:
             continue
         before = dict(sums)
@@ -66,12 +59,12 @@ def update(
         if grad_norm is None:
             sums, num_skipped = before, num_skipped + 1
             continue
-        # with few groups a step has fewer updates; they count as the last of those it might have
-        _advance_schedule(policy, (step + 1) * config.optim.updates_per_step - num_updates + number)
+        if policy.method.schedule:
+            policy.method.schedule.after_update(policy.model, first_update + number)
         grad_norms.append(grad_norm)
         entropy.observe(mean_entropy)
     optimizer.zero_grad(set_to_none=True)
-    numbers = read_sums(sums, world)
+    numbers = read_sums(sums, policy.strategy.world)
     metrics = loss_metrics(numbers, grad_norms) | {
         "optim/skipped": float(num_skipped),
         "policy/dropped_tokens": float(batch.num_dropped),
@@ -81,6 +74,31 @@ def update(
     if entropy.enabled:
         metrics["policy/entropy_coef"] = entropy.coef
     return UpdateStats(numbers["real"], num_skipped, metrics)
+
+
+def _rows_of_updates(
+    policy: Policy,
+    batch: StepBatch,
+    config: UpdateConfig,
+    step: int,
+    entropy: EntropyControl,
+    safe_point: Callable[[], None],
+) -> list[tuple[list[TrainingRow], list[TrainingRow]]]:
+    """(rows of all ranks, this rank's share of them) of every update; groups are dealt out in turn.
+
+    The rows of the second update and later are scored by the trainer before the first.
+    """
+    world = policy.strategy.world
+    num_updates = min(config.optim.updates_per_step, len(batch.groups))
+    rows_of = [
+        make_rows(batch.part(number, num_updates), config, step, entropy.enabled)
+        for number in range(num_updates)
+    ]
+    shares = [[rows[i] for i in world.my_share([len(r.tokens) for r in rows])] for rows in rows_of]
+    if any(rows_of[1:]):
+        has_bonus = entropy.coef != 0
+        world.on_all_ranks(partial(_score_proximal, policy, shares, config, has_bonus, safe_point))
+    return list(zip(rows_of, shares, strict=True))
 
 
 def _gradients(
@@ -120,11 +138,6 @@ def _step(policy: Policy, optimizer: Optimizer, max_norm: float, valid: bool) ->
     if policy.loss_scale and valid:
         policy.loss_scale.observe(grad_norm is not None)
     return grad_norm
-
-
-def _advance_schedule(policy: Policy, num_updates: int) -> None:
-    if policy.method.schedule:
-        policy.method.schedule.after_update(policy.model, num_updates)
 
 
 def _score_proximal(
