@@ -20,7 +20,7 @@ from rlvr.common.errors import ConfigError, RunError
 from rlvr.common.log import get_logger
 from rlvr.common.signals import never_stop
 from rlvr.config.train import DataConfig, TrainRecipe
-from rlvr.data.problems import Dataset, encode_prompts, load_problems
+from rlvr.data.problems import Dataset, Problem, encode_prompts, load_problems
 from rlvr.distributed.world import World
 from rlvr.engines import vllm_local
 from rlvr.engines.choose import choose_engine, why_not_vllm
@@ -107,20 +107,8 @@ def build(
         if world.is_main:
             logger.warning(line)
     engine = _engine(recipe, policy, prompts, use_vllm, start_engine or new_engine)
-    sampler = Sampler(
-        data.problems,
-        prompts,
-        engine,
-        verifier,
-        policy.decode,
-        rollout=recipe.rollout,
-        sampling=recipe.sampling,
-        reward=recipe.reward,
-        train=recipe.train,
-        shuffle=recipe.data.shuffle,
-        world=world,
-        safe_point=safe_point,
-    )
+    given = (recipe, data.problems, prompts, engine, verifier, policy.decode)
+    sampler = make_sampler(*given, world=world, safe_point=safe_point)
     optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
     entropy = EntropyControl(recipe.algorithm)
     parts = (policy, optimizer, entropy, engine, verifier, sampler)
@@ -152,6 +140,34 @@ def _eval_sets(
         sources.held_out[0], tokenizer, sources.held_out[1], max_len, "eval"
     )
     return eval_sets(recipe, held_out, sources.benchmarks, tokenizer)
+
+
+def make_sampler(
+    recipe: TrainRecipe,
+    problems: Sequence[Problem],
+    prompts: Sequence[list[int]],
+    engine: Engine,
+    verifier: Verifier,
+    decode: Callable[[Sequence[int]], str],
+    *,
+    world: World = World.alone(),
+    safe_point: Callable[[], None] = never_stop,
+) -> Sampler:
+    """The sampler of a recipe."""
+    return Sampler(
+        problems,
+        prompts,
+        engine,
+        verifier,
+        decode,
+        rollout=recipe.rollout,
+        sampling=recipe.sampling,
+        reward=recipe.reward,
+        train=recipe.train,
+        shuffle=recipe.data.shuffle,
+        world=world,
+        safe_point=safe_point,
+    )
 
 
 def _engine(

@@ -1,13 +1,8 @@
 """The smallest things that train: a random policy, made-up problems, a recipe over both."""
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rlvr.config.train import TrainRecipe
-    from rlvr.sampling.sampler import Sampler
+from typing import Any
 
 
 def write_policy(folder: Path, logit_std: float | None = None) -> Path:
@@ -42,33 +37,6 @@ def write_problems(path: Path) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def make_sampler(
-    recipe: "TrainRecipe",
-    problems: Sequence[Any],
-    prompts: Sequence[list[int]],
-    engine: Any,
-    verifier: Any,
-    decode: Callable[[Sequence[int]], str],
-    **given: Any,
-) -> "Sampler":
-    """The sampler of a recipe, as `build` makes it."""
-    from rlvr.sampling.sampler import Sampler
-
-    return Sampler(
-        problems,
-        prompts,
-        engine,
-        verifier,
-        decode,
-        rollout=recipe.rollout,
-        sampling=recipe.sampling,
-        reward=recipe.reward,
-        train=recipe.train,
-        shuffle=recipe.data.shuffle,
-        **given,
-    )
 
 
 def recipe_tree(policy: Path, problems: Path, **sections: dict[str, Any]) -> dict[str, Any]:

@@ -32,10 +32,10 @@ from rlvr.distributed.world import World, join_world
 from rlvr.engines.transformers import TransformersEngine
 from rlvr.training import loop as train
 from rlvr.training.batch import UpdateConfig, make_batch
+from rlvr.training.build import make_sampler
 from rlvr.training.update import update
 from tests.rlvr.cases import make_groups
 from tests.rlvr.distributed import sharding_worker
-from tests.rlvr.small import make_sampler
 
 
 def fail(mine: Exception | None) -> None:

@@ -27,10 +27,10 @@ from rlvr.report.diagnosis.signal import truncation
 from rlvr.report.folder import RunData
 from rlvr.sft.finetune import finetune
 from rlvr.training.batch import UpdateConfig, make_batch
+from rlvr.training.build import make_sampler
 from rlvr.training.evaluate import sample
 from rlvr.training.rows import make_rows
 from tests.rlvr.engines.engine_cases import assert_ends_at_a_stop_token
-from tests.rlvr.small import make_sampler
 
 PAD, END = 0, 1
 

@@ -23,7 +23,7 @@ from rlvr.policy.packing import TokenRow
 from rlvr.policy.policy import load_policy
 from rlvr.sampling.problem_selection import PassRates, Selector
 from rlvr.sampling.sampler import Sampler
-from tests.rlvr.small import make_sampler
+from rlvr.training.build import make_sampler
 
 Use = Callable[[Any, int], Any]
 """Uses the thing, differently for each number, and gives what it did."""

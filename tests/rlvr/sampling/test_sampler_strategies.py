@@ -8,7 +8,7 @@ from rewards import Verifier
 from rlvr.data.problems import encode_prompts, load_problems
 from rlvr.engines.transformers import BATCH_ROWS, TransformersEngine
 from rlvr.policy.policy import load_policy
-from tests.rlvr.small import make_sampler
+from rlvr.training.build import make_sampler
 
 
 @pytest.mark.parametrize("strategy", ["predictive", "curriculum"])

@@ -19,9 +19,9 @@ from rlvr.policy.policy import load_policy
 from rlvr.sampling.reward import shaped_rewards
 from rlvr.sampling.rollouts import RolloutStats
 from rlvr.training.batch import UpdateConfig, make_batch
+from rlvr.training.build import make_sampler
 from rlvr.training.update import update
 from tests.rlvr.cases import make_groups, make_recipe, model_folder
-from tests.rlvr.small import make_sampler
 
 EPS = 1e-4
 FIRST = stdev([1, 1, 0]) + EPS
