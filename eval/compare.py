@@ -32,7 +32,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PairedComparison:
     """b against a on one benchmark, or on a part of it.
 
     difference: avg@k of b minus that of a, over problems (BCa bootstrap). samples_ci95,
@@ -86,8 +86,8 @@ class Report:
     """
 
     names: tuple[str, ...]
-    comparisons: tuple[Comparison, ...]
-    parts: tuple[Comparison, ...]
+    comparisons: tuple[PairedComparison, ...]
+    parts: tuple[PairedComparison, ...]
     per_problem: tuple[dict, ...]
     family: str
 
@@ -202,7 +202,7 @@ def _compare(
     rows: Pairs,
     level: float,
     seed: int,
-) -> Comparison:
+) -> PairedComparison:
     counts = np.array([[x["n"], x["c"], y["n"], y["c"]] for x, y in rows]).T
     values_a, values_b = counts[1] / counts[0], counts[3] / counts[2]
     sides = (counts[0], counts[1]), (counts[2], counts[3])
@@ -213,7 +213,7 @@ def _compare(
         for over in ("samples", "problems and samples")
     }
     ahead = np.sign(values_b - values_a)
-    return Comparison(
+    return PairedComparison(
         a,
         b,
         benchmark,

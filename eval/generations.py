@@ -101,10 +101,6 @@ class GenerationLog:
             self.done.update(fresh)
         return len(fresh)
 
-    def missing(self, keys: Iterable[GenerationKey]) -> list[GenerationKey]:
-        """Those of the wanted samples that are still to be drawn, in order."""
-        return [key for key in keys if key not in self.done]
-
     def _check_settings(self, settings: dict) -> None:
         beside = self.path.with_name(self.path.name + ".settings.json")
         wanted = json.dumps(settings, sort_keys=True, indent=1)
@@ -158,16 +154,6 @@ def write_generations(path: Path, generations: Iterable[Generation]) -> None:
     text = "".join(map(_dump, generations))
     partial.write_bytes(gzip.compress(text.encode(), compresslevel=1, mtime=0))
     os.replace(partial, path)
-
-
-def append_generations(
-    path: str | Path, settings: dict, batches: Iterable[Iterable[Generation]]
-) -> int:
-    """Appends batches as an engine yields them, skipping samples that are there; returns the number
-    written. Ask `GenerationLog(path, settings).missing(...)` first for what is left to sample.
-    """
-    log = GenerationLog(path, settings)
-    return sum(log.append(batch) for batch in batches)
 
 
 def _dump(generation: Generation) -> str:

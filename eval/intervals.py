@@ -7,6 +7,7 @@ that counted all of them as trials would be far too narrow for any claim about o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +32,10 @@ class Interval:
     def bounds(self) -> list[float]:
         """[lo, hi], as results files hold it."""
         return [self.lo, self.hi]
+
+    def to_json(self) -> dict[str, Any]:
+        """{"value", "ci95"}."""
+        return {"value": self.value, "ci95": self.bounds}
 
 
 def wilson(successes: float, trials: float, level: float = 0.95) -> Interval:

@@ -6,14 +6,13 @@ output_tokens) and `metric`. Checked against lighteval 0.13.0.
 
 import json
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from eval.benchmarks import LoadedBenchmark, load_benchmark
 from eval.contamination import bare
 from eval.formats.harness import load_for
-from eval.formats.samples_file import read_samples
+from eval.formats.samples_file import samples_by_problem
 from eval.generations import Generation
 
 
@@ -22,16 +21,14 @@ def export_details(folder: str | Path, out: str | Path) -> list[Path]:
     of a scored folder. Token ids are not known, so `output_tokens` is empty."""
     from pyarrow import Table, parquet
 
+    rows = samples_by_problem(Path(folder))
     date = time.strftime("%Y-%m-%dT%H-%M-%S.000000")
-    rows: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
-    for row in read_samples(Path(folder)):
-        rows[row["benchmark"]][row["id"]].append(row)
     (Path(out) / date).mkdir(parents=True, exist_ok=True)
     paths = []
     for name, by_problem in rows.items():
         loaded = load_for(Path(folder), name)
         details = [
-            _detail(loaded, number, sorted(by_problem[q.id], key=lambda r: r["sample"]))
+            _detail(loaded, number, by_problem[q.id])
             for number, q in enumerate(loaded.questions)
             if q.id in by_problem
         ]

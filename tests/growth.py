@@ -50,4 +50,9 @@ def exponent(make: Callable[[int], Callable[[], Any]], small: int, factor: int =
     its input already made."""
     first, second = work(make(small)), work(make(small * factor))
     assert first > small / 100, f"only {first} lines: what is counted runs elsewhere"
-    return math.log(second / first) / math.log(factor)
+    return slope(first, second, factor)
+
+
+def slope(first: int, second: int, factor: float) -> float:
+    """p of work ~ size^p, from the work at one size and at `factor` times that."""
+    return math.log(second / max(first, 1)) / math.log(factor)

@@ -17,11 +17,11 @@ from eval.formats.samples_file import read_samples
 from eval.generations import Generation, GenerationLog, read_generations, write_generations
 from rlvr.analysis.diversity import read_groups
 from rlvr.analysis.forgetting import read_choices
-from rlvr.compare.learning_rate.transfer import Find, recall, remember
+from rlvr.compare.learning_rate.transfer import PastSearch, recall, remember
 from rlvr.config.train import DataConfig
 from rlvr.data.check import read_training_rows
 from rlvr.data.problems import load_problems
-from rlvr.plan.calibrate import read_run
+from rlvr.plan.calibrate import measured_steps
 from rlvr.report.rollouts import read_rollouts
 from rlvr.runs.reader import read_metrics
 
@@ -107,10 +107,10 @@ def test_run_folders_keep_such_rows(tmp_path):
     assert read_rollouts(tmp_path / "rollouts/step_2.jsonl.gz")[0]["response"] == TEXT
     assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2]
     assert read_groups([tmp_path]) == [[TEXT]]
-    assert read_run(tmp_path)[0].lengths == [3]
+    assert measured_steps(tmp_path)[0].lengths == [3]
     (tmp_path / "choices.jsonl").write_text(row(question=TEXT, choices=["a", TEXT], answer=1))
     assert read_choices(tmp_path / "choices.jsonl")[0].question == TEXT
-    found = Find(TEXT, 1e-4, 8, 16, 10, 100, 64)
+    found = PastSearch(TEXT, 1e-4, 8, 16, 10, 100, 64)
     remember(found, tmp_path / "finds.jsonl")
     (tmp_path / "finds.jsonl").write_text(row(**vars(found)), "utf-8")
     assert recall(tmp_path / "finds.jsonl") == [found]

@@ -6,13 +6,12 @@ Its `--log_samples` files hold one object per document and filter: all responses
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from eval.benchmarks import LoadedBenchmark, Question, load_benchmark
 from eval.formats.jsonl import read_objects
-from eval.formats.samples_file import read_samples
+from eval.formats.samples_file import samples_by_problem
 from eval.generations import Generation
 
 FILTER = "none"
@@ -25,9 +24,7 @@ def export_samples(folder: str | Path, out: str | Path) -> list[Path]:
     A document is the problem, its metric `exact_match` the mean over its samples (avg@k).
     """
     folder, out = Path(folder), Path(out)
-    rows: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
-    for row in read_samples(folder):
-        rows[row["benchmark"]][row["id"]].append(row)
+    rows = samples_by_problem(folder)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, by_problem in rows.items():
@@ -36,8 +33,7 @@ def export_samples(folder: str | Path, out: str | Path) -> list[Path]:
         with paths[-1].open("w", encoding="utf-8") as file:
             for number, question in enumerate(benchmark.questions):
                 if question.id in by_problem:
-                    samples = sorted(by_problem[question.id], key=lambda r: r["sample"])
-                    document = _document(number, question, benchmark, samples)
+                    document = _document(number, question, benchmark, by_problem[question.id])
                     file.write(json.dumps(document, ensure_ascii=False) + "\n")
     return paths
 

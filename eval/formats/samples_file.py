@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -63,6 +64,14 @@ def read_samples(folder: Path) -> Iterator[dict]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; score the generations with --out first")
     return (row for _, row in read_values(path))
+
+
+def samples_by_problem(folder: Path) -> dict[str, dict[str, list[dict]]]:
+    """The rows by benchmark and problem id, each problem's by sample number."""
+    rows: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
+    for row in sorted(read_samples(folder), key=lambda row: row["sample"]):
+        rows[row["benchmark"]][row["id"]].append(row)
+    return rows
 
 
 def _line(generation: Generation, verdict: Verdict) -> str:

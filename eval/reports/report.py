@@ -1,6 +1,6 @@
 """Results, comparisons and contamination as tables."""
 
-from eval.compare import OVERALL, Comparison, Report
+from eval.compare import OVERALL, PairedComparison, Report
 from eval.contamination import ContaminationReport
 from eval.reports.tables import Table, percent
 
@@ -109,7 +109,7 @@ def _part_tables(results: dict) -> list[Table]:
     return tables
 
 
-def _comparison_row(c: Comparison) -> tuple[str, ...]:
+def _comparison_row(c: PairedComparison) -> tuple[str, ...]:
     d = c.difference
     name = f"{c.benchmark}, {c.part}" if c.part else c.benchmark
     return (

@@ -1,4 +1,4 @@
-"""Values of trees in finite fields: equal expressions agree, different ones differ but by chance.
+"""Compute values of trees in finite fields, where equal expressions agree and others hardly do.
 
 Every modulus P = 2Q + 1 is a safe prime, so the squares of the field form a group of prime order Q
 in which every rational power exists: bases are reduced mod P, exponents mod Q, and roots obey the
@@ -35,26 +35,22 @@ def agree(a: Node, b: Node) -> bool | None:
     """Say whether two trees agree in two of the fields; None when too few fields hold both."""
     matches = 0
     for modulus in MODULI:
-        left = _cached(a, modulus)
+        left = _value(a, modulus)
         if left is None:
             continue
-        right = _cached(b, modulus)
+        right = _value(b, modulus)
         if right is None:
             continue
         if left != right:
             return False
         matches += 1
-        if matches == 2:
+        if matches == 2:  # different trees agree by chance once in 10**36
             return True
     return None
 
 
 @lru_cache(maxsize=16384)
-def _cached(node: Node, modulus: int) -> int | None:
-    return _residue_or_none(node, modulus)
-
-
-def _residue_or_none(node: Node, modulus: int) -> int | None:
+def _value(node: Node, modulus: int) -> int | None:
     try:
         return residue(node, modulus, modulus)
     except NoRoot:
@@ -108,7 +104,7 @@ def _random(name: str, modulus: int, value: int, key: int) -> int:
     seed = (
         crc32(name.encode()) * 0x9E3779B97F4A7C15 + value * 0xC2B2AE3D27D4EB4F + modulus
     ) % modulus
-    return pow(seed or 3, 10, modulus)
+    return pow(seed or 3, 10, modulus)  # an even power: a square, with every root
 
 
 def _power(base: int, base_node: Node, exponent: Node, modulus: int, key: int) -> int:
@@ -118,9 +114,10 @@ def _power(base: int, base_node: Node, exponent: Node, modulus: int, key: int) -
         raise
     except NotExact:
         if base_node[0] == "-" or (base_node[0] == "n" and base_node[1] < 0):
-            raise
+            raise  # (-1)^k: the sign would be lost among the squares
         if modulus != key:
             return _oracle("^", (base_node, exponent), modulus, key)
+        # Exponents live in the field of the group's order, so that x^a x^b = x^(a+b) there too.
         return _square_power(base, residue(exponent, (modulus - 1) // 2, key), modulus)
     if power.denominator == 1:
         if base == 0 and power <= 0:
@@ -197,7 +194,7 @@ def _logarithm(name: str, node: Node, modulus: int, key: int) -> int:
         raise NotExact
     total = 0
     for side, sign in ((value.numerator, 1), (value.denominator, -1)):
-        for prime, times in _factors(side):
+        for prime, times in _factors(side):  # so that log 12 = 2 log 2 + log 3
             total += sign * times * _random(name, modulus, prime, key)
     return total % modulus
 

@@ -12,39 +12,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
-from rewards.pool.process import Job, Outcome, Task, Template, Worker, WorkerSettings
+from rewards.pool.process import Job, Outcome, PoolSettings, Task, Template, Worker
 
-TEMPLATE_START_S = 120.0
+TEMPLATE_START_S = 120.0  # it imports sympy, maybe from a cold disk
 FORK_S = 10.0
 MAX_FAILED_STARTS = 3
-MAX_STILLBORN = 200
+MAX_STILLBORN = 200  # workers lost before their first call: memory_mib below what they start with
 MAX_BATCH_CALLS = 16
-MAX_BATCH_CHARS = 20_000
+MAX_BATCH_CHARS = 20_000  # far below SEND_BUFFER: sending must not block
 CLOSE_S = 10.0
 STALL_S = 0.25
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """What is called, by how many processes, within which bounds.
-
-    target, warm_up: see WorkerSettings. num_workers: calls that run at the same time. num_spares:
-    further workers that wait, so that a killed one is replaced at once. timeout_s: wall time per
-    call, counted from the moment a worker starts on it. memory_mib: what a worker may add to its
-    memory. max_calls, max_age_s: a worker is replaced by a fresh one after that many calls or
-    seconds.
-    """
-
-    target: str
-    warm_up: str | None = None
-    num_workers: int = 2
-    num_spares: int = 1
-    timeout_s: float = 1.0
-    memory_mib: int = 512
-    max_calls: int = 20_000
-    max_age_s: float = 1800.0
 
 
 class Pool:
@@ -58,9 +36,6 @@ class Pool:
     def __init__(self, settings: PoolSettings):
         self.settings = settings
         self.events: Counter[str] = Counter()
-        self._worker_settings = WorkerSettings(
-            settings.target, settings.warm_up, settings.timeout_s, settings.memory_mib
-        )
         self._lock = threading.Lock()
         self._inbox: deque[Job] = deque()
         self._jobs: deque[Job] = deque()
@@ -73,12 +48,12 @@ class Pool:
         self._woken.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._woken, selectors.EVENT_READ, "wake")
-        self._template = Template(self._worker_settings)
+        self._template = Template(self.settings)
         self._thread = threading.Thread(target=self._run, name="verifier-pool", daemon=True)
         self._thread.start()
 
     def map(self, calls: Sequence[tuple[str, ...]]) -> list[Outcome]:
-        """The outcome of every call, in order.
+        """Return the outcome of every call, in order.
 
         Raises RuntimeError when the pool is closed or its processes cannot be started.
         """
@@ -96,10 +71,11 @@ class Pool:
         return [outcome for outcome in job.outcomes if outcome is not None]
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers that have said hello."""
+        """Return the process ids of the workers that have said hello."""
         return [worker.pid for worker in list(self._workers) if worker.pid is not None]
 
     def template_pid(self) -> int:
+        """Return the process id of the template that forks the workers."""
         return self._template.process.pid
 
     def close(self) -> None:
@@ -314,7 +290,7 @@ class Pool:
             self._charge_death(worker)
             worker.pid = None  # it dies with its template; its id may be another process's by now
             self._drop(worker)
-        self._template = Template(self._worker_settings)
+        self._template = Template(self.settings)
         self._fork_workers()
 
     def _end(self) -> None:

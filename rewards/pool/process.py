@@ -1,4 +1,4 @@
-"""The trainer's handles on the template process and on its workers."""
+"""Start, feed and end the template process and its workers: the trainer's side of both."""
 
 import json
 import os
@@ -15,10 +15,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
+# Not `-m`: the fresh interpreter must first search where this one does, whatever its own folder is.
 BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from rewards.pool.worker import template_main; template_main(sys.argv[2], int(sys.argv[3]))"
 )
+# A pool thread of BLAS would not survive the fork, and the processors are the workers'.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 SPAWN = struct.Struct("!q")
 """A request to fork: the process id of the worker that the new one replaces, or 0."""
@@ -28,30 +30,35 @@ RECEIVE_SIZE = 1 << 16
 
 
 @dataclass(frozen=True)
-class WorkerSettings:
-    """What the template and its workers need to know.
+class PoolSettings:
+    """What is called, by how many processes, within which bounds.
 
     target: "module:function", called with strings and returning a sequence of strings.
     warm_up: "module:function", called in the template, and again in each worker before its first
         call, so that the pages it touches are its own by then.
-    timeout_s: wall time of a call; here it only bounds the processor time, the trainer kills.
+    num_workers: calls that run at the same time. num_spares: further workers that wait, so that a
+        killed one is replaced at once.
+    timeout_s: wall time per call, counted from the moment a worker starts on it; the pool kills,
+        the worker itself only bounds its processor time.
     memory_mib: memory that a worker may add to what it starts with.
+    max_calls, max_age_s: a worker is replaced by a fresh one after that many calls or seconds.
     """
 
     target: str
-    warm_up: str | None
-    timeout_s: float
-    memory_mib: int
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
+    warm_up: str | None = None
+    num_workers: int = 2
+    num_spares: int = 1
+    timeout_s: float = 1.0
+    memory_mib: int = 512
+    max_calls: int = 20_000
+    max_age_s: float = 1800.0
 
 
 class Outcome(NamedTuple):
-    """How a call ended.
+    """The end of a call.
 
     status: done, memory, depth or error (see worker.run_call), timeout, or died (twice in a row).
-    values: the strings that the target returned. ms: time that workers had the call in hand.
+    values: the strings that the target returned. ms: time that workers spent on the call.
     """
 
     status: str
@@ -70,6 +77,7 @@ class Job:
         self.done = threading.Event()
 
     def finish(self, index: int, outcome: Outcome) -> None:
+        """Enter the outcome of one call; the last one wakes the caller."""
         self.outcomes[index] = outcome
         self.num_left -= 1
         if self.num_left == 0:
@@ -78,7 +86,7 @@ class Job:
 
 @dataclass(eq=False)
 class Task:
-    """One call on its way: the time workers have spent on it and how often one died with it."""
+    """A call on its way: the time workers have spent on it, and how often one died with it."""
 
     job: Job
     index: int
@@ -88,12 +96,15 @@ class Task:
 
     @property
     def call(self) -> tuple[str, ...]:
+        """The strings that the target is called with."""
         return self.job.calls[self.index]
 
     def begin(self) -> None:
+        """Start the call's clock."""
         self.started_s = time.monotonic()
 
     def pause(self) -> None:
+        """Stop the call's clock; a call that is tried again has only the rest of its time."""
         if self.started_s is not None:
             self.spent_s += time.monotonic() - self.started_s
             self.started_s = None
@@ -107,21 +118,21 @@ class Template:
     closes.
     """
 
-    def __init__(self, settings: WorkerSettings):
+    def __init__(self, settings: PoolSettings):
         self.control, theirs = socket.socketpair()
-        arguments = [json.dumps(sys.path), settings.to_json(), str(os.getpid())]
+        arguments = [json.dumps(sys.path), json.dumps(asdict(settings)), str(os.getpid())]
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", BOOT, *arguments],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                process_group=0,
+                process_group=0,  # else Ctrl-C in the terminal would kill the verifier first
                 env=os.environ | ONE_THREAD,
             )
         self.warm = False
 
     def fork(self, replaced_pid: int = 0) -> "Worker":
-        """A handle on a worker about to be forked. Raises OSError when the template has died."""
+        """Ask for a worker and return it at once; raises OSError when the template has died."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -153,6 +164,7 @@ class Worker:
 
     @property
     def is_idle(self) -> bool:
+        """Whether the worker has started and has nothing to do."""
         return self.pid is not None and not self.tasks
 
     def send(self, tasks: list[Task]) -> None:
@@ -160,11 +172,12 @@ class Worker:
         payload = json.dumps([task.call for task in tasks], ensure_ascii=False)
         data = payload.encode("utf-8", "surrogatepass") + b"\n"
         self.tasks.extend(tasks)
+        # The socket does not block: a part sent would leave the worker with half a line.
         if self.sock.send(data) != len(data):
             raise BlockingIOError(f"a worker's socket did not take {len(data)} bytes at once")
 
     def receive(self) -> list[list]:
-        """The whole lines that have arrived, parsed; raises EOFError when the worker has died."""
+        """Return the whole lines that have arrived, parsed; raises EOFError for a dead worker."""
         try:
             data = self.sock.recv(RECEIVE_SIZE)
         except ConnectionError:

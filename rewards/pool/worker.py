@@ -20,17 +20,17 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 
-from rewards.pool.process import SPAWN, WorkerSettings
+from rewards.pool.process import SPAWN, PoolSettings
 
 PARENT_CHECK_S = 1.0
-"""How often the template looks whether the trainer still lives, in case no end of file tells it."""
+"""The template looks this often whether the trainer still lives, if no end of file tells it."""
 
 PR_SET_PDEATHSIG = 1
 CPU_GRACE_S = 2
 
 
 def resolve(name: str) -> Callable:
-    """The function that "module:function" names."""
+    """Return the function that "module:function" names."""
     module, _, function = name.partition(":")
     return getattr(import_module(module), function)
 
@@ -41,7 +41,7 @@ def template_main(settings_json: str, trainer_pid: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm and torchrun send it to every process
     while os.open(os.devnull, os.O_RDWR) <= 2:  # else a received socket could become "stderr"
         pass
-    settings = WorkerSettings(**json.loads(settings_json))
+    settings = PoolSettings(**json.loads(settings_json))
     control = socket.socket(fileno=0)
     target = resolve(settings.target)
     if settings.warm_up is not None:
@@ -64,15 +64,15 @@ def template_main(settings_json: str, trainer_pid: int) -> None:
 
 
 def is_reaped(pid: int) -> bool:
-    """Whether a killed worker is gone; one of an earlier template is not ours to wait for."""
+    """Say whether a killed worker is gone; one of an earlier template is not ours to wait for."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
         return True
 
 
-def run_worker(fd: int, target: Callable, settings: WorkerSettings, template_pid: int) -> None:
-    """The whole life of a forked worker; never returns."""
+def run_worker(fd: int, target: Callable, settings: PoolSettings, template_pid: int) -> None:
+    """Live a forked worker's whole life; never returns."""
     try:
         die_with(template_pid)
         null = os.open(os.devnull, os.O_RDWR)
@@ -113,7 +113,7 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def serve(sock: socket.socket, target: Callable, settings: WorkerSettings) -> None:
+def serve(sock: socket.socket, target: Callable, settings: PoolSettings) -> None:
     """Answer calls until the trainer closes the socket.
 
     The first line sent is [pid]. Each answer is [status, retire, *strings]; retire asks for a fresh
@@ -133,7 +133,7 @@ def serve(sock: socket.socket, target: Callable, settings: WorkerSettings) -> No
 
 
 def run_call(target: Callable, call: list[str]) -> tuple[str, list[str]]:
-    """The call's status and strings; a failure inside the target is a status, never an exception.
+    """Return the call's status and strings; a failure of the target is a status, no exception.
 
     done: what the target returned. memory: the budget was hit. depth: recursion was too deep.
     error: the target raised; the value names the exception.

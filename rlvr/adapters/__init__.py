@@ -48,18 +48,24 @@ _FAMILIES = (
 METHODS: dict[str, Method] = {m.name: m for family in _FAMILIES for m in family.METHODS}
 
 
-def get_method(config: AdapterConfig, num_updates: int | None = None) -> Method:
+def get_method(config: AdapterConfig) -> Method:
+    """The method that `config` names. Raises: ConfigError for an unknown name."""
+    method = METHODS.get(config.method)
+    if method is None:
+        near = difflib.get_close_matches(config.method, METHODS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(METHODS)}"
+        raise ConfigError(f"adapter.method = {config.method!r}: unknown; {hint}")
+    return method
+
+
+def check_adapter(config: AdapterConfig, num_updates: int | None = None) -> Method:
     """The method that `config` names, its settings checked. Loads nothing.
 
     num_updates: optimizer steps of the run, where they are known.
     Raises: ConfigError for an unknown name, a setting that the method would ignore, or one that
     cannot work.
     """
-    method = METHODS.get(config.method)
-    if method is None:
-        near = difflib.get_close_matches(config.method, METHODS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(METHODS)}"
-        raise ConfigError(f"adapter.method = {config.method!r}: unknown; {hint}")
+    method = get_method(config)
     given = config.model_fields_set - {"method"} - (set() if config.dropout else {"dropout"})
     for name in sorted(given - method.options):
         value = getattr(config, name)

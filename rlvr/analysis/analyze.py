@@ -110,11 +110,11 @@ def _by_layer(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _with_model(facts: dict[str, Any], checkpoint: Path, base: Path, options: Options) -> None:
     """Adds what only the loaded model can tell."""
     from rlvr.analysis import forgetting
-    from rlvr.analysis.trained import attention_profiles, curvature, load_trained, read_rows
+    from rlvr.analysis.trained import attention_profiles, curvature, load_trained, read_token_rows
 
     policy = load_trained(checkpoint, base)
     if options.data is not None:
-        rows = read_rows(options.data, policy.tokenizer, options.max_rows)
+        rows = read_token_rows(options.data, policy.tokenizer, options.max_rows)
         if options.curvature:
             facts["curvature"] = curvature(policy, rows, options.layers)
         if options.attention:

@@ -11,9 +11,9 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
-from eval.formats.jsonl import read_objects
-from eval.intervals import Interval, fraction_over_problems
+from eval.intervals import fraction_over_problems
 from rewards.extract import extract
+from rlvr.analysis.lines import read_lines
 from rlvr.common.errors import ConfigError
 
 
@@ -30,8 +30,8 @@ def diversity(groups: Iterable[Sequence[str]], answer_mode: str = "boxed") -> di
     """Unique outputs and unique answers, as intervals of fractions of n samples over problems.
 
     groups: the responses of each problem. n: the smallest group of at least 2. A response without
-    an answer counts as one more answer, "none". Outputs are equal when their text is, surrounding
-    white space aside; answers when their extracted text is.
+    an answer counts as one more answer, "none". Outputs are equal when their text is, apart from
+    surrounding white space; answers when their extracted text is.
     Raises: ConfigError when no problem has two samples.
     """
     kept = [list(group) for group in groups if len(group) > 1]
@@ -45,14 +45,9 @@ def diversity(groups: Iterable[Sequence[str]], answer_mode: str = "boxed") -> di
     return {
         "samples": n,
         "problems": len(kept),
-        "unique_outputs_frac": interval_json(fraction_over_problems(outputs)),
-        "unique_answers_frac": interval_json(fraction_over_problems(answers)),
+        "unique_outputs_frac": fraction_over_problems(outputs).to_json(),
+        "unique_answers_frac": fraction_over_problems(answers).to_json(),
     }
-
-
-def interval_json(interval: Interval) -> dict[str, Any]:
-    """{"value", "ci95"}."""
-    return {"value": interval.value, "ci95": interval.bounds}
 
 
 def read_groups(paths: Sequence[Path]) -> list[list[str]]:
@@ -64,7 +59,7 @@ def read_groups(paths: Sequence[Path]) -> list[list[str]]:
     groups: list[list[str]] = []
     for file in _files(paths):
         by_problem: dict[str, list[str]] = defaultdict(list)
-        for number, row in _rows(file):
+        for number, row in read_lines(file):
             problem = row.get("problem_id", row.get("id"))
             if problem is None or not isinstance(row.get("response"), str):
                 raise ConfigError(
@@ -74,13 +69,6 @@ def read_groups(paths: Sequence[Path]) -> list[list[str]]:
             by_problem[f"{row.get('benchmark')}/{problem}"].append(row["response"])
         groups += by_problem.values()
     return groups
-
-
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        yield from read_objects(file)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

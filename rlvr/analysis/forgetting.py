@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from eval.formats.jsonl import read_values
 from eval.intervals import fraction_over_problems, stratified
-from rlvr.analysis.diversity import interval_json
+from rlvr.analysis.lines import read_lines
 from rlvr.common.errors import ConfigError
 from rlvr.policy.loading import context_len
 from rlvr.policy.policy import Policy, TokenRow
@@ -38,14 +37,7 @@ def read_choices(path: Path) -> list[Choice]:
 
     Raises: ConfigError with file and line.
     """
-    rows = []
-    try:
-        for number, row in read_values(path):
-            rows.append(_choice(row, f"{path}:{number}"))
-    except ConfigError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a readable JSONL file ({error})") from error
+    rows = [_choice(row, f"{path}:{number}") for number, row in read_lines(path)]
     if not rows:
         raise ConfigError(f"{path}: has no questions")
     return rows
@@ -121,8 +113,8 @@ def _sums(policy: Policy, rows: Sequence[TokenRow], max_tokens: int) -> list[flo
 
 def summarise(right: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Accuracy of every task and their unweighted mean, each {"value", "ci95"} over questions."""
-    tasks = {name: interval_json(fraction_over_problems(v)) for name, v in right.items()}
-    return tasks | {"mean": interval_json(stratified(list(right.values())))}
+    tasks = {name: fraction_over_problems(v).to_json() for name, v in right.items()}
+    return tasks | {"mean": stratified(list(right.values())).to_json()}
 
 
 def accuracies(policy: Policy, files: Sequence[Path], harness: bool) -> dict[str, Any]:

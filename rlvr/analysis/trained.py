@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Parameter
 
-from eval.formats.jsonl import read_objects
 from rlvr.adapters import METHODS
 from rlvr.adapters.load import load_adapted
 from rlvr.adapters.merge import plain_name
 from rlvr.analysis.curvature import hessian_product, lanczos, token_losses
 from rlvr.analysis.entanglement import mean_profile
+from rlvr.analysis.lines import read_lines
 from rlvr.analysis.stream import find_manifest, is_adapter, layer_of
 from rlvr.common.errors import ConfigError
 from rlvr.config.train import AdapterConfig, ModelConfig
@@ -46,25 +47,18 @@ def load_trained(checkpoint: Path, base: Path) -> Policy:
     return policy
 
 
-def read_rows(path: Path, tokenizer: Any, limit: int) -> list[TokenRow]:
+def read_token_rows(path: Path, tokenizer: Any, limit: int) -> list[TokenRow]:
     """Token ids of the first `limit` {"prompt", "response"} lines; rollout files have that form.
 
     Raises: ConfigError with file and line.
     """
     rows: list[TokenRow] = []
-    try:
-        for number, texts in read_objects(path):
-            prompt, response = texts.get("prompt"), texts.get("response")
-            if not (isinstance(prompt, str) and isinstance(response, str) and prompt and response):
-                raise ConfigError(f"{path}:{number}: needs a prompt and a response that are texts")
-            ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prompt, response)]
-            rows.append(TokenRow(*ids))
-            if len(rows) == limit:
-                break
-    except ConfigError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a readable JSONL file ({error})") from error
+    for number, texts in islice(read_lines(path), limit):
+        prompt, response = texts.get("prompt"), texts.get("response")
+        if not (isinstance(prompt, str) and isinstance(response, str) and prompt and response):
+            raise ConfigError(f"{path}:{number}: needs a prompt and a response that are texts")
+        ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prompt, response)]
+        rows.append(TokenRow(*ids))
     if not rows:
         raise ConfigError(f"{path}: has no rows")
     return rows

@@ -23,7 +23,7 @@ SHAPE = ("model", "rollout", "data")
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     """step_s: seconds of a step; extra_s: of a run besides its steps. origin: in words."""
 
     step_s: float
@@ -48,7 +48,7 @@ def given_lr(comparison: Comparison, label: str) -> float:
     return lr if isinstance(lr, float) else comparison.recipe.find.reference_lr
 
 
-def measured_cost(recipe: TrainRecipe, folders: Sequence[Path]) -> Cost | None:
+def measured_cost(recipe: TrainRecipe, folders: Sequence[Path]) -> RunCost | None:
     """Medians over finished runs of the same shape and method, else of the same shape; or None."""
     same: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
     for folder in folders:
@@ -64,7 +64,7 @@ def measured_cost(recipe: TrainRecipe, folders: Sequence[Path]) -> Cost | None:
                 statistics.median(values) for values in zip(*same[own], strict=True)
             )
             origin = f"median of {len(same[own])} finished runs {words} with this shape"
-            return Cost(step_s, extra_s, gib, origin)
+            return RunCost(step_s, extra_s, gib, origin)
     return None
 
 
@@ -141,7 +141,7 @@ def plan_lines(comparison: Comparison, fairness: Fairness) -> list[str]:
     return lines
 
 
-def _search_seconds(comparison: Comparison, cost: Cost) -> float:
+def _search_seconds(comparison: Comparison, cost: RunCost) -> float:
     """Of one search that takes twice its first grid; `_search_text` says what it may take."""
     find = comparison.recipe.find
     steps = find.steps or comparison.recipe.budget.steps or 0

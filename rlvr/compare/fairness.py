@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlvr.common.errors import ConfigError
+from rlvr.common.nested import flatten
 from rlvr.compare.resolve import Comparison
 
 MATCHED = {
@@ -68,7 +69,7 @@ def examine(comparison: Comparison) -> Fairness:
     labels = list(comparison.recipe.methods)
     seed = comparison.recipe.compare.seeds[0]
     flat = {
-        label: _flatten(comparison.resolve(label, seed, None).model_dump(mode="json"))
+        label: flatten(comparison.resolve(label, seed, None).model_dump(mode="json"))
         for label in labels
     }
     matched, unfair = _settings(flat)
@@ -170,16 +171,6 @@ def _seeds(comparison: Comparison, labels: Sequence[str], matched: list[str]) ->
     return [
         f"seeds: {label} has {list(comparison.seeds(label))}, not {list(wanted)}" for label in odd
     ]
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def may_differ(key: str) -> str | None:

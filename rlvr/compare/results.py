@@ -6,12 +6,19 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from rlvr.compare.execution.end_rules import WINDOW, diverged, sampled_tokens, step_seconds
 from rlvr.compare.execution.execute import rule_behind
 from rlvr.compare.execution.task import RunOutcome, RunTask
 from rlvr.config.compare import RulesConfig
 from rlvr.runs.reader import read_metrics
+
+ENTRY = (
+    "accuracy", "accuracy_before", "reward_last", "tokens", "seconds", "peak_gib", "sync_bytes",
+    "status", "steps", "reason",
+)  # fmt: skip
+"""What comparison.json says of a run besides its seed and folder."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,11 @@ class RunResult:
     @property
     def accuracy_before(self) -> float | None:
         return None if self.before is None else fmean(self.before)
+
+    def to_json(self, root: Path) -> dict[str, Any]:
+        """The run's entry in comparison.json. root: what its folder is relative to."""
+        place = {"seed": self.seed, "run": str(self.folder.relative_to(root))}
+        return place | {name: getattr(self, name) for name in ENTRY}
 
 
 def read_result(task: RunTask, outcome: RunOutcome) -> RunResult:
@@ -80,7 +92,7 @@ def _num_params(folder: Path) -> int:
 
 
 @dataclass(frozen=True)
-class Point:
+class RatePoint:
     """One short run of a search. value: the held-out accuracy after it, else the mean reward of its
     last steps. stopped: the rule that ended it, or None. seconds: in steps."""
 
@@ -92,7 +104,7 @@ class Point:
     seconds: float = 0.0
 
 
-def read_point(task: RunTask, outcome: RunOutcome, rules: RulesConfig) -> Point | None:
+def read_point(task: RunTask, outcome: RunOutcome, rules: RulesConfig) -> RatePoint | None:
     """The point of a short run; None where the run failed for a reason that is not its rate's.
 
     A run from before that had no rules counts up to the step at which one would have ended it.
@@ -109,4 +121,4 @@ def read_point(task: RunTask, outcome: RunOutcome, rules: RulesConfig) -> Point 
     fractions = read_fractions(task.folder, steps)
     rewards = [row["reward/mean"] for row in rows[:steps] if "reward/mean" in row]
     value = fmean(fractions) if fractions else fmean(rewards[-WINDOW:]) if rewards else 0.0
-    return Point(task.lr, task.seed, value, steps, stopped, step_seconds(rows[:steps]))
+    return RatePoint(task.lr, task.seed, value, steps, stopped, step_seconds(rows[:steps]))

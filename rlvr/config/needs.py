@@ -53,6 +53,7 @@ _ENTROPY_TARGET = {"algorithm.entropy_target": _is_there}
 _MISMATCH = {"algorithm.mismatch": _other_than("none")}
 _CHOSEN = {"sampling.strategy": _other_than("uniform")}
 _VLLM = {"rollout.engine": _other_than("transformers")}
+_IN_PROCESS = {"rollout.engine": _among("auto", "vllm")}
 _SERVERS = {"rollout.engine": _among("vllm_server")}
 _EVALUATED = {"eval.path": _is_there, "eval.benchmarks": _is_there}
 _HELD_OUT = {"eval.path": _is_there}
@@ -72,8 +73,8 @@ _TRAIN: Table = {
     # without dynamic sampling no group is left over from a step for a later one
     "rollout.max_staleness": ({"rollout.mode": _among("async"), "sampling.dynamic": _among(True)},),
     "rollout.sync": (_VLLM,),
-    "rollout.gpu_memory_utilization": (_VLLM,),
-    "rollout.sleep": ({"rollout.engine": _among("auto", "vllm")},),
+    "rollout.gpu_memory_utilization": (_IN_PROCESS,),
+    "rollout.sleep": (_IN_PROCESS,),
     "rollout.kv_cache_gib": (_VLLM,),
     "rollout.max_num_seqs": (_VLLM,),
     "rollout.tensor_parallel_size": (_VLLM,),

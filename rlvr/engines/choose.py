@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING
-
-from rlvr.common.packages import is_vllm_installed
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
+
+
+def is_vllm_installed() -> bool:
+    """Whether vLLM can be imported; nothing is imported to find out."""
+    return importlib.util.find_spec("vllm") is not None
 
 
 def choose_engine(wanted: str, method: Method | None = None) -> str:

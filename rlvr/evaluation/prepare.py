@@ -13,8 +13,7 @@ from eval.benchmarks import LoadedBenchmark
 from eval.generations import GenerationKey
 from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
-from rlvr.common.packages import is_vllm_installed
-from rlvr.engines.choose import choose_engine, why_not_vllm
+from rlvr.engines.choose import choose_engine, is_vllm_installed, why_not_vllm
 from rlvr.engines.engine import SamplingParams
 from rlvr.engines.stop_tokens import missing_end, stop_ids, unended
 from rlvr.evaluation.plan import PromptStyle, SamplingJob, SamplingPlan, request

@@ -18,7 +18,7 @@ from rlvr.config.train import (
     TrainConfig,
     TrainRecipe,
 )
-from rlvr.engines.engine import Engine, Request
+from rlvr.engines.engine import Engine, EngineLost, Request
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.evaluation.plan import SamplingJob, SamplingPlan
 from rlvr.evaluation.targets import Target
@@ -56,17 +56,17 @@ class TargetServer:
         if self._plan.engine == "transformers" or target.kind == "live":
             return self._with_transformers(target)
         if self._vllm is None:
-            self._vllm = self._start()
             probe = [request.prompt_ids[:PROBE_LEN] for request in requests[:2]]
             self._probe = [ids for ids in probe if len(ids) > 1]
-            self._base_scores = self._vllm.score(self._probe)
+            self._vllm, self._base_scores = self._start()
         self._hand_over(self._vllm, target)
         is_adapter = target.kind != "base" and bool(self._probe)
         if is_adapter and self._vllm.score(self._probe) == self._base_scores:
             self._say(f"{target.name}: gives the base's probabilities: untrained, or not applied")
         return self._vllm, self._tokenizer
 
-    def _start(self) -> VllmEngine:
+    def _start(self) -> tuple[VllmEngine, list[list[float]]]:
+        """(the engine, its log-probabilities of the probe). Raises: ConfigError."""
         plan = self._plan
         ranks = [job.target.rank for job in plan.jobs if job.target.kind == "lora"]
         from transformers import AutoTokenizer
@@ -78,17 +78,19 @@ class TargetServer:
         check_weights(plan.base, **options)
         self._tokenizer = AutoTokenizer.from_pretrained(plan.base, **options)
         limit = min(r for r in VLLM_RANKS if r >= max(ranks)) if ranks else None
+        engine = None
         try:
-            return VllmEngine(_engine_recipe(plan), plan.base, limit)
+            engine = VllmEngine(_engine_recipe(plan), plan.base, limit)
+            # some kernels fail at their first pass only, as LoRA's on experts do without a GPU
+            return engine, engine.score(self._probe)
+        except EngineLost as error:
+            if engine is not None:
+                engine.close()
+            raise _refusal(plan.base, str(error), bool(limit)) from error
         except (ConfigError, RunError):
             raise
         except Exception as error:  # vLLM's checks of a model raise anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-            adapters = "--adapters-as merged or " if limit else ""
-            raise ConfigError(
-                f"--engine vllm: it does not take {plan.base}: {reason}; use {adapters}--engine"
-                " transformers"
-            ) from error
+            raise _refusal(plan.base, f"{type(error).__name__}: {error}", bool(limit)) from error
 
     def _hand_over(self, engine: VllmEngine, target: Target) -> None:
         """From a pristine base every time: what an earlier target changed is put back first."""
@@ -152,6 +154,12 @@ class TargetServer:
         """Ends the engine."""
         if self._vllm is not None:
             self._vllm.close()
+
+
+def _refusal(base: str, reason: str, has_lora: bool) -> ConfigError:
+    remedy = f"{'--adapters-as merged or ' if has_lora else ''}--engine transformers"
+    reason = " ".join(reason.split())[:400]
+    return ConfigError(f"--engine vllm: it does not take {base}: {reason}; use {remedy}")
 
 
 def load_target(plan: SamplingPlan, target: Target, on_device: bool) -> Policy:

@@ -22,6 +22,7 @@ from rlvr.common.checkout import cache_dir
 from rlvr.common.errors import RunError
 from rlvr.plan.rates import Rates
 from rlvr.plan.simulate import decoding_steps
+from rlvr.runs.metrics import read_metrics
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
@@ -54,15 +55,17 @@ def rates_path(name: str | None = None) -> Path:
     return cache_dir() / "plan" / f"{name or device_name()}.json"
 
 
-def read_run(folder: Path) -> list[Measured]:
-    """The steps of a finished run whose rollouts were all recorded, the first left out."""
-    rows = [row for _, row in read_objects(folder / "metrics.jsonl")]
-    steps = []
-    for row in rows[1:]:
-        rollouts = read_objects(folder / "rollouts" / f"step_{row['step']}.jsonl.gz")
-        lengths = [one["response_len"] for _, one in rollouts]
-        steps.append(Measured(row, lengths))
-    return steps
+def measured_steps(folder: Path) -> list[Measured]:
+    """The steps of a finished run whose rollouts were all recorded, without the first: it warms
+    up."""
+    return [
+        Measured(row, _lengths(folder / "rollouts" / f"step_{row['step']}.jsonl.gz"))
+        for row in read_metrics(folder)[1:]
+    ]
+
+
+def _lengths(rollouts: Path) -> list[int]:
+    return [rollout["response_len"] for _, rollout in read_objects(rollouts)]
 
 
 def run_steps(recipe_path: Path, settings: list[str], folder: Path, name: str) -> list[Measured]:
@@ -83,7 +86,7 @@ def run_steps(recipe_path: Path, settings: list[str], folder: Path, name: str) -
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RunError(f"calibration: the recipe's own steps failed: {last}")
-    return read_run(folder / name)
+    return measured_steps(folder / name)
 
 
 def calibrate(recipe: TrainRecipe, recipe_path: Path, modelled_gib: float) -> Rates:
@@ -105,7 +108,7 @@ def fit(steps: list[Measured], slots: int, modelled_gib: float) -> Rates:
     seconds = _values(steps, "time/rollout_s")
     generation = [[s, tokens, len(m.lengths)] for (s, tokens), m in zip(work, steps, strict=True)]
     decode_step, decode_seq, request = _fit(generation, seconds)
-    update, trained = _values(steps, "time/train_s"), [_trained_tokens(step) for step in steps]
+    update, trained = _values(steps, "time/train_s"), [_trained_tokens(s.metrics) for s in steps]
     update_s, token_s = _fit([[1, tokens] for tokens in trained], update)
     total, sync = _values(steps, "time/step_s"), _values(steps, "time/sync_s")
     verify = _values(steps, "time/verify_s")
@@ -130,8 +133,9 @@ def _values(steps: list[Measured], name: str) -> list[float]:
     return [step.metrics[name] for step in steps]
 
 
-def _trained_tokens(step: Measured) -> float:
-    return step.metrics.get("train/tokens_per_s", 0.0) * step.metrics["time/train_s"]
+def _trained_tokens(metrics: dict[str, float]) -> float:
+    # a step whose update was skipped trained no token
+    return metrics.get("train/tokens_per_s", 0.0) * metrics["time/train_s"]
 
 
 def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
@@ -151,16 +155,13 @@ def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[floa
 def recorded(folder: Path) -> dict[str, Any]:
     """Lengths, groups generated per informative one, and tokens that the update computes for one of
     prompts_per_step x group_size responses, of a run that has been made."""
-    rows = [row for _, row in read_objects(folder / "metrics.jsonl")]
     rollout = tomllib.loads((folder / "config.toml").read_text())["rollout"]
-    lengths: list[int] = []
-    for path in (folder / "rollouts").glob("step_*.jsonl.gz"):
-        lengths += [one["response_len"] for _, one in read_objects(path)]
+    rows = read_metrics(folder)
     shares = [r["sampler/informative_frac"] for r in rows if "sampler/informative_frac" in r]
-    tokens = [_trained_tokens(Measured(row, [])) for row in rows]
+    num_rows = rollout["prompts_per_step"] * rollout["group_size"]
+    files = (folder / "rollouts").glob("step_*.jsonl.gz")
     return {
-        "lengths": lengths,
+        "lengths": [length for path in files for length in _lengths(path)],
         "informative_frac": statistics.mean(shares),
-        "tokens_per_row": statistics.mean(tokens)
-        / (rollout["prompts_per_step"] * rollout["group_size"]),
+        "tokens_per_row": statistics.mean(map(_trained_tokens, rows)) / num_rows,
     }

@@ -105,13 +105,13 @@ def shape_of(recipe: TrainRecipe, path: str) -> Shape:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from rlvr.adapters import get_method
+    from rlvr.adapters import check_adapter
     from rlvr.adapters.budget import count_parameters, match_rank
 
     config = model_config(path)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    method = get_method(recipe.adapter)
+    method = check_adapter(recipe.adapter)
     heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Shape(
         sum(p.numel() for p in model.parameters()),

@@ -281,7 +281,7 @@ def load_policy(
     is one. world: the ranks that train it.
     Raises: ConfigError for a model that cannot be found or read, or modules that it does not have.
     """
-    method = get_method(adapter, num_updates)
+    method = get_method(adapter)
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, model_config.dtype)

@@ -28,13 +28,12 @@ def launcher_sharding() -> ModuleType | None:
     return zero if launcher_sets("ACCELERATE_USE_DEEPSPEED") else None
 
 
-def check_launcher() -> None:
-    """Refuses a launcher's configuration that differs from ours. Raises: ConfigError."""
-    way = launcher_sharding()
-    settings: dict[str, tuple[str, str]] = {} if way is None else way.SETTINGS
+def check_launcher(way: ModuleType) -> None:
+    """Refuses a launcher's configuration that is not one of ours. Raises: ConfigError."""
+    settings: dict[str, tuple[str, str]] = way.SETTINGS
     for name, (wanted, reason) in settings.items():
         found = os.environ.get(name, wanted)
-        if way is not None and found.lower() not in wanted.lower().split(" or "):
+        if found.lower() not in wanted.lower().split(" or "):
             raise ConfigError(
                 f"accelerate's configuration gives {name} = {found}: {reason}; set it to {wanted},"
                 f" as recipes/accelerate/{way.RECIPE} does"

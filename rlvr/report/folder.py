@@ -1,4 +1,4 @@
-"""What a run folder, a comparison folder or an analysis folder holds, read without changing it."""
+"""Reads the folder of a run, a comparison or an analysis, finished or not, without changing it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RunData:
 
 @dataclass(frozen=True)
 class Source:
-    """All that a page is made of. runs: by label. analyses: by label. lr_finds: lr_find.json."""
+    """Everything a page is made of. runs, analyses: by label. lr_finds: trees of lr_find.json."""
 
     folder: Path
     runs: dict[str, RunData]
@@ -62,6 +62,7 @@ class Source:
 def is_number(row: dict[str, Any], key: str) -> bool:
     """Whether row[key] is a finite number."""
     value = row.get(key)
+    # JSON's true is an int in Python
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -95,21 +96,23 @@ def read_source(folder: Path, analysis_folders: list[Path] | None = None) -> Sou
 
 def read_run(folder: Path) -> RunData:
     """The run in `folder`, finished or not."""
-    evals = {}
-    for path in (folder / "eval").glob("step_*.json"):
-        number = path.stem.removeprefix("step_")
-        tree = read_json(path)
-        if number.isdigit() and tree is not None:
-            evals[int(number)] = tree
+    files = by_step(folder / "eval", ".json")
     return RunData(
         folder.resolve().name,
         read_metrics(folder),
         read_toml(folder / "config.toml"),
         read_json(folder / "manifest.json") or {},
-        dict(sorted(evals.items())),
+        {step: tree for step, path in files.items() if (tree := read_json(path)) is not None},
         read_json(folder / "summary.json"),
         folder,
     )
+
+
+def by_step(folder: Path, suffix: str) -> dict[int, Path]:
+    """The folder's files step_N<suffix> by N, in order."""
+    names = {path: path.name.removesuffix(suffix).removeprefix("step_")
+             for path in folder.glob(f"step_*{suffix}")}  # fmt: skip
+    return dict(sorted((int(name), path) for path, name in names.items() if name.isdigit()))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -117,7 +120,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        tree = json.loads(path.read_bytes())
+        tree = json.loads(path.read_bytes())  # bytes: what is not UTF-8 is a ValueError too
     except ValueError:
         return None
     return tree if isinstance(tree, dict) else None
@@ -137,6 +140,7 @@ def _runs_of(folder: Path, comparison: dict[str, Any]) -> dict[str, RunData]:
     for method in comparison.get("methods", []):
         for entry in method.get("runs", []):
             path = (folder / str(entry.get("run"))).resolve()
+            # a comparison.json from elsewhere must not put other files on the page
             if entry.get("run") and path.is_relative_to(folder.resolve()) and path.is_dir():
                 runs[f"{method['label']}, seed {entry.get('seed')}"] = read_run(path)
     return runs

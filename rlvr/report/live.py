@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -43,6 +44,7 @@ class LivePage:
                 self._data = page_data(source, index)
                 self._body = safe_json(self._data).encode()
                 self._stamp = stamp
+            # a hash of the data, not of the files: what the page does not show changes nothing
             return self._data, self._body, f'"{hashlib.sha256(self._body).hexdigest()[:24]}"'
 
     def rollouts(self, run: int, step: int) -> bytes | None:
@@ -54,6 +56,7 @@ class LivePage:
     def _index(self, step: int, path: Path) -> StepIndex:
         stat = path.stat()
         version = (stat.st_mtime_ns, stat.st_size)
+        # files of finished steps stay as they are, and reading hundreds again takes seconds
         if path not in self._seen or self._seen[path][0] != version:
             self._seen[path] = (version, index_of(step, read_rollouts(path)))
         return self._seen[path][1]
@@ -66,11 +69,9 @@ class LivePage:
         paths = {path for root in roots for pattern in patterns for path in root.glob(pattern)}
         entries = []
         for path in sorted(paths):
-            try:
+            with contextlib.suppress(FileNotFoundError):  # replaced while we look
                 stat = path.stat()
-            except FileNotFoundError:  # replaced while we look
-                continue
-            entries.append((str(path), stat.st_size, stat.st_mtime_ns))
+                entries.append((str(path), stat.st_size, stat.st_mtime_ns))
         return json.dumps(entries)
 
 
@@ -87,10 +88,10 @@ def make_server(
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+    daemon_threads = True  # Ctrl-C does not wait for a browser's open connections
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that leaves in the middle of an answer is no news."""
+        """Says nothing of a browser that leaves in the middle of an answer."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -99,8 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
     """GET of three kinds of paths; no path ever becomes a file name."""
 
     live_page: LivePage
-    server_version, sys_version = "rlvr", ""
-    timeout = 30
+    server_version, sys_version = "rlvr", ""  # no versions for whoever asks
+    timeout = 30  # seconds that a silent client may hold a thread
 
     def do_GET(self) -> None:  # the name that http.server calls
         if not self._host_is_ours():
@@ -148,4 +149,4 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(405 if code == 501 else code, "text/plain", b"GET only\n")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
-        """Nothing: a page that asks every two seconds would fill the terminal."""
+        """Logs nothing: a page that asks every two seconds would fill the terminal."""

@@ -108,13 +108,15 @@ def render(data: dict[str, Any], chunks: dict[str, str], *, live: bool) -> str:
 def safe_json(data: object) -> str:
     """JSON that cannot end or open a script tag or a comment, wherever it stands in HTML."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # "</script>" and "<!--" are read before JSON is; U+2028 and U+2029 end lines in old JavaScript
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return text.encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be written
 
 
 def content_policy(*, live: bool) -> str:
     """The Content-Security-Policy: our style, our script, no network but the live server's own."""
+    # a browser hashes the exact text between the tags
     style = _hash(_asset("report.css"))
     script = _hash("\n".join(map(_asset, SCRIPTS)))
     connect = " connect-src 'self';" if live else ""

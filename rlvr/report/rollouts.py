@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.formats.jsonl import whole_objects
+from rlvr.report.folder import by_step
 
 MAX_TEXT_LEN = 20_000
 """Characters of one prompt or response on the page; the middle of a longer one is left out."""
@@ -35,14 +36,7 @@ class StepIndex:
 
 def step_files(folder: Path | None) -> dict[int, Path]:
     """rollouts/step_N.jsonl.gz by N, in order."""
-    if folder is None:
-        return {}
-    files = {}
-    for path in (folder / "rollouts").glob("step_*.jsonl.gz"):
-        number = path.name.removeprefix("step_").removesuffix(".jsonl.gz")
-        if number.isdigit():
-            files[int(number)] = path
-    return dict(sorted(files.items()))
+    return by_step(folder / "rollouts", ".jsonl.gz") if folder else {}
 
 
 def read_rollouts(path: Path) -> list[dict[str, Any]]:
@@ -50,7 +44,7 @@ def read_rollouts(path: Path) -> list[dict[str, Any]]:
     parts = []
     try:
         with gzip.open(path) as file:
-            while part := file.read1():
+            while part := file.read1():  # read() would lose all that comes before the damage
                 parts.append(part)
     except (OSError, EOFError, zlib.error):
         pass
@@ -66,7 +60,7 @@ def index_of(step: int, rows: list[dict[str, Any]]) -> StepIndex:
 def groups_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rollouts of one prompt together, the prompt once; long texts shortened in the middle."""
     groups: list[dict[str, Any]] = []
-    for row in rows:
+    for row in rows:  # the sampler writes the responses of a group one after another
         problem, prompt = str(row.get("problem_id")), shorten(str(row.get("prompt")))
         if not groups or (groups[-1]["problem"], groups[-1]["prompt"]) != (problem, prompt):
             groups.append({"problem": problem, "prompt": prompt, "responses": []})
@@ -92,7 +86,7 @@ def shorten(text: str) -> str:
     left_out = len(text) - MAX_TEXT_LEN
     if left_out <= 0:
         return text
-    head = MAX_TEXT_LEN // 4
+    head = MAX_TEXT_LEN // 4  # the end is longer: the answer stands there
     note = f"\n[... {left_out:,} of {len(text):,} characters left out of this page ...]\n"
     return text[:head] + note + text[head + left_out :]
 
@@ -100,6 +94,7 @@ def shorten(text: str) -> str:
 def pack(groups: list[dict[str, Any]]) -> str:
     """The groups as JSON, gzip and base64: text without any character that HTML could read."""
     data = json.dumps(groups, ensure_ascii=False, separators=(",", ":"))
+    # mtime=0: the same rollouts make the same page
     return base64.b64encode(gzip.compress(data.encode("utf-8", "replace"), 6, mtime=0)).decode()
 
 

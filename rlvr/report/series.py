@@ -23,6 +23,7 @@ def running_mean(points: Points, window: int) -> list[tuple[int, float, float]]:
     result = []
     for i, (step, _) in enumerate(points):
         part = [value for _, value in points[max(0, i - window + 1) : i + 1]]
+        # a trend inside the window counts as spread: the band is rather too wide
         half = 2 * stdev(part) / math.sqrt(len(part)) if len(part) > 1 else 0.0
         result.append((step, fmean(part), half))
     return result
@@ -32,7 +33,7 @@ def thin(points: Points, limit: int = MAX_POINTS) -> list[tuple[int, float]]:
     """At most `limit` points: first, last, and the lowest and highest of equal buckets."""
     if len(points) <= limit:
         return list(points)
-    size = math.ceil(2 * len(points) / (limit - 2))
+    size = math.ceil(2 * len(points) / (limit - 2))  # every bucket keeps two points
     kept = {0, len(points) - 1}
     for start in range(0, len(points), size):
         bucket = range(start, min(start + size, len(points)))
@@ -61,10 +62,11 @@ class Trend:
 
 def trend(values: Sequence[float]) -> Trend:
     """The trend of at least 4 values."""
-    n = max(2, len(values) // 5)
+    n = max(2, len(values) // 5)  # a single value has no spread
     first, last = values[:n], values[-n:]
     difference = fmean(last) - fmean(first)
     error = math.sqrt((stdev(first) ** 2 + stdev(last) ** 2) / n)
+    # both fifths constant: any difference between them is certain
     z = difference / error if error > 0 else math.copysign(math.inf, difference or 1.0)
     return Trend(fmean(first), fmean(last), 0.0 if difference == 0 else z)
 

@@ -17,9 +17,7 @@ from rich.console import Console
 from trl.data_utils import pack_dataset
 from trl.trainer.utils import add_fused_lm_head
 
-from rlvr.adapters import get_method
 from rlvr.adapters.export import merge_and_export
-from rlvr.adapters.optimizers import check_optimizer
 from rlvr.common.cpu import advice
 from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
@@ -32,41 +30,13 @@ from rlvr.policy.policy import Policy, load_policy, load_tokenizer
 from rlvr.runs.folder import create_run_folder, reserve_run_folder
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.sft.trainer import Parts, train
+from rlvr.training.preflight import check_finetune
 from rlvr.warm_start.policy_path import model_path
 
 logger = get_logger(__name__)
 
 PROBE_LEN = 32
 """Tokens of an example that a probe of the model looks at."""
-
-
-def check(recipe: FinetuneRecipe) -> None:
-    """Refuses, before anything is loaded, what cannot work. Raises: ConfigError."""
-    method = get_method(recipe.adapter)
-    check_optimizer(recipe.optim, method.name, method.own_optimizer)
-    if recipe.train.activation_checkpointing and not method.checkpointing:
-        raise ConfigError(
-            f"train.activation_checkpointing = true: transformers would drop what {method.name}"
-            " trains; set it to false"
-        )
-    if recipe.train.packing and not method.packing:
-        raise ConfigError(
-            f"train.packing = true: the trained positions of {method.name} stand before a whole"
-            " sequence, not before every example in it; set it to false"
-        )
-    if torch.cuda.device_count() > 1:
-        raise ConfigError(
-            f"rlvr sft: {torch.cuda.device_count()} GPUs are visible and it trains on one; set"
-            " CUDA_VISIBLE_DEVICES=0"
-        )
-    if "lm_head" in recipe.adapter.target_modules:
-        raise ConfigError(
-            "adapter.target_modules: trl's trainer reads the head's weight past an adapter; remove"
-            " 'lm_head'"
-        )
-    if recipe.run.merge and not (method.merges and method.keeps_base):
-        why = "cannot be merged" if not method.merges else "has whole models as checkpoints"
-        raise ConfigError(f"run.merge = true: {method.name} {why}; set it to false")
 
 
 def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Path:
@@ -77,7 +47,7 @@ def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Pat
     Raises: ConfigError for what cannot work, RunError for a loss that is not finite.
     """
     recipe = absolute(recipe)
-    check(recipe)
+    check_finetune(recipe)
     # reserved before the model loads: a second run of the same name fails at once
     with reserve_run_folder(recipe, recipe_path, can_resume=False) as folder:
         parts = build(recipe, model_path(recipe, recipe_path))

@@ -71,7 +71,7 @@ def metrics_of(results: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def sample(
+def sample_responses(
     recipe: TrainRecipe,
     sets: Sequence[EvalSet],
     engine: Engine,
@@ -102,14 +102,14 @@ def sample(
     return list(zip(keys, in_order(dealt, parts), strict=True))
 
 
-def score(
+def score_responses(
     recipe: TrainRecipe,
     sets: Sequence[EvalSet],
     sampled: Sequence[tuple[Key, Response]],
     verifier: Verifier,
     decode: Callable[[Sequence[int]], str],
 ) -> tuple[Evaluation, list[Generation]]:
-    """What the responses of `sample` are worth, and their texts."""
+    """What the responses of `sample_responses` are worth, and their texts."""
     generations = [
         Generation(
             *key,
@@ -163,7 +163,7 @@ def evaluate_step(
     """
     if not training.evals:
         return {}
-    sampled = sample(
+    sampled = sample_responses(
         training.recipe, training.evals, training.engine, training.safe_point, training.world
     )
     return training.world.on_main(partial(_report, training, sampled, run_dir, step, say))
@@ -177,7 +177,7 @@ def _report(
     say: Callable[[str], None],
 ) -> dict[str, float]:
     """Scores, writes and says what was sampled; the metrics."""
-    found, generations = score(
+    found, generations = score_responses(
         training.recipe, training.evals, sampled, training.verifier, training.policy.decode
     )
     path = evaluation_path(run_dir, step)

@@ -1,43 +1,41 @@
-"""What a recipe asks of this machine, its method and its ranks, and cannot have."""
+"""What a recipe asks for that this machine, its adapter method or its processes cannot give.
+
+Nothing is loaded and no other machine is asked. What the recipe alone decides is judged in
+`rlvr.config.rules`, while it is read.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from rlvr.adapters import get_method
+from rlvr.adapters import check_adapter, get_method
 from rlvr.adapters.methods import quantized
-from rlvr.adapters.optimizers import check_optimizer
 from rlvr.common.errors import ConfigError
-from rlvr.common.packages import is_vllm_installed
 from rlvr.distributed.world import World
-from rlvr.engines.choose import choose_engine
+from rlvr.engines.choose import choose_engine, is_vllm_installed
 from rlvr.engines.server.engine import check_servers
-from rlvr.engines.weights.sync import check_mode, mode_of
+from rlvr.engines.weights.sync import mode_of
 from rlvr.evaluation.problem_sets import check_benchmarks
 from rlvr.policy.sharded import check_launcher, launcher_sharding
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
-    from rlvr.config.train import TrainRecipe
+    from rlvr.config.sft import FinetuneRecipe
+    from rlvr.config.train import ModelConfig, OptimConfig, TrainRecipe
 
 
 def check(recipe: TrainRecipe, world: World = World.alone()) -> None:
-    """Refuses, before anything is loaded, what cannot work here; asks no other machine.
-
-    Raises: ConfigError.
-    """
+    """Refuses a training recipe that cannot work here. Raises: ConfigError."""
     num_updates = recipe.train.steps * recipe.optim.updates_per_step
-    method = get_method(recipe.adapter, num_updates)
-    check_optimizer(recipe.optim, method.name, method.own_optimizer)
-    if not method.syncs and not _shares_model(recipe, method):
-        raise ConfigError(
-            f"rollout.engine = {recipe.rollout.engine!r}: {method.name} cannot be merged into"
-            " weights or served by vLLM; set it to 'transformers'"
-        )
-    check_mode(recipe, method)
+    method = check_adapter(recipe.adapter, num_updates)
+    check_optimizer(method, recipe.optim)
+    _check_revision(recipe.model)
+    _check_sync(recipe, method)
     check_benchmarks(recipe)
     every = recipe.train.activation_checkpointing
     if every and not method.checkpointing:
@@ -58,11 +56,84 @@ def check(recipe: TrainRecipe, world: World = World.alone()) -> None:
     _check_tensor_parallel(recipe, method, world)
 
 
+def check_finetune(recipe: FinetuneRecipe) -> None:
+    """Refuses a supervised recipe that cannot work here. Raises: ConfigError."""
+    method = check_adapter(recipe.adapter)
+    check_optimizer(method, recipe.optim)
+    _check_revision(recipe.model)
+    if recipe.train.activation_checkpointing and not method.checkpointing:
+        raise ConfigError(
+            f"train.activation_checkpointing = true: transformers would drop what {method.name}"
+            " trains; set it to false"
+        )
+    if recipe.train.packing and not method.packing:
+        raise ConfigError(
+            f"train.packing = true: the trained positions of {method.name} stand before a whole"
+            " sequence, not before every example in it; set it to false"
+        )
+    if torch.cuda.device_count() > 1:
+        raise ConfigError(
+            f"rlvr sft: {torch.cuda.device_count()} GPUs are visible and it trains on one; set"
+            " CUDA_VISIBLE_DEVICES=0"
+        )
+    if "lm_head" in recipe.adapter.target_modules:
+        raise ConfigError(
+            "adapter.target_modules: trl's trainer reads the head's weight past an adapter; remove"
+            " 'lm_head'"
+        )
+    if recipe.run.merge and not (method.merges and method.keeps_base):
+        why = "cannot be merged" if not method.merges else "has whole models as checkpoints"
+        raise ConfigError(f"run.merge = true: {method.name} {why}; set it to false")
+
+
 def check_reachable(recipe: TrainRecipe) -> None:
     """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
     if recipe.rollout.engine == "vllm_server":
         on_cpu = not torch.cuda.is_available()
         check_servers(recipe, mode_of(recipe, get_method(recipe.adapter), on_cpu))
+
+
+def check_optimizer(method: Method, config: OptimConfig) -> None:
+    """Raises: ConfigError for an optimizer that cannot run here or that the method does not use."""
+    name = config.name
+    if method.own_optimizer and name != "adamw":
+        raise ConfigError(
+            f'optim.name = "{name}": {method.name} brings its own optimizer; remove it'
+        )
+    if name != "adamw" and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f'optim.name = "{name}": comes with bitsandbytes, which is not installed; pip install'
+            " 'rlvr[quantized]' or set it to \"adamw\""
+        )
+    if name.startswith("paged") and not torch.cuda.is_available():
+        raise ConfigError(
+            f'optim.name = "{name}": pages its state between GPU and CPU memory and needs a GPU;'
+            ' set it to "adamw" or "adamw_8bit"'
+        )
+
+
+def _check_revision(model: ModelConfig) -> None:
+    """Raises: ConfigError for a revision of a folder, of which transformers reads what is there."""
+    if model.revision is not None and model.path is not None and Path(model.path).is_dir():
+        raise ConfigError(
+            f'model.revision = "{model.revision}": would be ignored, model.path = "{model.path}" is'
+            " a folder; remove it"
+        )
+
+
+def _check_sync(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError where the method's weights do not reach the engine that is asked for."""
+    if not method.syncs and not _shares_model(recipe, method):
+        raise ConfigError(
+            f"rollout.engine = {recipe.rollout.engine!r}: {method.name} cannot be merged into"
+            " weights or served by vLLM; set it to 'transformers'"
+        )
+    wanted = recipe.rollout.sync
+    if wanted != "auto" and wanted not in method.syncs:
+        others = " or ".join(f'"{mode}"' for mode in ("auto", *method.syncs))
+        raise ConfigError(
+            f'rollout.sync = "{wanted}": {method.name} cannot be handed over so; take {others}'
+        )
 
 
 def _check_async(recipe: TrainRecipe, method: Method) -> None:
@@ -115,7 +186,7 @@ def _check_sharding(recipe: TrainRecipe, method: Method, world: World) -> None:
     way = launcher_sharding()
     if way is None or world.size == 1:
         return
-    check_launcher()
+    check_launcher(way)
     if recipe.model.dtype == "float16" and not way.SCALES_LOSS:
         raise ConfigError(
             'model.dtype = "float16": DeepSpeed clips before our loss scale could be taken out; set'

@@ -26,6 +26,7 @@ def main(words: Sequence[str]) -> int:
     words = list(words)
     cut = words.index("--") if "--" in words else len(words)
     args, settings = _parser().parse_known_args(words[:cut])
+    from rlvr.adapters import check_adapter
     from rlvr.common.environment import set_environment
     from rlvr.config.toml import load_recipe
     from rlvr.config.train import TrainRecipe
@@ -36,6 +37,7 @@ def main(words: Sequence[str]) -> int:
     set_environment()
     from rlvr.warm_start.policy_path import model_path
 
+    check_adapter(recipe.adapter)
     path = model_path(recipe, Path(args.recipe))
     command = [*program(path), *serve_options(recipe, path), *words[cut + 1 :]]
     command += ["--host", host, "--port", str(port)]  # last, so that nothing undoes the check

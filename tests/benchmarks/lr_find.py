@@ -24,7 +24,7 @@ from rlvr.compare.learning_rate.find import FIT_WINDOW
 from rlvr.compare.learning_rate.fit import fit_parabola, means_by_lr, near_best
 from rlvr.compare.learning_rate.search import read_finds
 from rlvr.compare.resolve import Comparison, open_comparison
-from rlvr.compare.results import Point
+from rlvr.compare.results import RatePoint
 
 FACTOR, MOST_COST = 1.8, 1 / 3
 PUBLISHED = {"dora": 1 / 1.8, "milora": 1 / 3.2, "pissa": 1 / 10, "lora": 1.0}
@@ -91,7 +91,7 @@ def evaluate(comparison: Comparison) -> list[dict[str, Any]]:
     return [_row(label, dense[label], bests[label], finds.get(label), lora) for label in labels]
 
 
-def _best(points: Sequence[Point]) -> dict[str, float | None]:
+def _best(points: Sequence[RatePoint]) -> dict[str, float | None]:
     means = means_by_lr(points)
     fit = fit_parabola(near_best(points, FIT_WINDOW))
     measured = max(means, key=lambda lr: means[lr]) if means else None
@@ -102,7 +102,7 @@ def _best(points: Sequence[Point]) -> dict[str, float | None]:
 
 def _row(
     label: str,
-    points: Sequence[Point],
+    points: Sequence[RatePoint],
     best: Mapping[str, float | None],
     find: Mapping[str, Any] | None,
     lora: float | None,

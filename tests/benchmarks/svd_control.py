@@ -35,7 +35,7 @@ from rlvr.data.problems import encode_prompts, load_problems
 from rlvr.policy.policy import load_base, load_policy
 from rlvr.sampling.sampler import NoSignalError
 from rlvr.training.build import Training, build
-from rlvr.training.evaluate import sample, score
+from rlvr.training.evaluate import sample_responses, score_responses
 from rlvr.training.preflight import check
 from rlvr.training.step import train_step
 from rlvr.warm_start.policy_path import model_path
@@ -183,9 +183,9 @@ class Bench:
 
     def evaluate(self, training: Training) -> dict[str, Any]:
         """Held-out accuracy with its interval, and the fraction right of every problem."""
-        recipe, evals = training.recipe, training.evals
-        sampled = sample(recipe, evals, training.engine)
-        found, _ = score(recipe, evals, sampled, training.verifier, training.policy.decode)
+        recipe, evals, decode = training.recipe, training.evals, training.policy.decode
+        sampled = sample_responses(recipe, evals, training.engine)
+        found, _ = score_responses(recipe, evals, sampled, training.verifier, decode)
         return {"accuracy": asdict(found.accuracy), "fractions": found.fractions}
 
     @torch.no_grad()

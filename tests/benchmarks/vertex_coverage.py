@@ -11,9 +11,9 @@ import math
 
 import numpy as np
 
-from rlvr.compare.learning_rate.find import LrFind, Search, conclude
+from rlvr.compare.learning_rate.find import LrFind, RateSearch, conclude
 from rlvr.compare.learning_rate.grid import rate
-from rlvr.compare.results import Point
+from rlvr.compare.results import RatePoint
 from rlvr.config.compare import FindConfig
 
 CURVATURE = -0.02
@@ -26,10 +26,10 @@ def simulate(noise: float, rng: np.random.Generator) -> tuple[LrFind, float]:
     config = FindConfig()
     best = 1e-3 * 10 ** rng.uniform(-0.25, 0.25)
     heights = 0.65 + SEED_SD * rng.standard_normal(len(config.seeds))
-    search = Search(1e-3, config)
+    search = RateSearch(1e-3, config)
     while runs := search.next_runs():
         search.points += [
-            Point(rate(k), seed, heights[seed] + CURVATURE * math.log(rate(k) / best) ** 2
+            RatePoint(rate(k), seed, heights[seed] + CURVATURE * math.log(rate(k) / best) ** 2
                   + noise * rng.standard_normal(), 20, None)
             for k, seed in runs
         ]  # fmt: skip

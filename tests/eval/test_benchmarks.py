@@ -88,6 +88,7 @@ def test_every_real_benchmark_has_its_count_and_hash():
 
 
 @pytest.mark.usefixtures("real_data")
+@pytest.mark.process
 def test_every_real_gold_verifies_against_itself_boxed_and_in_a_sentence(verifier):
     failed = []
     for name in BENCHMARKS.keys() - {"math500"}:

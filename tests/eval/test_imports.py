@@ -44,6 +44,7 @@ def test_imports_point_one_way():
         assert not [m for m in modules if m.split(".")[0] in ("rlvr", "torch")], path
 
 
+@pytest.mark.process
 def test_importing_the_commands_loads_nothing_heavy():
     code = (
         "import sys; from eval.cli import eval_main; from eval.intervals import wilson; "

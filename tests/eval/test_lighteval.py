@@ -44,6 +44,7 @@ def test_problems_are_found_by_their_text_and_lengths_by_their_tokens(sums_file,
         list(read_details(tmp_path / "e.parquet", f"sums={sums_file}"))
 
 
+@pytest.mark.process
 def test_the_commands_write_and_read_details(
     sums_file, write_generations, random_kinds, verifier, tmp_path, capsys
 ):

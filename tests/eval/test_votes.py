@@ -32,6 +32,7 @@ def test_no_answers_give_no_classes(verifier):
 
 
 @pytest.mark.parametrize("mode", ["boxed", "answer_line", "hash", "last_number"])
+@pytest.mark.process
 def test_answers_are_compared_in_every_answer_mode(mode):
     with Verifier(answer_mode=mode, num_workers=1) as judge:
         groups = answer_groups({("b", "x"): ["0.5", "1/2", "3"]}, judge)["b", "x"]

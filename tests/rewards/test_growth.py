@@ -1,7 +1,5 @@
 """What runs in the caller's process does work in proportion to the length of the text."""
 
-import math
-
 import pytest
 
 from rewards import extract as extraction
@@ -10,14 +8,11 @@ from rewards.gold import Gold
 from rewards.judging.judge import judge_fast
 from rewards.syntax.normalise import MAX_LEN
 from rewards.types import Reason
+from tests.growth import slope
 from tests.rewards.counting import num_calls, work
 from tests.rewards.shapes import SHAPES, grown
 
 MAX_EXPONENT = 1.3
-
-
-def exponent(small: int, large: int, factor: float) -> float:
-    return math.log(large / max(small, 1)) / math.log(factor)
 
 
 def test_the_counter_sees_quadratic_work_in_python_and_in_c():
@@ -31,7 +26,7 @@ def test_the_counter_sees_quadratic_work_in_python_and_in_c():
 
     for quadratic in (scan_again_and_again, call_again_and_again):
         small, large = (work(quadratic, "x" * size) for size in (500, 1000))
-        assert exponent(small, large, 2) > 1.8
+        assert slope(small, large, 2) > 1.8
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -40,7 +35,7 @@ def test_extraction_passes_over_a_text_a_bounded_number_of_times(mode):
     for name, shape in SHAPES.items():
         texts = [grown(shape, size) for size in (2_000, 16_000)]
         small, large = (work(lambda t: extract(t, mode), text, extraction) for text in texts)
-        found = exponent(small, large, len(texts[1]) / len(texts[0]))
+        found = slope(small, large, len(texts[1]) / len(texts[0]))
         if found >= MAX_EXPONENT or large > 60 * len(texts[1]):
             steep[name] = (small, large)
     assert steep == {}
@@ -62,7 +57,7 @@ def test_golds_and_answers_up_to_the_longest_are_read_in_linear_work():
         for call in (read_gold, judge):
             texts = [grown(shape, size) for size in (MAX_LEN // 4, MAX_LEN)]
             small, large = (num_calls(lambda c=call, t=text: c(t)) for text in texts)
-            if exponent(small, large, 4) >= MAX_EXPONENT:
+            if slope(small, large, 4) >= MAX_EXPONENT:
                 steep[name, call.__name__] = (small, large)
     assert steep == {}
 

@@ -173,6 +173,7 @@ def test_hostile_answers_stay_cheap_in_process():
         assert calls < 2_000 + 100 * len(answer), (answer[:60], calls)
 
 
+@pytest.mark.process
 def test_judging_in_process_imports_nothing_heavy():
     script = (
         "import sys; sys.path.insert(0, 'tests/rewards'); from pairs import RIGHT, WRONG\n"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rlvr.compare.execution.task import RunTask, settled
 from rlvr.compare.learning_rate.grid import between
 from rlvr.compare.resolve import Comparison
-from rlvr.compare.results import Point, read_point
+from rlvr.compare.results import RatePoint, read_point
 
 
 def dense_tasks(comparison: Comparison, labels: Sequence[str]) -> list[RunTask]:
@@ -25,9 +25,9 @@ def dense_tasks(comparison: Comparison, labels: Sequence[str]) -> list[RunTask]:
     ]
 
 
-def read_dense(comparison: Comparison, labels: Sequence[str]) -> dict[str, list[Point]]:
+def read_dense(comparison: Comparison, labels: Sequence[str]) -> dict[str, list[RatePoint]]:
     """Points of the sweep's runs that are done, by label."""
-    points: dict[str, list[Point]] = {label: [] for label in labels}
+    points: dict[str, list[RatePoint]] = {label: [] for label in labels}
     for task in dense_tasks(comparison, labels):
         outcome = settled(task)
         point = outcome and read_point(task, outcome, comparison.recipe.find.rules)

@@ -12,7 +12,7 @@ from rlvr.compare.learning_rate.fit import Fit, diverged_lrs, fit_parabola, mean
 from rlvr.compare.learning_rate.grid import FACTOR, nearest, rate
 from rlvr.compare.learning_rate.prior import Prior
 from rlvr.compare.resolve import Comparison
-from rlvr.compare.results import Point, read_point
+from rlvr.compare.results import RatePoint, read_point
 from rlvr.config.compare import FindConfig
 
 FLANK = 2
@@ -29,7 +29,7 @@ class LrFind:
     method: str
     rank: int | None
     prior: Prior | None
-    points: tuple[Point, ...]
+    points: tuple[RatePoint, ...]
     fit: Fit | None
     best_measured_lr: float
     chosen_lr: float
@@ -59,7 +59,7 @@ def first_grid(centre: float, config: FindConfig) -> list[int]:
     return [k for k in range(start, start + config.num_points) if rate(k) <= 1]
 
 
-def more_rates(tried: Sequence[int], points: Sequence[Point], config: FindConfig) -> list[int]:
+def more_rates(tried: Sequence[int], points: Sequence[RatePoint], config: FindConfig) -> list[int]:
     """The grid index to try next, past the end that the best rate or the vertex lies near, or none.
 
     The best should have FLANK rates on either side: a parabola with one flank has no sure vertex. A
@@ -87,7 +87,7 @@ def conclude(
     method: str,
     rank: int | None,
     prior: Prior | None,
-    points: Sequence[Point],
+    points: Sequence[RatePoint],
     config: FindConfig,
 ) -> LrFind:
     """Fits the points and chooses: the vertex, or the best measured rate where the fit is bad."""
@@ -121,7 +121,7 @@ def conclude(
     )  # fmt: skip
 
 
-def _doubt(fit: Fit | None, window: Sequence[Point], config: FindConfig) -> str | None:
+def _doubt(fit: Fit | None, window: Sequence[RatePoint], config: FindConfig) -> str | None:
     """Why the parabola is not believed, or None."""
     if fit is None:
         return "no parabola with a maximum fits"
@@ -135,7 +135,7 @@ def _doubt(fit: Fit | None, window: Sequence[Point], config: FindConfig) -> str 
     return None
 
 
-class Search:
+class RateSearch:
     """The search of one label so far. points: of the runs that `next_runs` has asked for."""
 
     def __init__(self, centre: float, config: FindConfig) -> None:
@@ -143,7 +143,7 @@ class Search:
         self._tried: list[int] = []
         self._centre = centre
         self._num_seeds = 1
-        self.points: list[Point] = []
+        self.points: list[RatePoint] = []
 
     def next_runs(self) -> list[tuple[int, int]]:
         """(grid index, seed) of the runs to make now; none at the end.
@@ -170,7 +170,7 @@ class Search:
         return [(k, seeds[self._num_seeds - 1]) for k in indices]
 
 
-def _is_precise(window: Sequence[Point], config: FindConfig) -> bool:
+def _is_precise(window: Sequence[RatePoint], config: FindConfig) -> bool:
     fit = fit_parabola(window)
     if fit is None or _doubt(fit, window, config):
         return False
@@ -182,16 +182,16 @@ def find_rates(
     labels: Sequence[str],
     run: RunTasks,
     priors: Mapping[str, Prior],
-    centres: Mapping[str, float] | None = None,
 ) -> dict[str, LrFind]:
     """Searches for all labels together, round by round, so that their runs can go in parallel.
 
-    centres: where each label's grid starts; those without one start at their prior, or at
-    find.reference_lr. A label whose every run failed is left out.
+    The grid of a label starts at its prior, or at find.reference_lr. A label whose every run failed
+    is left out.
     """
     config = comparison.recipe.find
+    centres = {label: prior.lr for label, prior in priors.items()}
     searches = {
-        label: Search(_centre(label, priors, centres or {}, config), config) for label in labels
+        label: RateSearch(centres.get(label, config.reference_lr), config) for label in labels
     }
     while wanted := {label: runs for label in labels if (runs := searches[label].next_runs())}:
         tasks = [
@@ -209,16 +209,8 @@ def find_rates(
     }
 
 
-def _centre(
-    label: str, priors: Mapping[str, Prior], centres: Mapping[str, float], config: FindConfig
-) -> float:
-    if label in centres:
-        return centres[label]
-    return priors[label].lr if label in priors else config.reference_lr
-
-
 def _conclude(
-    comparison: Comparison, label: str, priors: Mapping[str, Prior], points: Sequence[Point]
+    comparison: Comparison, label: str, priors: Mapping[str, Prior], points: Sequence[RatePoint]
 ) -> LrFind:
     adapter = comparison.resolve(label, 0, None).adapter
     return conclude(

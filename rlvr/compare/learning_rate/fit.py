@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlvr.compare.results import Point
+from rlvr.compare.results import RatePoint
 
 FAR = 30.0
 """Ends of an interval this far from the vertex, in ln lr, are cut there: beyond any use."""
@@ -32,7 +32,7 @@ class Fit:
     coefficients: list[float]
 
 
-def fit_parabola(points: Sequence[Point], level: float = 0.95) -> Fit | None:
+def fit_parabola(points: Sequence[RatePoint], level: float = 0.95) -> Fit | None:
     """Least squares over points of several seeds, every seed with its own height.
 
     Seeds are paired: a seed whose problems are easier lifts all its points, which its own intercept
@@ -68,7 +68,7 @@ def fit_parabola(points: Sequence[Point], level: float = 0.95) -> Fit | None:
 
 
 def _solve(
-    points: Sequence[Point], x: NDArray
+    points: Sequence[RatePoint], x: NDArray
 ) -> tuple[float, float, float, NDArray, int, float] | None:
     """(c0, c1, c2, covariance of c1 and c2, degrees of freedom, R2); None with too few points."""
     seeds = sorted({point.seed for point in points})
@@ -104,7 +104,7 @@ def _fieller(
     return (-b - root) / (2 * a), (-b + root) / (2 * a)
 
 
-def means_by_lr(points: Sequence[Point]) -> dict[float, float]:
+def means_by_lr(points: Sequence[RatePoint]) -> dict[float, float]:
     """Mean value over seeds at every rate where no seed diverged, ascending."""
     values: dict[float, list[float]] = defaultdict(list)
     for point in points:
@@ -113,12 +113,12 @@ def means_by_lr(points: Sequence[Point]) -> dict[float, float]:
     return {lr: sum(v) / len(v) for lr, v in sorted(values.items()) if lr not in bad}
 
 
-def diverged_lrs(points: Sequence[Point]) -> set[float]:
+def diverged_lrs(points: Sequence[RatePoint]) -> set[float]:
     """Rates at which a rule ended at least one seed's run."""
     return {point.lr for point in points if point.stopped is not None}
 
 
-def near_best(points: Sequence[Point], factor: float) -> list[Point]:
+def near_best(points: Sequence[RatePoint], factor: float) -> list[RatePoint]:
     """The points that the parabola is fitted to: no seed diverged, and within `factor` of the best.
 
     Far from the best rate the curve is no parabola: flat where nothing is learned, a cliff above.

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING
 
 from rlvr.compare.execution.executors import RunTasks
 from rlvr.compare.learning_rate.find import LrFind, find_rates
-from rlvr.compare.learning_rate.prior import REFERENCE, Prior, priors_from
-from rlvr.compare.learning_rate.transfer import Find, describe_laws, recall, remember, store_path
+from rlvr.compare.learning_rate.prior import REFERENCE, priors_from
+from rlvr.compare.learning_rate.transfer import (
+    PastSearch,
+    describe_laws,
+    recall,
+    remember,
+    store_path,
+)
 from rlvr.compare.resolve import Comparison
 
 if TYPE_CHECKING:
@@ -27,31 +33,31 @@ def search(
     With the curvature prior LoRA is searched first, around find.reference_lr; where the recipe has
     no LoRA, find.reference_lr stands for its rate.
     """
-    from rlvr.compare.learning_rate.curvature import eigenvalues
-
-    config = comparison.recipe.find
-    values = eigenvalues(comparison, labels, console) if config.prior == "curvature" else {}
-    first = [label for label in labels if comparison.method_name(label) == REFERENCE][:1]
-    found: dict[str, LrFind] = {}
-    priors: dict[str, Prior] = {}
-    if not values:
-        first = []
-    if first:
-        lora = first[0]
-        centre = {lora: config.reference_lr}
-        found |= find_rates(comparison, [lora], run, {}, centre)
-    lr_lora = found[first[0]].chosen_lr if found else config.reference_lr
-    if values:
-        priors = priors_from(values, lr_lora, config.prior_power)
-    others = [label for label in labels if label not in found and label not in first]
-    found |= find_rates(comparison, others, run, priors) if others else {}
+    found = _find_all(comparison, labels, run, console)
     for label in labels:
         if label not in found:
             console.print(f"{label}: every short run failed; see logs/ for the reasons")
             continue
         _write(comparison, label, found[label])
-        report(comparison, label, found[label], console)
+        report_find(comparison, label, found[label], console)
     return {label: found[label] for label in labels if label in found}
+
+
+def _find_all(
+    comparison: Comparison, labels: Sequence[str], run: RunTasks, console: Console
+) -> dict[str, LrFind]:
+    config = comparison.recipe.find
+    if config.prior == "none":
+        return find_rates(comparison, labels, run, {})
+    from rlvr.compare.learning_rate.curvature import eigenvalues
+
+    values = eigenvalues(comparison, labels, console)
+    lora = [label for label in labels if comparison.method_name(label) == REFERENCE][:1]
+    found = find_rates(comparison, lora, run, {})
+    lr_lora = found[lora[0]].chosen_lr if found else config.reference_lr
+    priors = priors_from(values, lr_lora, config.prior_power)
+    others = [label for label in labels if label not in lora]
+    return found | find_rates(comparison, others, run, priors)
 
 
 def _write(comparison: Comparison, label: str, find: LrFind) -> None:
@@ -60,7 +66,7 @@ def _write(comparison: Comparison, label: str, find: LrFind) -> None:
     path.write_text(json.dumps(find.to_json(), indent=1))
 
 
-def report(comparison: Comparison, label: str, find: LrFind, console: Console) -> None:
+def report_find(comparison: Comparison, label: str, find: LrFind, console: Console) -> None:
     """Says what was found and what earlier searches of the method would have said.
 
     Rates that a parabola gave go into the store; a best measured one is only good to a grid step.
@@ -88,13 +94,13 @@ def find_line(label: str, find: LrFind) -> str:
     return ", ".join(parts) + "".join(f"; {warning}" for warning in find.warnings)
 
 
-def describe_find(comparison: Comparison, label: str, lr: float) -> Find:
+def describe_find(comparison: Comparison, label: str, lr: float) -> PastSearch:
     """The row of the store: what the law may depend on."""
     from rlvr.plan.hardware import shape_of
 
     recipe = comparison.resolve(label, 0, lr, comparison.recipe.find.steps)
     shape = shape_of(recipe, str(recipe.model.path))
-    return Find(
+    return PastSearch(
         recipe.adapter.method,
         lr,
         rank_of(recipe),

@@ -20,7 +20,7 @@ rank and batch beside them; exponents and constant are always fitted, never take
 
 
 @dataclass(frozen=True)
-class Find:
+class PastSearch:
     """One finished search. rank: 0 where the method has none; batch: responses per step;
     num_params: of the model; width: its hidden size."""
 
@@ -78,7 +78,7 @@ class PowerLaw:
         return Prediction(math.exp(value), math.exp(value - half), math.exp(value + half), outside)
 
 
-def fit_power_law(finds: Sequence[Find], names: Sequence[str] = FEATURES) -> PowerLaw:
+def fit_power_law(finds: Sequence[PastSearch], names: Sequence[str] = FEATURES) -> PowerLaw:
     """Least squares of ln lr on the logarithms of the features that vary.
 
     Raises: ValueError with fewer searches than numbers to fit plus one, or features that only vary
@@ -126,7 +126,7 @@ class WidthLaw:
         return self.c / width
 
 
-def fit_width_law(finds: Sequence[Find]) -> WidthLaw:
+def fit_width_law(finds: Sequence[PastSearch]) -> WidthLaw:
     """The geometric mean of lr times width. Raises: ValueError without any search."""
     if not finds:
         raise ValueError("a law needs at least one search")
@@ -135,7 +135,7 @@ def fit_width_law(finds: Sequence[Find]) -> WidthLaw:
     return WidthLaw(math.exp(float(logs.mean())), _loo_factor(residuals, hat))
 
 
-def _design(finds: Sequence[Find], names: Sequence[str]) -> NDArray:
+def _design(finds: Sequence[PastSearch], names: Sequence[str]) -> NDArray:
     columns = [np.ones(len(finds))]
     columns += [np.log([float(getattr(find, name)) for find in finds]) for name in names]
     return np.column_stack(columns)
@@ -164,7 +164,7 @@ def store_path() -> Path:
     return cache_dir() / "lr_finds.jsonl"
 
 
-def remember(find: Find, path: Path) -> None:
+def remember(find: PastSearch, path: Path) -> None:
     """Adds a search to the store; the same search again replaces nothing and adds nothing."""
     if find in recall(path):
         return
@@ -173,12 +173,12 @@ def remember(find: Find, path: Path) -> None:
         file.write(json.dumps(asdict(find)) + "\n")
 
 
-def recall(path: Path, method: str | None = None) -> list[Find]:
+def recall(path: Path, method: str | None = None) -> list[PastSearch]:
     """The stored searches, of one method or all. Raises: ConfigError for a line that is none."""
     finds = []
     for number, line in read_lines(path) if path.exists() else ():
         try:
-            finds.append(Find(**json.loads(line)))
+            finds.append(PastSearch(**json.loads(line)))
         except (json.JSONDecodeError, TypeError) as error:
             raise ConfigError(
                 f"{path}, line {number}: not a search ({error}); delete the line"
@@ -186,7 +186,7 @@ def recall(path: Path, method: str | None = None) -> list[Find]:
     return [find for find in finds if method is None or find.method == method]
 
 
-def describe_laws(finds: Sequence[Find], target: Find) -> list[str]:
+def describe_laws(finds: Sequence[PastSearch], target: PastSearch) -> list[str]:
     """What the two laws say about `target`, in lines of text; why not, where there are too few."""
     lines = []
     try:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlvr.adapters.base import Method, Sync
-from rlvr.common.errors import ConfigError, RunError
+from rlvr.common.errors import RunError
 from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine
 from rlvr.engines.weights.arrival import Arrival, check_arrival
@@ -62,16 +62,6 @@ def stop_tolerance(recipe: TrainRecipe) -> float:
     if recipe.rollout.sync_tolerance is not None:
         return recipe.rollout.sync_tolerance
     return TOLERANCE[torch.float32] if recipe.model.dtype == "float32" else math.inf
-
-
-def check_mode(recipe: TrainRecipe, method: Method) -> None:
-    """Raises: ConfigError for a sync mode that the method does not have."""
-    wanted = recipe.rollout.sync
-    if wanted != "auto" and wanted not in method.syncs:
-        others = " or ".join(f'"{mode}"' for mode in ("auto", *method.syncs))
-        raise ConfigError(
-            f'rollout.sync = "{wanted}": {method.name} cannot be handed over so; take {others}'
-        )
 
 
 def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:

@@ -18,7 +18,7 @@ LR_REMEDY = "rlvr lr-find RECIPE.toml measures the best rate of this method"
 def loss_near_zero(run: RunData) -> Finding | None:
     """The most asked question of all: the loss says nothing, and that is as it should be."""
     losses, norms = run.values("policy/loss"), run.values("optim/grad_norm")
-    if not losses or (norms and median(norms) < 1e-9):
+    if not losses or (norms and median(norms) < 1e-9):  # then `no_gradient` has the word
         return None
     size = median(map(abs, losses))
     if size > 0.1:
@@ -89,9 +89,10 @@ def lr_too_high(run: RunData) -> Finding | None:
     peak_step, peak, peak_half = max(smooth[window - 1 :], key=lambda point: point[1])
     _, end, end_half = smooth[-1]
     scale = run.setting("reward.correct", 1.0) - run.setting("reward.incorrect", 0.0)
+    # a tenth of what a reward can be, and out of reach of both means' own noise
     fell = peak - end > max(0.1 * scale, 1.5 * (peak_half + end_half))
     signs = _signs_of_large_steps(run)
-    if not fell and len(signs) < 2:
+    if not fell and len(signs) < 2:  # one sign alone is common in healthy runs
         return None
     fall = (
         f"reward/mean (running mean) fell from {peak:.3f} at step {peak_step} to {end:.3f} at"
@@ -116,7 +117,7 @@ def not_learning(run: RunData) -> Finding | None:
     if len(values) < MIN_STEPS or not _comparable(run) or lr_too_high(run) is not None:
         return None
     change = trend(values)
-    if change.z >= 2:
+    if change.z >= 2:  # about one chance in 40
         return None
     low, high = run.setting("reward.incorrect", 0.0), run.setting("reward.correct", 1.0)
     level = (change.end - low) / (high - low)
@@ -243,6 +244,7 @@ def accuracy_fell(run: RunData) -> Finding | None:
 def length_of_run(run: RunData) -> Finding | None:
     """Runs too short to judge, and runs that did not reach their end."""
     done, wanted = (run.rows[-1]["step"] if run.rows else 0), run.setting("train.steps")
+    # a budget of tokens or seconds ends a run before train.steps, with a summary
     if wanted and done < wanted and run.summary is None:
         return Finding(
             "unfinished",

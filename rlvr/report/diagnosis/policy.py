@@ -44,6 +44,7 @@ def kl_blow_up(run: RunData) -> Finding | None:
     _, end = run.ends("policy/kl_ref", 3) or (0.0, 0.0)
     if end < 0.3:
         return None
+    # the end's median is 0.3 or more, so some step is
     step = next(step for step, value in run.points("policy/kl_ref") if value >= 0.3)
     beta = run.setting("algorithm.kl_beta", 0.0)
     return Finding(
@@ -86,6 +87,7 @@ def engine_mismatch(run: RunData) -> Finding | None:
             f" above {share:.0%} of that in {len(high)} of {len(errors)} steps"
         )
     limit = MISMATCH_KL.get(dtype, 1e-2)
+    # most late steps are stale or clipped in some token: the low quarter shows rounding alone
     low = quantile(kl[-2 * window_len(len(kl)) :], 0.25) if len(kl) >= 5 else 0.0
     if low > limit and run.setting("optim.updates_per_step", 1) == 1:
         grave = grave or low > 10 * limit
@@ -110,6 +112,7 @@ def engine_mismatch(run: RunData) -> Finding | None:
 
 def _kl_of_fresh_steps(run: RunData) -> list[float]:
     """policy/kl_engine of the steps in which every response is fresh and no token is clipped."""
+    # a clipped token's ratio differs for another reason: its group is left over
     old = ("policy/clip_frac", "rollout/staleness_mean")
     rows = [row for row in run.rows if not any(row.get(name) for name in old)]
     return [row["policy/kl_engine"] for row in rows if is_number(row, "policy/kl_engine")]

@@ -129,7 +129,7 @@ def no_answer(run: RunData) -> Finding | None:
 def verifier_failures(run: RunData) -> Finding | None:
     """Verdicts that the verifier could not give, and golds that it cannot read."""
     failures = run.points("verify/failure_frac")
-    if not failures:
+    if not failures:  # a run from before the metric was logged
         sums = [
             (row["step"], sum(row.get(f"reward/{reason}_frac", 0.0) for reason in FAILURES))
             for row in run.rows
@@ -204,7 +204,7 @@ def _same_source(run: RunData) -> str | None:
     path, held_out = run.setting("data.path"), run.setting("eval.path")
     if not path or path != held_out or run.setting("data.name") != run.setting("eval.name"):
         return None
-    is_file = tables.is_file(str(path))
+    is_file = tables.is_file(str(path))  # a file has no splits: the same path is the same rows
     default = "heldout" if str(path).startswith("generated:") else "test"
     split = run.setting("data.split") or "train"
     held_out_split = run.setting("eval.split") or default

@@ -147,7 +147,9 @@ def _median_line(name: str, curves: list[Curve], style: int, banded: bool) -> Bl
     by_x: dict[float, list[float]] = {}
     for curve in curves:
         for x, y in curve:
+            # modules of other sizes have their fractions elsewhere by rounding
             by_x.setdefault(round(x, 4), []).append(y)
+    # where few curves still go on, their median is that of other modules
     common = sorted(x for x, ys in by_x.items() if len(ys) >= max(1, len(curves) // 2))
     if not common:
         return None

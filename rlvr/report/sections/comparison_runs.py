@@ -51,6 +51,7 @@ def merged_findings(source: Source) -> Block | None:
     merged: dict[str, list[tuple[str, Finding]]] = {}
     for label, run in source.runs.items():
         for finding in diagnose(run):
+            # a rule may have several titles: two findings that are not the same
             merged.setdefault(finding.id + finding.title, []).append((label, finding))
     items = []
     for seen in merged.values():
@@ -80,6 +81,7 @@ def seed_series(label: str, runs: Sequence[RunData], metric: str, style: int) ->
     curves = [curve for curve in curves if curve]
     if not curves:
         return None
+    # a seed that ended early would move the mean where it stops
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     values = {step: [curve[step] for curve in curves] for step in steps}
     chosen = thin([(step, fmean(values[step])) for step in steps], 400)
@@ -180,7 +182,7 @@ def config_diff(runs: dict[str, RunData]) -> Block | None:
     for key in sorted(set().union(*flat.values())):
         values: dict[str, list[str]] = {}
         for label, tree in flat.items():
-            values.setdefault(json.dumps(tree.get(key)), []).append(label)
+            values.setdefault(json.dumps(tree.get(key)), []).append(label)  # lists do not hash
         if len(values) > 1:
             rows += [(key, json.loads(value), "; ".join(who)) for value, who in values.items()]
     if not rows:

@@ -63,6 +63,7 @@ def _parabola(find: dict[str, Any]) -> Block | None:
     fit, marks, curve = find.get("fit"), [], None
     if fit and points:
         lowest = min(p["value"] for p in points)
+        # below the worst run the parabola says nothing, and would flatten the rest of the chart
         curve = [(x, y) for x, y in _curve(fit, [p["lr"] for p in points]) if y >= lowest]
         marks.append(mark("vertex", fit["vertex_lr"], 1, fit["ci95"]))
     if find.get("chosen_lr"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import AutoConfig
 
-from rlvr.adapters import METHODS, get_method
+from rlvr.adapters import METHODS, check_adapter, get_method
 from rlvr.adapters.budget import count_parameters, match_rank
 from rlvr.adapters.table import reference_shape
 from rlvr.common.errors import ConfigError
@@ -122,9 +122,9 @@ def test_what_a_budget_picked_is_in_the_manifest(make_trained):
 
 def test_a_budget_that_cannot_be_met_is_refused(tiny_policy):
     with pytest.raises(ConfigError, match="picks the rank"):
-        get_method(AdapterConfig(method="lora", rank=4, match="params:1M"))
+        check_adapter(AdapterConfig(method="lora", rank=4, match="params:1M"))
     with pytest.raises(ConfigError, match="ia3 would ignore it"):
-        get_method(AdapterConfig(method="ia3", match="params:1M"))
+        check_adapter(AdapterConfig(method="ia3", match="params:1M"))
     for method in ("compacter", "pissa", "lokr"):  # by size, by smallest module, saturated
         config = AdapterConfig(method=method, match="params:9B")
         with pytest.raises(ConfigError, match=f"{method} has at most .* ask for fewer"):

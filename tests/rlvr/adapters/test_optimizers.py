@@ -5,11 +5,13 @@ import sys
 import pytest
 import torch
 
-from rlvr.adapters.optimizers import build_optimizer, check_optimizer
+from rlvr.adapters import METHODS
+from rlvr.adapters.optimizers import build_optimizer
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.common.errors import ConfigError
 from rlvr.config.algorithm import AlgorithmConfig
 from rlvr.config.train import OptimConfig
+from rlvr.training.preflight import check_optimizer
 
 
 def parameter():
@@ -37,7 +39,7 @@ def test_parameter_groups_keep_their_own_learning_rate():
 def test_a_missing_package_is_one_clear_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ConfigError, match=r"pip install 'rlvr\[quantized\]'") as error:
-        check_optimizer(OptimConfig(lr=0.1, name="adamw_8bit"), "lora", False)
+        check_optimizer(METHODS["lora"], OptimConfig(lr=0.1, name="adamw_8bit"))
     assert "\n" not in str(error.value)
 
 
@@ -45,7 +47,7 @@ def test_a_missing_package_is_one_clear_line(monkeypatch):
 def test_a_paged_optimizer_without_a_gpu_is_refused():
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     with pytest.raises(ConfigError, match="needs a GPU"):
-        check_optimizer(OptimConfig(lr=0.1, name="paged_adamw"), "lora", False)
+        check_optimizer(METHODS["lora"], OptimConfig(lr=0.1, name="paged_adamw"))
 
 
 def test_the_entropy_coefficient_is_steered_towards_the_target():

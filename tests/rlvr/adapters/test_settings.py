@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.cpp_extension import CUDA_HOME
 
-from rlvr.adapters import METHODS, get_method
+from rlvr.adapters import METHODS, check_adapter
 from rlvr.adapters.base import Setup
 from rlvr.adapters.facts import module_facts, optimizer_facts, peft_facts, update_norms
 from rlvr.adapters.merge import adapter_off, merged_weights
@@ -317,7 +317,7 @@ def test_the_facts_tell_how_the_factors_were_initialised(make_trained):
 def test_butterflies_that_peft_would_silently_leave_out_are_refused():
     config = AdapterConfig.model_validate({"method": "boft", "boft": {"num_factors": 2}})
     with pytest.raises(ConfigError, match=r"num_factors = 2: .* goes on with 1"):
-        get_method(config)
+        check_adapter(config)
 
 
 def test_init_ab_draws_within_its_magnitude(make_trained):
@@ -354,7 +354,7 @@ def test_init_ab_draws_within_its_magnitude(make_trained):
 )
 def test_a_setting_that_the_method_would_ignore_is_refused(given, message):
     with pytest.raises(ConfigError, match=message):
-        get_method(AdapterConfig(**given))
+        check_adapter(AdapterConfig(**given))
 
 
 def test_blocks_survive_the_recipe_file_and_the_command_line(recipe_tree, tmp_path):
@@ -366,7 +366,7 @@ def test_blocks_survive_the_recipe_file_and_the_command_line(recipe_tree, tmp_pa
     path.write_text(dump_toml(recipe))
     again = load_recipe(path, [], TrainRecipe)
     assert again == recipe
-    get_method(again.adapter)
+    check_adapter(again.adapter)
     with pytest.raises(ConfigError, match=r"did you mean adapter\.lora_plus\.lr_ratio"):
         load_recipe(path, ["--adapter.lora_plus.lr_ration", "8"], TrainRecipe)
 

@@ -15,7 +15,7 @@ from rlvr.analysis.forgetting import (
     score_choices,
     summarise,
 )
-from rlvr.analysis.trained import attention_profiles, curvature, load_trained, read_rows
+from rlvr.analysis.trained import attention_profiles, curvature, load_trained, read_token_rows
 from rlvr.common.errors import ConfigError
 
 WORDS = "Tom has 5 apples and buys 12 more so he has 17 apples now".split()
@@ -33,8 +33,8 @@ def rows(adapted, tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     lines = [{"prompt": " ".join(WORDS[: 4 + i]), "response": " ".join(WORDS)} for i in range(4)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert len(read_rows(path, adapted.tokenizer, 3)) == 3
-    return read_rows(path, adapted.tokenizer, 10)
+    assert len(read_token_rows(path, adapted.tokenizer, 3)) == 3
+    return read_token_rows(path, adapted.tokenizer, 10)
 
 
 def test_the_whole_is_at_least_its_largest_module(adapted, rows):

@@ -45,7 +45,11 @@ def kill_writer(folder: Path) -> None:
     """Kills the process that has the run's metrics open, as soon as there is one."""
     path = folder / "metrics.jsonl"
     while True:  # ends with the run's process at the latest: the test has a time limit
-        for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            entries = list(Path("/proc").glob("[0-9]*/fd/*"))
+        except OSError:  # a process ended while its folder was read
+            continue
+        for entry in entries:
             try:
                 found = path.exists() and os.path.samefile(entry, path)
             except OSError:

@@ -7,7 +7,7 @@ import pytest
 
 from rlvr.compare.learning_rate.fit import fit_parabola, means_by_lr, near_best
 from rlvr.compare.learning_rate.grid import between, nearest, rate
-from rlvr.compare.results import Point
+from rlvr.compare.results import RatePoint
 
 LRS = [rate(k) for k in range(-14, -9)]
 VERTEX = 1.2e-3
@@ -16,7 +16,7 @@ VERTEX = 1.2e-3
 def points(seeds=(0, 1), curvature=-0.02, noise=0.0, rng=None, lrs=LRS, vertex=VERTEX):
     """Values of a parabola in ln lr with its peak of 0.6 at `vertex`; seed s lies 0.05 s higher."""
     return [
-        Point(
+        RatePoint(
             lr,
             seed,
             0.6
@@ -75,7 +75,7 @@ def test_no_fit_where_no_maximum_shows(made, why):
 
 def test_rates_that_diverged_and_rates_far_from_the_best_are_left_out_of_the_fit():
     made = points(lrs=[rate(k) for k in range(-20, -8)])
-    made.append(Point(rate(-8), 0, 0.9, 4, "kl"))
+    made.append(RatePoint(rate(-8), 0, 0.9, 4, "kl"))
     assert rate(-8) not in means_by_lr(made)
     lrs = {p.lr for p in near_best(made, 5.7)}
     assert lrs == {rate(k) for k in range(-15, -8)}, "three steps on either side of rate(-12)"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from rlvr.compare.execution.task import OUTCOME, RunOutcome, run_key
-from rlvr.compare.learning_rate.find import Search, conclude, find_rates, first_grid, more_rates
+from rlvr.compare.learning_rate.find import RateSearch, conclude, find_rates, first_grid, more_rates
 from rlvr.compare.learning_rate.grid import nearest, rate
 from rlvr.compare.learning_rate.prior import prior_of, priors_from
-from rlvr.compare.results import Point
+from rlvr.compare.results import RatePoint
 from rlvr.config.compare import FindConfig
 
 CONFIG = FindConfig()
@@ -23,12 +23,12 @@ def value(lr: float, best: float) -> float:
 
 def points(ks, best, noise=0.0, cliff=math.inf):
     rng = np.random.default_rng(0)
-    return [
-        Point(rate(k), seed, value(rate(k), best) + 0.02 * seed + noise * rng.standard_normal(), 20,
-              "kl" if rate(k) >= cliff else None)
-        for k in ks
-        for seed in (0, 1)
-    ]  # fmt: skip
+
+    def point(k, seed):
+        height = value(rate(k), best) + 0.02 * seed + noise * rng.standard_normal()
+        return RatePoint(rate(k), seed, height, 20, "kl" if rate(k) >= cliff else None)
+
+    return [point(k, seed) for k in ks for seed in (0, 1)]
 
 
 def search(best, centre, **options):
@@ -75,7 +75,7 @@ def test_where_everything_diverges_it_looks_lower_and_takes_the_smallest():
     ("made", "warning"),
     [
         (points(range(-14, -9), 1e-3, noise=0.2), "the best measured rate is taken"),
-        ([Point(rate(k), s, 0.5 + 0.01 * abs(k + 12), 20, None) for k in range(-14, -9)
+        ([RatePoint(rate(k), s, 0.5 + 0.01 * abs(k + 12), 20, None) for k in range(-14, -9)
           for s in (0, 1)], "no parabola with a maximum fits"),
     ],
 )  # fmt: skip
@@ -96,12 +96,12 @@ def test_the_prior_is_loras_rate_over_the_ratio_of_eigenvalues():
 
 def run_search(noise):
     """The search itself on noisy values; its runs as (index, seed)."""
-    made, asked = Search(1e-3, CONFIG), []
+    made, asked = RateSearch(1e-3, CONFIG), []
     rng = np.random.default_rng(3)
     while runs := made.next_runs():
         asked += runs
         made.points += [
-            Point(
+            RatePoint(
                 rate(k),
                 s,
                 value(rate(k), 1.3e-3) + 0.02 * s + noise * rng.standard_normal(),

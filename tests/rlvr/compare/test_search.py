@@ -7,7 +7,7 @@ import pytest
 from rlvr.cli import main
 from rlvr.common.errors import RunError
 from rlvr.compare.learning_rate.curvature import correct_rows, largest_eigenvalue
-from rlvr.compare.learning_rate.transfer import Find, recall
+from rlvr.compare.learning_rate.transfer import PastSearch, recall
 from rlvr.policy.packing import TokenRow
 
 ROWS = [TokenRow([5 + i, 9, 30 + i], [40 + i, 50, 60 + 2 * i, 7][: 2 + i % 3]) for i in range(8)]
@@ -58,21 +58,21 @@ def test_earlier_searches_are_shown_beside_a_new_one(open_written, capsys, monke
     from rich.console import Console
 
     from rlvr.compare.learning_rate.find import conclude
-    from rlvr.compare.learning_rate.search import report
+    from rlvr.compare.learning_rate.search import report_find
     from rlvr.compare.learning_rate.transfer import remember, store_path
-    from rlvr.compare.results import Point
+    from rlvr.compare.results import RatePoint
 
     monkeypatch.setenv("RLVR_CACHE", str(tmp_path / "cache"))
     comparison = open_written("[methods.lora]\n", budget="steps = 20")
     for rank in (2, 8, 16, 32):
-        remember(Find("lora", 4e-3 / rank**0.5, rank, 16, 20, 7, 128), store_path())
+        remember(PastSearch("lora", 4e-3 / rank**0.5, rank, 16, 20, 7, 128), store_path())
     points = [
-        Point(10 ** (k / 4), s, 0.5 - 0.02 * (k + 11) ** 2 + 1e-4 * (k % 3) * s, 20, None)
+        RatePoint(10 ** (k / 4), s, 0.5 - 0.02 * (k + 11) ** 2 + 1e-4 * (k % 3) * s, 20, None)
         for k in range(-14, -8)
         for s in (0, 1)
     ]
     found = conclude("lora", "lora", 4, None, points, comparison.recipe.find)
-    report(comparison, "lora", found, Console(width=200))
+    report_find(comparison, "lora", found, Console(width=200))
     said = capsys.readouterr().out
     assert "power law from 4 searches: lr = 0.004 rank^-0.50; here 0.002" in said
     assert "outside the fitted range: num_params" in said

@@ -7,7 +7,7 @@ import pytest
 
 from rlvr.common.errors import ConfigError
 from rlvr.compare.learning_rate.transfer import (
-    Find,
+    PastSearch,
     describe_laws,
     fit_power_law,
     fit_width_law,
@@ -18,7 +18,7 @@ from rlvr.compare.learning_rate.transfer import (
 POWERS = {"rank": -0.4, "batch": 0.5, "steps": -0.3, "num_params": -0.2}
 
 
-def made(rng=None, noise=0.0, count=24) -> list[Find]:
+def made(rng=None, noise=0.0, count=24) -> list[PastSearch]:
     """Searches that follow lr = 0.5 x the product of powers, times exp(noise)."""
     draw = np.random.default_rng(0)
     finds = []
@@ -31,7 +31,7 @@ def made(rng=None, noise=0.0, count=24) -> list[Find]:
         }
         log = math.log(0.5) + sum(POWERS[name] * math.log(v) for name, v in values.items())
         log += noise * rng.standard_normal() if rng is not None else 0.0
-        finds.append(Find("lora", math.exp(log), width=128, **values))
+        finds.append(PastSearch("lora", math.exp(log), width=128, **values))
     return finds
 
 
@@ -73,7 +73,7 @@ def test_outside_the_fitted_range_it_warns():
     features = {"rank": 32.0, "batch": 128.0, "steps": 80.0, "num_params": 7e9}
     (warning,) = law.predict(features).outside
     assert "num_params = 7e+09" in warning
-    assert any("outside the fitted range" in line for line in describe_laws(made(), Find(
+    assert any("outside the fitted range" in line for line in describe_laws(made(), PastSearch(
         "lora", 1e-4, 32, 128, 80, 7_000_000_000, 3584
     )))  # fmt: skip
 
@@ -82,7 +82,10 @@ def test_outside_the_fitted_range_it_warns():
     ("finds", "reason"),
     [
         (made(count=4), "searches"),
-        ([Find("lora", 1e-3 / r, r, 64 * r, 20, 7, 128) for r in (4, 8, 16, 32)], "vary together"),
+        (
+            [PastSearch("lora", 1e-3 / r, r, 64 * r, 20, 7, 128) for r in (4, 8, 16, 32)],
+            "vary together",
+        ),
     ],
 )
 def test_too_little_is_said_and_not_fitted(finds, reason):
@@ -92,7 +95,9 @@ def test_too_little_is_said_and_not_fitted(finds, reason):
 
 
 def test_mutransfer_scales_with_one_over_width():
-    finds = [Find("full", 0.1 / width, 0, 128, 80, width**2, width) for width in (64, 128, 512)]
+    finds = [
+        PastSearch("full", 0.1 / width, 0, 128, 80, width**2, width) for width in (64, 128, 512)
+    ]
     law = fit_width_law(finds)
     assert law.predict(256) == pytest.approx(0.1 / 256)
     assert law.loo_factor == pytest.approx(1.0)

@@ -103,11 +103,13 @@ CASES = [
     (TrainRecipe, "rollout.max_staleness", {"sampling.dynamic": False}, {}),
     (TrainRecipe, "rollout.max_staleness", {"sampling.dynamic": False},
      {"sampling.dynamic": False, "rollout.mode": "async"}),
-    (TrainRecipe, "rollout.sync rollout.gpu_memory_utilization rollout.kv_cache_gib"
+    (TrainRecipe, "rollout.sync rollout.kv_cache_gib"
      " rollout.max_num_seqs rollout.tensor_parallel_size", {"rollout.engine": "transformers"},
      {"rollout.engine": "vllm_server"}),
-    (TrainRecipe, "rollout.sleep", {"rollout.engine": "transformers"}, {}),
-    (TrainRecipe, "rollout.sleep", {"rollout.engine": "vllm_server"}, {"rollout.engine": "vllm"}),
+    (TrainRecipe, "rollout.sleep rollout.gpu_memory_utilization",
+     {"rollout.engine": "transformers"}, {}),
+    (TrainRecipe, "rollout.sleep rollout.gpu_memory_utilization",
+     {"rollout.engine": "vllm_server"}, {"rollout.engine": "vllm"}),
     (TrainRecipe, "reward.overlong_cache_len", {"reward.overlong": "mask"},
      {"reward.overlong": "penalty"}),
     (TrainRecipe, "reward.format_opened_in_prompt", {}, {"reward.format_weight": 0.1}),

@@ -127,6 +127,7 @@ def test_only_an_advantage_over_the_whole_step_turns_dynamic_sampling_off(make_r
     assert make_recipe(algorithm=section | {"advantage": "batch_std"}).sampling.dynamic
 
 
+@pytest.mark.process
 def test_small_shaping_weights_that_train_loudly_are_said_once_when_a_run_starts(
     write_recipe, capsys
 ):
@@ -157,12 +158,14 @@ def test_overrides_win_over_the_recipe_and_keep_their_types(write_recipe):
 
 
 @pytest.mark.parametrize("module", ["rewards", "rlvr.config.train", "rlvr.config.toml"])
+@pytest.mark.process
 def test_light_modules_load_no_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.process
 def test_help_answers_before_anything_large_is_imported():
     program = (
         "import atexit, sys; from rlvr.cli import main\n"

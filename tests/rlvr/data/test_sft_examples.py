@@ -170,7 +170,7 @@ def test_a_conversation_without_an_answer_is_refused(tokenizer, write_rows, mess
         ({"prompt_field": "a"}, "give data.prompt_field and data.response_field, or"),
         ({}, "give data.prompt_field and data.response_field, or"),
         ({"messages_field": "c", "system_prompt": "s"}, "taken as they are"),
-        ({"path": "generated:word_problems", "prompt_field": "a"}, "no fields to name"),
+        ({"path": "generated:word_problems", "prompt_field": "a"}, "would be ignored"),
     ],
 )
 def test_one_format_has_to_be_named(given, message):

@@ -74,6 +74,7 @@ GOOD_GOLDS = [
 
 
 @pytest.mark.parametrize(("answer", "right", "wrong"), GOOD_GOLDS)
+@pytest.mark.process
 def test_a_gold_is_what_its_writer_meant(load, answer, right, wrong):
     (problem,) = load(boxed(answer))
     with Verifier(num_workers=1) as verifier:
@@ -138,6 +139,7 @@ def test_the_held_out_set_takes_its_own_mark(make_recipe):
     assert config.answer_after is None
 
 
+@pytest.mark.process
 def test_of_several_golds_any_counts():
     with Verifier(num_workers=1) as verifier:
         golds = (Gold.parse("7"), Gold.parse("8"))
@@ -167,6 +169,7 @@ def test_a_failure_of_ours_on_one_of_several_golds_is_never_wrong(reasons, expec
     assert (chosen.reason, chosen.correct, chosen.ms) == (expected, expected == "correct", 4.0)
 
 
+@pytest.mark.process
 def test_evaluation_scores_several_golds_as_training_does(tmp_path, make_recipe, tokenizer):
     path = write_rows(tmp_path / "mine.jsonl", [{"id": "a", **boxed(["7", "x=8"])}])
     answers = [Generation("mine", "a", i, f"\\boxed{{{t}}}") for i, t in enumerate("789")]
@@ -375,6 +378,7 @@ def test_a_template_that_fails_is_one_line_with_the_remedy(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.process
 def test_the_command_line_answers_a_users_fault_with_one_line_and_2(write_recipe, capsys, tmp_path):
     recipe = str(write_recipe())
     rows = write_rows(tmp_path / "worked.jsonl", [{"id": "a", **boxed(WORKED)}])

@@ -28,7 +28,7 @@ from rlvr.report.folder import RunData
 from rlvr.sft.finetune import finetune
 from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.build import make_sampler
-from rlvr.training.evaluate import sample
+from rlvr.training.evaluate import sample_responses
 from rlvr.training.rows import make_rows
 from tests.rlvr.engines.engine_cases import assert_ends_at_a_stop_token
 
@@ -132,7 +132,7 @@ def test_evaluation_in_a_run_stops_where_training_does(make_recipe, live, tokeni
     assert config is not None
     held_out = encode_prompts(load_problems(config), tokenizer, config, 100)
     sets = eval_sets(recipe, held_out, [], tokenizer)
-    responses = [r for _, r in sample(recipe, sets, TransformersEngine(live[1]))]
+    responses = [r for _, r in sample_responses(recipe, sets, TransformersEngine(live[1]))]
     assert [len(r.token_ids) for r in responses] == [1, 1, 1]
     assert not any(r.truncated for r in responses)
 

@@ -8,8 +8,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from rlvr.cli import main
+from tests.rlvr.families import write_family
 from tests.waiting import HANG_S, wait_until
 
 COMMAND = [sys.executable, "-m", "rlvr.cli", "eval"]
@@ -29,18 +33,14 @@ def problems(tmp_path_factory):
 @pytest.fixture(scope="module")
 def adapters(tiny_policy, tmp_path_factory):
     """A LoRA and a DoRA adapter of the tiny policy, both far from doing nothing."""
-    import peft
-    import torch
-    from transformers import AutoModelForCausalLM
-
     folder = tmp_path_factory.mktemp("adapters")
     for name in ("lora", "dora"):
         base = AutoModelForCausalLM.from_pretrained(tiny_policy)
-        config = peft.LoraConfig(
+        config = LoraConfig(
             r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], use_dora=name == "dora"
         )
         torch.manual_seed(len(name) + ord(name[0]))
-        model = peft.get_peft_model(base, config)
+        model = get_peft_model(base, config)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -98,6 +98,23 @@ def test_several_adapters_on_one_base_have_their_own_results_and_are_compared(th
     assert compared["names"] == ["base", "lora", "dora"]
     assert len(compared["comparisons"]) == 3
     assert (three / "lora" / "report.html").is_file()
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(torch.cuda.is_available(), reason="vLLM serves adapters of experts on a GPU")
+def test_an_adapter_that_vllm_cannot_serve_on_this_machine_is_refused_with_a_remedy(
+    problems, tmp_path
+):
+    # head_dim 32: vLLM's attention on CPU takes no smaller one
+    base = write_family("mixtral", tmp_path / "base", hidden_size=64, head_dim=32)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    adapter = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
+    adapter.save_pretrained(tmp_path / "lora")
+    as_lora = ("--adapters-as", "lora", *adapter_words(tmp_path / "lora"))
+    done = run(*words(base, problems, tmp_path / "out", *SHORT, *as_lora))
+    last = done.stderr.strip().splitlines()[-1]
+    assert (done.returncode, last.startswith("rlvr eval: error: --engine vllm")) == (2, True), last
+    assert last.endswith("; use --adapters-as merged or --engine transformers")
 
 
 @pytest.mark.engine

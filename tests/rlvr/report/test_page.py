@@ -151,6 +151,7 @@ def test_mistakes_end_with_code_2_and_one_line(words, message, tmp_path, monkeyp
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.process
 def test_the_command_imports_no_torch(tmp_path):
     import subprocess
     import sys

@@ -29,6 +29,7 @@ with lock_run_folder(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.process
 def test_a_folder_in_use_is_refused_and_free_again_when_its_holder_is_killed(tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True

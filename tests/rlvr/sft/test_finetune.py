@@ -19,7 +19,8 @@ from rlvr.config.toml import dump_toml, load_recipe, validate
 from rlvr.data.sft_examples import IGNORED, load_examples
 from rlvr.policy.policy import TokenRow, load_policy
 from rlvr.runs.folder import reserve_run_folder
-from rlvr.sft.finetune import check, finetune, make_rows, refuse_mixing
+from rlvr.sft.finetune import finetune, make_rows, refuse_mixing
+from rlvr.training.preflight import check_finetune
 from tests.rlvr import plain
 from tests.rlvr.families import FAMILIES
 
@@ -262,7 +263,7 @@ def test_a_taken_name_is_refused_before_the_model_loads(make, tmp_path):
 )
 def test_what_cannot_work_is_refused_before_anything_loads(make, sections, message):
     with pytest.raises(ConfigError, match=message):
-        check(make(**sections))
+        check_finetune(make(**sections))
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_a_wrong_setting_is_named_in_one_line(make, sections, message):
 
 def test_the_shipped_recipe_is_valid(pytestconfig):
     path = pytestconfig.rootpath / "recipes" / "r1_distill_qwen_1.5b_lora_sft.toml"
-    check(load_recipe(path, [], FinetuneRecipe))
+    check_finetune(load_recipe(path, [], FinetuneRecipe))
 
 
 def test_the_command_tells_both_kinds_of_recipe_apart(make, rlvr_command, tmp_path):
@@ -291,7 +292,7 @@ def test_the_command_tells_both_kinds_of_recipe_apart(make, rlvr_command, tmp_pa
     path.write_text(dump_toml(make()))
     done = rlvr_command("sft", path, "--data.prompt_field", "q")
     assert done.returncode == 2
-    assert "no fields to name" in done.stderr
+    assert "would be ignored" in done.stderr
     path.write_text("[data]\nnum_problems = 10\n[train]\nlr = 1e-3\n[adapter]\nmethod = 'lora'\n")
     done = rlvr_command("sft", path)
     assert done.returncode == 2
