@@ -35,7 +35,7 @@ from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.data.problems import Problem, encode_prompts, load_problems
 from rlvr.engines.choose import choose_engine
-from rlvr.engines.engine import Engine, Request, Sampling
+from rlvr.engines.engine import Engine, Request, SamplingParams
 from rlvr.engines.weights.sync import Syncer, choose_mode
 from rlvr.policy.policy import Policy, TokenRow, load_policy
 from rlvr.sampling.rollouts import Group
@@ -81,7 +81,7 @@ def sample_groups(parts: Parts, recipe: TrainRecipe, step: int) -> list[Group]:
     each = [(i, n) for i in chosen for n in range(size)]
     responses = parts.engine.generate(
         [Request(parts.prompts[i], sample_seed(seed, step, problems[i].id, n)) for i, n in each],
-        Sampling(rollout.max_response_len, rollout.temperature),
+        SamplingParams(rollout.max_response_len, rollout.temperature),
     )
     ids = [response.token_ids for response in responses]
     texts = parts.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
