@@ -35,7 +35,7 @@ from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.data.problems import Problem, encode_prompts, load_problems
 from rlvr.engines.choose import choose_engine
-from rlvr.engines.engine import Engine, Request, Sampling
+from rlvr.engines.engine import Engine, Request, SamplingParams
 from rlvr.engines.weights.sync import Syncer, choose_mode
 from rlvr.policy.policy import Policy, TokenRow, load_policy
 from rlvr.sampling.rollouts import Group
@@ -65,9 +65,7 @@ def build(recipe: TrainRecipe, path: str, stack: ExitStack) -> Parts:
     policy = load_policy(recipe.model, recipe.adapter, path, recipe.train.seed, keep_reference=True)
     room = recipe.model.max_len - recipe.rollout.max_response_len
     data, prompts = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, room)
-    mode = choose_mode(
-        recipe.rollout, policy
-    )  # on a CPU: the merged weights, on a GPU: the adapter
+    mode = choose_mode(recipe.rollout, policy)  # the merged weights on a CPU, else the adapter
     use_vllm = choose_engine(recipe.rollout.engine, policy.method) == "vllm"
     engine = stack.enter_context(closing(new_engine(recipe, policy, use_vllm, mode)))
     syncer = Syncer(recipe.rollout, policy, engine, mode, prompts)
@@ -83,7 +81,7 @@ def sample_groups(parts: Parts, recipe: TrainRecipe, step: int) -> list[Group]:
     each = [(i, n) for i in chosen for n in range(size)]
     responses = parts.engine.generate(
         [Request(parts.prompts[i], sample_seed(seed, step, problems[i].id, n)) for i, n in each],
-        Sampling(rollout.max_response_len, rollout.temperature),
+        SamplingParams(rollout.max_response_len, rollout.temperature),
     )
     ids = [response.token_ids for response in responses]
     texts = parts.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)

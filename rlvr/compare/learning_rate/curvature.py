@@ -63,7 +63,7 @@ def correct_rows(recipe: TrainRecipe, count: int) -> list[TokenRow]:
     from rewards import Verifier
     from rlvr.common.seeds import sample_seed
     from rlvr.data.problems import encode_prompts, load_problems
-    from rlvr.engines.engine import Request, Sampling
+    from rlvr.engines.engine import Request, SamplingParams
     from rlvr.engines.stop_tokens import with_stops
     from rlvr.engines.transformers import TransformersEngine
 
@@ -71,7 +71,7 @@ def correct_rows(recipe: TrainRecipe, count: int) -> list[TokenRow]:
     limit = recipe.model.max_len - recipe.rollout.max_response_len
     data, prompts = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, limit)
     engine, rows = TransformersEngine(policy), []
-    sampling = Sampling(
+    sampling = SamplingParams(
         recipe.rollout.max_response_len,
         recipe.rollout.temperature,
         stop_token_ids=with_stops(recipe.rollout, policy.tokenizer).stop_token_ids,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.common.log import get_logger
-from rlvr.engines.engine import Request, Response, Sampling
+from rlvr.engines.engine import Request, Response, SamplingParams
 from rlvr.engines.server.client import Server, ServerLost, ServerRestarted, examine
 from rlvr.engines.weights.fingerprint import Piece
 
@@ -186,7 +186,7 @@ class Pool:
     async def serve(
         self,
         requests: Sequence[Request],
-        sampling: Sampling,
+        sampling: SamplingParams,
         put: Callable[[tuple[int, Response]], None],
     ) -> None:
         """Puts out every response with the index of its request, as they come.
@@ -243,7 +243,7 @@ class Pool:
         server: Server,
         index: int,
         request: Request,
-        sampling: Sampling,
+        sampling: SamplingParams,
         events: asyncio.Queue[Event],
     ) -> None:
         num_tokens = len(request.prompt_ids) + sampling.max_len

@@ -33,6 +33,14 @@ def test_a_fair_comparison_says_what_is_equal_and_what_is_not(open_written):
     assert fairness.num_params["lora"] < fairness.num_params["full"]
 
 
+def test_a_preset_for_all_runs_replaces_that_of_the_base(open_written):
+    comparison = open_written(
+        FAIR, ["--settings.algorithm.preset", "gspo"], algorithm={"preset": "grpo"}
+    )
+    found = comparison.resolve("lora", 0, 1e-3).algorithm
+    assert (found.ratio, found.clip_high, found.kl_beta) == ("sequence", 4e-4, 0.0)
+
+
 def test_an_unknown_benchmark_is_refused_before_anything_runs(open_written):
     comparison = open_written(FAIR, ["--settings.eval.benchmarks", '["aime2024"]'])
     with pytest.raises(ConfigError, match="did you mean aime2"):
