@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from eval.benchmarks import LoadedBenchmark
 from rewards import Verifier
 from rlvr.adapters import get_method
+from rlvr.adapters.base import Sync
 from rlvr.adapters.export import max_lora_rank
 from rlvr.adapters.targets import expert_parameters
 from rlvr.algorithm.entropy_control import EntropyControl
@@ -30,7 +32,8 @@ from rlvr.engines.server.engine import ServerEngine
 from rlvr.engines.stop_tokens import notices, with_stops
 from rlvr.engines.weights.sync import Syncer, choose_mode
 from rlvr.evaluation.problem_sets import EvalSet, eval_sets, held_out_data, load_benchmarks
-from rlvr.policy.policy import Policy, load_policy, load_tokenizer
+from rlvr.policy.language_model import load_tokenizer
+from rlvr.policy.policy import Policy, load_policy
 from rlvr.policy.reference import prepare_reference
 from rlvr.policy.sharded import shard_policy
 from rlvr.runs.folder import check_same_data
@@ -65,7 +68,7 @@ class Training:
         self.engine.close()
 
 
-StartEngine = Callable[[TrainRecipe, Policy, bool, str], Engine]
+StartEngine = Callable[[TrainRecipe, Policy, bool, Sync], Engine]
 """Gives the engine for a recipe and its policy: (recipe, policy, whether vLLM, sync mode)."""
 
 
@@ -97,7 +100,8 @@ def build(
     )
     use_vllm = _use_vllm(recipe)
     tokenizer = load_tokenizer(recipe.model, model_path)
-    recipe = with_stops(recipe, tokenizer)
+    rollout = with_stops(recipe.rollout, tokenizer)
+    recipe = recipe.model_copy(update={"rollout": rollout})
     max_len = _max_prompt_len(recipe)
     data, prompts = encode_prompts(sources.train, tokenizer, recipe.data, max_len)
     evals = _eval_sets(recipe, sources, tokenizer, max_len)
@@ -178,7 +182,7 @@ def _engine(
     start_engine: StartEngine,
 ) -> RestartingEngine:
     """The engine, running, with its syncer. Raises: ConfigError where it refuses the model."""
-    world, mode = policy.strategy.world, choose_mode(recipe, policy)
+    world, mode = policy.strategy.world, choose_mode(recipe.rollout, policy)
 
     def start() -> Engine:
         engine = start_engine(recipe, policy, use_vllm, mode)
@@ -195,7 +199,7 @@ def _engine(
     except Exception as error:  # vLLM's checks of a model raise anything
         reason = f"{type(error).__name__}: {error}"
         raise refusal(reason, "vllm" if use_vllm else "transformers", mode) from error
-    syncer = Syncer(recipe, policy, engine, mode, prompts, world)
+    syncer = Syncer(recipe.rollout, policy, engine, mode, prompts, world)
     # of several ranks none restarts: the end of vLLM in a process is that of its process group
     return RestartingEngine(engine, syncer, start if world.size == 1 else None)
 
@@ -275,18 +279,22 @@ def refuse_unservable(policy: Policy) -> None:
     refuse_experts(policy)
 
 
-def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -> Engine:
+def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: Sync) -> Engine:
     """An engine for this run alone. Raises: ConfigError when it cannot serve the policy."""
     world = policy.strategy.world
     if use_vllm:
         refuse_unservable(policy)
         if recipe.rollout.engine == "vllm_server":
-            return ServerEngine(recipe, policy.path, mode, world)
+            return ServerEngine(
+                recipe.model, recipe.rollout, Path(recipe.run.dir), policy.path, mode, world
+            )
         rank = None
         if mode == "adapter":
             with policy.gathered():
                 rank = max_lora_rank(policy.model)
-        return vllm_local.VllmEngine(recipe, policy.path, rank, world)
+        return vllm_local.VllmEngine(
+            recipe.model, recipe.rollout, policy.path, rank, world, recipe.train.seed
+        )
     from rlvr.engines.transformers import TransformersEngine, check_cache
 
     check_cache(policy)

@@ -45,7 +45,7 @@ def make_engine() -> tuple[vllm_local.VllmEngine, list[GroupRequest]]:
         )
         for i in range(WAVES * GROUPS)
     ]
-    return vllm_local.VllmEngine(recipe, path, None), asked
+    return vllm_local.VllmEngine(recipe.model, recipe.rollout, path, None), asked
 
 
 def library_generate(

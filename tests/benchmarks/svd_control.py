@@ -32,7 +32,8 @@ from rlvr.compare.execution.warm_engine import WarmEngine
 from rlvr.config.toml import load_recipe, validate
 from rlvr.config.train import AdapterConfig, TrainRecipe
 from rlvr.data.problems import encode_prompts, load_problems
-from rlvr.policy.policy import load_base, load_policy
+from rlvr.policy.language_model import load_base
+from rlvr.policy.policy import load_policy
 from rlvr.sampling.sampler import NoSignalError
 from rlvr.training.build import Training, build
 from rlvr.training.evaluate import sample_responses, score_responses
@@ -177,7 +178,7 @@ class Bench:
         if arm.inplace:
             data, engine = arm.recipe.data, training.engine
             prompts = encode_prompts(load_problems(data), training.policy.tokenizer, data, 10**6)[1]
-            parts = (arm.recipe, training.policy, engine.engine, "merged", prompts)
+            parts = (arm.recipe.rollout, training.policy, engine.engine, "merged", prompts)
             engine.syncer = InplaceSyncer(*parts)
         return training, pristine
 
@@ -206,7 +207,7 @@ def rounded_copy(recipe: TrainRecipe, path: str) -> str:
     """A folder with the model's weights rounded to bfloat16 and kept as float32."""
     folder = Path(path).with_name(f"{Path(path).name}-bf16")
     if not (folder / "config.json").exists():
-        model, tokenizer = load_base(recipe.model, path, torch.float32)
+        model, tokenizer = load_base(recipe.model.model_copy(update={"dtype": "float32"}), path)
         model.bfloat16().float().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return str(folder)
