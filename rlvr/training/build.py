@@ -285,9 +285,8 @@ def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: Sync) 
     if use_vllm:
         refuse_unservable(policy)
         if recipe.rollout.engine == "vllm_server":
-            return ServerEngine(
-                recipe.model, recipe.rollout, Path(recipe.run.dir), policy.path, mode, world
-            )
+            run_dir = Path(recipe.run.dir)
+            return ServerEngine(recipe.model, recipe.rollout, run_dir, policy.path, mode, world)
         rank = None
         if mode == "adapter":
             with policy.gathered():
