@@ -178,7 +178,7 @@ class Bench:
         if arm.inplace:
             data, engine = arm.recipe.data, training.engine
             prompts = encode_prompts(load_problems(data), training.policy.tokenizer, data, 10**6)[1]
-            parts = (arm.recipe, training.policy, engine.engine, "merged", prompts)
+            parts = (arm.recipe.rollout, training.policy, engine.engine, "merged", prompts)
             engine.syncer = InplaceSyncer(*parts)
         return training, pristine
 

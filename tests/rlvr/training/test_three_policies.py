@@ -232,7 +232,7 @@ def rollouts(age, bad_at=()):
     """
     stale = {"fresh": (), "stale": (0, 1, 2), "mixed": (0, 1)}[age]
     groups = [
-        replace(group, step=STEP - 2 if i in stale else STEP)
+        replace(group, policy_version=STEP - 2 if i in stale else STEP)
         for i, group in enumerate(make_groups())
     ]
     answers = [
