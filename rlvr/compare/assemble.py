@@ -17,6 +17,7 @@ from rlvr.compare.resolve import Comparison
 from rlvr.compare.results import RunResult
 from rlvr.compare.statistics import Pair, compare_pairs, gain, summarise
 from rlvr.compare.text import pair_sentence, sentences
+from rlvr.runs.reader import read_manifest
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,5 @@ def _mean(values: Sequence[float]) -> float:
 
 def _commit(results: Mapping[str, Sequence[RunResult]]) -> str | None:
     """The git commit that the first run was made with."""
-    paths = (run.folder / "manifest.json" for runs in results.values() for run in runs)
-    path = next((path for path in paths if path.exists()), None)
-    return json.loads(path.read_text())["git_commit"] if path else None
+    manifests = (read_manifest(run.folder) for runs in results.values() for run in runs)
+    return next((facts["git_commit"] for facts in manifests if facts), None)

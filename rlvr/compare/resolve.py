@@ -6,16 +6,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlvr.common.errors import ConfigError
 from rlvr.compare.execution.task import RunTask, run_key
 from rlvr.config.compare import BudgetConfig, CompareRecipe, MethodConfig, RulesConfig
 from rlvr.config.toml import load_recipe, validate
 from rlvr.config.train import TrainRecipe
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from rlvr.warm_start.policy_path import find_model, model_path
 
 DEFAULT_LR = 1e-4
 """Stands in the resolved recipe of a method whose rate is not known yet."""
@@ -109,9 +107,7 @@ class Comparison:
         return RunTask(label, recipe.model_copy(update={"run": run}), budget, until, rules)
 
 
-def open_comparison(
-    path: Path, overrides: Sequence[str], console: Console, warm_start: bool = True
-) -> Comparison:
+def open_comparison(path: Path, overrides: Sequence[str], warm_start: bool = True) -> Comparison:
     """Reads the recipe and its base; makes the policy of a warm start, unless told not to.
 
     Raises: ConfigError for what cannot be read.
@@ -126,26 +122,8 @@ def open_comparison(
     base = load_recipe(base_path, ["--optim.lr", str(DEFAULT_LR)], TrainRecipe)
     rates = tomllib.loads(base_path.read_text()).get("optim", {}).get("lr", {})
     tree = base.model_dump(exclude_unset=True)
-    model = model_folder(base, base_path, console, warm_start)
+    model = model_path(base, base_path) if warm_start else find_model(base, base_path)
     return Comparison(recipe, path, tree, rates if isinstance(rates, dict) else {}, model)
-
-
-def model_folder(
-    base: TrainRecipe, base_path: Path, console: Console, warm_start: bool
-) -> str | None:
-    """The policy's folder or hub id; None where the warm start is still to be made."""
-    from rlvr.warm_start.policy_path import model_path
-
-    if base.model.path is not None or warm_start:
-        return model_path(base, base_path)
-    from rlvr.config.warm_start import WarmStartRecipe
-    from rlvr.warm_start.warm_start import warm_start_path
-
-    sft = Path(str(base.model.sft_recipe))
-    if not sft.is_absolute() and not sft.exists():
-        sft = base_path.parent / sft
-    folder = warm_start_path(load_recipe(sft, [], WarmStartRecipe))
-    return str(folder) if folder.is_dir() else None
 
 
 def _overlay(*trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 def check(recipe: TrainRecipe) -> None:
     """Refuses a training recipe that cannot work here. Raises: ConfigError."""
+    # AdaLoRA's schedule has to fit into the run; no other method asks how long that is
     num_updates = recipe.train.steps * recipe.optim.updates_per_step
     method = check_adapter(recipe.adapter, num_updates)
     check_optimizer(method, recipe.optim)
@@ -90,7 +91,8 @@ def check_reachable(recipe: TrainRecipe) -> None:
     """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
     if recipe.rollout.engine == "vllm_server":
         on_cpu = not torch.cuda.is_available()
-        check_servers(recipe, mode_of(recipe, get_method(recipe.adapter), on_cpu))
+        mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)
+        check_servers(recipe.model, recipe.rollout, Path(recipe.run.dir), mode)
 
 
 def check_optimizer(method: Method, config: OptimConfig) -> None:
@@ -193,6 +195,8 @@ def _check_sharding(recipe: TrainRecipe, method: Method) -> None:
             ' it to "bfloat16" or "float32", or launch with recipes/accelerate/fsdp2.yaml'
         )
     engine, reference = recipe.rollout.engine, recipe.algorithm.reference
+    # transformers generates on each rank at its own pace, and a pass of a sharded policy needs all
+    # ranks at once
     without_vllm = " without vLLM" if engine == "auto" else ""
     conflicts = {
         f'adapter.method = "{method.name}"': not method.can_shard,
@@ -241,6 +245,7 @@ def _check_compile(recipe: TrainRecipe, method: Method) -> None:
             " would be compiled; set it to false, or take a method that vLLM serves and"
             ' rollout.engine = "vllm"'
         )
+    # what inductor generates for a CPU is C++
     if not torch.cuda.is_available() and shutil.which("c++") is None:
         raise ConfigError(
             "train.compile = true: on CPU torch.compile needs a C++ compiler (c++); install one, or"

@@ -15,7 +15,7 @@ from rlvr.common.log import of_run
 from rlvr.common.signals import Stopped
 from rlvr.compare.execution.end_rules import PolicySize, diverged, used
 from rlvr.compare.execution.task import OUTCOME, RunOutcome, RunTask, is_current, run_key, settled
-from rlvr.runs.reader import read_metrics
+from rlvr.runs.reader import read_manifest, read_metrics
 
 if TYPE_CHECKING:
     from rlvr.training.build import StartEngine
@@ -47,7 +47,7 @@ class StopCheck:
     @functools.cached_property
     def _size(self) -> PolicySize:
         # the manifest is written before the first step, and only there is the rank matched
-        facts = json.loads((self._task.folder / "manifest.json").read_text())
+        facts = read_manifest(self._task.folder)
         return PolicySize(facts["total_parameters"], facts["trainable_parameters"])
 
 

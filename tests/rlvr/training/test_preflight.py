@@ -39,3 +39,8 @@ def test_an_engine_that_shares_the_policy_cannot_sleep(make_recipe):
     adapter = {"method": "houlsby", "rank": 4}  # which vLLM cannot serve
     with pytest.raises(ConfigError, match=r"rollout\.sleep = true: transformers generates"):
         check(make_recipe(rollout={"engine": "auto", "sleep": True}, adapter=adapter))
+
+
+def test_a_folder_has_no_revisions(make_recipe):
+    with pytest.raises(ConfigError, match=r'revision = "main": would be ignored, .* a folder'):
+        check(make_recipe(model={"revision": "main"}))
