@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
 
 from rewards import Verifier
 from rlvr.algorithm.loss import TokenBatch, policy_loss, row_weights
@@ -66,10 +65,12 @@ def build(recipe: TrainRecipe, path: str, stack: ExitStack) -> Parts:
     policy = load_policy(recipe.model, recipe.adapter, path, recipe.train.seed, keep_reference=True)
     room = recipe.model.max_len - recipe.rollout.max_response_len
     data, prompts = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, room)
-    mode = choose_mode(recipe, policy)  # on a CPU: the merged weights, on a GPU: the adapter
+    mode = choose_mode(
+        recipe.rollout, policy
+    )  # on a CPU: the merged weights, on a GPU: the adapter
     use_vllm = choose_engine(recipe.rollout.engine, policy.method) == "vllm"
     engine = stack.enter_context(closing(new_engine(recipe, policy, use_vllm, mode)))
-    syncer = Syncer(recipe, policy, engine, mode, prompts)
+    syncer = Syncer(recipe.rollout, policy, engine, mode, prompts)
     optimizer = torch.optim.AdamW(policy.trainable, lr=recipe.optim.lr, weight_decay=0.0)
     return Parts(policy, engine, syncer, verifier, optimizer, list(data.problems), prompts)
 
@@ -146,6 +147,6 @@ if __name__ == "__main__":
     set_environment()
     recipe = load_recipe(RECIPE, ["--algorithm.preset", "grpo"], TrainRecipe)
     with ExitStack() as stack:
-        parts = build(recipe, model_path(recipe, RECIPE, Console(stderr=True)), stack)
+        parts = build(recipe, model_path(recipe, RECIPE), stack)
         for step, (reward, loss) in enumerate(train(parts, recipe, steps), start=1):
             print(f"step {step}/{steps}  reward {reward:.3f}  loss {loss:+.4f}", flush=True)

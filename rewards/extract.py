@@ -1,4 +1,4 @@
-"""Find the answer in a response: one linear scan from the end, no fallback between modes."""
+"""Find the answer in a response by one linear scan from the end, without fallback between modes."""
 
 import re
 from typing import NamedTuple
@@ -28,6 +28,8 @@ _NUMBER = re.compile(
     r"(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?![\w.]))?(?:/\d+)?"
 )
 _THINK = "</think>"
+_BLANKS = " \n\r\t"
+"""White space without the form feed, with which a damaged `\\frac` begins."""
 
 
 class Extraction(NamedTuple):
@@ -56,7 +58,7 @@ def extract(response: str, mode: str = "boxed") -> Extraction:
         _, mark, tail = text.rpartition("####")
         answer = tail.strip().partition("\n")[0].strip().strip("*").strip() if mark else ""
     elif mode == "last_number":
-        found = _last_match(_NUMBER, text[-4096:])
+        found = _last_match(_NUMBER, text[-4096:])  # numbers before the last lines are no answers
         answer = found.group().lstrip("+") if found else ""
     else:
         raise ValueError(f"answer mode {mode!r} is unknown; use one of {', '.join(MODES)}")
@@ -77,6 +79,8 @@ def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 def _boxed(response: str) -> Extraction:
     start = response.rfind("\\boxed")
     if start < 0:
+        if "\\fbox{" in response:
+            return _boxed(response.replace("\\fbox{", "\\boxed{"))
         return _none("boxed")
     if response.find(_THINK, start) >= 0:
         return _none("boxed")
@@ -87,12 +91,12 @@ def _boxed(response: str) -> Extraction:
         if close < 0 or "{" in answer or "\\" in answer:
             close = _closing(response, start + 6, {})
             answer = response[start + 7 : close] if close >= 0 else response[start + 7 :]
-        answer = answer.strip()
+        answer = answer.strip(_BLANKS)
         return Extraction(answer, None, "boxed") if answer else _none("boxed")
     ends: dict[int, int] = {}
     span = _span(response, start, len(response), ends)
     if before < 0:
-        answer = response[span.begin : span.close].strip()
+        answer = response[span.begin : span.close].strip(_BLANKS)
         return Extraction(answer, None, "boxed") if answer else _none("boxed")
     return _with_neighbours(response, start, before, span, ends)
 
@@ -167,6 +171,7 @@ def _with_neighbours(
     """Join the boxes before the last one that belong to the same answer, or that enclose it."""
     parts, says_or = [last], False
     while before >= 0 and len(parts) < MAX_PARTS:
+        # Boxes far apart, or before the thinking ended, are intermediate results.
         if start - before > 4096 or response.find(_THINK, before, start) >= 0:
             break
         outer = _span(response, before, start, ends)
@@ -179,7 +184,7 @@ def _with_neighbours(
             says_or = says_or or _OR.search(between.group()) is not None
             parts.append(outer)
         start, before = before, response.rfind("\\boxed", 0, before)
-    answers = (response[part.begin : part.close].strip() for part in reversed(parts))
+    answers = (response[part.begin : part.close].strip(_BLANKS) for part in reversed(parts))
     kept = list(dict.fromkeys(answer for answer in answers if answer))
     if not kept:
         return _none("boxed")

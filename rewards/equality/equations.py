@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from rewards.equality.approx import Point, approx
 from rewards.equality.exact import NotExact
-from rewards.equality.rename import definition, with_arguments, with_constants
+from rewards.equality.rename import definition, replaced, with_arguments, with_constants
 from rewards.equality.scalar import Same, literal
 from rewards.equality.scalar import same as scalar_same
 from rewards.syntax.nodes import Node
@@ -173,7 +173,9 @@ def compare_equations(a: Node, g: Node, same: Same, equal: Match) -> bool | None
     whole, gold_whole = is_equation(value), is_equation(gold_value)
     if not whole and not gold_whole:
         defined, gold_defined = definition(name), definition(gold_name)
-        if defined and gold_defined and defined[0] == gold_defined[0]:
+        if defined and gold_defined:
+            if defined[0] != gold_defined[0]:
+                return False
             return _same_definition(defined[1], value, gold_defined[1], gold_value, same, equal)
         if name and gold_name and not _same_name(name, gold_name):
             return _same_equation(a, g, same) if symbols(value) else False
@@ -221,19 +223,57 @@ def _same_name(name: Node, gold_name: Node) -> bool:
     return graph == ("s", "y") and call[0] == "f" and call[2] == (("s", "x"),)
 
 
+_NO_SIDES = {"tuple", "set", "text", "list", "matrix"}
+
+
 def _same_equation(a: Node, g: Node, same: Same) -> bool | None:
-    if len(a[2]) != 2 or len(g[2]) != 2 or features(a) & {"tuple", "set", "text", "list"}:
+    if len(a[2]) != 2 or len(g[2]) != 2 or (features(a) | features(g)) & _NO_SIDES:
         return None if a[1:] == g[1:] else False
-    return proportional(minus(*a[2]), minus(*g[2]), same)
+    left, right = minus(*a[2]), minus(*g[2])
+    verdict = proportional(left, right, same)
+    if verdict is not False or symbols(left) != symbols(right) or len(symbols(left)) < 2:
+        return verdict
+    if same is scalar_same:
+        return None  # to solve them takes too long in process
+    return _same_solution(left, right, same)
 
 
 def proportional(a: Node, g: Node, same: Same) -> bool | None:
     """Say whether a = c g for a constant c, not 0: a(p) g(q) = a(q) g(p) for all p and q."""
-    if same(a, ZERO) is not False or same(g, ZERO) is not False:
-        return None
+    for side, other in ((a, g), (g, a)):
+        trivial = same(side, ZERO)
+        if trivial is not False:
+            return False if trivial and same(other, ZERO) is False else None
     if symbols(a) != symbols(g):
         return False
     return same(("*", (a, rename(g))), ("*", (rename(a), g)))
+
+
+def _same_solution(a: Node, g: Node, same: Same) -> bool:
+    """Say whether a = 0 and g = 0 have the same solution for a symbol in which both are linear.
+
+    So `y = 3/x` is `xy = 3`, though the one is no multiple of the other. A zero that slope and
+    start share, as x in `xy = x^3`, is a solution of its own.
+    """
+    from rewards.equality.symbolic import coprime
+
+    for name in sorted(symbols(a)):
+        line, gold_line = _line(a, name, same), _line(g, name, same)
+        if line and gold_line:
+            (slope, start), (gold_slope, gold_start) = line, gold_line
+            if same(("*", (start, gold_slope)), ("*", (gold_start, slope))) is not True:
+                return False
+            return coprime(slope, start) and coprime(gold_slope, gold_start)
+    return False
+
+
+def _line(node: Node, name: str, same: Same) -> tuple[Node, Node] | None:
+    """Return (slope, start) of a node that is start + slope * symbol; the slope is not 0."""
+    symbol: Node = ("s", name)
+    start = replaced(node, symbol, ZERO)
+    slope = minus(replaced(node, symbol, ("n", 1, 1)), start)
+    line = ("+", (start, ("*", (slope, symbol))))
+    return (slope, start) if same(node, line) and same(slope, ZERO) is False else None
 
 
 def compare_inequalities(a: Node, g: Node, same: Same, equal: Match) -> bool | None:

@@ -10,8 +10,8 @@ from rewards.equality.equations import (
     is_name,
 )
 from rewards.equality.exact import NotExact, TooLarge, exact
-from rewards.equality.families import Stated, as_family, conditioned, same_family
-from rewards.equality.rename import renamed, with_constants, with_parameter
+from rewards.equality.families import Stated, as_family, conditioned, moves, same_family
+from rewards.equality.rename import replaced, with_constants, with_parameter
 from rewards.equality.reshape import SCALARS, as_numbers, as_point, spread_signs, without_domain
 from rewards.equality.scalar import Same
 from rewards.equality.sets import NotALine, bounded_symbols, same_line, to_line
@@ -45,13 +45,14 @@ def _with_conditions(a: Node, g: Node, same: Same) -> bool | None:
     if a[0] == "mod" and g[0] == "n":
         return _residue_stated(a, g)
     stated, gold_stated = conditioned(a), conditioned(g)
+    stated, gold_stated = stated or _like(a, gold_stated), gold_stated or _like(g, stated)
     if stated and gold_stated:
         terms = (*stated.terms, *gold_stated.terms)
-        if any(term[0] not in SCALARS for term in terms):
+        if stated.names or gold_stated.names or any(term[0] not in SCALARS for term in terms):
             return _same_structures(stated, gold_stated, same)
     family, gold_family = as_family(a, g), as_family(g, a)
     if family or gold_family:
-        return same_family(family, gold_family) if family and gold_family else False
+        return same_family(family, gold_family, same) if family and gold_family else False
     bare, gold_bare = without_domain(a), without_domain(g)
     if bare is not a and gold_bare is g:
         return equal(bare, g, same)
@@ -60,12 +61,29 @@ def _with_conditions(a: Node, g: Node, same: Same) -> bool | None:
     return _equations_or_plain(a, g, same)
 
 
+def _like(node: Node, other: Stated | None) -> Stated | None:
+    """Return a tuple with one letter as a family over what the other's parameter runs through."""
+    if other is None or node[0] != "tuple" or len(symbols(node)) != 1:
+        return None
+    return Stated((node,), next(iter(symbols(node))), other.field)
+
+
 def _same_structures(a: Stated, g: Stated, same: Same) -> bool | None:
-    """Compare tuples and intervals with one parameter each term by term, the parameter renamed."""
+    """Compare tuples and intervals with one parameter each term by term, the parameter renamed, and
+    shifted where it runs through all integers."""
     if a.field != g.field or len(a.terms) != len(g.terms):
         return False
-    terms = [renamed(term, a.parameter, g.parameter) for term in a.terms]
-    return both([equal(x, y, same) for x, y in zip(terms, g.terms, strict=True)])
+    if a.names and g.names:
+        if set(a.names) != set(g.names):
+            return False
+        a = a._replace(terms=tuple(a.terms[a.names.index(name)] for name in g.names))
+    verdict: bool | None = False
+    for moved in moves(g.parameter, a.field):
+        terms = [replaced(term, ("s", a.parameter), moved) for term in a.terms]
+        verdict = both([equal(x, y, same) for x, y in zip(terms, g.terms, strict=True)])
+        if verdict is not False:
+            break
+    return verdict
 
 
 def _equations_or_plain(a: Node, g: Node, same: Same) -> bool | None:

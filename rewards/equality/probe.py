@@ -4,13 +4,14 @@ Two expressions are taken as equal when they agree to 60 digits wherever both ar
 Nothing is evaluated before its size has been bounded in log space.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rewards.equality.approx import Point
 from rewards.equality.exact import NotExact, TooLarge, Undefined, exact
 from rewards.equality.guard import MAX_LOG
-from rewards.equality.scalar import MIN_RIGHT_DIGITS, infinite, literal, rational, same
+from rewards.equality.scalar import MIN_RIGHT_DIGITS, either, infinite, literal, rational, same
 from rewards.syntax.nodes import Node
 from rewards.syntax.tree import features, read_log, symbols, walk
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 LOW_DIGITS, HIGH_DIGITS = 40, 80
 MAX_DIGITS = 30_000
 REAL_POINTS, WHOLE_POINTS = 12, 20
+MIN_AGREED = 3
 MAX_TERMS = 400
 
 
@@ -32,18 +34,22 @@ def same_slow(a: Node, b: Node) -> bool | None:
     kinds = features(a) | features(b)
     if "bare log" in kinds:
         natural = same_slow(read_log(a, "e"), read_log(b, "e"))
-        return natural or same_slow(read_log(a, "10"), read_log(b, "10"))
+        return either(natural, same_slow(read_log(a, "10"), read_log(b, "10")))
     if infinite(a) or infinite(b) or "c:inf" in kinds:
         return None
     free = symbols(a) | symbols(b)
     if not free:
         verdict = _at_point(a, b, Point(0), True)
         return _rounds_in_high_precision(a, b) if verdict is False else verdict
-    points = _points(a, b)
-    verdicts = [_at_point(a, b, point, "c:i" in kinds) for point in points]
-    if False in verdicts:
-        return False
-    return True if verdicts.count(True) >= 3 else None
+    agreed = 0
+    for point in _points(a, b):
+        verdict = _at_point(a, b, point, "c:i" in kinds)
+        if verdict is False:
+            return False
+        agreed += verdict is True
+        if agreed >= MIN_AGREED and isinstance(point, WidePoint):
+            break
+    return True if agreed >= MIN_AGREED else None
 
 
 def _rounds_in_high_precision(a: Node, b: Node) -> bool:
@@ -67,13 +73,23 @@ class WholePoint(Point):
         return 2 + self.index + int(super().value(name) * 1e6) % 3
 
 
-def _points(a: Node, b: Node) -> list[Point]:
-    if _counts(a) or _counts(b):
-        return [WholePoint(k) for k in range(WHOLE_POINTS)]
-    return [Point(k) for k in range(REAL_POINTS)]
+class WidePoint(Point):
+    """A point far from zero, for functions that are not defined near it, as ln(x - 20)."""
+
+    def value(self, name: str) -> float:
+        """Return the symbol's value at this point, negative at every second one."""
+        return super().value(name) * (5 + 7 * self.index) * (-1 if self.index % 2 else 1)
 
 
-def _counts(node: Node) -> bool:
+def _points(a: Node, b: Node) -> Iterator[Point]:
+    if counts(a) or counts(b):
+        yield from map(WholePoint, range(WHOLE_POINTS))
+    else:
+        yield from map(Point, range(REAL_POINTS))
+        yield from map(WidePoint, range(REAL_POINTS))
+
+
+def counts(node: Node) -> bool:
     """Say whether the tree reads as a formula in whole numbers."""
     kinds = features(node)
     if kinds & {"f:!", "f:!!", "f:binom", "big:sum", "big:prod", "f:floor", "f:ceil"}:
@@ -322,3 +338,4 @@ for _name in (*_CIRCULAR, "coth", "sech", "csch"):
 for _name in _CIRCULAR:
     for _prefix in ("arc", "a", "ar"):
         _FUNCTIONS[_prefix + _name] = lambda mp, x, _name=_name: getattr(mp, "a" + _name)(x)
+_FUNCTIONS["arccot"] = lambda mp, x: mp.pi / 2 - mp.atan(x)  # from 0 to pi, as schools have it

@@ -9,11 +9,16 @@ _CONSTANTS = {"C", "c", "K", "k", "D", "A", "B", "C_1", "C_2", "c_1", "c_2", "K_
 _PARAMETERS = {"t", "s", "k", "n", "m", "u", "v", "r", "l", "j", "\\lambda", "\\mu", "\\ell"}
 
 
+def replaced(node: Node, old: Node, new: Node) -> Node:
+    """Return the node, of any kind, with one part in the place of another."""
+    if node == old:
+        return new
+    return tuple(replaced(part, old, new) if isinstance(part, tuple) else part for part in node)
+
+
 def renamed(node: Node, old: str, new: str) -> Node:
     """Return the node, of any kind, with one symbol in the place of another."""
-    if node[:1] == ("s",):
-        return ("s", new) if node[1] == old else node
-    return tuple(renamed(part, old, new) if isinstance(part, tuple) else part for part in node)
+    return replaced(node, ("s", old), ("s", new))
 
 
 def definition(node: Node | None) -> tuple[str, tuple[str, ...]] | None:

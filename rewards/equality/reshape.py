@@ -1,11 +1,12 @@
 """Bring an answer's tree to the form of its gold's: points, whole numbers, signs, domains."""
 
 import math
+from itertools import product
 
 from rewards.equality.equations import is_equation
 from rewards.equality.exact import NotExact, exact
 from rewards.equality.scalar import same as scalar_same
-from rewards.equality.sets import NotALine, to_line
+from rewards.equality.sets import INF, Interval, NotALine, meet, to_line
 from rewards.syntax.nodes import Node, negative
 from rewards.syntax.tree import choose_sign, features, symbols
 
@@ -29,8 +30,14 @@ def without_domain(node: Node) -> Node:
 
 
 def as_point(node: Node, other: Node) -> Node:
-    """Return the coordinates of a named point, as P(1, 2), beside coordinates alone."""
+    """Return the coordinates of a named point, as P(1, 2), beside coordinates alone.
+
+    Where both sides name every point, the names are kept and the points become equations.
+    """
     if other[0] == "list" and node[0] == "list":
+        named = [_named_point(item) for item in node[1]]
+        if all(named) and all(_named_point(item) for item in other[1]):
+            return (node[0], tuple(named), *node[2:])
         if all(item[0] == "tuple" for item in other[1]):
             return (node[0], tuple(as_point(item, other[1][0]) for item in node[1]), *node[2:])
         return node
@@ -43,6 +50,18 @@ def as_point(node: Node, other: Node) -> Node:
         if name[0] == "s" and name[1][0].isupper() and node[1][1][1] == "()":
             return node[1][1]
     return node
+
+
+def _named_point(item: Node) -> Node | None:
+    """Return `A(1, 2)` or `A = (1, 2)` as an equation; None for anything else."""
+    if item[0] == "rel":
+        named = item[1] == ("=",) and item[2][0][0] == "s" and item[2][1][0] == "tuple"
+        return item if named and len(item[2]) == 2 else None
+    if item[0] == "f" and item[1][0] == "@" and len(item[2]) > 1:
+        return ("rel", ("=",), (("s", item[1][1:]), ("tuple", "()", item[2])))
+    if item[0] == "*" and len(item[1]) == 2 and item[1][0][0] == "s" and item[1][1][0] == "tuple":
+        return ("rel", ("=",), item[1])
+    return None
 
 
 MAX_WHOLE = 200
@@ -60,13 +79,16 @@ def as_numbers(node: Node) -> Node:
         return node
     try:
         line = to_line(condition, scalar_same)
+        least: Node = ("n", _WHOLE[field[1]], 1)
+        if field[1] != "Z":
+            line = meet(line, (Interval(least, True, INF, False),), scalar_same)
         ends = [exact(end) for part in line for end in (part.low, part.high)]
     except (NotALine, NotExact):
         return node
     found = []
     for k, part in enumerate(line):
         low, high = ends[2 * k], ends[2 * k + 1]
-        first, last = math.ceil(max(low, _WHOLE[field[1]])), math.floor(high)
+        first, last = math.ceil(low), math.floor(high)
         if last - first > MAX_WHOLE:
             return node
         found += [
@@ -77,7 +99,7 @@ def as_numbers(node: Node) -> Node:
     return ("set", tuple(found))
 
 
-_WHOLE = {"Z": float("-inf"), "N": 0, "Z^+": 1, "N^*": 1, "Z_+": 1}
+_WHOLE = {"Z": 0, "N": 0, "Z^+": 1, "N^*": 1, "Z_+": 1}
 
 
 def spread_signs(node: Node) -> Node:
@@ -99,10 +121,25 @@ def spread_signs(node: Node) -> Node:
     return node
 
 
+MAX_SIGNED = 4
+
+
+def _every_sign(point: Node) -> list[Node]:
+    """Return the points of `(\\pm 1, \\pm 2)`, whose signs are chosen one by one."""
+    choices = [
+        (choose_sign(part, 1), choose_sign(part, -1)) if "pm" in features(part) else (part,)
+        for part in point[2]
+    ]
+    return [(point[0], point[1], chosen) for chosen in product(*choices)]
+
+
 def _spread_item(item: Node) -> list[Node]:
     if not features(item) & {"pm", "mp"}:
         return [item]
     if item[0] == "tuple":
+        signed = [part for part in item[2] if "pm" in features(part)]
+        if 1 < len(signed) <= MAX_SIGNED and "mp" not in features(item):
+            return _every_sign(item)
         signs = [
             tuple(choose_sign(part, sign) if part[0] in SCALARS else part for part in item[2])
             for sign in (1, -1)

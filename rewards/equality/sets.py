@@ -7,7 +7,7 @@ from rewards.equality.approx import Point, approx
 from rewards.equality.exact import NotExact
 from rewards.equality.scalar import Same, infinite
 from rewards.syntax.nodes import Node
-from rewards.syntax.tree import ZERO, symbols, walk
+from rewards.syntax.tree import ZERO, choose_sign, features, symbols, walk
 
 MAX_PARTS = 200
 """Nodes of a union; the work grows with their square."""
@@ -47,14 +47,17 @@ def to_line(node: Node, same: Same) -> Line:
             return _tidy(tuple(Interval(item, True, item, True) for item in items), same)
         case ("such", ("rel", _, (*_, field)), _) if field != ("field", "R"):
             raise NotALine  # whole or complex numbers
+        case ("such", member, ("rel", operators, operands)):
+            name = member[2][0] if member[0] == "rel" else member
+            return _relation(operators, operands, same, name)
         case ("such", _, condition):
             return to_line(condition, same)
         case ("cup", left, right):
             return _tidy(to_line(left, same) + to_line(right, same), same)
         case ("cap", left, right):
-            return _meet(to_line(left, same), to_line(right, same), same)
+            return meet(to_line(left, same), to_line(right, same), same)
         case ("setminus", left, right):
-            return _meet(to_line(left, same), _complement(to_line(right, same)), same)
+            return meet(to_line(left, same), _complement(to_line(right, same)), same)
         case ("list", items, separator):
             return _list(items, separator, bounded_symbols(node), same)
     raise NotALine
@@ -68,7 +71,7 @@ def _list(items: tuple[Node, ...], separator: str, bounded: frozenset[str], same
     met = lines[0]
     if separator != "or" and all(item[0] == "rel" for item in items):
         for line in lines[1:]:
-            met = _meet(met, line, same)
+            met = meet(met, line, same)
         if met:  # conditions that exclude each other can only be meant as a union
             return met
     return _tidy(tuple(part for line in lines for part in line), same)
@@ -96,25 +99,57 @@ def bounded_symbols(node: Node) -> frozenset[str]:
     return frozenset()
 
 
-def variable(ops: tuple[str, ...], operands: tuple[Node, ...]) -> int | None:
-    """Return the position of the one symbol that a chain of inequalities bounds, or None."""
+def variable(
+    ops: tuple[str, ...], operands: tuple[Node, ...], name: Node | None = None
+) -> int | None:
+    """Return the position of the one symbol that a chain of inequalities bounds, or None.
+
+    name: the symbol, where a set names it; other symbols are then bounds.
+    """
     if not all(op in _FLIPPED or op == "!=" for op in ops):
         return None
+    if name in operands:
+        operands = tuple(operand if operand == name else ZERO for operand in operands)
     places = [k for k, operand in enumerate(operands) if operand[0] == "s"]
     if len(places) != 1 or len(operands) > 3 or (len(operands) == 3 and places[0] != 1):
         return None
     return places[0]
 
 
-def _relation(ops: tuple[str, ...], operands: tuple[Node, ...], same: Same) -> Line:
+def to_solve(gold: Node) -> bool:
+    """Say whether a gold states a set by a condition in one unknown that is still to be solved."""
+    tag = gold[0]
+    if tag == "such":
+        member, condition = gold[1], gold[2]
+        named = member[0] == "s" or (member[0] == "rel" and member[1] == ("in",))
+        return named and condition[0] == "rel" and not _is_solved(condition)
+    if tag in ("cup", "cap", "setminus"):
+        return to_solve(gold[1]) or to_solve(gold[2])
+    if tag != "rel" or not set(gold[1]) <= _FLIPPED.keys() | {"!="}:
+        return False
+    return len(symbols(gold)) == 1 and not _is_solved(gold)
+
+
+def _is_solved(relation: Node) -> bool:
+    if any(side[0] == "s" for side in relation[2]) or len(symbols(relation)) != 1:
+        return True
+    return _absolute(relation[1], relation[2]) is not None
+
+
+def _relation(
+    ops: tuple[str, ...], operands: tuple[Node, ...], same: Same, name: Node | None = None
+) -> Line:
     if ops == ("in",):
         return to_line(operands[1], same)
     if ops == ("=",) and operands[0][0] == "s":
-        return to_line(("set", (operands[1],)), same)
+        value = operands[1]
+        signed = features(value) & {"pm", "mp"}
+        both = (choose_sign(value, 1), choose_sign(value, -1)) if signed else (value,)
+        return to_line(("set", both), same)
     absolute = _absolute(ops, operands)
     if absolute:
         return to_line(absolute, same)
-    place = variable(ops, operands)
+    place = variable(ops, operands, name)
     if place is None:
         raise NotALine
     if ops == ("!=",):
@@ -207,7 +242,8 @@ def _complement(line: Line) -> Line:
     return tuple(parts)
 
 
-def _meet(first: Line, second: Line, same: Same) -> Line:
+def meet(first: Line, second: Line, same: Same) -> Line:
+    """Return the numbers that lie in both."""
     parts = []
     for a in first:
         for b in second:

@@ -3,6 +3,7 @@
 from rewards.equality.equivalence import equal
 from rewards.equality.exact import NotExact
 from rewards.equality.scalar import Same, same
+from rewards.equality.sets import to_solve
 from rewards.gold import Gold, Kind
 from rewards.syntax.choices import labelled, letter_run, letters, lists_more, remarked
 from rewards.syntax.digit_groups import BARE_GROUP
@@ -18,6 +19,7 @@ _IDENTICAL = Ruling(Reason.CORRECT, "identical")
 _UNREADABLE = Ruling(Reason.UNPARSED, "parse")
 _OTHER_TEXT = Ruling(Reason.WRONG, "text")
 _LEFT_TO_DO = {"big", "f:max", "f:min"}
+_LINES = {Kind.INTERVAL, Kind.TUPLE, Kind.RELATION, Kind.SET}
 _OUTCOMES = (NotExact, RecursionError, ValueError, OverflowError, ZeroDivisionError)
 
 
@@ -101,10 +103,12 @@ def _by_tree(node: Node | None, plain: str, gold: Gold, compare: Same, stage: st
         verdict = equal(node, gold.node, compare)
     except _OUTCOMES:
         return None
-    if verdict is None:
+    if verdict is None or (verdict is False and compare is same and to_solve(gold.node)):
         return None
     if verdict:
         return Ruling(Reason.CORRECT, stage)
+    if to_solve(node) and gold.kind in _LINES:
+        return Ruling(Reason.UNEVALUATED, stage)
     found = labelled(plain)
     if found and not gold.letters and not lists_more(found[1]) and (inner := read(found[1])):
         return _by_tree(inner, found[1], gold, compare, stage)
@@ -140,14 +144,22 @@ def judge_slow(answer: str, gold: Gold) -> Ruling:
     if ruling is not None:
         return ruling
     from rewards.equality.guard import too_large
-    from rewards.equality.probe import same_slow
+    from rewards.equality.solve import same_solutions
+    from rewards.equality.symbolic import Comparison
     from rewards.judging.math_verify_fallback import by_math_verify
 
     plain = normalise(answer)
     node = _read(plain, gold)
     if node is None:
-        return Ruling(by_math_verify(plain, gold), "math-verify")
+        return by_math_verify(plain, gold)
     if too_large(node):
         return Ruling(Reason.TOO_LARGE, "guard")
-    ruling = _by_tree(node, plain, gold, same_slow, "probe")
-    return ruling or Ruling(by_math_verify(plain, gold), "math-verify")
+    compare = Comparison()
+    ruling = _by_tree(node, plain, gold, compare, "probe")
+    if gold.node and to_solve(gold.node) and (ruling is None or ruling.reason is Reason.WRONG):
+        verdict = same_solutions(node, gold.node)
+        if verdict is not None:
+            return Ruling(Reason.CORRECT if verdict else Reason.WRONG, "symbolic")
+    if ruling is not None:
+        return ruling._replace(stage=compare.stage)
+    return by_math_verify(plain, gold)

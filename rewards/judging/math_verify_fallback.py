@@ -4,7 +4,7 @@ import logging
 import re
 
 from rewards.gold import Gold, Kind
-from rewards.types import Reason
+from rewards.types import Reason, Ruling
 
 MAX_LEN = 300
 _NUMBERS = {
@@ -24,21 +24,22 @@ _HEAVY = re.compile(
 )
 
 
-def by_math_verify(plain: str, gold: Gold) -> Reason:
+def by_math_verify(plain: str, gold: Gold) -> Ruling:
     """Return correct when math-verify reads both texts as one value, else unparsed or too large.
 
-    It never rules on a plain number, a choice or a word: those our own parser reads whole.
+    It is not asked about a plain number, a choice or a word, which our own parser reads whole, nor
+    about texts that could take it for ever; the stage is then "parse".
     """
-    if gold.kind in _NUMBERS or not plain:
-        return Reason.UNPARSED
-    if len(plain) > MAX_LEN or _HEAVY.search(plain) or _HEAVY.search(gold.plain):
-        return Reason.TOO_LARGE if len(plain) > MAX_LEN else Reason.UNPARSED
+    if len(plain) > MAX_LEN:
+        return Ruling(Reason.TOO_LARGE, "length")
+    if gold.kind in _NUMBERS or not plain or _HEAVY.search(plain) or _HEAVY.search(gold.plain):
+        return Ruling(Reason.UNPARSED, "parse")
     from math_verify import parse, verify
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we set no timeout
     wanted = parse(f"${gold.plain}$", parsing_timeout=0, raise_on_error=False)
     found = parse(f"${plain}$", parsing_timeout=0, raise_on_error=False)
-    if len(found) < 2 or len(wanted) < 2:
-        return Reason.UNPARSED
-    agreed = verify(wanted[:1], found[:1], timeout_seconds=0, raise_on_error=False)
-    return Reason.CORRECT if agreed else Reason.UNPARSED
+    agreed = len(found) > 1 < len(wanted) and verify(
+        wanted[:1], found[:1], timeout_seconds=0, raise_on_error=False
+    )
+    return Ruling(Reason.CORRECT if agreed else Reason.UNPARSED, "math-verify")

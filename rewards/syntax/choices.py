@@ -21,6 +21,8 @@ _GOLD_LABEL = re.compile(
 _REMARKED = re.compile(
     r"(?:\\(?:text|math)\w*\{\s*)?([A-J])\s*\}?\s*(?:\\text\w*\{\s*)?\((.*)\)\s*\}?", re.S
 )
+# How Chinese outputs say that they choose.
+_CHOSEN = re.compile(r"^(\\text\{)?\s*(?:故?选择?|(?:故?正确)?(?:答案|选项)[是为]?)\s*:?\s*")
 _JOINED = re.compile(r"[,;]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\text\{|&")
 _RUN = re.compile(r"(?:\\(?:text|math)\w*\{)?\s*([A-J]{2,7})\s*\}?")
 # A further label, or a further letter that stands alone as a word does.
@@ -31,6 +33,8 @@ _DOUBT = re.compile(r"\b(?:or|and|not|maybe|either|neither|but|wrong|instead|els
 
 def letters(plain: str) -> tuple[str, ...] | None:
     """Return the letters of an answer that names one choice or several, None for anything else."""
+    if not plain.isascii():
+        plain = _CHOSEN.sub(r"\1", plain)
     one = _letter(plain)
     if one:
         return (one,)

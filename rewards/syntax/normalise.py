@@ -77,6 +77,27 @@ _KEPT_ENDS = ("...", "\\;", "\\,", "\\:")
 _SPACE_ROUND = re.compile(r"\s*([-+*/=<>();:{}\[\]|^]|,(?!\s+\d{3}(?!\d)))\s*")
 
 
+# What a JSON string makes of `\frac`, `\beta` or `\times`: a control character and the rest
+# of the command. Tabs and line breaks may stand there by right, so only whole commands count.
+_ESCAPED = re.compile(
+    r"([\x07\x08\x0b\x0c])(?=[a-z])"
+    r"|\t(?=(?:imes|ext|heta|an|au|frac|riangle|ilde|binom|o)(?![a-z]))"
+    r"|\r(?=(?:ho|ight|angle|floor|ceil)(?![a-z]))"
+    r"|\n(?=(?:eq|otin|abla|ewline|leq|geq|parallel|mid)(?![a-z]))"
+)
+_LETTER_OF = {"\a": "a", "\b": "b", "\v": "v", "\f": "f", "\t": "t", "\r": "r", "\n": "n"}
+
+
+def unescaped(text: str) -> str:
+    r"""Return text with the commands repaired that lost their backslash to a string escape.
+
+    `\frac` read as JSON is a form feed and `rac`.
+    """
+    if text.isprintable():
+        return text
+    return _ESCAPED.sub(lambda found: "\\" + _LETTER_OF[found.group()], text)
+
+
 def _undecorate(found: re.Match[str]) -> str:
     kind = found.lastgroup
     if kind == "space":
@@ -124,6 +145,7 @@ def normalise(text: str) -> str:
 
     Digit groups are joined where the separator can be nothing else (`1{,}234`, `1\,234`).
     """
+    text = unescaped(text)
     if not text.isascii():
         text = _plain_unicode(text)
     if "\\\\" in text:

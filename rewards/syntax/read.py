@@ -48,6 +48,7 @@ _ROUND = "twenty thirty forty fifty sixty seventy eighty ninety"
 _TENS = {word: 10 * k for k, word in enumerate(_ROUND.split(), 2)}
 _ORDINALS = "half third fourth fifth sixth seventh eighth ninth tenth"
 _PARTS = {word: k for k, word in enumerate(_ORDINALS.split(), 2)} | {"halve": 2, "quarter": 4}
+_LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6}
 _BASES = {word: k for word, k in _COUNTS.items() if 1 < k <= 16}
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3}")
 _HEX = re.compile(r"0x(?=\d*[A-Fa-f])([0-9A-Fa-f]{1,16})")
@@ -59,7 +60,8 @@ _SAID = {
             "all real numbers|all reals|real numbers|the set of all real numbers|reals",
         ),
         (("field", "Z"), "all integers|the integers|integers"),
-        (("c", "inf"), "infinity|positive infinity|infty|infinitely many"),
+        (("c", "inf"), "infinity|positive infinity|infty"),
+        (("c", "inf"), "infinitely many|infinitely many solutions"),
         (("-", ("c", "inf")), "negative infinity"),
         (("set", ()), "empty set|the empty set|no solution|no solutions|no real solution"),
         (("set", ()), "no real solutions|no solution exists|no solutions exist"),
@@ -94,6 +96,8 @@ def _number_in_words(said: str) -> Node | None:
     """Read `twenty five` or `three quarters`; the text has no hyphens any more."""
     parts = said.split(" ")
     if len(parts) == 2:
+        if parts[1] in _LARGE and (times := _COUNTS.get(parts[0], 0)):
+            return ("n", times * _LARGE[parts[1]], 1)
         tens, ones = _TENS.get(parts[0]), _COUNTS.get(parts[1], 0)
         if tens and 0 < ones < 10:
             return ("n", tens + ones, 1)

@@ -31,7 +31,7 @@ _UNIT_FRACTION = re.compile(  # a fraction of units: miles over hours
 )
 _UNIT_POWER = re.compile(  # \text{m} \cdot \text{s}^{-1}
     r"\\(?:text|mathrm)\s?\{\s*([A-Za-z]+)\s*\}?\s*(?:\\cdot|\*)?\s*(?:\\(?:text|mathrm)\s?\{)?\s*"
-    r"([A-Za-z]+)\s*\}?\s*\^\s*\{-1\}\s*\}?"
+    r"([A-Za-z]+)\s*\}?\s*\^\s*\{-([123])\}\s*\}?"
 )
 _LARGE = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _LARGE_NUMBER = re.compile(  # 3 million
@@ -88,6 +88,9 @@ _FOREIGN_TAIL = re.compile(  # 5 and a word in Cyrillic or Chinese letters
 _NO_COUNTER = set("不非或和且与及万亿百千十以上下多余约左右至少无则")
 _NO_CYRILLIC = {"или", "не", "и"}
 _MINUTES = re.compile(r"(\d{1,3})\^\{?\s*\\circ\s*\}?\s*(\d{1,2})\s?'(?:\s*(\d{1,2})\s?(?:''|\"))?")
+_TURNS = re.compile(  # 360^\circ k
+    r"(?<![\w}.])(\d+)\^\{? ?\\circ ?\}? ?(?:\\cdot|\\times|\*)? ?([a-z])(?![a-z(_^])"
+)
 _HOURS = re.compile(  # 2 h 30 min
     r"(\d+)\s*(?:\\text\s?\{)?\s*(?:h|hr|hrs|hours?)\s*(?:and )?\}?\s*(\d+)\s*(?:\\text\s?\{)?\s*"
     r"(?:min|mins|minutes?)\s*\}?"
@@ -110,6 +113,11 @@ _SAME_IN_PERCENT = re.compile(r"(-?[\d.]+)\s?\((-?[\d.]+\\?%)\)")  # 0.25 (25%)
 _NTH_THING = re.compile(r"(?<=\d)\\text\s?\{(?:st|nd|rd|th)\s+")  # 5\text{th floor}
 
 
+def _per(found: re.Match[str]) -> str:
+    power = "" if found[3] == "1" else f"^{found[3]}"
+    return rf"\text{{ {found[1]}/{found[2]}{power}}}"
+
+
 def _integers(plain: str) -> str:
     plain = _INTEGER.sub(r", \1 \\in \\mathbb{Z}", plain)
     return _IS_INTEGER.sub(r"\1 \\in \\mathbb{Z}", plain)
@@ -119,7 +127,7 @@ def _integers(plain: str) -> str:
 # match wherever a mark of _HABITS does, or that habit is never tried.
 _TRIGGER = re.compile(
     r"(?<![\\A-Za-z])[A-Za-z]{2}|\\(?:text|math|bold|bm|pmb|underline|emph|begin|Pr|operat|frac\{\\|circ)"
-    r"|_|\*\*|\{[-+]\}|%\)| \(|[A-Z] ?[(\[]|\^\{-1\}"
+    r"|_|\*\*|\{[-+]\}|%\)| \(|[A-Z] ?[(\[]|\^\{-[123]\}"
 )
 _UNIT_TRIGGER = re.compile(r"(?:[\d)}]|\\pi|\\circ) ?[A-Za-z]{2}|[\d}] [A-Za-z](?![A-Za-z])|m\^\{")
 
@@ -243,12 +251,12 @@ _HABITS: tuple[tuple[tuple[str, ...], Callable[[str], str]], ...] = (
     (("\\begin{",), _without_alignment),
     (("_",), lambda t: _SUPER_SUB.sub(r"\1\3\2", _LONE_GROUP.sub(r"\1", t))),
     (("{-}", "{+}"), lambda t: _SIGN_GROUP.sub(r"\1", t)),
-    (("st", "nd", "rd", "th}", "th"), lambda t: _NTH_THING.sub(r"\\text{ ", _ORDINAL.sub("", t))),
+    (("st", "nd", "rd", "th}", "th"), lambda t: _ORDINAL.sub("", _NTH_THING.sub(r"\\text{ ", t))),
     (
         ("frac{\\text", "frac{\\math", "frac{ \\"),
         lambda t: _UNIT_FRACTION.sub(r"\\text{ \1/\2}", t),
     ),
-    (("^{-1}",), lambda t: _UNIT_POWER.sub(r"\\text{ \1/\2}", t)),
+    (("^{-1}", "^{-2}", "^{-3}"), lambda t: _UNIT_POWER.sub(_per, t)),
     (("hundred", "thousand", "illion"), lambda t: _LARGE_NUMBER.sub(_large, t)),
     (("about", "approx", "roughly", "around"), _about),
     (("|", "=", "["), _quantity),
@@ -263,6 +271,6 @@ _HABITS: tuple[tuple[tuple[str, ...], Callable[[str], str]], ...] = (
         ("Rs", "INR", "USD", "US", "EUR", "GBP", "RMB", "CNY", "JPY", "HK"),
         lambda t: _PREFIX_CURRENCY.sub(_currency, t),
     ),
-    (("\\circ",), lambda t: _MINUTES.sub(_minutes, t)),
+    (("\\circ",), lambda t: _TURNS.sub(r"\2 \\cdot \1^{\\circ}", _MINUTES.sub(_minutes, t))),
     (("min",), _hours),
 )

@@ -22,7 +22,7 @@ from rlvr.common.checkout import cache_dir
 from rlvr.common.errors import RunError
 from rlvr.plan.rates import Rates
 from rlvr.plan.simulate import decoding_steps
-from rlvr.runs.reader import read_metrics
+from rlvr.runs.reader import read_metrics, rollout_files
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
@@ -58,10 +58,8 @@ def rates_path(name: str | None = None) -> Path:
 def measured_steps(folder: Path) -> list[Measured]:
     """The steps of a finished run whose rollouts were all recorded, without the first: it warms
     up."""
-    return [
-        Measured(row, _lengths(folder / "rollouts" / f"step_{row['step']}.jsonl.gz"))
-        for row in read_metrics(folder)[1:]
-    ]
+    files = rollout_files(folder)
+    return [Measured(row, _lengths(files[row["step"]])) for row in read_metrics(folder)[1:]]
 
 
 def _lengths(rollouts: Path) -> list[int]:
@@ -159,9 +157,8 @@ def recorded(folder: Path) -> dict[str, Any]:
     rows = read_metrics(folder)
     shares = [r["sampler/informative_frac"] for r in rows if "sampler/informative_frac" in r]
     num_rows = rollout["prompts_per_step"] * rollout["group_size"]
-    files = (folder / "rollouts").glob("step_*.jsonl.gz")
     return {
-        "lengths": [length for path in files for length in _lengths(path)],
+        "lengths": [n for path in rollout_files(folder).values() for n in _lengths(path)],
         "informative_frac": statistics.mean(shares),
         "tokens_per_row": statistics.mean(map(_trained_tokens, rows)) / num_rows,
     }

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from rewards import Verifier
 from rlvr.adapters import get_method
+from rlvr.adapters.base import Sync
 from rlvr.adapters.export import max_lora_rank
 from rlvr.adapters.targets import expert_parameters
 from rlvr.algorithm.entropy_control import EntropyControl
@@ -28,7 +30,8 @@ from rlvr.engines.server.engine import ServerEngine
 from rlvr.engines.stop_tokens import notices, with_stops
 from rlvr.engines.weights.sync import Syncer, choose_mode
 from rlvr.evaluation.problem_sets import EvalSet, eval_sets, held_out_data, load_benchmarks
-from rlvr.policy.policy import Policy, load_policy, load_tokenizer
+from rlvr.policy.language_model import load_tokenizer
+from rlvr.policy.policy import Policy, load_policy
 from rlvr.policy.reference import prepare_reference
 from rlvr.policy.sharded import shard_policy
 from rlvr.runs.folder import check_same_data
@@ -84,7 +87,7 @@ class Session:
         self.engine.close()
 
 
-StartEngine = Callable[[TrainRecipe, Policy, bool, str], Engine]
+StartEngine = Callable[[TrainRecipe, Policy, bool, Sync], Engine]
 """Gives the engine for a recipe and its policy: (recipe, policy, whether vLLM, sync mode)."""
 
 
@@ -119,7 +122,8 @@ def build(
     use_vllm = _use_vllm(recipe)
     max_prompt_len = _max_prompt_len(recipe)
     tokenizer = load_tokenizer(recipe.model, model_path)
-    recipe = with_stops(recipe, tokenizer)
+    rollout = with_stops(recipe.rollout, tokenizer)
+    recipe = recipe.model_copy(update={"rollout": rollout})
     data, prompts = encode_prompts(data, tokenizer, recipe.data, max_prompt_len)
     test = None
     if held_out is not None and held_out_config is not None:
@@ -128,7 +132,7 @@ def build(
     for line in notices(recipe, policy.causal_lm.generation_config, tokenizer, prompts):
         if ranks.is_main():
             print(line, file=sys.stderr)
-    mode = choose_mode(recipe, policy)
+    mode = choose_mode(rollout, policy)
 
     def start() -> Engine:
         engine = (start_engine or new_engine)(recipe, policy, use_vllm, mode)
@@ -150,7 +154,7 @@ def build(
         policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
         EntropyControl(recipe.algorithm),
         engine,
-        Syncer(recipe, policy, engine, mode, prompts, ranks.world),
+        Syncer(rollout, policy, engine, mode, prompts, ranks.world),
         verifier,
         Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
         data,
@@ -234,17 +238,21 @@ def refuse_unservable(policy: Policy) -> None:
     refuse_experts(policy)
 
 
-def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -> Engine:
+def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: Sync) -> Engine:
     """An engine for this run alone. Raises: ConfigError when it cannot serve the policy."""
     if use_vllm:
         refuse_unservable(policy)
         if recipe.rollout.engine == "vllm_server":
-            return ServerEngine(recipe, policy.path, mode, ranks.world)
+            return ServerEngine(
+                recipe.model, recipe.rollout, Path(recipe.run.dir), policy.path, mode, ranks.world
+            )
         rank = None
         if mode == "adapter":
             with sharding.gathered(policy):
                 rank = max_lora_rank(policy.model)
-        return vllm_local.VllmEngine(recipe, policy.path, rank, ranks.world)
+        return vllm_local.VllmEngine(
+            recipe.model, recipe.rollout, policy.path, rank, ranks.world, recipe.train.seed
+        )
     from rlvr.engines.transformers import TransformersEngine, check_cache
 
     check_cache(policy)

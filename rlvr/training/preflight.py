@@ -91,7 +91,8 @@ def check_reachable(recipe: TrainRecipe) -> None:
     """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
     if recipe.rollout.engine == "vllm_server":
         on_cpu = not torch.cuda.is_available()
-        check_servers(recipe, mode_of(recipe, get_method(recipe.adapter), on_cpu))
+        mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)
+        check_servers(recipe.model, recipe.rollout, Path(recipe.run.dir), mode)
 
 
 def check_optimizer(method: Method, config: OptimConfig) -> None:

@@ -48,8 +48,10 @@ def main(words: Sequence[str]) -> int:
         return 0
     from rlvr.engines.server.key import VARIABLE, key_file, make_key
 
-    variables["VLLM_API_KEY"] = make_key(recipe)  # not an argument: `ps` shows those to everybody
-    where = VARIABLE if os.environ.get(VARIABLE) else key_file(recipe)
+    variables["VLLM_API_KEY"] = make_key(
+        Path(recipe.run.dir)
+    )  # not an argument: `ps` shows those to everybody
+    where = VARIABLE if os.environ.get(VARIABLE) else key_file(Path(recipe.run.dir))
     print(f"the API key is in {where}", file=sys.stderr, flush=True)
     os.execve(command[0], command, os.environ | variables)
 
@@ -135,7 +137,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
         flags += ["enforce-eager", "no-enable-chunked-prefill"]
     else:
         options["gpu-memory-utilization"] = GPU_MEMORY_UTILIZATION
-    if mode_of(recipe, get_method(recipe.adapter), on_cpu) == "adapter":
+    if mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu) == "adapter":
         options |= {"max-lora-rank": largest_rank(recipe, path), "max-loras": 1}
         flags.append("enable-lora")
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -150,7 +152,7 @@ def serve_environment(recipe: TrainRecipe) -> dict[str, str]:
     from rlvr.engines.weights.sync import mode_of
 
     on_cpu = not torch.cuda.is_available()
-    mode = mode_of(recipe, get_method(recipe.adapter), on_cpu)
+    mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)
     variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if mode == "adapter":
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"

@@ -162,7 +162,7 @@ def _session(recipe: TrainRecipe, path: str, shared: dict[str, Any]) -> Session:
     engine: Any = TransformersEngine(policy)
     if policy.method.merges:
         if "engine" not in shared:
-            shared["engine"] = VllmEngine(recipe, path, None)
+            shared["engine"] = VllmEngine(recipe.model, recipe.rollout, path, None)
         engine = shared["engine"]
         base = load_policy(recipe.model, AdapterConfig(method="full"), path, 0, False)
         engine.load_weights(base.engine_weights())
@@ -173,7 +173,9 @@ def _session(recipe: TrainRecipe, path: str, shared: dict[str, Any]) -> Session:
         policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
         EntropyControl(recipe.algorithm),
         engine,
-        Syncer(recipe, policy, engine, "merged" if policy.method.merges else "none", prompts),
+        Syncer(
+            recipe.rollout, policy, engine, "merged" if policy.method.merges else "none", prompts
+        ),
         shared["verifier"],
         Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
         data,

@@ -80,7 +80,7 @@ def measure_ours(
     use_packing(base)
     model = found.apply(base, Setup(recipe.adapter, seed=0)).eval()
     dtype = getattr(torch, case.dtype)
-    policy = Policy(model, None, found, recipe.adapter, dtype, DEVICE, "random")
+    policy = Policy(model, None, dtype, DEVICE, "random", found, recipe.adapter)
     policy.set_checkpointing(recipe.train.activation_checkpointing)
     if recipe.train.compile:
         policy.compile_layers()

@@ -43,7 +43,7 @@ def make_engine() -> tuple[vllm_local.VllmEngine, list[Asked]]:
         Asked(i, data.problems[i], prompts[i], [sample_seed(0, i, k) for k in range(GROUP_SIZE)])
         for i in range(WAVES * GROUPS)
     ]
-    return vllm_local.VllmEngine(recipe, path, None), asked
+    return vllm_local.VllmEngine(recipe.model, recipe.rollout, path, None), asked
 
 
 def library_generate(

@@ -37,7 +37,8 @@ from rlvr.data.problems import encode_prompts, load_problems
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.engines.weights.sync import Syncer
 from rlvr.evaluation.problem_sets import eval_sets, held_out_data
-from rlvr.policy.policy import load_base, load_policy
+from rlvr.policy.language_model import load_base
+from rlvr.policy.policy import load_policy
 from rlvr.sampling.sampler import NoSignalError, Sampler
 from rlvr.training.build import Session
 from rlvr.training.evaluate import sample_responses, score_responses
@@ -134,7 +135,7 @@ class Bench:
         held_out = held_out_data(recipe)
         assert held_out is not None, "the base recipe scores held-out problems"
         self.held_out = load_problems(held_out, "eval")
-        self.engine = VllmEngine(recipe, self.path, None)
+        self.engine = VllmEngine(recipe.model, recipe.rollout, self.path, None)
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         self.base = load_policy(recipe.model, AdapterConfig(method="full"), self.path, 0, False)
         self.decompositions: dict[str, Svd] = {}
@@ -231,7 +232,7 @@ def rounded_copy(recipe: TrainRecipe, path: str) -> str:
     """A folder with the model's weights rounded to bfloat16 and kept as float32."""
     folder = Path(path).with_name(f"{Path(path).name}-bf16")
     if not (folder / "config.json").exists():
-        model, tokenizer = load_base(recipe.model, path, torch.float32)
+        model, tokenizer = load_base(recipe.model.model_copy(update={"dtype": "float32"}), path)
         model.bfloat16().float().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return str(folder)

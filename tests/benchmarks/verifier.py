@@ -1,6 +1,6 @@
 """Accuracy, speed and safety of the verifier beside its peers, measured in the same run.
 
-    python tests/benchmarks/verifier.py [--json FILE] [--cases FILE] [--quick]
+    python tests/benchmarks/verifier.py [--json FILE] [--cases FILE] [--quick] [--stages]
 
 Speeds are medians of rounds in which the verifiers take turns, all processes on one core.
 Real golds are read from RLVR_DATA, else ../shared/data.
@@ -27,6 +27,7 @@ from rewards.pool.pool import Pool, PoolSettings
 from tests.benchmarks import verifier_inputs as inputs
 from tests.benchmarks.verifier_inputs import Pair
 from tests.benchmarks.verifier_peers import PEERS
+from tests.benchmarks.verifier_stages import print_stages
 from tests.rewards.hostile import hostile_pairs
 from tests.rewards.payloads import PAYLOADS
 
@@ -41,7 +42,11 @@ def main() -> None:
     parser.add_argument("--cases", type=Path, default=inputs.CASES, help="labelled pairs, JSONL")
     parser.add_argument("--quick", action="store_true", help="a few seconds: smaller samples")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--stages", action="store_true", help="only: which stage of ours pays")
     options = parser.parse_args()
+    if options.stages:
+        print_stages()
+        return
     scale = 0.05 if options.quick else 1.0
     rows = [*accuracy(options.cases), *golds(scale), *speeds(options.rounds, scale)]
     rows += [*hostility(options.cases, scale), *faults(), imports()]

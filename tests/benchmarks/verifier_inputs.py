@@ -7,9 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rewards.gold import Gold, Kind
+from tests.rewards.pairs import RIGHT, WRONG
+from tests.rewards.pairs_outside import OUTSIDE
+from tests.rewards.pairs_symbolic import SYMBOLIC
+
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("RLVR_DATA", ROOT.parent / "shared" / "data"))
 CASES = ROOT.parent / "shared" / "verifier" / "cases.jsonl"
+MORE_CASES = CASES.with_name("cases2.jsonl")
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,7 @@ class Pair:
     gold: str
     label: bool
     category: str = ""
+    mode: str = "boxed"
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:
@@ -31,7 +38,13 @@ def read_jsonl(path: Path) -> Iterator[dict]:
 def cases(path: Path) -> list[Pair]:
     """The labelled cases of a file."""
     return [
-        Pair(row["response"], row["gold"], row["label"], row["category"])
+        Pair(
+            row["response"],
+            row["gold"],
+            row["label"],
+            row.get("category") or row["kind"],
+            row.get("answer_mode", "boxed"),
+        )
         for row in read_jsonl(path)
     ]
 
@@ -132,3 +145,54 @@ def polynomials(number: int) -> list[Pair]:
         gold = rf"x^3+{a + b + c}x^2+{middle}x+{a * b * c}"
         pairs.append(Pair(boxed(f"(x+{a})(x+{b})(x+{c})"), gold, right))
     return pairs
+
+
+def every_pair() -> dict[str, list[Pair]]:
+    """Every set of labelled pairs at hand: given ones, the tests' own, golds typed anew."""
+    sets = {path.name: cases(path) for path in (CASES, MORE_CASES) if path.exists()}
+    for name, right, wrong in (
+        ("pairs.py", RIGHT.values(), WRONG.values()),
+        ("pairs_outside.py", *zip(*OUTSIDE.values(), strict=True)),
+        ("pairs_symbolic.py", *zip(*SYMBOLIC.values(), strict=True)),
+    ):
+        sets[name] = [
+            Pair(boxed(answer), gold, label)
+            for label, tables in ((True, right), (False, wrong))
+            for rows in tables
+            for gold, answer in rows
+        ]
+    if data_files():
+        sets["solution texts"] = solution_texts()
+        sets["golds typed anew"] = retyped(300)
+    return sets
+
+
+# The same value written with an identity that only functions show, and near misses of it.
+SAME_VALUE = (
+    *(r"({})\cdot(\sin^2 1+\cos^2 1)", r"({})\cdot\tan 45^\circ", r"-e^{{i\pi}}({})"),
+    *(r"({})+\arctan 1-\frac{{\pi}}{{4}}", r"({})\cdot\ln e", r"({})+\cos 120^\circ+\frac12"),
+)
+OTHER_VALUE = (
+    *(r"({})\cdot(\sin^2 1+\cos^2 2)", r"({})\cdot\tan 46^\circ", r"e^{{i\pi}}({})"),
+    *(r"({})+\arctan 1-\frac{{\pi}}{{4}}+10^{{-30}}", r"({})\cdot(\sin^2 1+\cos^2 1+10^{{-75}})"),
+)
+
+
+def retyped(number: int) -> list[Pair]:
+    """Golds of the data sets that are expressions, each in forms of the same and another value."""
+    golds = {row["answer"] for path in data_files() for row in read_jsonl(path)}
+    texts = []
+    for text in sorted(golds):
+        try:
+            gold = Gold.parse(text)
+        except ValueError:
+            continue
+        if gold.kind in (Kind.EXPRESSION, Kind.COMPLEX) and gold.node and gold.node[0] != "unit":
+            texts.append(text)
+    chosen = random.Random(0).sample(texts, min(number, len(texts)))
+    return [
+        Pair(boxed(form.format(text)), text, label)
+        for text in chosen
+        for label, forms in ((True, SAME_VALUE), (False, OTHER_VALUE))
+        for form in forms
+    ]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from rewards import Gold, Reason, Verifier
 from rewards.extract import MODES, extract
+from rewards.gold import Kind
 from rewards.judging.judge import judge_fast
 from tests.rewards.shapes import grown
 
@@ -69,9 +70,39 @@ BINARY = (
     *("{}+{}", "{}-{}", r"{}\cdot {}", r"\frac{{{}}}{{{}}}", "{{{}}}^{{{}}}", "({},{})", "[{},{})"),
     *(r"\{{{},{}\}}", "{}={}", r"{}\le {}", r"\log_{{{}}}{{{}}}", r"\binom{{{}}}{{{}}}", "{}:{}"),
     *("{}, {}", r"\begin{{pmatrix}}{}\\{}\end{{pmatrix}}", r"({},1)\cup(2,{})"),
+    *("{}；{}", r"{}\text{{ 或 }}{}", r"{}\text{{ or }}{}", r"{}\approx {}", r"\max({},{})"),
+    *(r"\begin{{pmatrix}}{}&0\\1&{}\end{{pmatrix}}", r"{}\equiv {}\pmod 7", r"{}\pm {}", "{}<x<{}"),
+    *(r"\begin{{cases}}x={}\\y={}\end{{cases}}", r"\sum_{{k={}}}^{{{}}}k^2", r"\sqrt[{}]{{{}}}"),
+    *(r"\{{x\mid {}<{}\}}", r"\{{x\in\mathbb{{Z}}: {}\le x\le {}\}}", r"\int_{{{}}}^{{{}}}x\,dx"),
+    *(r"{}+{}k\pi, k\in\mathbb{{Z}}", r"({}+2t,{}-t), t\in\mathbb{{Z}}", r"(\pm {},\pm {})"),
 )
-UNARY = (r"\sqrt{{{}}}", "({})", "-{}", "{}!", r"\sin({})", "|{}|", r"{}\%", r"{}\text{{ cm}}")
-leaves = st.one_of(numbers, st.sampled_from([*"xyn", r"\pi"]))
+UNARY = (
+    *(r"\sqrt{{{}}}", "({})", "-{}", "{}!", r"\sin({})", "|{}|", r"{}\%", r"{}\text{{ cm}}"),
+    *(r"\cos {}", r"\tan\left({}\right)", r"\ln {}", "e^{{{}}}", r"e^{{i{}}}", r"\arcsin({})"),
+    *(r"\arctan {}", r"\sinh {}", r"\cosh({})", r"\lfloor {}\rfloor", "f({})", "f(x)={}", "y={}"),
+    *(r"{}^\circ", r"\sin {}^\circ", "{}元", "{}平方厘米", r"\fbox{{{}}}", r"\mathbf{{{}}}"),
+    *(r"\text{{（}}{}\text{{）}}", "选{}", r"\prod_{{i=1}}^{{n}}{}", r"{}\text{{ for all }}x"),
+    *(r"\{{x: x^2<{}\}}", r"|x|>{}", r"x^2-{}x=0", r"\{{{}+k\pi: k\in\mathbb{{Z}}\}}", "{}>0"),
+    *(
+        "\x0crac{{{}}}{{2}}",
+        r"\lim_{{x\to 0}}{}",
+        r"\overline{{{}}}",
+        r"{}_2",
+        "{}!!",
+        "(-1)^{{{}}}",
+    ),
+)
+leaves = st.one_of(numbers, st.sampled_from([*"xynkai", r"\pi", "e", r"\theta", r"\infty", "2x"]))
+# The same value written in a way that only the symbolic stage can see through.
+DISGUISES = (
+    *(r"({})(\sin^2 1+\cos^2 1)", r"({})+\arctan 1-\frac{{\pi}}{{4}}", r"-e^{{i\pi}}({})"),
+    *(r"({})\cdot\frac{{n!}}{{n(n-1)!}}", r"({})+\sin 2x-2\sin x\cos x", r"({})+\ln 6-\ln 2-\ln 3"),
+    *(r"({})\cdot(\cosh^2 x-\sinh^2 x)", r"({})+\sqrt{{3+2\sqrt2}}-1-\sqrt2"),
+)
+SCALARS = (
+    *("{}+{}", "{}-{}", r"{}\cdot {}", r"\frac{{{}}}{{{}}}", "({})^{{{}}}", r"\sqrt{{{}}}"),
+    *(r"\sin({})", r"\cos({})", r"\ln({})", r"e^{{{}}}", r"\arctan({})", "({})!", r"\cosh({})"),
+)
 
 
 @st.composite
@@ -80,7 +111,16 @@ def expression(draw: st.DrawFn, depth: int = 3) -> str:
     form = draw(st.sampled_from(["{}", *UNARY, *BINARY])) if depth else "{}"
     if form == "{}":
         return draw(leaves)
-    return form.format(*(draw(expression(depth - 1)) for _ in range(1 + (form in BINARY))))
+    return form.format(*(draw(expression(depth - 1)) for _ in range(form.count("{}"))))
+
+
+@st.composite
+def scalar(draw: st.DrawFn, depth: int = 2) -> str:
+    """LaTeX of a number or a function of x and n."""
+    form = draw(st.sampled_from(["{}", *SCALARS])) if depth else "{}"
+    if form == "{}":
+        return draw(st.one_of(st.integers(1, 30).map(str), st.sampled_from(["x", "n", r"\pi"])))
+    return form.format(*(draw(scalar(depth - 1)) for _ in range(form.count("{}"))))
 
 
 expressions = expression()
@@ -178,10 +218,30 @@ def verifier_properties(verifier: Verifier) -> list:
         reasons = {verdict.reason for verdict in verdicts} - {Reason.TIMEOUT, Reason.TOO_LARGE}
         assert reasons <= {Reason.CORRECT}, (text, verdicts)
 
+    def a_disguised_gold_ends_with_a_verdict_and_is_not_refused_by_sympy(text, disguise, near):
+        gold = gold_or_none(text)
+        if gold is None or gold.kind is not Kind.EXPRESSION:
+            return
+        right, wrong = verifier.verify_many(
+            [
+                (rf"\boxed{{{disguise.format(text)}{tail}}}", gold)
+                for tail in ("", f"+10^{{-{near}}}")
+            ]
+        )
+        for verdict in (right, wrong):
+            assert not verdict.stage.startswith("error:"), verdict
+            assert verdict.reason is not Reason.WORKER_DIED, verdict
+        assert (right.reason, right.stage) != (Reason.WRONG, "symbolic"), right
+        assert wrong.stage != "symbolic" or not wrong.correct, wrong
+
     several = st.lists(st.tuples(answers, answers), min_size=1, max_size=8)
     return [
         ((several,), verdicts_end_and_no_failure_is_ours),
         ((expressions,), a_gold_equals_itself_however_it_is_decorated),
+        (
+            (scalar(), st.sampled_from(DISGUISES), st.integers(20, 90)),
+            a_disguised_gold_ends_with_a_verdict_and_is_not_refused_by_sympy,
+        ),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlvr.engines.engine import Engine, Request, Response, Sampling
 from rlvr.training.build import new_engine, refuse_unservable
@@ -12,6 +12,7 @@ from rlvr.training.build import new_engine, refuse_unservable
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlvr.adapters.base import Sync
     from rlvr.config.train import TrainRecipe
     from rlvr.engines.weights.fingerprint import Piece
     from rlvr.policy.policy import Policy
@@ -62,7 +63,7 @@ class WarmEngine:
         self._key: tuple[object, ...] | None = None
         self._engine: Engine | None = None
 
-    def __call__(self, recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -> Engine:
+    def __call__(self, recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: Sync) -> Engine:
         """The engine for this run; only the methods that vLLM cannot serve get one of their own."""
         if not use_vllm:
             return new_engine(recipe, policy, use_vllm, mode)
@@ -106,13 +107,6 @@ def _key(recipe: TrainRecipe, policy: Policy, mode: str) -> tuple[object, ...]:
 def _base_weights(recipe: TrainRecipe, path: str) -> Iterable[tuple[str, Tensor]]:
     """Every weight of the base as it lies on the disk: the run before may have changed any."""
     from rlvr.adapters.targets import servable_weights
-    from rlvr.policy.policy import load_base
+    from rlvr.policy.language_model import load_base
 
-    base: Any = load_base(recipe.model, path, _dtype(recipe))[0]
-    return servable_weights(base)
-
-
-def _dtype(recipe: TrainRecipe) -> Any:
-    import torch
-
-    return getattr(torch, recipe.model.dtype)
+    return servable_weights(load_base(recipe.model, path)[0])

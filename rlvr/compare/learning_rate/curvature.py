@@ -74,7 +74,7 @@ def correct_rows(recipe: TrainRecipe, count: int) -> list[TokenRow]:
     sampling = Sampling(
         recipe.rollout.max_response_len,
         recipe.rollout.temperature,
-        stop_token_ids=with_stops(recipe, policy.tokenizer).rollout.stop_token_ids,
+        stop_token_ids=with_stops(recipe.rollout, policy.tokenizer).stop_token_ids,
     )
     with Verifier(answer_mode=recipe.reward.answer_mode, num_workers=1) as verifier:
         for start in range(0, 8 * count, count):

@@ -16,8 +16,6 @@ from rlvr.engines.weights.fingerprint import Piece
 if TYPE_CHECKING:
     import aiohttp
 
-    from rlvr.config.train import TrainRecipe
-
 CONNECT_S = 5.0
 """Seconds for a connection to stand."""
 HEALTH_S = 30.0
@@ -235,18 +233,18 @@ async def _can_read(server: Server) -> bool:
     return True
 
 
-async def examine(server: Server, recipe: TrainRecipe, mode: str) -> None:
-    """Learns what the server serves and refuses one that cannot do its part for the recipe.
+async def examine(server: Server, max_len: int, mode: str) -> None:
+    """Learns what the server serves and refuses one that cannot serve rows of `max_len` tokens, or
+    take weights by the sync `mode`.
 
     Raises: ConfigError; ServerLost, RunError where it does not answer as it should.
     """
     if not await server.open():
         return
     how = "start it with rlvr serve and this recipe"
-    if server.max_len < recipe.model.max_len:
+    if server.max_len < max_len:
         raise ConfigError(
-            f"model.max_len = {recipe.model.max_len}: {server.url} takes {server.max_len} tokens;"
-            f" {how}"
+            f"model.max_len = {max_len}: {server.url} takes {server.max_len} tokens; {how}"
         )
     paths = (await server.call("GET", "/openapi.json", timeout_s=HEALTH_S))["paths"]
     if ENDPOINTS[mode] not in paths:

@@ -19,7 +19,7 @@ from rlvr.engines.weights.fingerprint import Piece
 if TYPE_CHECKING:
     import aiohttp
 
-    from rlvr.config.train import TrainRecipe
+    from rlvr.config.train import RolloutConfig
 
 MAX_REISSUES = 3
 """Times that one request is given to a server again before the run stops."""
@@ -56,15 +56,17 @@ class Pool:
 
     def __init__(
         self,
-        recipe: TrainRecipe,
+        rollout: RolloutConfig,
+        max_len: int,
         mode: str,
         base: str,
         http: aiohttp.ClientSession,
         tolerance: float,
     ) -> None:
-        """mode: of the sync. base: the policy's folder or hub id."""
-        self._recipe, self._mode, self._http, self._tolerance = recipe, mode, http, tolerance
-        self._servers = [Server(url, http) for url in recipe.rollout.servers]
+        """max_len: of rows (tokens). mode: of the sync. base: the policy's folder or hub id."""
+        self._rollout, self._http, self._tolerance = rollout, http, tolerance
+        self._max_len, self._mode = max_len, mode
+        self._servers = [Server(url, http) for url in rollout.servers]
         # the run before may have left its weights in a server
         self._handover = Handover(base) if mode == "merged" else None
         self._probe: Probe | None = None
@@ -94,7 +96,7 @@ class Pool:
 
         Raises: RunError when there is none; ConfigError for one that cannot serve the recipe.
         """
-        wait_s, now = self._recipe.rollout.server_wait_s, asyncio.get_running_loop().time
+        wait_s, now = self._rollout.server_wait_s, asyncio.get_running_loop().time
         give_up, said = now() + wait_s, False
         while True:
             await asyncio.gather(*(self._take(server) for server in self._servers if server.lost))
@@ -112,7 +114,7 @@ class Pool:
     async def _take(self, server: Server) -> None:
         """Makes a server live that answers: it has the others' weights, which was checked."""
         try:
-            await examine(server, self._recipe, self._mode)
+            await examine(server, self._max_len, self._mode)
             if self._handover is None:
                 server.model = server.base
             elif self._handover.adapter:
@@ -223,14 +225,14 @@ class Pool:
 
     async def _next(self, events: asyncio.Queue[Event], num_running: int) -> Event:
         try:
-            longest = None if num_running else self._recipe.rollout.server_wait_s
+            longest = None if num_running else self._rollout.server_wait_s
             return await asyncio.wait_for(events.get(), longest)
         except TimeoutError:
             raise RunError(self._none_left()) from None
 
     def _freest(self) -> Server | None:
         """The live server with the fewest outstanding tokens, or None where all are full."""
-        slots = self._recipe.rollout.max_num_seqs
+        slots = self._rollout.max_num_seqs
         free = [server for server in self._live if len(server.running) < slots]
         return min(free, key=lambda server: server.num_tokens, default=None)
 
@@ -293,8 +295,8 @@ class Pool:
 
     def _none_left(self) -> str:
         return (
-            f"no server of rollout.servers ({', '.join(self._recipe.rollout.servers)}) answered"
-            f" for {self._recipe.rollout.server_wait_s:g} s; start them with rlvr serve"
+            f"no server of rollout.servers ({', '.join(self._rollout.servers)}) answered"
+            f" for {self._rollout.server_wait_s:g} s; start them with rlvr serve"
         )
 
     async def close(self) -> None:

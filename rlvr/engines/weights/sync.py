@@ -22,7 +22,7 @@ from rlvr.engines.weights.arrival import Arrival, check_arrival
 from rlvr.policy.policy import Policy, TokenRow
 
 if TYPE_CHECKING:
-    from rlvr.config.train import TrainRecipe
+    from rlvr.config.train import RolloutConfig
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 """Largest difference of a token's log-probability (nats) that rounding alone usually makes, by
@@ -53,25 +53,25 @@ class SyncStats:
     logprob_error_p99: float
 
 
-def stop_tolerance(recipe: TrainRecipe) -> float:
+def stop_tolerance(rollout: RolloutConfig, dtype: torch.dtype) -> float:
     """The largest difference of a log-probability (nats) that a run goes on with.
 
     In 16 bits there is none unless the recipe sets one: rounding makes differences of any size, and
     whether weights arrived is not seen in them.
     """
-    if recipe.rollout.sync_tolerance is not None:
-        return recipe.rollout.sync_tolerance
-    return TOLERANCE[torch.float32] if recipe.model.dtype == "float32" else math.inf
+    if rollout.sync_tolerance is not None:
+        return rollout.sync_tolerance
+    return TOLERANCE[dtype] if dtype == torch.float32 else math.inf
 
 
-def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:
+def choose_mode(rollout: RolloutConfig, policy: Policy) -> Sync:
     """The sync mode of the run."""
-    return mode_of(recipe, policy.method, policy.device.type == "cpu")
+    return mode_of(rollout, policy.method, policy.device.type == "cpu")
 
 
-def mode_of(recipe: TrainRecipe, method: Method, on_cpu: bool) -> Sync:
+def mode_of(rollout: RolloutConfig, method: Method, on_cpu: bool) -> Sync:
     """The sync mode of a run of this method on a CPU or a GPU."""
-    wanted = recipe.rollout.sync
+    wanted = rollout.sync
     if not method.syncs:
         return "none"
     if wanted == "auto":
@@ -87,7 +87,7 @@ class Syncer:
 
     def __init__(
         self,
-        recipe: TrainRecipe,
+        rollout: RolloutConfig,
         policy: Policy,
         engine: Engine,
         mode: Sync,
@@ -98,7 +98,7 @@ class Syncer:
         self.mode: Sync = mode
         self.num_bytes = 0
         self._policy, self._engine, self._world = policy, engine, world
-        self._tolerance = stop_tolerance(recipe)
+        self._tolerance = stop_tolerance(rollout, policy.dtype)
         self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
         self._is_proven = False
         self._first_mean: float | None = None

@@ -27,7 +27,7 @@ from tests.rlvr.engines.engine_cases import (
 def vllm_engine(make_recipe):
     """One real engine for the module, able to take merged weights and adapters."""
     recipe = make_recipe()
-    engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=8)
+    engine = VllmEngine(recipe.model, recipe.rollout, recipe.model.path, max_lora_rank=8)
     yield engine
     engine.close()
 
@@ -37,7 +37,7 @@ def vllm_engine(make_recipe):
 def test_after_real_updates_vllm_serves_exactly_the_policy(make_recipe, vllm_engine, mode):
     recipe = make_recipe()
     policy = adapted_policy(recipe)
-    syncer = Syncer(recipe, policy, vllm_engine, mode, PROMPTS)
+    syncer = Syncer(recipe.rollout, policy, vllm_engine, mode, PROMPTS)
     stats = syncer.sync()
     assert stats.num_bytes > 0
     assert stats.logprob_error < 1e-4
@@ -58,9 +58,14 @@ def clear_adapter(engine, recipe) -> None:
 @pytest.mark.parametrize("mode", ["merged", "adapter"])
 def test_a_vllm_that_slept_gives_its_memory_up_and_serves_the_policy_again(make_recipe, mode):
     recipe = make_recipe(rollout={"engine": "vllm", "sleep": True})
-    engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=8 if mode == "adapter" else None)
+    engine = VllmEngine(
+        recipe.model,
+        recipe.rollout,
+        recipe.model.path,
+        max_lora_rank=8 if mode == "adapter" else None,
+    )
     policy = adapted_policy(recipe)
-    syncer = Syncer(recipe, policy, engine, mode, PROMPTS)
+    syncer = Syncer(recipe.rollout, policy, engine, mode, PROMPTS)
     for _ in range(2):
         assert syncer.sync().logprob_error < 1e-4
         before = torch.cuda.mem_get_info()[0]
@@ -83,7 +88,7 @@ def test_vllm_draws_nothing_from_torchs_own_generator(vllm_engine):
 def test_full_fine_tuning_reaches_vllm_exactly(make_recipe, vllm_engine):
     recipe = make_recipe().model_copy(update={"adapter": AdapterConfig(method="full")})
     policy = adapted_policy(recipe)
-    syncer = Syncer(recipe, policy, vllm_engine, "merged", PROMPTS)
+    syncer = Syncer(recipe.rollout, policy, vllm_engine, "merged", PROMPTS)
     assert syncer.sync().logprob_error < 1e-4
     base = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
     vllm_engine.load_weights(base.engine_weights())
@@ -96,7 +101,7 @@ def test_a_module_that_does_not_arrive_is_named(make_recipe, vllm_engine, monkey
     lost = "model.layers.1.mlp.down_proj"
     kept = [(n, w) for n, w in merged_weights(policy.model) if not n.startswith(lost)]
     monkeypatch.setattr(type(policy), "engine_weights", lambda self: iter(kept))
-    syncer = Syncer(recipe, policy, vllm_engine, "merged", PROMPTS)
+    syncer = Syncer(recipe.rollout, policy, vllm_engine, "merged", PROMPTS)
     with pytest.raises(SyncError, match=rf"{lost} without its update"):
         syncer.sync()
     monkeypatch.setattr(type(policy), "engine_weights", lambda self: iter([]))

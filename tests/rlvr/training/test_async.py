@@ -29,7 +29,7 @@ from tests.waiting import HANG_S
 @pytest.fixture(scope="module")
 def engine(make_recipe):
     recipe = make_recipe(rollout={"engine": "vllm"})
-    engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=None)
+    engine = VllmEngine(recipe.model, recipe.rollout, recipe.model.path, max_lora_rank=None)
     yield engine
     engine.close()
 
@@ -64,7 +64,7 @@ def make_session(make_recipe, engine, verifier):
             policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
             EntropyControl(recipe.algorithm),
             engine,
-            Syncer(recipe, policy, engine, choose_mode(recipe, policy), prompts),
+            Syncer(recipe.rollout, policy, engine, choose_mode(recipe.rollout, policy), prompts),
             verifier,
             Sampler(recipe, data.problems, prompts, policy.tokenizer.decode),
             data,
