@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.engines.engine import Request, Response, Sampling
+from rlvr.common.log import get_logger
+from rlvr.engines.engine import Request, Response, SamplingParams
 from rlvr.engines.server.client import Server, ServerLost, ServerRestarted, examine
 from rlvr.engines.weights.fingerprint import Piece
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import aiohttp
 
     from rlvr.config.train import RolloutConfig
+
+logger = get_logger(__name__)
 
 MAX_REISSUES = 3
 """Times that one request is given to a server again before the run stops."""
@@ -184,7 +186,7 @@ class Pool:
     async def serve(
         self,
         requests: Sequence[Request],
-        sampling: Sampling,
+        sampling: SamplingParams,
         put: Callable[[tuple[int, Response]], None],
     ) -> None:
         """Puts out every response with the index of its request, as they come.
@@ -241,7 +243,7 @@ class Pool:
         server: Server,
         index: int,
         request: Request,
-        sampling: Sampling,
+        sampling: SamplingParams,
         events: asyncio.Queue[Event],
     ) -> None:
         num_tokens = len(request.prompt_ids) + sampling.max_len
@@ -326,4 +328,4 @@ async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"vLLM server {text}", file=sys.stderr, flush=True)
+    logger.warning(f"vLLM server {text}")
