@@ -24,8 +24,8 @@ from rlvr.data.check import questions, read_training_rows
 from rlvr.data.problems import load_problems
 from rlvr.distributed.shares import shares
 from rlvr.policy.packing import TokenRow, buckets, lines, pack
-from rlvr.report.rollouts import groups_of, read_rollouts
-from rlvr.runs.reader import read_metrics
+from rlvr.report.rollouts import groups_of
+from rlvr.runs.reader import read_metrics, read_rollouts
 from rlvr.sampling.problem_selection import Selector, difficulty_levels
 from tests.growth import exponent, work
 

@@ -22,8 +22,7 @@ from rlvr.config.train import DataConfig
 from rlvr.data.check import read_training_rows
 from rlvr.data.problems import load_problems
 from rlvr.plan.calibrate import measured_steps
-from rlvr.report.rollouts import read_rollouts
-from rlvr.runs.reader import read_metrics
+from rlvr.runs.reader import read_metrics, read_rollouts
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(p for d in ("eval", "rewards", "rlvr") for p in (ROOT / d).rglob("*.py"))

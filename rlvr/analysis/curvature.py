@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from rlvr.policy.packing import TokenRow, buckets
 
 if TYPE_CHECKING:
-    from rlvr.policy.policy import Policy
+    from rlvr.policy.language_model import LanguageModel
 
 BREAKDOWN = 1e-6
 """A new direction shorter than this, relative to the eigenvalue, ends the iteration: the Krylov
@@ -148,7 +148,7 @@ def _derivative(
 
 
 def token_losses(
-    policy: Policy, rows: Sequence[TokenRow], max_positions: int
+    policy: LanguageModel, rows: Sequence[TokenRow], max_positions: int
 ) -> list[Callable[[], Tensor]]:
     """Parts whose sum is the mean negative log-probability of the rows' response tokens.
 
@@ -164,7 +164,7 @@ def token_losses(
     ]
 
 
-def _token_loss(policy: Policy, rows: Sequence[TokenRow], num_tokens: int) -> Tensor:
+def _token_loss(policy: LanguageModel, rows: Sequence[TokenRow], num_tokens: int) -> Tensor:
     """Negative log-probability of the rows' response tokens, over `num_tokens` of all parts."""
     ids, mask, labels = _padded(rows)
     prefix = policy.prefix(len(rows))

@@ -16,8 +16,9 @@ import torch
 from eval.intervals import fraction_over_problems, stratified
 from rlvr.analysis.lines import read_lines
 from rlvr.common.errors import ConfigError
+from rlvr.policy.language_model import LanguageModel
 from rlvr.policy.loading import context_len
-from rlvr.policy.policy import Policy, TokenRow
+from rlvr.policy.packing import TokenRow
 
 HARNESS_TASKS = {"hellaswag": "acc_norm", "arc_challenge": "acc_norm", "winogrande": "acc"}
 """Tasks of lm-evaluation-harness and the metric of each that is reported for it."""
@@ -57,7 +58,9 @@ def _choice(row: dict[str, Any], where: str) -> Choice:
 
 
 @torch.no_grad()
-def score_choices(policy: Policy, questions: Sequence[Choice], max_tokens: int = 8192) -> list[int]:
+def score_choices(
+    policy: LanguageModel, questions: Sequence[Choice], max_tokens: int = 8192
+) -> list[int]:
     """1 for every question whose right choice has the highest log-likelihood per character.
 
     A choice continues its question after one space, with no chat template. Divided by characters
@@ -80,7 +83,7 @@ def score_choices(policy: Policy, questions: Sequence[Choice], max_tokens: int =
     return right
 
 
-def _row(policy: Policy, question: str, choice: str) -> TokenRow:
+def _row(policy: LanguageModel, question: str, choice: str) -> TokenRow:
     """The question's tokens and those that the choice adds; a joint encoding decides the border."""
     tokenizer = policy.tokenizer
     prompt = tokenizer(question.rstrip(), add_special_tokens=False)["input_ids"]
@@ -95,7 +98,7 @@ def _row(policy: Policy, question: str, choice: str) -> TokenRow:
     return TokenRow(both[: max(shared, 1)], both[max(shared, 1) :])
 
 
-def _sums(policy: Policy, rows: Sequence[TokenRow], max_tokens: int) -> list[float]:
+def _sums(policy: LanguageModel, rows: Sequence[TokenRow], max_tokens: int) -> list[float]:
     """Log-likelihood of each row's response, in batches of similar length."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     sums = [0.0] * len(rows)
@@ -117,7 +120,7 @@ def summarise(right: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     return tasks | {"mean": stratified(list(right.values())).to_json()}
 
 
-def accuracies(policy: Policy, files: Sequence[Path], harness: bool) -> dict[str, Any]:
+def accuracies(policy: LanguageModel, files: Sequence[Path], harness: bool) -> dict[str, Any]:
     """`summarise` of the files, by their names, and of the harness's tasks where asked for."""
     right: dict[str, Sequence[float]] = {
         path.name.partition(".")[0]: score_choices(policy, read_choices(path)) for path in files
@@ -126,7 +129,7 @@ def accuracies(policy: Policy, files: Sequence[Path], harness: bool) -> dict[str
 
 
 def run_harness(
-    policy: Policy,
+    policy: LanguageModel,
     tasks: Mapping[str, str] = HARNESS_TASKS,
     limit: int | None = None,
     include_path: Path | None = None,

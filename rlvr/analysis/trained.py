@@ -13,16 +13,15 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Parameter
 
-from rlvr.adapters import METHODS
-from rlvr.adapters.load import load_adapted
 from rlvr.adapters.merge import plain_name
 from rlvr.analysis.curvature import hessian_product, lanczos, token_losses
 from rlvr.analysis.entanglement import mean_profile
 from rlvr.analysis.lines import read_lines
-from rlvr.analysis.stream import find_manifest, is_adapter, layer_of
+from rlvr.analysis.stream import is_adapter, layer_of
 from rlvr.common.errors import ConfigError
-from rlvr.config.train import AdapterConfig, ModelConfig
-from rlvr.policy.policy import Policy, TokenRow, load_base
+from rlvr.config.train import ModelConfig
+from rlvr.policy.language_model import LanguageModel, load_frozen
+from rlvr.policy.packing import TokenRow
 
 MAX_BASIS_BYTES = 4 << 30
 """Memory of Lanczos' vectors; fewer iterations fit of many parameters."""
@@ -30,21 +29,12 @@ MAX_ATTENTION_LEN, ATTENTION_ROWS = 128, 4
 TOKENS_AT_A_TIME = 4096
 
 
-def load_trained(checkpoint: Path, base: Path) -> Policy:
-    """The policy of a checkpoint in float32, nothing of it set to train."""
-    folder = base if is_adapter(checkpoint) else checkpoint
-    config = ModelConfig(path=str(folder), dtype="float32", max_len=16)
-    model, tokenizer = load_base(config, str(folder), torch.float32)
-    if is_adapter(checkpoint):
-        model = load_adapted(model, checkpoint)
-    name = (find_manifest(checkpoint) or {}).get("method", "full")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.requires_grad_(False).eval().to(device)
-    method = METHODS[name]
-    adapter = AdapterConfig()
-    policy = Policy(model, tokenizer, method, adapter, torch.float32, device, str(folder))
-    policy.check_logits()
-    return policy
+def load_trained(checkpoint: Path, base: Path) -> LanguageModel:
+    """The model of a checkpoint in float32, nothing of it set to train."""
+    adapter = checkpoint if is_adapter(checkpoint) else None
+    folder = str(checkpoint if adapter is None else base)
+    config = ModelConfig(path=folder, dtype="float32", max_len=16)
+    return load_frozen(config, folder, adapter)
 
 
 def read_token_rows(path: Path, tokenizer: Any, limit: int) -> list[TokenRow]:
@@ -65,7 +55,7 @@ def read_token_rows(path: Path, tokenizer: Any, limit: int) -> list[TokenRow]:
 
 
 def curvature(
-    policy: Policy,
+    policy: LanguageModel,
     rows: Sequence[TokenRow],
     layers: Sequence[int] | None = None,
     max_iterations: int = 300,
@@ -104,7 +94,9 @@ def curvature(
     return {"whole": whole, "modules": values, "unconverged": unconverged}
 
 
-def _trained_modules(policy: Policy, layers: Sequence[int] | None) -> dict[str, list[Parameter]]:
+def _trained_modules(
+    policy: LanguageModel, layers: Sequence[int] | None
+) -> dict[str, list[Parameter]]:
     if not isinstance(policy.model, PeftModel):
         found = {
             name.removesuffix(".weight"): [value]
@@ -130,7 +122,7 @@ def _own_parameters(layer: Any) -> list[Parameter]:
 
 @torch.no_grad()
 def attention_profiles(
-    policy: Policy, rows: Sequence[TokenRow], layers: Sequence[int] | None = None
+    policy: LanguageModel, rows: Sequence[TokenRow], layers: Sequence[int] | None = None
 ) -> list[dict[str, Any]]:
     """Entanglement of the token-token attention matrices, layer by layer, mean over heads and rows.
 

@@ -1,4 +1,4 @@
-"""What the processor at hand is slow at. Imports torch only where it is asked."""
+"""Compute types that this machine's processor has no units for. Imports torch only in `advice`."""
 
 from __future__ import annotations
 

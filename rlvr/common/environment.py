@@ -5,7 +5,7 @@ import os
 
 
 def set_environment() -> None:
-    """What libraries read once, on import: less talk, and threads that do not spin.
+    """Sets what libraries read when they are imported: fewer log lines, threads that do not spin.
 
     OpenMP threads that spin while they wait take whole cores from the engine, the verifier and
     everything else: with one busy neighbour, generation on 2 cores was 10 times slower.

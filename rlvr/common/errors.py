@@ -7,4 +7,4 @@ class ConfigError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, through no fault in its recipe's form; says what was seen."""
+    """A run that cannot continue although its recipe is valid; the message says what was seen."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside, flushed to the disk, then renamed."""
+"""Atomic writes, and output streams that a full disk or a closed pipe does not break."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes or replaces the file at `path`; who reads meanwhile sees the old one or the new one.
+    """Writes or replaces the file at `path` atomically: readers see the old content or the new.
 
-    Raises: OSError; then the old one is still there, and nothing beside it.
+    Raises: OSError; the old file is then unchanged and nothing is left beside it.
     """
     data = content.encode() if isinstance(content, str) else content
     partial = path.with_name(f".{path.name}.partial")
@@ -25,7 +25,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # some file systems rename before they write the content
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)

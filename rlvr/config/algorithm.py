@@ -100,6 +100,7 @@ class AlgorithmConfig(Section):
     def _fill_preset(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(values, dict):
             return build(values)
+        # an unknown preset fills in nothing: its own field's error names it
         filled = PRESETS.get(values.get("preset", "dapo"), {}) | values
         in_loss = filled.get("kl_in", "loss") == "loss"
         if filled.get("kl_unbiased") is None:

@@ -1,4 +1,4 @@
-"""The base of every block of settings."""
+"""The base class of all sections of settings."""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic takes true for 1, and lets nan through where there is no bound."""
+        # pydantic takes true for 1, and lets nan through where a field has no bound
         kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
         if not kinds & {int, float} or bool in kinds:
             return value
@@ -31,7 +31,7 @@ class Section(BaseModel):
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """The classes that an annotation is built of."""
+    """The classes inside an annotation: int and None of `int | None`."""
     inner = get_args(annotation)
     if not inner:
         yield annotation

@@ -125,12 +125,12 @@ class DenseConfig(Section):
 
 
 class PruneConfig(Section):
-    """Successive halving: after each rung only the best methods go on."""
+    """Successive halving: after each rung only the best methods continue."""
 
     rungs: tuple[int, ...] = Field(min_length=1)
     """Steps after which methods are compared, ascending."""
     keep: float = Field(default=0.5, gt=0, lt=1)
-    """Fraction of methods that goes on, rounded up."""
+    """Fraction of methods that continue, rounded up."""
 
 
 class ExecutorConfig(Section):
@@ -152,7 +152,7 @@ class ExecutorConfig(Section):
 
 
 class CompareRecipe(Section):
-    """A whole recipe for `rlvr compare` and `rlvr lr-find`."""
+    """A complete recipe for `rlvr compare` and `rlvr lr-find`."""
 
     compare: CompareConfig
     methods: dict[Name, MethodConfig] = Field(min_length=1)

@@ -52,7 +52,9 @@ _KL = {"algorithm.kl_beta": _above_zero}
 _ENTROPY_TARGET = {"algorithm.entropy_target": _is_there}
 _MISMATCH = {"algorithm.mismatch": _other_than("none")}
 _CHOSEN = {"sampling.strategy": _other_than("uniform")}
+# "auto" counts as vLLM: a recipe is the same on machines with and without it
 _VLLM = {"rollout.engine": _other_than("transformers")}
+# `rlvr serve` gives a server most of its GPU, whatever the recipe leaves to the trainer
 _IN_PROCESS = {"rollout.engine": _among("auto", "vllm")}
 _SERVERS = {"rollout.engine": _among("vllm_server")}
 _EVALUATED = {"eval.path": _is_there, "eval.benchmarks": _is_there}

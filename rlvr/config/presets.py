@@ -53,13 +53,14 @@ USES_EQUAL_REWARDS = ("batch",)
 
 
 def fill_dynamic(tree: Any) -> Any:
-    """The recipe's dict with sampling.dynamic = false where nothing is said of it and the advantage
-    is one that learns from groups with equal rewards, which dynamic sampling drops."""
+    """The recipe as nested dicts, sampling.dynamic false where it is not given and the advantage
+    learns from groups with equal rewards, which dynamic sampling drops."""
     if not isinstance(tree, Mapping):
         return tree
     algorithm, sampling = tree.get("algorithm", {}), tree.get("sampling", {})
     if not isinstance(algorithm, Mapping) or not isinstance(sampling, Mapping):
         return tree
+    # read from the dict, as the sections are not built yet
     advantage = (PRESETS.get(algorithm.get("preset", ""), {}) | dict(algorithm)).get("advantage")
     if advantage not in USES_EQUAL_REWARDS or "dynamic" in sampling:
         return tree

@@ -130,7 +130,7 @@ def _trains_on_older(recipe: TrainRecipe) -> bool:
 def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
     is_async, staleness = recipe.rollout.mode == "async", recipe.rollout.max_staleness
     width = recipe.rollout.ranks_per_engine
-    if is_async and width > 1:
+    if is_async and width > 1:  # collectives of two threads would meet in one process group
         yield (
             f'rollout.mode = "async": not with rollout.tensor_parallel_size = {width}, whose ranks'
             " would wait for each other in an update and in generation at once; set it to 1, or"
@@ -152,6 +152,7 @@ def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
 
 def _of_behaviour(recipe: TrainRecipe) -> Iterator[str]:
     algorithm, dtype = recipe.algorithm, recipe.model.dtype
+    # a token's ratio carries the rounding once; over a response of 1,000 tokens it adds up
     by_engine = algorithm.mismatch == "none" and _trains_on_older(recipe)
     if by_engine and algorithm.ratio != "token" and dtype != "float32":
         yield (
@@ -293,7 +294,7 @@ RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
 
 
 def cautions(recipe: TrainRecipe) -> Iterator[str]:
-    """What works and is easily not meant, one sentence each: said once, when a run starts."""
+    """Settings that work and are easily not meant, one sentence each; logged when a run starts."""
     parts = ("format_weight", "length_weight", "repetition_weight")
     weights = {name: getattr(recipe.reward, name) for name in parts}
     given = ", ".join(f"reward.{name} = {value:g}" for name, value in weights.items() if value)

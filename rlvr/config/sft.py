@@ -60,7 +60,7 @@ class FinetuneTrainConfig(Section):
     log_every: int = Field(default=10, ge=1)
     """Optimizer steps between two lines of metrics.jsonl."""
     num_threads: int | None = Field(default=None, ge=1)
-    """CPU threads; None takes the cores at hand."""
+    """CPU threads; None takes all cores of the process."""
 
     @property
     def micro(self) -> int:
@@ -81,7 +81,7 @@ class FinetuneRunConfig(Section):
 
 
 class FinetuneRecipe(Section):
-    """A whole recipe for `rlvr sft` with model.path or model.sft_recipe. [model], [adapter] and
+    """A complete recipe for `rlvr sft` with model.path or model.sft_recipe. [model], [adapter] and
     [optim] are those of `rlvr train`; the method is "full" unless the recipe names one."""
 
     model: ModelConfig

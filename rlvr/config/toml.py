@@ -127,7 +127,7 @@ def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        return text  # a bare word: --adapter.method dora needs no quotes
 
 
 def _keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
@@ -159,7 +159,7 @@ _RULES = {
 
 
 def _one_line(error: ValidationError, kind: type[BaseModel]) -> str:
-    first = error.errors()[0]
+    first = error.errors()[0]  # one line for the user; the next one shows once this is fixed
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown setting{_nearest_text(key, kind)}"

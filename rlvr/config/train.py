@@ -157,7 +157,7 @@ class TrainConfig(Section):
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept."""
     num_threads: int | None = Field(default=None, ge=1)
-    """CPU threads of the trainer; None takes the cores at hand (CPU only)."""
+    """CPU threads of the trainer; None takes all cores of the process (CPU only)."""
 
 
 class EvalConfig(Section):
@@ -215,7 +215,10 @@ class RunConfig(Section):
 
 
 def lr_of_method(tree: Any) -> Any:
-    """The recipe's dict with a table of learning rates replaced by the method's own rate."""
+    """The recipe as nested dicts, a table of learning rates replaced by the method's own rate.
+
+    Raises: ValueError where the table has none for the method.
+    """
     optim = tree.get("optim") if isinstance(tree, dict) else None
     if not isinstance(optim, dict) or not isinstance(optim.get("lr"), dict):
         return tree
@@ -229,7 +232,7 @@ def lr_of_method(tree: Any) -> Any:
 
 
 class TrainRecipe(Section):
-    """A whole recipe for `rlvr train`."""
+    """A complete recipe for `rlvr train`; `rlvr.config.rules` says what may stand together."""
 
     model: ModelConfig
     data: DataConfig

@@ -9,7 +9,7 @@ from rlvr.common.errors import ConfigError
 from rlvr.data.chat import read_template, turn_end
 
 if TYPE_CHECKING:
-    from rlvr.config.train import TrainRecipe
+    from rlvr.config.train import RolloutConfig, TrainRecipe
 
 
 def ends_of(generation_config: Any, tokenizer: Any) -> set[int]:
@@ -44,12 +44,11 @@ def stop_ids(
     return tuple(dict.fromkeys(found))
 
 
-def with_stops(recipe: TrainRecipe, tokenizer: Any) -> TrainRecipe:
-    """The recipe with rollout.stop among rollout.stop_token_ids. Raises: ConfigError."""
-    rollout = recipe.rollout
+def with_stops(rollout: RolloutConfig, tokenizer: Any) -> RolloutConfig:
+    """The section with rollout.stop among its stop_token_ids. Raises: ConfigError."""
     names = ("rollout.stop", "rollout.stop_token_ids")
     ids = stop_ids(rollout.stop, rollout.stop_token_ids, tokenizer, names)
-    return recipe.model_copy(update={"rollout": rollout.model_copy(update={"stop_token_ids": ids})})
+    return rollout.model_copy(update={"stop_token_ids": ids})
 
 
 def missing_end(

@@ -13,13 +13,14 @@ from transformers import DynamicCache
 from transformers.generation import logits_process
 
 from rlvr.common.errors import ConfigError
-from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.engines.stop_tokens import ends_of
 from rlvr.engines.weights.arrival import sent_names, sent_weights
 from rlvr.engines.weights.fingerprint import Piece, whole_piece
 from rlvr.engines.weights.vllm_weights import FACTORS
+from rlvr.policy.language_model import LanguageModel
 from rlvr.policy.logits import HALF_TOLERANCE, TOLERANCE
-from rlvr.policy.policy import Policy, TokenRow
+from rlvr.policy.packing import TokenRow
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,52 +29,48 @@ BATCH_ROWS = 64
 """Rows generated at a time."""
 
 
-def check_cache(policy: Policy) -> None:
+def check_cache(model: LanguageModel) -> None:
     """Raises: ConfigError for a model that gives other probabilities token after token, behind the
     padding of a batch, than in one pass: it keeps what it has read elsewhere than in the cache it
-    is given, or reads the padding too.
-
-    What packs rows is known to be exact (tested) and not looked at again.
-    """
-    model = policy.causal_lm
-    if policy.packs_rows or policy.strategy.is_sharded:
+    is given, or reads the padding too."""
+    if model.packs_rows:  # known to be exact (tested)
         return
     error = math.inf
-    if "past_key_values" in inspect.signature(model.forward).parameters:
-        error = _cache_error(policy)
-    if not error <= (TOLERANCE if policy.dtype == torch.float32 else HALF_TOLERANCE):
+    if "past_key_values" in inspect.signature(model.causal_lm.forward).parameters:
+        error = _cache_error(model)
+    if not error <= (TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE):
         raise ConfigError(
-            f'rollout.engine = "transformers": {type(model).__name__} keeps its state in a cache of'
-            f" its own kind, with which nothing can be generated here (off by {error:.3g} nats);"
-            ' set it to "vllm", or take another model'
+            f'rollout.engine = "transformers": {type(model.causal_lm).__name__} keeps its state in'
+            " a cache of its own kind, with which nothing can be generated here (off by"
+            f' {error:.3g} nats); set it to "vllm", or take another model'
         )
 
 
-def _cache_error(policy: Policy) -> float:
+def _cache_error(model: LanguageModel) -> float:
     """Largest difference (nats) between drawn tokens' probabilities and those of one pass."""
-    encoded = policy.tokenizer("What is 1 + 1? It is 2.", add_special_tokens=False)["input_ids"]
+    encoded = model.tokenizer("What is 1 + 1? It is 2.", add_special_tokens=False)["input_ids"]
     ids = encoded or [0, 1]
     requests = [Request(ids[: max(1, len(ids) // 3)], 0), Request(ids, 1)]
-    responses = TransformersEngine(policy).generate(requests, Sampling(max_len=4))
+    responses = TransformersEngine(model).generate(requests, SamplingParams(max_len=4))
     rows = [TokenRow(q.prompt_ids, r.token_ids) for q, r in zip(requests, responses, strict=True)]
     with torch.no_grad():
-        once_T = policy.logprobs(rows, 1.0)[0]
+        once_T = model.logprobs(rows, 1.0)[0]
     drawn_T = torch.tensor([p for r in responses for p in r.logprobs], device=once_T.device)
     return float((once_T - drawn_T).abs().max())
 
 
 class TransformersEngine(Engine):
-    """Generates with the policy itself, so a sync has nothing to move."""
+    """Generates with the policy's own model, so a sync has nothing to move."""
 
     name = "transformers"
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._ends = ends_of(policy.causal_lm.generation_config, policy.tokenizer)
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._ends = ends_of(model.causal_lm.generation_config, model.tokenizer)
 
     @torch.no_grad()
     def stream(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
         for first in range(0, len(requests), BATCH_ROWS):
             batch = requests[first : first + BATCH_ROWS]
@@ -81,9 +78,9 @@ class TransformersEngine(Engine):
                 yield [(first + row, response) for row, response in finished]
 
     def _stream_batch(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
-        device = self._policy.device
+        device = self._model.device
         longest = max(len(request.prompt_ids) for request in requests)
         pads = [longest - len(request.prompt_ids) for request in requests]
         ids_NL = torch.tensor(
@@ -94,9 +91,9 @@ class TransformersEngine(Engine):
         tokens: list[list[int]] = [[] for _ in requests]
         logprobs: list[list[float]] = [[] for _ in requests]
         ends = self._ends | set(sampling.stop_token_ids)
-        running, cache = set(range(len(requests))), self._policy.prefix(len(requests))
+        running, cache = set(range(len(requests))), self._model.prefix(len(requests))
         if cache is None:
-            cache = DynamicCache(config=self._policy.causal_lm.config)
+            cache = DynamicCache(config=self._model.causal_lm.config)
         else:
             mask_NL = torch.cat(
                 [mask_NL.new_ones(len(requests), cache.get_seq_length()), mask_NL], 1
@@ -118,8 +115,8 @@ class TransformersEngine(Engine):
 
     def _next_logits(self, ids_NL: Tensor, mask_NL: Tensor, cache: DynamicCache) -> Tensor:
         positions_NL = (mask_NL.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_NL.shape[1] :]
-        with self._policy.autocast():
-            output = self._policy.causal_lm(
+        with self._model.autocast():
+            output = self._model.causal_lm(
                 input_ids=ids_NL,
                 attention_mask=mask_NL,
                 position_ids=positions_NL,
@@ -132,7 +129,7 @@ class TransformersEngine(Engine):
     @torch.no_grad()
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         rows = [TokenRow(ids[:1], ids[1:]) for ids in sequences]
-        logp_T, _ = self._policy.logprobs(rows, temperature=1.0)
+        logp_T, _ = self._model.logprobs(rows, temperature=1.0)
         lengths = [len(row.response_ids) for row in rows]
         return [part.tolist() for part in logp_T.split(lengths)]
 
@@ -146,18 +143,18 @@ class TransformersEngine(Engine):
         """What the policy that generates has: the same tensors, unless it is another policy."""
         factors = any(name.endswith(FACTORS) for name in names)
         mode, wanted = "adapter" if factors else "merged", set(names)
-        own = sent_names(self._policy, mode, everything=True)
+        own = sent_names(self._model, mode, everything=True)
         modules = [module for module, mine in own.items() if wanted.intersection(mine)]
         return {
             name: [whole_piece(value)]
-            for name, value in sent_weights(self._policy, mode, modules, everything=True)
+            for name, value in sent_weights(self._model, mode, modules, everything=True)
         }
 
     def close(self) -> None:
         pass
 
 
-def _warpers(sampling: Sampling) -> logits_process.LogitsProcessorList:
+def _warpers(sampling: SamplingParams) -> logits_process.LogitsProcessorList:
     """Temperature and truncation, in transformers' own order."""
     warpers = logits_process.LogitsProcessorList()
     warpers.append(logits_process.TemperatureLogitsWarper(float(sampling.temperature)))
@@ -171,7 +168,7 @@ def _warpers(sampling: Sampling) -> logits_process.LogitsProcessorList:
 
 
 def draw(
-    logits_NV: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]
+    logits_NV: Tensor, sampling: SamplingParams, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """([N] tokens, [N] their log-probabilities after temperature and truncation)."""
     if sampling.temperature == 0:

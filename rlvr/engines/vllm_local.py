@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import RunError
 from rlvr.distributed.world import World
-from rlvr.engines.engine import Engine, EngineLost, Request, Response, Sampling
+from rlvr.engines.engine import Engine, EngineLost, Request, Response, SamplingParams
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlvr.config.train import TrainRecipe
+    from rlvr.config.train import ModelConfig, RolloutConfig
     from rlvr.engines.weights.fingerprint import Piece
 
 
-def _set_environment(recipe: TrainRecipe) -> None:
-    """vLLM reads these once, at import."""
+def _set_environment(kv_cache_gib: int) -> None:
+    """Sets what vLLM reads once, at import."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine shares our process and weights
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(recipe.rollout.kv_cache_gib))
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(kv_cache_gib))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -51,46 +51,48 @@ class VllmEngine(Engine):
 
     def __init__(
         self,
-        recipe: TrainRecipe,
+        model: ModelConfig,
+        rollout: RolloutConfig,
         path: str,
         max_lora_rank: int | None,
         world: World = World.alone(),
+        seed: int = 0,
     ) -> None:
         """path: the policy's folder or hub id. max_lora_rank: None where adapters come merged."""
-        _set_environment(recipe)
+        _set_environment(rollout.kv_cache_gib)
         import torch
 
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM
 
         on_cpu = not torch.cuda.is_available()
-        if on_cpu and recipe.rollout.tensor_parallel_size > 1:
-            _remove_leftovers(world, recipe.rollout.tensor_parallel_size)
+        if on_cpu and rollout.tensor_parallel_size > 1:
+            _remove_leftovers(world, rollout.tensor_parallel_size)
         # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot do
         whole_prefill = {
             "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(8192, recipe.model.max_len),
+            "max_num_batched_tokens": max(8192, model.max_len),
         }
         # inside the ranks' process group: each takes its own local GPU, neighbours share an engine
         per_rank: dict[str, Any] = {"distributed_executor_backend": "external_launcher"}
         lora = {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
         self._llm: Any = LLM(
             model=path,
-            revision=recipe.model.revision,
-            trust_remote_code=recipe.model.trust_remote_code,
-            dtype=recipe.model.dtype,
-            max_model_len=recipe.model.max_len,
-            max_num_seqs=recipe.rollout.max_num_seqs,
-            tensor_parallel_size=recipe.rollout.tensor_parallel_size,
-            gpu_memory_utilization=recipe.rollout.gpu_memory_utilization,
-            enable_sleep_mode=recipe.rollout.sleep,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            dtype=model.dtype,
+            max_model_len=model.max_len,
+            max_num_seqs=rollout.max_num_seqs,
+            tensor_parallel_size=rollout.tensor_parallel_size,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            enable_sleep_mode=rollout.sleep,
             enforce_eager=on_cpu,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             skip_tokenizer_init=False,
             disable_log_stats=True,
             use_tqdm_on_load=False,
-            seed=recipe.train.seed,
+            seed=seed,
             **(whole_prefill if on_cpu else {}),
             **(lora if max_lora_rank else {}),
             **(per_rank if world.size > 1 else {}),
@@ -98,10 +100,10 @@ class VllmEngine(Engine):
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._adapter: Any = None
         self._has_served = False
-        self._can_sleep, self._asleep = recipe.rollout.sleep, False
+        self._can_sleep, self._asleep = rollout.sleep, False
 
     def stream(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
         running: dict[int, str] = {}
         self._has_served = True
@@ -150,12 +152,12 @@ class VllmEngine(Engine):
             torch.set_rng_state(rng)
 
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
-        from vllm import SamplingParams
+        from vllm import SamplingParams as VllmParams
 
         with self._alive() as llm:
             outputs = llm.generate(
                 [{"prompt_token_ids": ids} for ids in sequences],
-                SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False),
+                VllmParams(max_tokens=1, prompt_logprobs=0, detokenize=False),
                 use_tqdm=False,
                 lora_request=self._adapter,
             )
@@ -239,11 +241,11 @@ class _Counter:
             yield name, value
 
 
-def _sampling_params(sampling: Sampling, seed: int) -> Any:
-    from vllm import SamplingParams
+def _sampling_params(sampling: SamplingParams, seed: int) -> Any:
+    from vllm import SamplingParams as VllmParams
     from vllm.sampling_params import RequestOutputKind
 
-    return SamplingParams(
+    return VllmParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eval.generations import Generation
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.common.log import get_logger
-from rlvr.config.train import (
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    RolloutConfig,
-    TrainConfig,
-    TrainRecipe,
-)
+from rlvr.config.train import ModelConfig, RolloutConfig
 from rlvr.engines.engine import Engine, EngineLost, Request
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.evaluation.plan import SamplingJob, SamplingPlan
@@ -25,7 +18,7 @@ from rlvr.evaluation.targets import Target
 
 if TYPE_CHECKING:
     from rlvr.engines.transformers import TransformersEngine
-    from rlvr.policy.policy import Policy
+    from rlvr.policy.language_model import LanguageModel
 
 logger = get_logger(__name__)
 
@@ -80,7 +73,7 @@ class TargetServer:
         limit = min(r for r in VLLM_RANKS if r >= max(ranks)) if ranks else None
         engine = None
         try:
-            engine = VllmEngine(_engine_recipe(plan), plan.base, limit)
+            engine = VllmEngine(_model_config(plan), _rollout_config(plan), plan.base, limit)
             # some kernels fail at their first pass only, as LoRA's on experts do without a GPU
             return engine, engine.score(self._probe)
         except EngineLost as error:
@@ -100,15 +93,15 @@ class TargetServer:
 
             merged = target.kind == "merged"
             wanted = target if merged else Target("base", None, "base")
-            policy = load_target(self._plan, wanted, on_device=False)
-            engine.load_weights(servable_weights(policy.model))
+            model = load_target(self._plan, wanted, on_device=False)
+            engine.load_weights(servable_weights(model.model))
             self._weights_changed = merged
-            self._check(engine, policy, target.name)
+            self._check(engine, model, target.name)
         if target.kind == "lora":
             assert target.folder is not None
             engine.load_adapter(Path(target.folder))
 
-    def _check(self, engine: VllmEngine, policy: Policy, name: str) -> None:
+    def _check(self, engine: VllmEngine, model: LanguageModel, name: str) -> None:
         """Reads the weights back, then compares log-probabilities of the probe.
 
         Raises: SyncError for weights that did not arrive; in float32 for the probe, too.
@@ -117,16 +110,16 @@ class TargetServer:
         from rlvr.engines.weights.arrival import check_arrival
         from rlvr.engines.weights.sync import TOLERANCE, SyncError, explain
 
-        found = check_arrival(policy, engine, "merged", everything=True)
+        found = check_arrival(model, engine, "merged", everything=True)
         if found.differing:
             raise SyncError(f"{name}: {explain(found)}")
         if not self._probe:
             return
         both = zip(
-            TransformersEngine(policy).score(self._probe), engine.score(self._probe), strict=True
+            TransformersEngine(model).score(self._probe), engine.score(self._probe), strict=True
         )
         error = max(abs(a - b) for ours, theirs in both for a, b in zip(ours, theirs, strict=True))
-        tolerance = TOLERANCE[policy.dtype]
+        tolerance = TOLERANCE[model.dtype]
         if error <= tolerance:
             return
         text = (
@@ -142,9 +135,9 @@ class TargetServer:
 
         if self._plan.engine == "vllm":
             self._say(f"{target.name}: vLLM cannot serve it; generating with transformers, slowly")
-        policy = load_target(self._plan, target, on_device=True)
-        check_cache(policy)
-        return TransformersEngine(policy), policy.tokenizer
+        model = load_target(self._plan, target, on_device=True)
+        check_cache(model)
+        return TransformersEngine(model), model.tokenizer
 
     def _say(self, line: str) -> None:
         if self._speaks:
@@ -162,25 +155,15 @@ def _refusal(base: str, reason: str, has_lora: bool) -> ConfigError:
     return ConfigError(f"--engine vllm: it does not take {base}: {reason}; use {remedy}")
 
 
-def load_target(plan: SamplingPlan, target: Target, on_device: bool) -> Policy:
+def load_target(plan: SamplingPlan, target: Target, on_device: bool) -> LanguageModel:
     """The base with a target's adapter in place, frozen; on the GPU, if any, or in CPU memory."""
     import torch
 
-    from rlvr.adapters import get_method
-    from rlvr.adapters.load import load_adapted
-    from rlvr.config.train import AdapterConfig
-    from rlvr.policy.policy import Policy, load_base
+    from rlvr.policy.language_model import load_frozen
 
-    settings = AdapterConfig()
-    device = torch.device("cuda" if on_device and torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, plan.dtype)
-    model, tokenizer = load_base(_model_config(plan), plan.base, dtype)
-    model.to(device)
-    model = model.eval() if target.folder is None else load_adapted(model, target.folder)
-    model.requires_grad_(False)
-    policy = Policy(model, tokenizer, get_method(settings), settings, dtype, device, plan.base)
-    policy.check_logits()
-    return policy
+    folder = None if target.folder is None else Path(target.folder)
+    device = None if on_device else torch.device("cpu")
+    return load_frozen(_model_config(plan), plan.base, folder, device)
 
 
 def _model_config(plan: SamplingPlan) -> ModelConfig:
@@ -193,16 +176,9 @@ def _model_config(plan: SamplingPlan) -> ModelConfig:
     )
 
 
-def _engine_recipe(plan: SamplingPlan) -> TrainRecipe:
-    """The engine's settings in the form in which a training run gives them to it."""
-    return TrainRecipe(
-        model=_model_config(plan),
-        data=DataConfig(path="none"),
-        optim=OptimConfig(lr=1e-6),
-        train=TrainConfig(steps=1),
-        rollout=RolloutConfig(
-            max_response_len=1,
-            gpu_memory_utilization=plan.gpu_memory_utilization,
-            max_num_seqs=plan.max_num_seqs,
-        ),
+def _rollout_config(plan: SamplingPlan) -> RolloutConfig:
+    return RolloutConfig(
+        max_response_len=1,
+        gpu_memory_utilization=plan.gpu_memory_utilization,
+        max_num_seqs=plan.max_num_seqs,
     )

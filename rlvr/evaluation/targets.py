@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rlvr.adapters.load import is_mergeable
 from rlvr.adapters.methods.quantized import BASE_FILE
 from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
@@ -19,9 +20,6 @@ Kind = Literal["base", "lora", "merged", "live"]
 
 BASE = "none"
 """The name under which --adapter asks for the base itself."""
-
-NOT_MERGEABLE = {"BOTTLENECK", "PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"}
-"""peft types without a plain weight W + delta: only transformers can run them."""
 
 MAX_LORA_RANK = 512
 CHUNK, NUM_CHUNKS = 1 << 20, 64
@@ -110,7 +108,7 @@ def _target(folder: str, model: str) -> Target:
 
 
 def _kind(folder: str, settings: dict) -> Kind:
-    if settings["peft_type"] in NOT_MERGEABLE:
+    if not is_mergeable(settings["peft_type"]):
         return "live"
     start = settings.get("init_lora_weights", True)
     plain = (

@@ -22,7 +22,7 @@ from rlvr.common.checkout import cache_dir
 from rlvr.common.errors import RunError
 from rlvr.plan.rates import Rates
 from rlvr.plan.simulate import decoding_steps
-from rlvr.runs.metrics import read_metrics
+from rlvr.runs.reader import read_metrics, rollout_files
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
@@ -58,10 +58,8 @@ def rates_path(name: str | None = None) -> Path:
 def measured_steps(folder: Path) -> list[Measured]:
     """The steps of a finished run whose rollouts were all recorded, without the first: it warms
     up."""
-    return [
-        Measured(row, _lengths(folder / "rollouts" / f"step_{row['step']}.jsonl.gz"))
-        for row in read_metrics(folder)[1:]
-    ]
+    files = rollout_files(folder)
+    return [Measured(row, _lengths(files[row["step"]])) for row in read_metrics(folder)[1:]]
 
 
 def _lengths(rollouts: Path) -> list[int]:
@@ -73,9 +71,9 @@ def run_steps(recipe_path: Path, settings: list[str], folder: Path, name: str) -
     fixed = {
         "train.steps": STEPS,
         "train.checkpoint_every": 0,
-        "sampling.dynamic": "false",
+        "sampling.dynamic": "false",  # refills would make the work of a step a matter of chance
         "track.wandb": "disabled",
-        "track.rollouts_per_step": 10**6,
+        "track.rollouts_per_step": 10**6,  # the fit needs the length of every response
         "eval.limit": 1,
         "run.dir": folder,
         "run.name": name,
@@ -94,6 +92,7 @@ def calibrate(recipe: TrainRecipe, recipe_path: Path, modelled_gib: float) -> Ra
     wanted = recipe.rollout.prompts_per_step
     steps: list[Measured] = []
     with tempfile.TemporaryDirectory() as folder:
+        # one size could not tell what a step costs from what a token costs
         for prompts in sorted({max(2, wanted // 4), wanted}):
             settings = ["--rollout.prompts_per_step", str(prompts)]
             steps += run_steps(recipe_path, settings, Path(folder), f"prompts-{prompts}")
@@ -148,6 +147,7 @@ def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[floa
     weights, solution = np.ones(len(wanted)), np.zeros(len(scale))
     for _ in range(ROUNDS):
         solution, _ = nnls(matrix * weights[:, None], weights)
+        # weighted by 1 / |residual|, squares add up to absolute values
         weights = 1 / np.sqrt(np.maximum(np.abs(matrix @ solution - 1), 1e-3))
     return [float(x) for x in solution / scale]
 
@@ -159,9 +159,8 @@ def recorded(folder: Path) -> dict[str, Any]:
     rows = read_metrics(folder)
     shares = [r["sampler/informative_frac"] for r in rows if "sampler/informative_frac" in r]
     num_rows = rollout["prompts_per_step"] * rollout["group_size"]
-    files = (folder / "rollouts").glob("step_*.jsonl.gz")
     return {
-        "lengths": [length for path in files for length in _lengths(path)],
+        "lengths": [n for path in rollout_files(folder).values() for n in _lengths(path)],
         "informative_frac": statistics.mean(shares),
         "tokens_per_row": statistics.mean(map(_trained_tokens, rows)) / num_rows,
     }

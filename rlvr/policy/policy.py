@@ -1,19 +1,18 @@
-"""The policy: a transformers model with its adapter, and its log-probabilities of sequences."""
+"""The policy: the language model that is trained, with its adapter, reference and checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlvr.adapters import get_method
@@ -21,10 +20,8 @@ from rlvr.adapters.base import Method, Setup
 from rlvr.adapters.budget import match_rank
 from rlvr.adapters.merge import merged_weights, reference_on
 from rlvr.adapters.methods.full import frozen_copy
-from rlvr.adapters.methods.prompt import prompt_cache
 from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_state
 from rlvr.adapters.targets import check_adapted, check_modules, named_after
-from rlvr.common.errors import ConfigError
 from rlvr.config.train import AdapterConfig, ModelConfig
 from rlvr.distributed.sharded_tensors import (
     Slot,
@@ -35,51 +32,40 @@ from rlvr.distributed.sharded_tensors import (
 )
 from rlvr.distributed.strategy import ShardingStrategy
 from rlvr.distributed.world import World
-from rlvr.policy.attention import bucketed, cap_attention, packed_hidden, packs, take, use_packing
-from rlvr.policy.loading import check_len, load_whole
-from rlvr.policy.logits import check_logits, transform_of
-from rlvr.policy.logprob_head import token_logprobs
+from rlvr.policy.attention import use_packing
+from rlvr.policy.language_model import LanguageModel, compute_type, default_device, load_base
+from rlvr.policy.loading import load_whole
 from rlvr.policy.loss_scale import LossScale
-from rlvr.policy.packing import TokenRow, buckets, lines, pack, to_device
+from rlvr.policy.packing import TokenRow
+
+T = TypeVar("T")
 
 
 @dataclass
-class Policy:
-    """The trained model. `reference` is a frozen copy under full fine-tuning with a KL penalty.
+class Policy(LanguageModel):
+    """The trained language model: a method and its settings, a reference, a way to share it.
 
-    adapter: its settings, with the seed in force and the rank that adapter.match picked.
-    strategy: how the ranks share it. loss_scale: in float16 only.
-    logits_check: the trainer's log-probabilities held to the model's own, when it was loaded.
+    adapter: the method's settings, with the seed in force and the rank that adapter.match picked.
+    reference: a frozen copy under full fine-tuning with a KL penalty. strategy: how the ranks share
+    it. loss_scale: in float16 only.
     """
 
-    model: nn.Module
-    tokenizer: Any
     method: Method
     adapter: AdapterConfig
-    dtype: torch.dtype
-    device: torch.device
-    path: str
     reference: PreTrainedModel | None = None
     strategy: ShardingStrategy = field(default_factory=lambda: ShardingStrategy(World.alone()))
-    logits_check: dict[str, float | None] = field(default_factory=dict)
     loss_scale: LossScale | None = None
 
     @property
-    def causal_lm(self) -> Any:
-        """The transformers model inside, adapters in place."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+    def saves_scaled_factors(self) -> bool:
+        return self.method.save is not None
+
+    def _run(self, causal_lm: Any, work: Callable[[], T]) -> T:
+        return self.strategy.run(causal_lm, work)
 
     @property
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
-
-    def logprobs(
-        self, rows: Sequence[TokenRow], temperature: float, entropy_grad: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """([T] log-probabilities, [T] entropies) of the rows' response tokens, one row after
-        another. entropy_grad: entropies carry a gradient too."""
-        prefix = self.prefix(len(rows))
-        return self._logprobs(self.causal_lm, rows, temperature, entropy_grad, prefix)
 
     @contextlib.contextmanager
     def reference_at_hand(self) -> Iterator[None]:
@@ -91,11 +77,6 @@ class Policy:
         if copied is not None:
             nn.Module.to(copied, "cpu")
 
-    def prefix(self, num_rows: int) -> Any | None:
-        """A key-value cache of trained positions before every row; None for most methods."""
-        with self.autocast():
-            return prompt_cache(self.model, num_rows)
-
     @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[TokenRow], temperature: float) -> Tensor:
         """[T] log-probabilities by the reference: the pristine base, or what was frozen of the
@@ -105,65 +86,6 @@ class Policy:
                 return self._logprobs(self.causal_lm, rows, temperature)[0]
         assert self.reference is not None, "full fine-tuning with KL keeps a frozen copy"
         return self._logprobs(self.reference, rows, temperature)[0]
-
-    def _logprobs(
-        self,
-        causal_lm: Any,
-        rows: Sequence[TokenRow],
-        temperature: float,
-        entropy_grad: bool = False,
-        prefix: Any | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        def work() -> tuple[Tensor, Tensor]:
-            with self.autocast():  # inside: DeepSpeed turns it off around a pass
-                if prefix is None and packs(causal_lm):
-                    packing = pack(rows, self.device, bucketed(self.device, self.dtype))
-                    hidden_TH, targets_T = packed_hidden(causal_lm, packing), packing.targets_T
-                else:
-                    hidden_TH, targets_T = _padded_hidden(causal_lm, rows, prefix, self.device)
-                return token_logprobs(
-                    hidden_TH,
-                    causal_lm.get_output_embeddings(),
-                    targets_T,
-                    temperature,
-                    causal_lm.config.get_text_config().vocab_size,
-                    entropy_grad,
-                    transform=transform_of(causal_lm),
-                )
-
-        return self.strategy.run(causal_lm, work)
-
-    def micro_batches(self, rows: Sequence[TokenRow], max_tokens: int) -> list[list[int]]:
-        """Indices of rows for forward passes of at most `max_tokens` tokens, or one row."""
-        if self.packs_rows:
-            return lines(rows, max_tokens)
-        return buckets([len(row) for row in rows], max_tokens)
-
-    def num_positions(self, rows: Sequence[TokenRow]) -> int:
-        """Positions that attention runs over for the rows of one forward pass, with padding."""
-        lengths = [len(row) - 1 for row in rows]
-        if not self.packs_rows:
-            return len(lengths) * max(lengths)
-        if not bucketed(self.device, self.dtype):
-            return sum(lengths)
-        return sum(len(part) * lengths[part[0]] for part in buckets(lengths))
-
-    @property
-    def packs_rows(self) -> bool:
-        """Whether rows go through the layers end to end; else they are padded and bucketed."""
-        prompts = isinstance(self.model, PeftModel) and self.model.active_peft_config
-        return packs(self.causal_lm) and not (prompts and prompts.is_prompt_learning)
-
-    def check_logits(self) -> None:
-        """Holds the fast head to the model's own logits. Raises: ConfigError where they differ."""
-        with self.autocast():
-            self.logits_check = check_logits(self.causal_lm, self.tokenizer, self.dtype)
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Computation in the compute type: some adapters keep float32 beside a bfloat16 base."""
-        if self.dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
 
     def engine_weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every weight that training changes, as the engine must hold it."""
@@ -278,10 +200,8 @@ def load_policy(
     Raises: ConfigError for a model that cannot be found or read, or modules that it does not have.
     """
     method = get_method(adapter)
-    if device is None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, model_config.dtype)
-    base, tokenizer = load_base(model_config, path, dtype)
+    device, dtype = device or default_device(), compute_type(model_config)
+    base, tokenizer = load_base(model_config, path)
     wanted: set[str] = set()
     if "target_modules" in method.options:
         check_modules(base, adapter.target_modules)
@@ -297,77 +217,9 @@ def load_policy(
     model = method.apply(base, Setup(adapter, adapter.seed or 0, num_updates, rows)).eval()
     check_adapted(model, wanted)
     scale = LossScale() if dtype == torch.float16 else None
+    strategy = ShardingStrategy(world)
     policy = Policy(
-        model,
-        tokenizer,
-        method,
-        adapter,
-        dtype,
-        device,
-        path,
-        reference,
-        ShardingStrategy(world),
-        loss_scale=scale,
+        model, tokenizer, dtype, device, path, method, adapter, reference, strategy, scale
     )
     policy.check_logits()
     return policy
-
-
-def _padded_hidden(
-    causal_lm: Any, rows: Sequence[TokenRow], prefix: Any | None, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """([T, H] hidden states that predict the response tokens, [T] those tokens), rows padded."""
-    longest = max(len(row) for row in rows) - 1
-    ids_NL = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask_NL = torch.zeros(len(rows), longest, dtype=torch.long)
-    predicts = []
-    for i, row in enumerate(rows):
-        last = len(row) - 1
-        ids_NL[i, :last] = torch.tensor(row.prompt_ids + row.response_ids[:-1])
-        mask_NL[i, :last] = 1
-        predicts.append(torch.arange(len(row.prompt_ids) - 1, last) + i * longest)
-    if prefix is not None:
-        trained_NV = torch.ones(len(rows), prefix.get_seq_length(), dtype=torch.long)
-        mask_NL = torch.cat([trained_NV, mask_NL], dim=1)
-    targets_T = torch.tensor([token for row in rows for token in row.response_ids])
-    hidden_NLH = causal_lm.base_model(
-        input_ids=to_device(ids_NL, device),
-        attention_mask=to_device(mask_NL, device),
-        past_key_values=prefix,
-        use_cache=False,
-    ).last_hidden_state
-    hidden_TH = take(hidden_NLH.flatten(0, 1), to_device(torch.cat(predicts), device))
-    return hidden_TH, to_device(targets_T, device)
-
-
-def load_base(model_config: ModelConfig, path: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """(model, tokenizer) from a folder or the hub, safetensors only. Raises: ConfigError."""
-    tokenizer = load_tokenizer(model_config, path)
-    read = partial(load_whole, AutoModelForCausalLM.from_pretrained)
-    model = _load(read, model_config, path, dtype=dtype, use_safetensors=True)
-    check_len(model.config, model_config.max_len, path)
-    cap_attention(model)
-    return model, tokenizer
-
-
-def load_tokenizer(model_config: ModelConfig, path: str) -> Any:
-    """The tokenizer of a folder or of the hub. Raises: ConfigError."""
-    return _load(AutoTokenizer.from_pretrained, model_config, path)
-
-
-def _load(read: Callable[..., Any], model_config: ModelConfig, path: str, **options: Any) -> Any:
-    try:
-        return read(
-            path,
-            revision=model_config.revision,
-            trust_remote_code=model_config.trust_remote_code,
-            **options,
-        )
-    except ConfigError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ConfigError(
-            f"model.path = {path!r}: no model can be loaded from there ({reason}); give a"
-            " transformers folder with safetensors, or a hub id that this machine can reach"
-        ) from error

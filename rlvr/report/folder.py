@@ -2,50 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
-import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlvr.common.errors import ConfigError
-from rlvr.report.series import start_and_end
-from rlvr.runs.reader import read_metrics
-
-
-@dataclass(frozen=True)
-class RunData:
-    """One run. rows: the lines of metrics.jsonl, by step; evals: eval/step_N.json by N."""
-
-    name: str
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    config: dict[str, Any] = field(default_factory=dict)
-    manifest: dict[str, Any] = field(default_factory=dict)
-    evals: dict[int, dict[str, Any]] = field(default_factory=dict)
-    summary: dict[str, Any] | None = None
-    folder: Path | None = None
-
-    def setting(self, name: str, default: Any = None) -> Any:
-        """The value of `section.key` in the resolved recipe."""
-        value: Any = self.config
-        for key in name.split("."):
-            if not isinstance(value, dict) or key not in value:
-                return default
-            value = value[key]
-        return value
-
-    def points(self, metric: str) -> list[tuple[int, float]]:
-        """(step, value) wherever the metric is a finite number."""
-        return [(row["step"], float(row[metric])) for row in self.rows if is_number(row, metric)]
-
-    def values(self, metric: str) -> list[float]:
-        return [value for _, value in self.points(metric)]
-
-    def ends(self, metric: str, min_steps: int) -> tuple[float, float] | None:
-        """Medians of the metric's first and last tenth; None with fewer steps than min_steps."""
-        values = self.values(metric)
-        return start_and_end(values) if len(values) >= min_steps else None
+from rlvr.runs.reader import RunData, read_json, read_run, rollout_files
 
 
 @dataclass(frozen=True)
@@ -58,12 +20,9 @@ class Source:
     lr_finds: list[dict[str, Any]]
     analyses: dict[str, dict[str, Any]]
 
-
-def is_number(row: dict[str, Any], key: str) -> bool:
-    """Whether row[key] is a finite number."""
-    value = row.get(key)
-    # JSON's true is an int in Python
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    def rollout_files(self) -> list[dict[int, Path]]:
+        """Each run's rollout files by step, in the order of `runs`."""
+        return [rollout_files(run.folder) if run.folder else {} for run in self.runs.values()]
 
 
 def read_source(folder: Path, analysis_folders: list[Path] | None = None) -> Source:
@@ -92,46 +51,6 @@ def read_source(folder: Path, analysis_folders: list[Path] | None = None) -> Sou
             " (comparison.json), lr-find (lr_find.json) or analysis (analysis.json)"
         )
     return Source(folder, runs, comparison, lr_finds, analyses)
-
-
-def read_run(folder: Path) -> RunData:
-    """The run in `folder`, finished or not."""
-    files = by_step(folder / "eval", ".json")
-    return RunData(
-        folder.resolve().name,
-        read_metrics(folder),
-        read_toml(folder / "config.toml"),
-        read_json(folder / "manifest.json") or {},
-        {step: tree for step, path in files.items() if (tree := read_json(path)) is not None},
-        read_json(folder / "summary.json"),
-        folder,
-    )
-
-
-def by_step(folder: Path, suffix: str) -> dict[int, Path]:
-    """The folder's files step_N<suffix> by N, in order."""
-    names = {path: path.name.removesuffix(suffix).removeprefix("step_")
-             for path in folder.glob(f"step_*{suffix}")}  # fmt: skip
-    return dict(sorted((int(name), path) for path, name in names.items() if name.isdigit()))
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in the file; None where there is none, or it is still being written."""
-    if not path.is_file():
-        return None
-    try:
-        tree = json.loads(path.read_bytes())  # bytes: what is not UTF-8 is a ValueError too
-    except ValueError:
-        return None
-    return tree if isinstance(tree, dict) else None
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables in the file; {} where there is none, or it is still being written."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return {}
 
 
 def _runs_of(folder: Path, comparison: dict[str, Any]) -> dict[str, RunData]:

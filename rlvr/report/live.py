@@ -14,7 +14,8 @@ from typing import Any
 
 from rlvr.report.folder import read_source
 from rlvr.report.page import content_policy, page_data, render, safe_json
-from rlvr.report.rollouts import StepIndex, groups_of, index_of, read_rollouts, step_files
+from rlvr.report.rollouts import StepIndex, groups_of, index_of
+from rlvr.runs.reader import read_rollouts
 
 HOST = "127.0.0.1"
 ROLLOUTS = re.compile(r"/rollouts/([0-9]{1,6})/([0-9]{1,9})\.json")
@@ -39,7 +40,7 @@ class LivePage:
             stamp = self._signature()
             if stamp != self._stamp:
                 source = read_source(self._folder, self._analysis_folders)
-                self._files = [step_files(run.folder) for run in source.runs.values()]
+                self._files = source.rollout_files()
                 index = [[self._index(n, path) for n, path in f.items()] for f in self._files]
                 self._data = page_data(source, index)
                 self._body = safe_json(self._data).encode()

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from rlvr.report.folder import Source
-from rlvr.report.rollouts import StepIndex, embed, step_files
+from rlvr.report.rollouts import StepIndex, embed
 from rlvr.report.sections.analysis import analysis_sections
 from rlvr.report.sections.comparison import closing_section, comparison_sections
 from rlvr.report.sections.learning_rates import lr_section
@@ -82,7 +82,7 @@ def _rollout_section(source: Source, index: list[list[StepIndex]], left_out: int
 
 def write_page(source: Source) -> str:
     """The report as one HTML file that needs no network."""
-    packed, index, left_out = embed([step_files(run.folder) for run in source.runs.values()])
+    packed, index, left_out = embed(source.rollout_files())
     chunks = {f"{r}-{step}": text for r, steps in enumerate(packed) for step, text in steps.items()}
     return render(page_data(source, index, left_out), chunks, live=False)
 

@@ -6,14 +6,12 @@ import base64
 import gzip
 import json
 import math
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.formats.jsonl import whole_objects
-from rlvr.report.folder import by_step
+from rlvr.runs.reader import read_rollouts
 
 MAX_TEXT_LEN = 20_000
 """Characters of one prompt or response on the page; the middle of a longer one is left out."""
@@ -32,23 +30,6 @@ class StepIndex:
 
     def to_json(self) -> dict[str, Any]:
         return {"step": self.step, "responses": self.num_responses, "reasons": self.reasons}
-
-
-def step_files(folder: Path | None) -> dict[int, Path]:
-    """rollouts/step_N.jsonl.gz by N, in order."""
-    return by_step(folder / "rollouts", ".jsonl.gz") if folder else {}
-
-
-def read_rollouts(path: Path) -> list[dict[str, Any]]:
-    """The file's rollouts; of a damaged or half-written file, the whole ones."""
-    parts = []
-    try:
-        with gzip.open(path) as file:
-            while part := file.read1():  # read() would lose all that comes before the damage
-                parts.append(part)
-    except (OSError, EOFError, zlib.error):
-        pass
-    return list(whole_objects(b"".join(parts).split(b"\n")))
 
 
 def index_of(step: int, rows: list[dict[str, Any]]) -> StepIndex:

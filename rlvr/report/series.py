@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
+from rlvr.runs.reader import RunData
+
 Points = Sequence[tuple[int, float]]
 
 MAX_POINTS = 1200
@@ -75,6 +77,12 @@ def start_and_end(values: Sequence[float]) -> tuple[float, float]:
     """Medians of the first and of the last tenth (at least 3 values): outliers do not count."""
     n = max(3, len(values) // 10)
     return median(values[:n]), median(values[-n:])
+
+
+def ends(run: RunData, metric: str, min_steps: int) -> tuple[float, float] | None:
+    """`start_and_end` of a run's metric; None where fewer steps than min_steps have it."""
+    values = run.values(metric)
+    return start_and_end(values) if len(values) >= min_steps else None
 
 
 def quantile(values: Sequence[float], q: float) -> float:

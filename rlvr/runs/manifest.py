@@ -23,7 +23,8 @@ from rlvr.common.checkout import git_commit
 from rlvr.common.files import write_whole
 from rlvr.data.sft_examples import Examples
 from rlvr.distributed.sharded_tensors import num_elements
-from rlvr.policy.policy import Policy, load_base
+from rlvr.policy.language_model import load_base
+from rlvr.policy.policy import Policy
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -92,7 +93,7 @@ def finish_manifest(
     if policy.method.merges and isinstance(policy.model, PeftModel):
         facts["update_norms"] = update_norms(policy.model)
     else:
-        base, _ = load_base(model, policy.path, policy.dtype)
+        base, _ = load_base(model, policy.path)
         if policy.method.merges:
             facts["update_norms"] = update_norms(policy.model, base.state_dict())
         else:

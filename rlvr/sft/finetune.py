@@ -25,8 +25,9 @@ from rlvr.config.sft import FinetuneRecipe
 from rlvr.data.absolute_paths import absolute
 from rlvr.data.sft_examples import Examples, load_examples, make_chat
 from rlvr.engines.stop_tokens import add_end
+from rlvr.policy.language_model import load_tokenizer
 from rlvr.policy.logits import HALF_TOLERANCE, TOLERANCE, large_logits
-from rlvr.policy.policy import Policy, load_policy, load_tokenizer
+from rlvr.policy.policy import Policy, load_policy
 from rlvr.runs.folder import create_run_folder, reserve_run_folder
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.sft.trainer import Parts, train

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rlvr.common.errors import ConfigError
+from rlvr.common.log import get_logger
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
+
+logger = get_logger(__name__)
 
 GPU_MEMORY_UTILIZATION = 0.9
 """Of a server's GPU, which it shares with nobody."""
@@ -48,9 +51,10 @@ def main(words: Sequence[str]) -> int:
         return 0
     from rlvr.engines.server.key import VARIABLE, key_file, make_key
 
-    variables["VLLM_API_KEY"] = make_key(recipe)  # not an argument: `ps` shows those to everybody
-    where = VARIABLE if os.environ.get(VARIABLE) else key_file(recipe)
-    print(f"the API key is in {where}", file=sys.stderr, flush=True)
+    # not an argument: `ps` shows those to everybody
+    variables["VLLM_API_KEY"] = make_key(Path(recipe.run.dir))
+    where = VARIABLE if os.environ.get(VARIABLE) else key_file(Path(recipe.run.dir))
+    logger.info(f"the API key is in {where}")
     os.execve(command[0], command, os.environ | variables)
 
 
@@ -135,7 +139,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
         flags += ["enforce-eager", "no-enable-chunked-prefill"]
     else:
         options["gpu-memory-utilization"] = GPU_MEMORY_UTILIZATION
-    if mode_of(recipe, get_method(recipe.adapter), on_cpu) == "adapter":
+    if mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu) == "adapter":
         options |= {"max-lora-rank": largest_rank(recipe, path), "max-loras": 1}
         flags.append("enable-lora")
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -150,7 +154,7 @@ def serve_environment(recipe: TrainRecipe) -> dict[str, str]:
     from rlvr.engines.weights.sync import mode_of
 
     on_cpu = not torch.cuda.is_available()
-    mode = mode_of(recipe, get_method(recipe.adapter), on_cpu)
+    mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)
     variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if mode == "adapter":
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"

@@ -87,7 +87,7 @@ def measure_all(
 
     recipe = load_recipe(RECIPE, [], TrainRecipe)
     # some methods hand over an equivalent adapter of twice the rank
-    engine = VllmEngine(recipe, path, 2 * RANK if mode == "adapter" else None)
+    engine = VllmEngine(recipe.model, recipe.rollout, path, 2 * RANK if mode == "adapter" else None)
     try:
         return [measure(engine, mode, name, path, repeats) for name in methods]
     finally:
@@ -110,7 +110,7 @@ def measure(engine: VllmEngine, mode: Sync, method: str, path: str, repeats: int
             for _ in range(repeats)
         ]
         everything = {"bytes": sent[-1][0], "ms": _median_ms([seconds for _, seconds in sent])}
-    syncer = Syncer(recipe, policy, engine, mode, prompts)
+    syncer = Syncer(recipe.rollout, policy, engine, mode, prompts)
     checks: list[float] = []
 
     def check(inner: Callable[[], float] = syncer.check) -> float:

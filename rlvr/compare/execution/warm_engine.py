@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.engine import Engine, ForwardingEngine
 from rlvr.training.build import new_engine, refuse_unservable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlvr.adapters.base import Sync
     from rlvr.config.train import TrainRecipe
-    from rlvr.engines.weights.fingerprint import Piece
     from rlvr.policy.policy import Policy
 
 
-class _Borrowed(Engine):
+class _Borrowed(ForwardingEngine):
     """A live engine whose `close` leaves it running for the next run."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.name = engine.name
-        self._engine = engine
-
-    def stream(
-        self, requests: Sequence[Request], sampling: Sampling
-    ) -> Generator[list[tuple[int, Response]], None, None]:
-        return self._engine.stream(requests, sampling)
-
-    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
-        return self._engine.score(sequences)
-
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
-        return self._engine.load_weights(weights)
-
-    def load_adapter(self, folder: Path) -> int:
-        return self._engine.load_adapter(folder)
-
-    def held(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
-        return self._engine.held(names)
-
-    def sleep(self) -> None:
-        self._engine.sleep()
-
-    def wake(self) -> None:
-        self._engine.wake()
 
     def close(self) -> None:
         """Leaves the engine as it is."""
@@ -62,7 +34,7 @@ class WarmEngine:
         self._key: tuple[object, ...] | None = None
         self._engine: Engine | None = None
 
-    def __call__(self, recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: str) -> Engine:
+    def __call__(self, recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: Sync) -> Engine:
         """The engine for this run; only the methods that vLLM cannot serve get one of their own."""
         if not use_vllm:
             return new_engine(recipe, policy, use_vllm, mode)
@@ -71,9 +43,9 @@ class WarmEngine:
             self.close()
             self._engine, self._key = new_engine(recipe, policy, use_vllm, mode), key
         else:
-            refuse_unservable(policy)
+            refuse_unservable(policy)  # as new_engine does before it starts one
             self._engine.wake()
-            if mode == "merged":
+            if mode == "merged":  # an adapter is laid over the base and leaves it as it was
                 self._engine.load_weights(_base_weights(recipe, policy.path))
         return _Borrowed(self._engine)
 
@@ -106,13 +78,6 @@ def _key(recipe: TrainRecipe, policy: Policy, mode: str) -> tuple[object, ...]:
 def _base_weights(recipe: TrainRecipe, path: str) -> Iterable[tuple[str, Tensor]]:
     """Every weight of the base as it lies on the disk: the run before may have changed any."""
     from rlvr.adapters.targets import servable_weights
-    from rlvr.policy.policy import load_base
+    from rlvr.policy.language_model import load_base
 
-    base: Any = load_base(recipe.model, path, _dtype(recipe))[0]
-    return servable_weights(base)
-
-
-def _dtype(recipe: TrainRecipe) -> Any:
-    import torch
-
-    return getattr(torch, recipe.model.dtype)
+    return servable_weights(load_base(recipe.model, path)[0])

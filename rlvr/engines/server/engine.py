@@ -16,16 +16,19 @@ from urllib.parse import urlsplit
 
 from rlvr.common.errors import RunError
 from rlvr.distributed.world import World
-from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.engines.server.client import Server, ServerLost, examine, session
 from rlvr.engines.server.key import find_key
 from rlvr.engines.server.pool import Handover, Pool
 from rlvr.engines.weights.fingerprint import Piece
+from rlvr.engines.weights.sync import stop_tolerance
+from rlvr.policy.language_model import compute_type
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlvr.config.train import TrainRecipe
+    from rlvr.adapters.base import Sync
+    from rlvr.config.train import ModelConfig, RolloutConfig
 
 STEP_S = 0.2
 """Longest time between two yields of the stream: callers look at signals in between."""
@@ -35,14 +38,14 @@ SHARD_BYTES = 2**32
 R = TypeVar("R")
 
 
-def check_servers(recipe: TrainRecipe, mode: str) -> None:
+def check_servers(model: ModelConfig, rollout: RolloutConfig, run_dir: Path, mode: str) -> None:
     """Refuses servers that answer already and cannot serve the recipe. Raises: ConfigError."""
 
     async def look() -> None:
-        async with session(find_key(recipe)) as http:
-            for url in recipe.rollout.servers:
+        async with session(find_key(run_dir)) as http:
+            for url in rollout.servers:
                 try:
-                    await examine(Server(url, http), recipe, mode)
+                    await examine(Server(url, http), model.max_len, mode)
                 except ServerLost:
                     continue  # it may still be starting: the engine waits for it
 
@@ -59,14 +62,22 @@ class ServerEngine(Engine):
     name = "vllm_server"
 
     def __init__(
-        self, recipe: TrainRecipe, path: str, mode: str, world: World = World.alone()
+        self,
+        model: ModelConfig,
+        rollout: RolloutConfig,
+        run_dir: Path,
+        path: str,
+        mode: Sync,
+        world: World = World.alone(),
     ) -> None:
-        """Waits for the servers. path: the policy's folder or hub id. mode: of the sync.
+        """Waits for the servers. run_dir: the runs' folder. path: the policy's folder or hub id.
 
         Raises: ConfigError for a server that cannot serve the recipe, RunError when none answers.
         """
-        recipe = _own_servers(recipe, world)
-        folder = exchange_folder(recipe.rollout.servers, Path(recipe.run.dir))
+        # each server is given weights by one rank
+        mine = rollout.servers[world.rank :: world.size]
+        rollout = rollout.model_copy(update={"servers": mine})
+        folder = exchange_folder(mine, run_dir)
         self._folder = tempfile.TemporaryDirectory(prefix=".sync-", dir=folder)
         self._tag, self._num_handovers = secrets.token_hex(4), 0
         self._loop = asyncio.new_event_loop()
@@ -74,7 +85,7 @@ class ServerEngine(Engine):
         self._thread.start()
         self._pool: Pool | None = None
         try:
-            self._pool = self._run(_make_pool(recipe, mode, path))
+            self._pool = self._run(_make_pool(model, rollout, run_dir, path, mode))
             self._run(self._pool.connect())
         except BaseException:
             self.close()
@@ -95,7 +106,7 @@ class ServerEngine(Engine):
         return self._pool
 
     def stream(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
         out: queue.SimpleQueue[tuple[int, Response]] = queue.SimpleQueue()
         serving = self._run(_start(self._servers.serve(requests, sampling, out.put)))
@@ -157,19 +168,13 @@ class ServerEngine(Engine):
         self._folder.cleanup()
 
 
-def _own_servers(recipe: TrainRecipe, world: World) -> TrainRecipe:
-    """The recipe with this rank's share of the servers: each is given weights by one rank."""
-    mine = recipe.rollout.servers[world.rank :: world.size]
-    return recipe.model_copy(
-        update={"rollout": recipe.rollout.model_copy(update={"servers": mine})}
-    )
-
-
-async def _make_pool(recipe: TrainRecipe, mode: str, path: str) -> Pool:
-    from rlvr.engines.weights.sync import stop_tolerance
-
-    base = _base_path(path, recipe.model.revision)
-    return Pool(recipe, mode, base, session(find_key(recipe)), stop_tolerance(recipe))
+async def _make_pool(
+    model: ModelConfig, rollout: RolloutConfig, run_dir: Path, path: str, mode: Sync
+) -> Pool:
+    """Made inside the event loop, which aiohttp's session binds to."""
+    base, http = _base_path(path, model.revision), session(find_key(run_dir))
+    tolerance = stop_tolerance(rollout, compute_type(model))
+    return Pool(rollout, model.max_len, mode, base, http, tolerance)
 
 
 def _base_path(path: str, revision: str | None) -> str:

@@ -6,27 +6,23 @@ import os
 import secrets
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rlvr.common.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rlvr.config.train import TrainRecipe
 
 VARIABLE = "RLVR_API_KEY"
 """Environment variable that holds the key; it goes before the file."""
 
 
-def key_file(recipe: TrainRecipe) -> Path:
+def key_file(run_dir: Path) -> Path:
     """Where `rlvr serve` leaves a key that it made: beside the runs of this recipe."""
-    return Path(recipe.run.dir) / ".api_key"
+    return run_dir / ".api_key"
 
 
-def find_key(recipe: TrainRecipe) -> str | None:
+def find_key(run_dir: Path) -> str | None:
     """The key to send with requests, or None. Raises: ConfigError for a file others can read."""
     if os.environ.get(VARIABLE):
         return os.environ[VARIABLE]
-    path = key_file(recipe)
+    path = key_file(run_dir)
     if not path.is_file():
         return None
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -34,12 +30,12 @@ def find_key(recipe: TrainRecipe) -> str | None:
     return path.read_text().strip()
 
 
-def make_key(recipe: TrainRecipe) -> str:
+def make_key(run_dir: Path) -> str:
     """The key that `find_key` gives; where there is none, a new one in a file of mode 600."""
-    found = find_key(recipe)
+    found = find_key(run_dir)
     if found:
         return found
-    path = key_file(recipe)
+    path = key_file(run_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -12,14 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.engines.engine import Request, Response, Sampling
+from rlvr.common.log import get_logger
+from rlvr.engines.engine import Request, Response, SamplingParams
 from rlvr.engines.server.client import Server, ServerLost, ServerRestarted, examine
 from rlvr.engines.weights.fingerprint import Piece
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from rlvr.config.train import TrainRecipe
+    from rlvr.config.train import RolloutConfig
+
+logger = get_logger(__name__)
 
 MAX_REISSUES = 3
 """Times that one request is given to a server again before the run stops."""
@@ -56,15 +58,17 @@ class Pool:
 
     def __init__(
         self,
-        recipe: TrainRecipe,
+        rollout: RolloutConfig,
+        max_len: int,
         mode: str,
         base: str,
         http: aiohttp.ClientSession,
         tolerance: float,
     ) -> None:
-        """mode: of the sync. base: the policy's folder or hub id."""
-        self._recipe, self._mode, self._http, self._tolerance = recipe, mode, http, tolerance
-        self._servers = [Server(url, http) for url in recipe.rollout.servers]
+        """max_len: of rows (tokens). mode: of the sync. base: the policy's folder or hub id."""
+        self._rollout, self._http, self._tolerance = rollout, http, tolerance
+        self._max_len, self._mode = max_len, mode
+        self._servers = [Server(url, http) for url in rollout.servers]
         # the run before may have left its weights in a server
         self._handover = Handover(base) if mode == "merged" else None
         self._probe: Probe | None = None
@@ -94,7 +98,7 @@ class Pool:
 
         Raises: RunError when there is none; ConfigError for one that cannot serve the recipe.
         """
-        wait_s, now = self._recipe.rollout.server_wait_s, asyncio.get_running_loop().time
+        wait_s, now = self._rollout.server_wait_s, asyncio.get_running_loop().time
         give_up, said = now() + wait_s, False
         while True:
             await asyncio.gather(*(self._take(server) for server in self._servers if server.lost))
@@ -112,7 +116,7 @@ class Pool:
     async def _take(self, server: Server) -> None:
         """Makes a server live that answers: it has the others' weights, which was checked."""
         try:
-            await examine(server, self._recipe, self._mode)
+            await examine(server, self._max_len, self._mode)
             if self._handover is None:
                 server.model = server.base
             elif self._handover.adapter:
@@ -182,7 +186,7 @@ class Pool:
     async def serve(
         self,
         requests: Sequence[Request],
-        sampling: Sampling,
+        sampling: SamplingParams,
         put: Callable[[tuple[int, Response]], None],
     ) -> None:
         """Puts out every response with the index of its request, as they come.
@@ -223,14 +227,14 @@ class Pool:
 
     async def _next(self, events: asyncio.Queue[Event], num_running: int) -> Event:
         try:
-            longest = None if num_running else self._recipe.rollout.server_wait_s
+            longest = None if num_running else self._rollout.server_wait_s
             return await asyncio.wait_for(events.get(), longest)
         except TimeoutError:
             raise RunError(self._none_left()) from None
 
     def _freest(self) -> Server | None:
         """The live server with the fewest outstanding tokens, or None where all are full."""
-        slots = self._recipe.rollout.max_num_seqs
+        slots = self._rollout.max_num_seqs
         free = [server for server in self._live if len(server.running) < slots]
         return min(free, key=lambda server: server.num_tokens, default=None)
 
@@ -239,7 +243,7 @@ class Pool:
         server: Server,
         index: int,
         request: Request,
-        sampling: Sampling,
+        sampling: SamplingParams,
         events: asyncio.Queue[Event],
     ) -> None:
         num_tokens = len(request.prompt_ids) + sampling.max_len
@@ -293,8 +297,8 @@ class Pool:
 
     def _none_left(self) -> str:
         return (
-            f"no server of rollout.servers ({', '.join(self._recipe.rollout.servers)}) answered"
-            f" for {self._recipe.rollout.server_wait_s:g} s; start them with rlvr serve"
+            f"no server of rollout.servers ({', '.join(self._rollout.servers)}) answered"
+            f" for {self._rollout.server_wait_s:g} s; start them with rlvr serve"
         )
 
     async def close(self) -> None:
@@ -324,4 +328,4 @@ async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"vLLM server {text}", file=sys.stderr, flush=True)
+    logger.warning(f"vLLM server {text}")

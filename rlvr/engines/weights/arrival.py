@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rlvr.adapters.base import Sync
     from rlvr.engines.engine import Engine
     from rlvr.engines.weights.fingerprint import Piece
-    from rlvr.policy.policy import Policy
+    from rlvr.policy.language_model import LanguageModel
 
 NUM_TURNS = 50
 """Between two checks of everything, a fiftieth of the modules is read back after every step."""
@@ -38,7 +38,11 @@ class Arrival:
 
 
 def check_arrival(
-    policy: Policy, engine: Engine, mode: Sync, step: int | None = None, everything: bool = False
+    policy: LanguageModel,
+    engine: Engine,
+    mode: Sync,
+    step: int | None = None,
+    everything: bool = False,
 ) -> Arrival:
     """What the engine holds of the policy after a handover by `mode`: every number, compared with
     the policy's own, rounded to the type in which the engine holds it.
@@ -69,7 +73,7 @@ def whose_turn(modules: Sequence[str], step: int) -> list[str]:
     return list(modules[step % num_turns :: num_turns])
 
 
-def sent_names(policy: Policy, mode: Sync, everything: bool = False) -> dict[str, list[str]]:
+def sent_names(policy: LanguageModel, mode: Sync, everything: bool = False) -> dict[str, list[str]]:
     """By module, the names of what is handed over; see `rlvr.engines.weights.vllm_weights.read`."""
     if mode == "merged":
         return handed_names(policy.model, everything)
@@ -77,7 +81,7 @@ def sent_names(policy: Policy, mode: Sync, everything: bool = False) -> dict[str
 
 
 def sent_weights(
-    policy: Policy, mode: Sync, modules: Collection[str], everything: bool = False
+    policy: LanguageModel, mode: Sync, modules: Collection[str], everything: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
     """What the engine has to hold of these modules, from the policy as it is now: linear weights
     [out, in], and low-rank factors with their scaling in B."""
@@ -92,7 +96,7 @@ def sent_weights(
             yield name + FACTORS[1], b
 
 
-def _lora_layers(policy: Policy) -> dict[str, Any]:
+def _lora_layers(policy: LanguageModel) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer
 
     layers = {n: m for n, m in policy.model.named_modules() if isinstance(m, LoraLayer)}
@@ -107,9 +111,9 @@ def _own_slots(layer: Any) -> Iterator[Slot]:
             yield from ((module._parameters, name) for name in module._parameters)
 
 
-def _factors(policy: Policy, layer: Any) -> tuple[Tensor, Tensor]:
+def _factors(policy: LanguageModel, layer: Any) -> tuple[Tensor, Tensor]:
     """(A, B) as vLLM serves them, which scales B in its own type where a folder does not."""
-    if policy.method.save is not None:
+    if policy.saves_scaled_factors:
         return lora_factors(layer)
     (name,) = [name for name in layer.active_adapters if name in layer.lora_A]
     b = layer.lora_B[name].weight.detach().to(policy.dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Sequence
@@ -16,13 +15,16 @@ from torch import Tensor
 
 from rlvr.adapters.base import Method, Sync
 from rlvr.common.errors import RunError
+from rlvr.common.log import get_logger
 from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine
 from rlvr.engines.weights.arrival import Arrival, check_arrival
 from rlvr.policy.policy import Policy, TokenRow
 
 if TYPE_CHECKING:
-    from rlvr.config.train import TrainRecipe
+    from rlvr.config.train import RolloutConfig
+
+logger = get_logger(__name__)
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 """Largest difference of a token's log-probability (nats) that rounding alone usually makes, by
@@ -53,25 +55,25 @@ class SyncStats:
     logprob_error_p99: float
 
 
-def stop_tolerance(recipe: TrainRecipe) -> float:
+def stop_tolerance(rollout: RolloutConfig, dtype: torch.dtype) -> float:
     """The largest difference of a log-probability (nats) that a run goes on with.
 
     In 16 bits there is none unless the recipe sets one: rounding makes differences of any size, and
     whether weights arrived is not seen in them.
     """
-    if recipe.rollout.sync_tolerance is not None:
-        return recipe.rollout.sync_tolerance
-    return TOLERANCE[torch.float32] if recipe.model.dtype == "float32" else math.inf
+    if rollout.sync_tolerance is not None:
+        return rollout.sync_tolerance
+    return TOLERANCE[dtype] if dtype == torch.float32 else math.inf
 
 
-def choose_mode(recipe: TrainRecipe, policy: Policy) -> Sync:
+def choose_mode(rollout: RolloutConfig, policy: Policy) -> Sync:
     """The sync mode of the run."""
-    return mode_of(recipe, policy.method, policy.device.type == "cpu")
+    return mode_of(rollout, policy.method, policy.device.type == "cpu")
 
 
-def mode_of(recipe: TrainRecipe, method: Method, on_cpu: bool) -> Sync:
+def mode_of(rollout: RolloutConfig, method: Method, on_cpu: bool) -> Sync:
     """The sync mode of a run of this method on a CPU or a GPU."""
-    wanted = recipe.rollout.sync
+    wanted = rollout.sync
     if not method.syncs:
         return "none"
     if wanted == "auto":
@@ -87,7 +89,7 @@ class Syncer:
 
     def __init__(
         self,
-        recipe: TrainRecipe,
+        rollout: RolloutConfig,
         policy: Policy,
         engine: Engine,
         mode: Sync,
@@ -98,7 +100,7 @@ class Syncer:
         self.mode: Sync = mode
         self.num_bytes = 0
         self._policy, self._engine, self._world = policy, engine, world
-        self._tolerance = stop_tolerance(recipe)
+        self._tolerance = stop_tolerance(rollout, policy.dtype)
         self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
         self._is_proven = False
         self._first_mean: float | None = None
@@ -205,7 +207,7 @@ class Syncer:
     def _tell(self, kind: str, text: str) -> None:
         """A warning, once of each kind."""
         if kind not in self._told and self._world.is_main:
-            print(f"sync: {text}", file=sys.stderr)
+            logger.warning(f"sync: {text}")
         self._told.add(kind)
 
     def _differences(self) -> Tensor:

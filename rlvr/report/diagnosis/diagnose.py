@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlvr.report.diagnosis import learning, policy, signal
 from rlvr.report.diagnosis.finding import LEVELS, Finding
-from rlvr.report.folder import RunData
+from rlvr.runs.reader import RunData
 
 RULES = (*learning.RULES, *policy.RULES, *signal.RULES)
 

@@ -6,8 +6,8 @@ from statistics import median
 from typing import Any
 
 from rlvr.report.diagnosis.finding import Finding
-from rlvr.report.folder import RunData
-from rlvr.report.series import running_mean, trend, window_len
+from rlvr.report.series import ends, running_mean, trend, window_len
+from rlvr.runs.reader import RunData
 
 MIN_STEPS = 20
 """Fewer steps do not tell learning from noise."""
@@ -61,18 +61,18 @@ def no_gradient(run: RunData) -> Finding | None:
 def _signs_of_large_steps(run: RunData) -> list[str]:
     """What else a learning rate that is too high leaves behind, as evidence."""
     signs = []
-    start, end = run.ends("optim/grad_norm", 10) or (0.0, 0.0)
+    start, end = ends(run, "optim/grad_norm", 10) or (0.0, 0.0)
     if start > 0 and end > 10 * start:
         signs.append(f"optim/grad_norm grew from {start:.2g} to {end:.2g}")
-    start, end = run.ends("policy/entropy", 10) or (0.0, 0.0)
+    start, end = ends(run, "policy/entropy", 10) or (0.0, 0.0)
     if start > 0 and (end > 3 * start or end < 0.05 * start):
         signs.append(f"policy/entropy went from {start:.3g} to {end:.3g} nats")
     for name, limit in (("policy/kl_ref", 0.3), ("policy/clip_frac", 0.2)):
-        _, end = run.ends(name, 10) or (0.0, 0.0)
+        _, end = ends(run, name, 10) or (0.0, 0.0)
         if end > limit:
             signs.append(f"{name} ended at {end:.2g}")
     longest = run.setting("rollout.max_response_len")
-    start, end = run.ends("rollout/response_len_mean", 10) or (0.0, 0.0)
+    start, end = ends(run, "rollout/response_len_mean", 10) or (0.0, 0.0)
     if longest and start < 0.6 * longest and end > 0.95 * longest:
         signs.append(f"responses grew from {start:.0f} tokens to the limit of {longest}")
     return signs
@@ -157,7 +157,7 @@ def not_learning(run: RunData) -> Finding | None:
 
 def _stands_still(run: RunData) -> list[str]:
     """Evidence that the policy is where it was; [] when anything shows that it moved."""
-    entropy, kl = run.ends("policy/entropy", 1), run.ends("policy/kl_ref", 1)
+    entropy, kl = ends(run, "policy/entropy", 1), ends(run, "policy/kl_ref", 1)
     if max(run.values("policy/clip_frac"), default=0.0) > 1e-3:
         return []
     evidence = []

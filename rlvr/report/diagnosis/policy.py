@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rlvr.report.diagnosis.finding import Finding
-from rlvr.report.folder import RunData, is_number
-from rlvr.report.series import quantile, window_len
+from rlvr.report.series import ends, quantile, window_len
+from rlvr.runs.reader import RunData, is_number
 
 MIN_STEPS = 10
 """Fewer steps carry no trend."""
@@ -19,7 +19,7 @@ MISMATCH_KL = {"float32": 1e-4, "bfloat16": 1e-2, "float16": 1e-2}
 
 def entropy_collapse(run: RunData) -> Finding | None:
     """Entropy down to a fifth of its start or less: samples become alike, groups lose signal."""
-    start, end = run.ends("policy/entropy", MIN_STEPS) or (0.0, 0.0)
+    start, end = ends(run, "policy/entropy", MIN_STEPS) or (0.0, 0.0)
     if start <= 0 or end > 0.2 * start:
         return None
     step = next(step for step, value in run.points("policy/entropy") if value <= 0.2 * start)
@@ -41,7 +41,7 @@ def entropy_collapse(run: RunData) -> Finding | None:
 
 def kl_blow_up(run: RunData) -> Finding | None:
     """KL to the reference above what a useful policy needs."""
-    _, end = run.ends("policy/kl_ref", 3) or (0.0, 0.0)
+    _, end = ends(run, "policy/kl_ref", 3) or (0.0, 0.0)
     if end < 0.3:
         return None
     # the end's median is 0.3 or more, so some step is

@@ -7,8 +7,8 @@ from typing import Any
 
 from rlvr.data import tables
 from rlvr.report.diagnosis.finding import Finding
-from rlvr.report.folder import RunData
-from rlvr.report.series import trend
+from rlvr.report.series import ends, trend
+from rlvr.runs.reader import RunData
 
 FAILURES = ("timeout", "worker_died")
 """Verdicts that are failures of the verifier, not of the response."""
@@ -16,8 +16,8 @@ FAILURES = ("timeout", "worker_died")
 
 def groups_without_signal(run: RunData) -> Finding | None:
     """Few groups whose rewards differ: the others cost a rollout and teach nothing."""
-    _, end = run.ends("sampler/informative_frac", 3) or (0.0, 1.0)
-    rewards = run.ends("reward/mean", 1)
+    _, end = ends(run, "sampler/informative_frac", 3) or (0.0, 1.0)
+    rewards = ends(run, "reward/mean", 1)
     if end >= 0.3 or rewards is None:
         return None
     low, high = run.setting("reward.incorrect", 0.0), run.setting("reward.correct", 1.0)
@@ -26,7 +26,7 @@ def groups_without_signal(run: RunData) -> Finding | None:
         f"sampler/informative_frac is {end:.2f} at the end: {1 - end:.0%} of the groups have equal"
         f" rewards and no gradient; reward/mean is {rewards[1]:.2f}"
     ]
-    costs = run.ends("sampler/rollouts_per_informative_group", 1)
+    costs = ends(run, "sampler/rollouts_per_informative_group", 1)
     if costs:
         evidence.append(
             f"{costs[1]:.0f} responses are sampled per informative group of"
@@ -52,7 +52,7 @@ def groups_without_signal(run: RunData) -> Finding | None:
 
 def truncation(run: RunData) -> Finding | None:
     """Responses cut at the limit: their reward says nothing about the reasoning."""
-    start, end = run.ends("rollout/truncated_frac", 3) or (0.0, 0.0)
+    start, end = ends(run, "rollout/truncated_frac", 3) or (0.0, 0.0)
     if end < 0.1:
         return None
     longest = run.setting("rollout.max_response_len", "?")
@@ -67,7 +67,7 @@ def truncation(run: RunData) -> Finding | None:
     if unended:
         evidence.append(f"the chat template ends a turn with {unended}, which ended no response")
         remedies = [f'set rollout.stop = ["{unended}"]; a longer limit alone changes nothing']
-    lengths = run.ends("rollout/response_len_mean", 1)
+    lengths = ends(run, "rollout/response_len_mean", 1)
     if lengths:
         a, b = lengths
         evidence.append(f"rollout/response_len_mean went from {a:.0f} to {b:.0f} tokens")
@@ -82,7 +82,7 @@ def truncation(run: RunData) -> Finding | None:
 
 def length_growth(run: RunData) -> Finding | None:
     """Responses that double without paying for it."""
-    lengths, rewards = run.ends("rollout/response_len_mean", 20), run.values("reward/mean")
+    lengths, rewards = ends(run, "rollout/response_len_mean", 20), run.values("reward/mean")
     if lengths is None or len(rewards) < 20:
         return None
     start, end = lengths
@@ -108,8 +108,8 @@ def length_growth(run: RunData) -> Finding | None:
 
 def no_answer(run: RunData) -> Finding | None:
     """Responses without a final answer where the verifier looks for one."""
-    _, end = run.ends("reward/no_answer_frac", 3) or (0.0, 0.0)
-    _, cut = run.ends("rollout/truncated_frac", 1) or (0.0, 0.0)
+    _, end = ends(run, "reward/no_answer_frac", 3) or (0.0, 0.0)
+    _, cut = ends(run, "rollout/truncated_frac", 1) or (0.0, 0.0)
     if end < 0.3 or cut > 0.8 * end:  # a response that is cut off has no answer either
         return None
     mode = run.setting("reward.answer_mode", "boxed")

@@ -21,9 +21,10 @@ from rlvr.report.blocks import (
 )
 from rlvr.report.diagnosis.diagnose import diagnose
 from rlvr.report.diagnosis.finding import LEVELS, Finding
-from rlvr.report.folder import RunData, Source
+from rlvr.report.folder import Source
 from rlvr.report.sections.run import accuracy_points
 from rlvr.report.series import running_mean, thin, window_len
+from rlvr.runs.reader import RunData
 
 ByMethod = dict[str, list[RunData]]
 """Runs by the label of their method."""

@@ -20,8 +20,8 @@ from rlvr.report.blocks import (
     tiles,
 )
 from rlvr.report.diagnosis.diagnose import diagnose
-from rlvr.report.folder import RunData
 from rlvr.report.series import smoothed, thin, window_len
+from rlvr.runs.reader import RunData
 
 BAND = "Shaded: two standard errors of the mean of the steps averaged."
 

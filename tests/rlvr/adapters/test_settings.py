@@ -19,7 +19,8 @@ from rlvr.adapters.state import adapter_state
 from rlvr.common.errors import ConfigError
 from rlvr.config.toml import dump_toml, load_recipe
 from rlvr.config.train import AdapterConfig, TrainRecipe
-from rlvr.policy.policy import load_base, load_policy
+from rlvr.policy.language_model import load_base
+from rlvr.policy.policy import load_policy
 from rlvr.runs.manifest import finish_manifest
 from rlvr.training.preflight import check
 from tests.rlvr.adapters.conftest import Trained
@@ -278,7 +279,7 @@ def test_the_seed_places_the_frequencies_of_fourierft(make_trained):
 def test_nothing_is_drawn_where_a_seed_is_refused(make_trained, method):
     def start(seed: int) -> dict:
         trained = make_trained(method)
-        base, _ = load_base(trained.recipe.model, trained.policy.path, torch.float32)
+        base, _ = load_base(trained.recipe.model, trained.policy.path)
         setup = Setup(
             trained.policy.adapter, seed, rows=[PROMPT[i:] + PROMPT[:i] for i in range(8)]
         )
@@ -294,7 +295,7 @@ def test_the_calibration_rows_decide_the_start(make_trained, method):
     states = []
     rotated = [PROMPT[i:] + PROMPT[:i] for i in range(8)]
     for rows in (rotated, [[token + 1 for token in row] for row in rotated]):
-        base, _ = load_base(trained.recipe.model, trained.policy.path, torch.float32)
+        base, _ = load_base(trained.recipe.model, trained.policy.path)
         adapted = METHODS[method].apply(base, Setup(trained.policy.adapter, 0, rows=rows))
         states.append(adapter_state(adapted))
     one, two = states

@@ -17,7 +17,7 @@ PROMPTS = [[11 * i % 300 + 8 for i in range(n)] for n in (6, 10, 13, 21)]
 def engine(make_recipe):
     """One real engine for all methods: merged weights and adapters go to it in turn."""
     recipe = make_recipe()
-    engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=8)
+    engine = VllmEngine(recipe.model, recipe.rollout, recipe.model.path, max_lora_rank=8)
     yield engine
     engine.close()
 
@@ -34,7 +34,7 @@ def restored(engine, make_trained):
 def test_vllm_serves_the_trained_policy_exactly(make_trained, restored, method, mode):
     trained = make_trained(method)
     trained.train(3)
-    syncer = Syncer(trained.recipe, trained.policy, restored, mode, PROMPTS)
+    syncer = Syncer(trained.recipe.rollout, trained.policy, restored, mode, PROMPTS)
     before = syncer.check()
     stats = syncer.sync()
     assert before > 1e-3, "the engine has to hold something else before the sync"
@@ -48,5 +48,5 @@ def test_parts_of_fused_weights_arrive_with_their_untouched_siblings(
 ):
     trained = make_trained("dora", target_modules=modules)
     trained.train(2)
-    syncer = Syncer(trained.recipe, trained.policy, restored, "merged", PROMPTS)
+    syncer = Syncer(trained.recipe.rollout, trained.policy, restored, "merged", PROMPTS)
     assert syncer.sync().logprob_error < 1e-4

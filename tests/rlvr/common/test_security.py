@@ -16,7 +16,7 @@ from rlvr.config.compare import CompareRecipe
 from rlvr.config.toml import validate
 from rlvr.config.train import ModelConfig
 from rlvr.config.warm_start import WarmStartRunConfig
-from rlvr.policy.policy import load_base, load_tokenizer
+from rlvr.policy.language_model import load_base, load_tokenizer
 
 SECRETS = {"WANDB_API_KEY": "f4ke" * 10, "HF_TOKEN": "hf_f4kef4kef4kef4ke"}
 
@@ -36,7 +36,6 @@ def settings(folder: Path) -> ModelConfig:
 
 
 def test_a_model_folder_with_pickled_weights_only_is_refused_unopened(tiny_policy, tmp_path):
-    import torch
 
     folder = shutil.copytree(tiny_policy, tmp_path / "policy")
     for file in folder.glob("*.safetensors*"):
@@ -44,12 +43,11 @@ def test_a_model_folder_with_pickled_weights_only_is_refused_unopened(tiny_polic
     with (folder / "pytorch_model.bin").open("wb") as file:
         pickle.dump(Payload(tmp_path / "ran"), file)
     with pytest.raises(ConfigError, match="safetensors"):
-        load_base(settings(folder), str(folder), torch.float32)
+        load_base(settings(folder), str(folder))
     assert not (tmp_path / "ran").exists()
 
 
 def test_code_beside_a_model_or_a_tokenizer_does_not_run(tiny_policy, tmp_path):
-    import torch
 
     folder = shutil.copytree(tiny_policy, tmp_path / "policy")
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
@@ -60,7 +58,7 @@ def test_code_beside_a_model_or_a_tokenizer_does_not_run(tiny_policy, tmp_path):
     }
     (folder / "config.json").write_text(json.dumps(tree))
     with pytest.raises(ConfigError):
-        load_base(settings(folder), str(folder), torch.float32)
+        load_base(settings(folder), str(folder))
     tree = json.loads((folder / "tokenizer_config.json").read_text())
     tree |= {
         "tokenizer_class": "Unheard",

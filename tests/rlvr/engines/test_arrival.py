@@ -39,7 +39,7 @@ def a_recipe(make_recipe, path, dtype: str):
 
 @pytest.fixture(scope="module")
 def vllm_engine(recipe):
-    engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=8)
+    engine = VllmEngine(recipe.model, recipe.rollout, recipe.model.path, max_lora_rank=8)
     yield engine
     engine.close()
 
@@ -142,7 +142,7 @@ def test_what_did_not_reach_vllm_after_one_update_is_named(
     vllm_engine.drop_adapter()
     restore = {name: value.clone() for name, value in policy.engine_weights()}
     vllm_engine.load_weights(restore.items())
-    syncer = Syncer(recipe, policy, vllm_engine, mode, PROMPTS)
+    syncer = Syncer(recipe.rollout, policy, vllm_engine, mode, PROMPTS)
     syncer.sync()
     old = handed_over(policy, mode, tmp_path / "old")
     update(policy)
@@ -196,10 +196,10 @@ def test_what_the_transformers_engine_holds_otherwise_is_named(
     old = copy.deepcopy(policy)
     update(policy)
     update(other, PROMPTS[2:])
-    Syncer(recipe, policy, TransformersEngine(policy), mode, PROMPTS).sync()
+    Syncer(recipe.rollout, policy, TransformersEngine(policy), mode, PROMPTS).sync()
     held = TransformersEngine(spoiled(policy, old, other, fault))
     with pytest.raises(SyncError) as caught:
-        Syncer(recipe, policy, held, mode, PROMPTS).sync()
+        Syncer(recipe.rollout, policy, held, mode, PROMPTS).sync()
     if fault in (nothing, of_another_rank):
         assert "ignored the whole update" in str(caught.value)
     else:
@@ -239,7 +239,7 @@ def test_a_stale_module_is_found_when_its_turn_comes(make_recipe, real_logits_po
     recipe = a_recipe(make_recipe, real_logits_policy, "bfloat16")
     policy = a_policy(recipe)
     engine = TransformersEngine(copy.deepcopy(policy))
-    syncer = Syncer(recipe, policy, engine, "adapter", PROMPTS)
+    syncer = Syncer(recipe.rollout, policy, engine, "adapter", PROMPTS)
     syncer.sync()
     layer: Any = policy.model.get_submodule(f"base_model.model.{FUSED}")
     with torch.no_grad():
@@ -267,7 +267,7 @@ def test_200_honest_syncs_are_silent(recipe, vllm_engine, mode, capfd):
     policy = a_policy(recipe)
     vllm_engine.drop_adapter()
     vllm_engine.load_weights(policy.engine_weights())
-    syncer = Syncer(recipe, policy, vllm_engine, mode, PROMPTS)
+    syncer = Syncer(recipe.rollout, policy, vllm_engine, mode, PROMPTS)
     optimizer = torch.optim.AdamW(policy.trainable, lr=LR)
     for step in range(200):
         policy.logprobs([TokenRow(p, p[::-1]) for p in PROMPTS], 1.0)[0].mean().backward()
@@ -327,7 +327,7 @@ def test_reading_back_nothing_is_said(make_recipe, real_logits_policy, capfd):
             return {}
 
     for mode in ("merged", "none"):
-        syncer = Syncer(recipe, policy, Silent(policy), mode, PROMPTS)
+        syncer = Syncer(recipe.rollout, policy, Silent(policy), mode, PROMPTS)
         syncer.sync()
         syncer.sync()
     said = capfd.readouterr().err

@@ -8,7 +8,7 @@ import torch
 from rlvr.adapters.merge import merged_weights
 from rlvr.common.seeds import sample_seed
 from rlvr.config.train import AdapterConfig
-from rlvr.engines.engine import Sampling
+from rlvr.engines.engine import SamplingParams
 from rlvr.engines.transformers import TransformersEngine, draw
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.engines.weights.sync import Syncer, SyncError
@@ -27,7 +27,7 @@ from tests.rlvr.engines.engine_cases import (
 def vllm_engine(make_recipe):
     """One real engine for the module, able to take merged weights and adapters."""
     recipe = make_recipe()
-    engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=8)
+    engine = VllmEngine(recipe.model, recipe.rollout, recipe.model.path, max_lora_rank=8)
     yield engine
     engine.close()
 
@@ -37,12 +37,12 @@ def vllm_engine(make_recipe):
 def test_after_real_updates_vllm_serves_exactly_the_policy(make_recipe, vllm_engine, mode):
     recipe = make_recipe()
     policy = adapted_policy(recipe)
-    syncer = Syncer(recipe, policy, vllm_engine, mode, PROMPTS)
+    syncer = Syncer(recipe.rollout, policy, vllm_engine, mode, PROMPTS)
     stats = syncer.sync()
     assert stats.num_bytes > 0
     assert stats.logprob_error < 1e-4
     for temperature in (1.0, 0.7):
-        assert sampled_error(policy, vllm_engine, Sampling(24, temperature)) < 1e-4
+        assert sampled_error(policy, vllm_engine, SamplingParams(24, temperature)) < 1e-4
     clear_adapter(vllm_engine, recipe)
 
 
@@ -58,9 +58,14 @@ def clear_adapter(engine, recipe) -> None:
 @pytest.mark.parametrize("mode", ["merged", "adapter"])
 def test_a_vllm_that_slept_gives_its_memory_up_and_serves_the_policy_again(make_recipe, mode):
     recipe = make_recipe(rollout={"engine": "vllm", "sleep": True})
-    engine = VllmEngine(recipe, recipe.model.path, max_lora_rank=8 if mode == "adapter" else None)
+    engine = VllmEngine(
+        recipe.model,
+        recipe.rollout,
+        recipe.model.path,
+        max_lora_rank=8 if mode == "adapter" else None,
+    )
     policy = adapted_policy(recipe)
-    syncer = Syncer(recipe, policy, engine, mode, PROMPTS)
+    syncer = Syncer(recipe.rollout, policy, engine, mode, PROMPTS)
     for _ in range(2):
         assert syncer.sync().logprob_error < 1e-4
         before = torch.cuda.mem_get_info()[0]
@@ -83,7 +88,7 @@ def test_vllm_draws_nothing_from_torchs_own_generator(vllm_engine):
 def test_full_fine_tuning_reaches_vllm_exactly(make_recipe, vllm_engine):
     recipe = make_recipe().model_copy(update={"adapter": AdapterConfig(method="full")})
     policy = adapted_policy(recipe)
-    syncer = Syncer(recipe, policy, vllm_engine, "merged", PROMPTS)
+    syncer = Syncer(recipe.rollout, policy, vllm_engine, "merged", PROMPTS)
     assert syncer.sync().logprob_error < 1e-4
     base = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
     vllm_engine.load_weights(base.engine_weights())
@@ -96,7 +101,7 @@ def test_a_module_that_does_not_arrive_is_named(make_recipe, vllm_engine, monkey
     lost = "model.layers.1.mlp.down_proj"
     kept = [(n, w) for n, w in merged_weights(policy.model) if not n.startswith(lost)]
     monkeypatch.setattr(type(policy), "engine_weights", lambda self: iter(kept))
-    syncer = Syncer(recipe, policy, vllm_engine, "merged", PROMPTS)
+    syncer = Syncer(recipe.rollout, policy, vllm_engine, "merged", PROMPTS)
     with pytest.raises(SyncError, match=rf"{lost} without its update"):
         syncer.sync()
     monkeypatch.setattr(type(policy), "engine_weights", lambda self: iter([]))
@@ -153,7 +158,7 @@ def test_transformers_rollouts_do_not_depend_on_their_batch(make_recipe):
     alone = [engine.generate([request], SAMPLING)[0] for request in requests(12)]
     assert [r.token_ids for r in together] == [r.token_ids for r in alone]
     assert sampled_error(policy, engine) < 1e-4
-    assert sampled_error(policy, engine, Sampling(24, 0.5)) < 1e-4
+    assert sampled_error(policy, engine, SamplingParams(24, 0.5)) < 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -171,11 +176,11 @@ def test_the_base_is_bit_identical_after_50_syncs(make_recipe, dtype):
 def test_draws_follow_the_distribution_and_report_its_probabilities():
     logits = torch.tensor([[0.0, math.log(3.0), -math.inf, 1.0]]).repeat(4000, 1)
     generators = [torch.Generator().manual_seed(sample_seed(1, i)) for i in range(4000)]
-    tokens, logp = draw(logits, Sampling(1, top_k=2), generators)
+    tokens, logp = draw(logits, SamplingParams(1, top_k=2), generators)
     assert set(tokens.tolist()) == {1, 3}
     expected = torch.tensor([3.0, math.e]) / (3 + math.e)
     share = float((tokens == 1).float().mean())
     assert abs(share - float(expected[0])) < 0.03
     assert logp[tokens == 1][0].exp() == pytest.approx(float(expected[0]), abs=1e-6)
-    greedy, _ = draw(logits[:2], Sampling(1, temperature=0), generators[:2])
+    greedy, _ = draw(logits[:2], SamplingParams(1, temperature=0), generators[:2])
     assert greedy.tolist() == [1, 1]

@@ -1,6 +1,7 @@
 """`rlvr serve`: what it would start, on which address, and who learns the key. Starts nothing."""
 
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -49,18 +50,19 @@ def test_only_loopback_addresses_count_as_such():
 
 def test_a_made_key_is_private_and_found_by_training(write_recipe, monkeypatch):
     recipe = load_recipe_of(write_recipe())
-    assert find_key(recipe) is None
-    key = make_key(recipe)
+    folder = Path(recipe.run.dir)
+    assert find_key(folder) is None
+    key = make_key(folder)
     assert len(key) >= 40
-    assert find_key(recipe) == make_key(recipe) == key
-    assert stat.S_IMODE(key_file(recipe).stat().st_mode) == 0o600
+    assert find_key(folder) == make_key(folder) == key
+    assert stat.S_IMODE(key_file(folder).stat().st_mode) == 0o600
     assert key not in dump_toml(recipe)
     monkeypatch.setenv("RLVR_API_KEY", "goes first")
-    assert find_key(recipe) == "goes first"
+    assert find_key(folder) == "goes first"
     monkeypatch.delenv("RLVR_API_KEY")
-    key_file(recipe).chmod(0o644)
+    key_file(folder).chmod(0o644)
     with pytest.raises(ConfigError, match="others can read this API key"):
-        find_key(recipe)
+        find_key(folder)
 
 
 def load_recipe_of(path):

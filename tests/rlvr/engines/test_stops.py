@@ -24,12 +24,12 @@ from rlvr.engines.transformers import TransformersEngine
 from rlvr.evaluation.problem_sets import eval_sets, held_out_data
 from rlvr.policy.policy import TokenRow, load_policy
 from rlvr.report.diagnosis.signal import truncation
-from rlvr.report.folder import RunData
-from rlvr.sampling.sampler import Sampler
+from rlvr.runs.reader import RunData
 from rlvr.sft.finetune import finetune
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
+from rlvr.training.build import make_sampler
 from rlvr.training.evaluate import sample_responses
-from rlvr.training.update import make_rows
+from rlvr.training.rows import make_rows
 from tests.rlvr.engines.engine_cases import assert_ends_at_a_stop_token
 
 PAD, END = 0, 1
@@ -55,11 +55,11 @@ def base_policy(tiny_policy, tmp_path_factory) -> Path:
 
 def collect(recipe, policy, verifier):
     """The groups of one step of the recipe, with its stops resolved."""
-    recipe = with_stops(recipe, policy.tokenizer)
+    recipe = recipe.model_copy(update={"rollout": with_stops(recipe.rollout, policy.tokenizer)})
     data, prompts = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, 100)
-    sampler = Sampler(recipe, data.problems, prompts, lambda ids: policy.tokenizer.decode(ids))
     engine = TransformersEngine(policy)
-    return sampler.collect(0, engine, verifier, lambda: None).groups
+    sampler = make_sampler(recipe, data.problems, prompts, engine, verifier, policy.decode)
+    return sampler.collect(0).groups
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,8 @@ def test_the_stop_token_is_trained_on_and_a_stopped_response_is_not_masked_as_tr
     )
     rewards = [float(i % 2) for i in range(recipe.rollout.group_size)]
     groups = [replace(group, rewards=rewards) for group in groups]
-    rows = make_rows(make_batch(groups, policy, recipe), recipe, step=0)
+    config = UpdateConfig.of(recipe)
+    rows = make_rows(make_batch(groups, policy, config), config, step=0)
     responses = [r for group in groups for r in group.responses]
     whole = [r.token_ids for r in responses if not r.truncated]
     assert 0 < len(whole) < len(responses)
@@ -166,7 +167,7 @@ BAD_STOPS = [
 @pytest.mark.parametrize(("rollout", "message"), BAD_STOPS)
 def test_a_stop_that_no_engine_can_keep_is_refused(make_recipe, tokenizer, rollout, message):
     with pytest.raises(ConfigError, match=message):
-        with_stops(make_recipe(rollout=rollout), tokenizer)
+        with_stops(make_recipe(rollout=rollout).rollout, tokenizer)
 
 
 def test_a_negative_stop_id_is_refused(make_recipe):
@@ -176,8 +177,8 @@ def test_a_negative_stop_id_is_refused(make_recipe):
 
 def test_stops_are_resolved_once_and_the_same_again(make_recipe, tokenizer):
     recipe = make_recipe(rollout={"stop": ["<|end|>", "7"], "stop_token_ids": [9, END]})
-    once = with_stops(recipe, tokenizer)
-    assert once.rollout.stop_token_ids == (9, END, tokenizer("7")["input_ids"][0])
+    once = with_stops(recipe.rollout, tokenizer)
+    assert once.stop_token_ids == (9, END, tokenizer("7")["input_ids"][0])
     assert with_stops(once, tokenizer) == once
 
 
@@ -194,8 +195,8 @@ def test_a_turns_end_that_ends_no_response_is_said_with_the_remedy(
     recipe = make_recipe()
     (line,) = notices(recipe, settings, base, [[5, 6]])
     assert 'set rollout.stop = ["<|end|>"]' in line
-    mended = with_stops(make_recipe(rollout={"stop": ["<|end|>"]}), base)
-    assert notices(mended, settings, base, [[5, 6]]) == []
+    rollout = with_stops(make_recipe(rollout={"stop": ["<|end|>"]}).rollout, base)
+    assert notices(recipe.model_copy(update={"rollout": rollout}), settings, base, [[5, 6]]) == []
     assert notices(recipe, GenerationConfig(eos_token_id=PAD), tokenizer, [[5, 6]]) == []
 
 

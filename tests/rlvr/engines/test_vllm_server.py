@@ -6,6 +6,7 @@ import re
 import threading
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 from rlvr.cli import main
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.engines.engine import Sampling
+from rlvr.engines.engine import SamplingParams
 from rlvr.engines.server.engine import ServerEngine, check_servers
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.engines.weights.sync import Syncer, SyncError
@@ -36,6 +37,15 @@ pytestmark = pytest.mark.engine
 @pytest.fixture(autouse=True)
 def api_key(monkeypatch):
     monkeypatch.setenv("RLVR_API_KEY", KEY)
+
+
+def connect(recipe, mode) -> ServerEngine:
+    run_dir = Path(recipe.run.dir)
+    return ServerEngine(recipe.model, recipe.rollout, run_dir, recipe.model.path, mode)
+
+
+def look_at_servers(recipe, mode) -> None:
+    check_servers(recipe.model, recipe.rollout, Path(recipe.run.dir), mode)
 
 
 @pytest.fixture(scope="module")
@@ -88,28 +98,28 @@ def server_recipe(make_recipe, tmp_path):
 def test_after_real_updates_the_server_serves_exactly_the_policy(server, server_recipe, mode):
     recipe = server_recipe(server)
     policy = adapted_policy(recipe)
-    engine = ServerEngine(recipe, recipe.model.path, mode)
-    syncer = Syncer(recipe, policy, engine, mode, PROMPTS)
+    engine = connect(recipe, mode)
+    syncer = Syncer(recipe.rollout, policy, engine, mode, PROMPTS)
     for _ in range(2):  # a second version replaces the first
         stats = syncer.sync()
         assert stats.num_bytes > 0
         assert stats.logprob_error < 1e-4
         for temperature in (1.0, 0.7):
-            assert sampled_error(policy, engine, Sampling(24, temperature)) < 1e-4
+            assert sampled_error(policy, engine, SamplingParams(24, temperature)) < 1e-4
         with torch.no_grad():
             for parameter in policy.trainable:
                 parameter.mul_(1.5)
     engine.close()
     if mode == "merged":
-        ServerEngine(recipe, recipe.model.path, mode).close()  # the base again, for other tests
+        connect(recipe, mode).close()  # the base again, for other tests
 
 
 @pytest.mark.parametrize("mode", ["adapter", "merged"])
 def test_what_a_server_does_not_hold_is_named_by_its_own_checksums(server, server_recipe, mode):
     recipe, name = server_recipe(server), "model.layers.0.self_attn.k_proj"
     policy = adapted_policy(recipe)
-    engine = ServerEngine(recipe, recipe.model.path, mode)
-    syncer = Syncer(recipe, policy, engine, mode, PROMPTS)
+    engine = connect(recipe, mode)
+    syncer = Syncer(recipe.rollout, policy, engine, mode, PROMPTS)
     syncer.sync()
     syncer.prove()
     with torch.no_grad():
@@ -124,12 +134,12 @@ def test_what_a_server_does_not_hold_is_named_by_its_own_checksums(server, serve
     assert ask(f"{server.url}/rlvr/held", KEY, body) == 200
     engine.close()
     if mode == "merged":
-        ServerEngine(recipe, recipe.model.path, mode).close()  # the base again, for other tests
+        connect(recipe, mode).close()  # the base again, for other tests
 
 
 def test_the_server_ends_a_response_at_a_stop_token(server, server_recipe):
     recipe = server_recipe(server)
-    engine = ServerEngine(recipe, recipe.model.path, "merged")
+    engine = connect(recipe, "merged")
     assert_ends_at_a_stop_token(engine)
     engine.close()
 
@@ -137,16 +147,20 @@ def test_the_server_ends_a_response_at_a_stop_token(server, server_recipe):
 @pytest.mark.slow
 def test_the_server_samples_the_tokens_of_the_local_engine(server, server_recipe):
     recipe = server_recipe(server)
-    remote = ServerEngine(recipe, recipe.model.path, "merged")
-    local = VllmEngine(recipe, recipe.model.path, max_lora_rank=8)
-    for sampling in (SAMPLING, Sampling(24, 0.7, top_p=0.9), Sampling(24, temperature=0)):
+    remote = connect(recipe, "merged")
+    local = VllmEngine(recipe.model, recipe.rollout, recipe.model.path, max_lora_rank=8)
+    for sampling in (
+        SAMPLING,
+        SamplingParams(24, 0.7, top_p=0.9),
+        SamplingParams(24, temperature=0),
+    ):
         ours = remote.generate(requests(12), sampling)
         theirs = local.generate(requests(12), sampling)
         assert [r.token_ids for r in ours] == [r.token_ids for r in theirs]
         assert [r.truncated for r in ours] == [r.truncated for r in theirs]
         for x, y in zip(ours, theirs, strict=True):
             assert x.logprobs == pytest.approx(y.logprobs, abs=1e-5)
-    assert remote.generate(requests(2), Sampling(8, logprobs=False))[0].logprobs == []
+    assert remote.generate(requests(2), SamplingParams(8, logprobs=False))[0].logprobs == []
     assert remote.score(PROMPTS)[2] == pytest.approx(local.score(PROMPTS)[2], abs=1e-5)
     local.close()
     remote.close()
@@ -165,8 +179,8 @@ def num_running(server: ServerProcess) -> float:
 
 def test_closing_a_stream_aborts_its_requests_and_leaves_the_engine_usable(server, server_recipe):
     recipe = server_recipe(server)
-    engine = ServerEngine(recipe, recipe.model.path, "adapter")
-    stream = engine.stream(requests(64), Sampling(max_len=128))
+    engine = connect(recipe, "adapter")
+    stream = engine.stream(requests(64), SamplingParams(max_len=128))
     num_finished = 0
     while not num_finished:
         num_finished += len(next(stream))
@@ -180,7 +194,7 @@ def test_closing_a_stream_aborts_its_requests_and_leaves_the_engine_usable(serve
 def test_a_wrong_key_is_refused_before_anything_loads(server, server_recipe, monkeypatch):
     monkeypatch.setenv("RLVR_API_KEY", "another")
     with pytest.raises(ConfigError, match=f"{server.url} refuses the API key; set RLVR_API_KEY"):
-        check_servers(server_recipe(server), "adapter")
+        look_at_servers(server_recipe(server), "adapter")
 
 
 def test_every_path_but_health_asks_for_the_key(server):
@@ -197,7 +211,7 @@ def test_a_server_that_is_too_short_for_the_recipe_is_refused(server, server_rec
     recipe = server_recipe(server)
     longer = recipe.model.model_copy(update={"max_len": 512})
     with pytest.raises(ConfigError, match=r"model.max_len = 512: .* takes 160 tokens"):
-        check_servers(recipe.model_copy(update={"model": longer}), "adapter")
+        look_at_servers(recipe.model_copy(update={"model": longer}), "adapter")
 
 
 def test_no_server_at_all_is_waited_for_and_then_said(make_recipe, server_recipe):
@@ -205,9 +219,9 @@ def test_no_server_at_all_is_waited_for_and_then_said(make_recipe, server_recipe
         url = "http://127.0.0.1:9"
 
     recipe = server_recipe(Nowhere, server_wait_s=0.1)
-    check_servers(recipe, "adapter")  # it may still be starting
+    look_at_servers(recipe, "adapter")  # it may still be starting
     with pytest.raises(RunError, match=r"no server of rollout.servers .* answered for 0.1 s"):
-        ServerEngine(recipe, recipe.model.path, "adapter")
+        connect(recipe, "adapter")
 
 
 @pytest.mark.slow
@@ -219,10 +233,10 @@ def test_two_servers_share_the_requests_and_one_does_them_all_when_the_other_die
     other.wait()
     recipe = server_recipe(server, other, max_num_seqs=4)
     policy = adapted_policy(recipe)
-    engine = ServerEngine(recipe, recipe.model.path, "adapter")
-    syncer = Syncer(recipe, policy, engine, "adapter", PROMPTS)
+    engine = connect(recipe, "adapter")
+    syncer = Syncer(recipe.rollout, policy, engine, "adapter", PROMPTS)
     assert syncer.sync().logprob_error < 1e-4
-    sampling = Sampling(max_len=140)
+    sampling = SamplingParams(max_len=140)
     whole = engine.generate(requests(48), sampling)
     found, stream = {}, engine.stream(requests(48), sampling)
     while len(found) < 8:

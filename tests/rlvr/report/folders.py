@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from rlvr.config.needs import resolved
 from rlvr.config.toml import dump_toml, validate
 from rlvr.config.train import TrainRecipe
 from rlvr.runs.metrics import METRICS
@@ -28,7 +29,7 @@ def recipe(**sections: dict[str, Any]) -> dict[str, Any]:
     }
     for name, values in sections.items():
         tree[name] = tree.get(name, {}) | values
-    return validate(tree, TrainRecipe).model_dump(mode="json", exclude_none=True)
+    return resolved(validate(tree, TrainRecipe))
 
 
 def healthy_rows(num_steps: int = 100, seed: int = 0, gain: float = 0.3) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 
 from rlvr.report.diagnosis.diagnose import diagnose
 from rlvr.report.diagnosis.policy import SYNC_TOLERANCE
-from rlvr.report.folder import RunData
+from rlvr.runs.reader import RunData
 from tests.rlvr.report.folders import healthy_rows, recipe
 
 

@@ -5,17 +5,15 @@ import json
 import pytest
 
 from rlvr.common.errors import ConfigError
-from rlvr.report.folder import read_run, read_source
+from rlvr.report.folder import read_source
 from rlvr.report.rollouts import (
     MAX_TEXT_LEN,
     embed,
     groups_of,
-    read_rollouts,
     shorten,
-    step_files,
 )
 from rlvr.report.series import running_mean, thin, trend
-from rlvr.runs.reader import read_metrics
+from rlvr.runs.reader import read_metrics, read_rollouts, read_run, rollout_files
 from tests.rlvr.report.folders import write_comparison, write_rollouts, write_run
 
 
@@ -33,8 +31,8 @@ def test_a_run_whose_files_are_not_whole_is_read_as_far_as_it_goes(tmp_path):
     folder = write_run(tmp_path / "run")
     (folder / "summary.json").write_text('{"seconds": 1')
     (folder / "config.toml").write_text("[train\n")
-    step = max(step_files(folder))
-    path = step_files(folder)[step]
+    step = max(rollout_files(folder))
+    path = rollout_files(folder)[step]
     whole = len(read_rollouts(path))
     path.write_bytes(path.read_bytes()[:-200])
     run = read_run(folder)
@@ -86,7 +84,7 @@ def test_rollouts_of_one_prompt_stand_together_and_long_ones_are_shortened():
 
 def test_steps_beyond_the_budget_are_left_out_evenly_and_counted(tmp_path):
     folder = write_run(tmp_path / "run", steps_with_rollouts=30)
-    files = [step_files(folder)]
+    files = [rollout_files(folder)]
     packed, index, left_out = embed(files)
     assert (len(packed[0]), left_out) == (30, 0)
     budget = sum(map(len, packed[0].values())) // 3
@@ -101,8 +99,8 @@ def test_an_empty_step_file_is_no_error(tmp_path):
     write_rollouts(tmp_path, 1, [])
     (tmp_path / "rollouts" / "step_2.jsonl.gz").write_bytes(b"")
     (tmp_path / "rollouts" / "step_x.jsonl.gz").write_bytes(b"")
-    assert list(step_files(tmp_path)) == [1, 2]
-    assert [read_rollouts(path) for path in step_files(tmp_path).values()] == [[], []]
+    assert list(rollout_files(tmp_path)) == [1, 2]
+    assert [read_rollouts(path) for path in rollout_files(tmp_path).values()] == [[], []]
 
 
 def test_series_statistics_by_hand():

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from rlvr.cli import main
-from rlvr.report.folder import RunData, Source, read_source
+from rlvr.report.folder import Source, read_source
 from rlvr.report.page import page_data, safe_json
+from rlvr.runs.reader import RunData
 from tests.rlvr.report.folders import (
     healthy_rows,
     lr_find,

@@ -292,7 +292,7 @@ def test_the_command_tells_both_kinds_of_recipe_apart(make, rlvr_command, tmp_pa
     path.write_text(dump_toml(make()))
     done = rlvr_command("sft", path, "--data.prompt_field", "q")
     assert done.returncode == 2
-    assert "would be ignored" in done.stderr
+    assert "would be ignored with data.path" in done.stderr
     path.write_text("[data]\nnum_problems = 10\n[train]\nlr = 1e-3\n[adapter]\nmethod = 'lora'\n")
     done = rlvr_command("sft", path)
     assert done.returncode == 2
