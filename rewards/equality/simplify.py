@@ -19,7 +19,8 @@ def steps(with_symbols: bool, force: bool) -> tuple[Step, ...]:
     import sympy
 
     def in_logarithms(difference: Any) -> Any:
-        apart = sympy.expand_log(difference, force=force)
+        arcs = (sympy.asinh, sympy.acosh, sympy.atanh)
+        apart = sympy.expand_log(difference.rewrite(arcs, sympy.log), force=force)
         return sympy.logcombine(sympy.expand(apart), force=force)
 
     def in_powers(difference: Any) -> Any:
@@ -48,14 +49,18 @@ def hopeless() -> tuple[type[Exception], ...]:
 
 
 def _done(difference: Any) -> Any:
-    """Carry out sums and products."""
-    return difference.doit()
+    """Carry out sums and products; write the larger of two numbers with their distance."""
+    import sympy
+
+    done = difference.doit()
+    return done.rewrite(sympy.Abs) if done.has(sympy.Max, sympy.Min) else done
 
 
 def _in_radicals(difference: Any) -> Any:
     import sympy
 
-    return sympy.expand(sympy.radsimp(sympy.sqrtdenest(difference)))
+    factored = difference.replace(_is_root, lambda root: sympy.factor(root.base) ** root.exp)
+    return sympy.expand(sympy.radsimp(sympy.sqrtdenest(factored)))
 
 
 def _in_exponentials(difference: Any) -> Any:
