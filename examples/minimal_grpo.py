@@ -83,8 +83,7 @@ def sample_groups(parts: Parts, recipe: TrainRecipe, step: int) -> list[Group]:
         [Request(parts.prompts[i], sample_seed(seed, step, problems[i].id, n)) for i, n in each],
         SamplingParams(rollout.max_response_len, rollout.temperature),
     )
-    ids = [response.token_ids for response in responses]
-    texts = parts.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    texts = [parts.policy.decode(response.token_ids) for response in responses]
     golds = [problems[i].golds for i, _ in each]
     verdicts = parts.verifier.verify_many(list(zip(texts, golds, strict=True)))
     rewards, reasons = [float(v.correct) for v in verdicts], [v.reason.value for v in verdicts]
