@@ -39,8 +39,8 @@ class _Borrowed(Engine):
     def load_adapter(self, folder: Path) -> int:
         return self._engine.load_adapter(folder)
 
-    def held(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
-        return self._engine.held(names)
+    def read_back(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
+        return self._engine.read_back(names)
 
     def sleep(self) -> None:
         self._engine.sleep()
