@@ -28,18 +28,18 @@ import torch
 
 from rewards import Verifier
 from rlvr.algorithm.loss import TokenBatch, policy_loss, row_weights
-from rlvr.algorithm.surrogate import Rows
+from rlvr.algorithm.surrogate import RowLayout
 from rlvr.common.environment import set_environment
 from rlvr.common.seeds import sample_seed
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.data.problems import Problem, encode_prompts, load_problems
 from rlvr.engines.choose import choose_engine
-from rlvr.engines.engine import Engine, Request, Sampling
+from rlvr.engines.engine import Engine, Request, SamplingParams
 from rlvr.engines.weights.sync import Syncer, choose_mode
 from rlvr.policy.policy import Policy, TokenRow, load_policy
 from rlvr.sampling.rollouts import Group
-from rlvr.training.batch import StepBatch, make_batch
+from rlvr.training.batch import StepBatch, UpdateConfig, make_batch
 from rlvr.training.build import new_engine
 from rlvr.warm_start.policy_path import model_path
 
@@ -81,7 +81,7 @@ def sample_groups(parts: Parts, recipe: TrainRecipe, step: int) -> list[Group]:
     each = [(i, n) for i in chosen for n in range(size)]
     responses = parts.engine.generate(
         [Request(parts.prompts[i], sample_seed(seed, step, problems[i].id, n)) for i, n in each],
-        Sampling(rollout.max_response_len, rollout.temperature),
+        SamplingParams(rollout.max_response_len, rollout.temperature),
     )
     ids = [response.token_ids for response in responses]
     texts = parts.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -100,8 +100,8 @@ def update(parts: Parts, batch: StepBatch, recipe: TrainRecipe) -> float:
     policy, responses = parts.policy, [r for group in batch.groups for r in group.responses]
     tensor = partial(torch.tensor, device=policy.device)
     rows = [TokenRow(g.prompt_ids, r.token_ids) for g in batch.groups for r in g.responses]
-    reference_NT = [scores for group in batch.references or [] for scores in group]
-    advantage_N = tensor([value for group in batch.advantages for value in group])
+    reference_NT = [scores for group in batch.references_PGT or [] for scores in group]
+    advantage_N = tensor([value for group in batch.advantages_PG for value in group])
     lengths = [len(row.response_ids) for row in rows]
     # fixed for the whole batch before it is split, so that the split changes nothing
     weight_N = tensor(row_weights(lengths, "response_mean", max(lengths)))
@@ -109,7 +109,7 @@ def update(parts: Parts, batch: StepBatch, recipe: TrainRecipe) -> float:
     total = 0.0
     for chosen in policy.micro_batches(rows, recipe.train.tokens_per_microbatch):
         logp_T, entropy_T = policy.logprobs([rows[i] for i in chosen], recipe.rollout.temperature)
-        layout = Rows.of(tensor([lengths[i] for i in chosen]))
+        layout = RowLayout.of(tensor([lengths[i] for i in chosen]))
         tokens = TokenBatch(
             engine_T=tensor([x for i in chosen for x in responses[i].logprobs]),
             ref_T=tensor([x for i in chosen for x in reference_NT[i]]),
@@ -117,7 +117,7 @@ def update(parts: Parts, batch: StepBatch, recipe: TrainRecipe) -> float:
             weight_T=weight_N[chosen][layout.row_T],
             # the weights that sampled: rho is 1, without a pass for old log-probabilities
             on_policy_T=torch.ones_like(logp_T, dtype=torch.bool),
-            rows=layout,
+            layout=layout,
         )
         loss, _ = policy_loss(logp_T, entropy_T, tokens, recipe.algorithm)
         loss.backward()
@@ -131,7 +131,8 @@ def train(parts: Parts, recipe: TrainRecipe, steps: int) -> Iterator[tuple[float
     """After every step its mean reward and its loss."""
     parts.syncer.sync()  # vLLM has loaded the base; the adapter may start elsewhere
     for step in range(steps):
-        batch = make_batch(sample_groups(parts, recipe, step), parts.policy, recipe)
+        groups = sample_groups(parts, recipe, step)
+        batch = make_batch(groups, parts.policy, UpdateConfig.of(recipe))
         loss = update(parts, batch, recipe)
         parts.syncer.sync(step + 1)  # raises where the engine holds other weights than the policy
         rewards = [reward for group in batch.groups for reward in group.rewards]

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import BinaryIO, NoReturn, TextIO
 
@@ -13,7 +13,7 @@ from rewards.extract import MODES
 from rewards.types import Reason, Verdict
 from rewards.verifier import Verifier
 
-BATCH_LINES = 512
+BATCH_LINES = 512  # judged together: enough for every worker, few enough to stream
 EPILOG = """\
 input:  one JSON object per line with "response" and "gold"; other fields are kept
 output: for every line, in order, the same object plus "correct", "reason", "answer", "stage", "ms"
@@ -28,10 +28,12 @@ class Parser(argparse.ArgumentParser):
     """Reports a wrong option in one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and the message, without argparse's usage text."""
         self.exit(2, f"{self.prog}: {message}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
     parser = Parser(
         prog="rlvr verify",
         description="Judge responses against golds: rlvr verify < in.jsonl > out.jsonl",
@@ -82,17 +84,13 @@ def main(
 
 @dataclass(frozen=True)
 class Row:
-    """One input line: its object, and what is wrong with it, if anything."""
+    """An input line: its object, and why it cannot be judged, if it cannot."""
 
     number: int
     fields: dict
     gold: str = ""
     reason: Reason | None = None
     problem: str = ""
-
-    @classmethod
-    def refused(cls, number: int, fields: dict, reason: Reason, problem: str) -> "Row":
-        return cls(number, fields, "", reason, problem)
 
 
 def verify_lines(verifier: Verifier, lines: Iterable[bytes], out: TextIO, problems: TextIO) -> None:
@@ -108,31 +106,34 @@ def verify_lines(verifier: Verifier, lines: Iterable[bytes], out: TextIO, proble
             verdict = verdicts.get(row.number) or Verdict(
                 False, row.reason or Reason.NO_ANSWER, None, "input", 0.0
             )
-            out.write(json.dumps(row.fields | judged_fields(verdict)) + "\n")
+            fields = row.fields | asdict(verdict) | {"ms": round(verdict.ms, 4)}
+            out.write(json.dumps(fields) + "\n")
         out.flush()
 
 
 def read_row(number: int, line: bytes) -> Row:
-    """The line as a row; one that cannot be judged says why."""
+    """Return the line as a row; one that cannot be judged says why."""
+    fields, reason = {"line": number}, Reason.GOLD_INVALID
     try:
-        fields = json.loads(line, parse_float=WrittenFloat, parse_constant=no_number)
+        read = json.loads(line, parse_float=WrittenFloat, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
-        return Row.refused(number, {"line": number}, Reason.GOLD_INVALID, f"not JSON: {error}")
-    if not isinstance(fields, dict):
-        problem = f"a JSON object is needed, this is {type(fields).__name__}"
-        return Row.refused(number, {"line": number}, Reason.GOLD_INVALID, problem)
-    gold = fields.get("gold")
+        return Row(number, fields, reason=reason, problem=f"not JSON: {error}")
+    if not isinstance(read, dict):
+        problem = f"a JSON object is needed, this is {type(read).__name__}"
+        return Row(number, fields, reason=reason, problem=problem)
+    fields, gold, response = read, read.get("gold"), read.get("response")
+    # bool is a kind of int in Python: `"gold": true` is a slip and not the number 1.
     if not isinstance(gold, str | int | float) or isinstance(gold, bool):
         problem = f'"gold" must be a string or a number, this is {type(gold).__name__}'
-        return Row.refused(number, fields, Reason.GOLD_INVALID, problem)
-    if not isinstance(fields.get("response"), str):
-        problem = f'"response" must be a string, this is {type(fields.get("response")).__name__}'
-        return Row.refused(number, fields, Reason.NO_ANSWER, problem)
+        return Row(number, fields, reason=reason, problem=problem)
+    if not isinstance(response, str):
+        problem = f'"response" must be a string, this is {type(response).__name__}'
+        return Row(number, fields, reason=Reason.NO_ANSWER, problem=problem)
     return Row(number, fields, gold.text if isinstance(gold, WrittenFloat) else str(gold))
 
 
 class WrittenFloat(float):
-    """A JSON number with a point or an exponent, which keeps its text: the gold as it stands."""
+    """A JSON number with a point or an exponent that keeps its text: 2.50 is not 2.5."""
 
     text: str
 
@@ -145,15 +146,5 @@ class WrittenFloat(float):
 
 
 def no_number(name: str) -> float:
-    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
+    """Refuse NaN and Infinity, which Python reads although JSON does not know them."""
     raise ValueError(f"{name} is no JSON number")
-
-
-def judged_fields(verdict: Verdict) -> dict:
-    return {
-        "correct": verdict.correct,
-        "reason": verdict.reason.value,
-        "answer": verdict.answer,
-        "stage": verdict.stage,
-        "ms": round(verdict.ms, 4),
-    }

@@ -1,4 +1,4 @@
-"""Counts of verdicts by reason and stage, and their latency, between two resets."""
+"""Count verdicts by reason and stage, and measure their latency, between two resets."""
 
 import threading
 from collections import Counter, deque
@@ -15,13 +15,13 @@ too_large is not among them: the cost guard has judged that no sensible answer l
 UNJUDGED = frozenset({*FAILURES, Reason.GOLD_INVALID})
 """Reasons of a response that nobody judged, right or wrong: it earns no reward at all."""
 
-FOLD_AT = 4096
+FOLD_AT = 4096  # verdicts that wait uncounted, in memory
 MAX_TIMES = 65_536
 
 
 @dataclass(frozen=True)
 class VerifierStats:
-    """What happened since the last reset.
+    """The verdicts and the events of the worker pool since the last reset.
 
     num_verdicts: verdicts given. reasons, stages: verdicts per reason and per deciding stage.
     failure_frac: timeout and worker_died over all verdicts but gold_invalid. p50_ms, p99_ms: of
@@ -47,16 +47,18 @@ class Counters:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._recent: deque[Verdict] = deque()
+        self._recent: deque[Verdict] = deque()  # appending is atomic and needs no lock
         self.reset()
 
     def add(self, verdicts: list[Verdict]) -> None:
+        """Count the verdicts, at once or, as long as they are few, with the next snapshot."""
         self._recent.extend(verdicts)
         if len(self._recent) >= FOLD_AT:
             with self._lock:
                 self._fold()
 
     def reset(self) -> None:
+        """Forget every verdict."""
         with self._lock:
             self._recent.clear()
             self._reasons: Counter[str] = Counter()
@@ -71,6 +73,7 @@ class Counters:
             self._times_ms.append(verdict.ms)
 
     def snapshot(self, pool_events: Counter[str]) -> VerifierStats:
+        """Return the counts since the last reset, with those of the pool's events."""
         with self._lock:
             self._fold()
             reasons, stages = dict(self._reasons), dict(self._stages)
@@ -92,7 +95,7 @@ class Counters:
 
 
 def quantile(ordered: list[float], fraction: float) -> float:
-    """The smallest value that at least `fraction` of the values do not exceed; 0 for no values."""
+    """Return the smallest value that `fraction` of the values do not exceed; 0 for no values."""
     if not ordered:
         return 0.0
     return ordered[max(0, -int(-fraction * len(ordered) // 1) - 1)]

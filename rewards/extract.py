@@ -1,4 +1,4 @@
-"""Find the answer in a response: one linear scan from the end, no fallback between modes."""
+"""Find the answer in a response by one linear scan from the end, without fallback between modes."""
 
 import re
 from typing import NamedTuple
@@ -58,7 +58,7 @@ def extract(response: str, mode: str = "boxed") -> Extraction:
         _, mark, tail = text.rpartition("####")
         answer = tail.strip().partition("\n")[0].strip().strip("*").strip() if mark else ""
     elif mode == "last_number":
-        found = _last_match(_NUMBER, text[-4096:])
+        found = _last_match(_NUMBER, text[-4096:])  # numbers before the last lines are no answers
         answer = found.group().lstrip("+") if found else ""
     else:
         raise ValueError(f"answer mode {mode!r} is unknown; use one of {', '.join(MODES)}")
@@ -171,6 +171,7 @@ def _with_neighbours(
     """Join the boxes before the last one that belong to the same answer, or that enclose it."""
     parts, says_or = [last], False
     while before >= 0 and len(parts) < MAX_PARTS:
+        # Boxes far apart, or before the thinking ended, are intermediate results.
         if start - before > 4096 or response.find(_THINK, before, start) >= 0:
             break
         outer = _span(response, before, start, ends)

@@ -1,4 +1,4 @@
-"""The gold answer of a problem, parsed whole when data loads."""
+"""Parse the gold answer of a problem, once, when data loads."""
 
 import re
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from rewards.syntax.normalise import MAX_LEN, compact, normalise, unescaped, wor
 
 
 class Kind(StrEnum):
-    """What sort of thing a gold is."""
+    """The kinds of golds."""
 
     INTEGER = "integer"
     RATIONAL = "rational"
@@ -53,6 +53,7 @@ class Gold:
 
         Raises ValueError with the reason and the remedy for a gold that nothing could equal.
         """
+        # Imported here: `rewards` must import quickly, and the parser's patterns take their time.
         from rewards.equality.scalar import rational
         from rewards.syntax.choices import gold_label, letter_run, letters
         from rewards.syntax.read import plain_number, read
@@ -156,35 +157,21 @@ def _checked(text: str) -> str:
     return plain
 
 
-_KINDS = {
-    "text": Kind.TEXT,
-    "choice": Kind.CHOICE,
-    "time": Kind.TIME,
-    "ratio": Kind.RATIO,
-    "based": Kind.BASED,
-    "matrix": Kind.MATRIX,
-    "set": Kind.SET,
-    "such": Kind.SET,
-    "field": Kind.SET,
-    "list": Kind.LIST,
-    "cup": Kind.INTERVAL,
-    "cap": Kind.INTERVAL,
-    "setminus": Kind.INTERVAL,
-    "mod": Kind.RELATION,
-    "d": Kind.DECIMAL,
-}
+_KINDS = {tag: Kind(tag) for tag in "text time ratio based matrix set list".split()}
+_KINDS |= {"such": Kind.SET, "field": Kind.SET, "mod": Kind.RELATION, "d": Kind.DECIMAL}
+_KINDS |= dict.fromkeys(("cup", "cap", "setminus"), Kind.INTERVAL)
 
 
 def _kind(node: Node) -> Kind:
-    tag = node[0]
-    if tag == "unit":
-        return _kind(node[1])
-    if tag == "rel":
-        return Kind.EQUATION if set(node[1]) <= {"=", "=="} else Kind.RELATION
-    if tag == "tuple":
-        return Kind.TUPLE if node[1] == "()" or len(node[2]) != 2 else Kind.INTERVAL
-    if tag in _KINDS:
-        return _KINDS[tag]
+    match node:
+        case ("unit", inner, _):
+            return _kind(inner)
+        case ("rel", operators, _):
+            return Kind.EQUATION if set(operators) <= {"=", "=="} else Kind.RELATION
+        case ("tuple", ends, items):
+            return Kind.TUPLE if ends == "()" or len(items) != 2 else Kind.INTERVAL
+        case (tag, *_) if tag in _KINDS:
+            return _KINDS[tag]
     from rewards.equality.scalar import rational
     from rewards.syntax.tree import features
 

@@ -7,7 +7,7 @@ from rewards.verifier import Verifier
 
 
 def verified_avg_at_n(n: int = 1, **settings) -> Any:
-    """A lighteval SampleLevelMetric: the fraction of n sampled responses that are correct.
+    """Return a lighteval SampleLevelMetric: the fraction of n sampled responses that are correct.
 
     A response is correct when it equals any of the document's golds. It is judged whole, as the
     model gave it; the verifier itself looks after the last `</think>`. settings: those of Verifier.
@@ -47,7 +47,7 @@ def verified_avg_at_n(n: int = 1, **settings) -> Any:
 
 
 def average(verifier: Verifier, golds: list[str], responses: list[str], n: int) -> float:
-    """The fraction of the first n responses that equal one of the golds."""
+    """Return the fraction of the first n responses that equal one of the golds."""
     if len(responses) < n:
         raise ValueError(f"n = {n}: there are only {len(responses)} responses; sample more")
     pairs = [(response, gold) for response in responses[:n] for gold in golds]

@@ -1,4 +1,4 @@
-"""Rewards beside correctness: functions of lengths, texts and tokens, and how to add them up."""
+"""Compute rewards beside correctness from lengths, texts and tokens, and add them up."""
 
 import math
 import re
@@ -10,7 +10,7 @@ TAG = re.compile(r"</?think>")
 
 
 def overlong_penalty(response_len: int, max_len: int, cache_len: int) -> float:
-    """0 up to max_len - cache_len tokens, then linear down to -1 at max_len, -1 beyond.
+    """Return 0 up to max_len - cache_len tokens, then linear down to -1 at max_len, -1 beyond.
 
     Source: DAPO, arXiv 2503.14476, eq. 13 (there max_len 20,480 and cache_len 4,096).
     """
@@ -23,7 +23,7 @@ def overlong_penalty(response_len: int, max_len: int, cache_len: int) -> float:
 
 
 def format_reward(response: str, *, opened_in_prompt: bool = False) -> float:
-    """1 for a response of the form `<think>reasoning</think>answer`, else 0.
+    """Return 1 for a response of the form `<think>reasoning</think>answer`, else 0.
 
     Each tag stands exactly once, in this order; nothing but white space comes before, and neither
     the reasoning nor the answer is blank. opened_in_prompt: the prompt ends in `<think>` already,
@@ -40,7 +40,7 @@ def format_reward(response: str, *, opened_in_prompt: bool = False) -> float:
 
 
 def length_rewards(response_lens: Sequence[int], correct: Sequence[bool]) -> list[float]:
-    """For one group: from +0.5 for the shortest response to -0.5 for the longest.
+    """Return the rewards of one group, from +0.5 for the shortest response to -0.5 for the longest.
 
     A wrong response gets at most 0; a group of equal lengths gets 0 throughout.
     Source: Kimi k1.5, arXiv 2501.12599, section 2.3.3.
@@ -56,7 +56,7 @@ def length_rewards(response_lens: Sequence[int], correct: Sequence[bool]) -> lis
 
 
 def repetition_penalty(tokens: Sequence[int], ngram_len: int = 20) -> float:
-    """Minus the fraction of the response's n-grams that repeat an earlier one: 0 to -1.
+    """Return minus the fraction of the response's n-grams that repeat an earlier one: 0 to -1.
 
     Shorter responses than one n-gram get 0.
     Source: arXiv 2502.03373, algorithm 1. There every token of a repeated n-gram is penalised on
@@ -77,7 +77,7 @@ def weighted_sum(
     normalise: bool = False,
     eps: float = 1e-4,
 ) -> list[float]:
-    """One reward per response: the weighted sum of several, over responses ordered by group.
+    """Return one reward per response, the weighted sum of several, responses ordered by group.
 
     normalise: first shift and scale every reward to mean 0 and standard deviation 1 (n - 1 in the
     denominator, plus eps) within its group, so that a reward with a wide range does not drown the
@@ -103,7 +103,7 @@ def weighted_sum(
 
 
 def normalised(values: Sequence[float], group_size: int, eps: float) -> list[float]:
-    """Each value minus its group's mean, over its group's standard deviation plus eps."""
+    """Return each value minus its group's mean, over its group's standard deviation plus eps."""
     result = []
     for start in range(0, len(values), group_size):
         group = values[start : start + group_size]

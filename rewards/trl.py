@@ -69,5 +69,5 @@ class MathReward:
 
 
 def response_text(completion: str | list[dict[str, str]]) -> str:
-    """The text to judge: the completion itself, or the last message of a conversation."""
+    """Return the text to judge: the completion itself, or a conversation's last message."""
     return completion if isinstance(completion, str) else completion[-1]["content"]

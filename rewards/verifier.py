@@ -1,4 +1,4 @@
-"""The verifier: extract, decide exactly in process where possible, send the rest to workers."""
+"""Judge responses: extract, decide exactly in process where possible, send the rest to workers."""
 
 import os
 import threading
@@ -68,7 +68,7 @@ class Verifier:
             "max_calls": max_calls,
             "max_age_s": max_age_s,
         }
-        # Parser and judge are half of the import time, and importing is not yet verifying.
+        # Imported here: they are half of the import time, and many importers never verify.
         from rewards.judging.judge import judge_fast
 
         self._judge_fast = judge_fast
@@ -81,7 +81,7 @@ class Verifier:
         _live.add(self)
 
     def _start_pool(self) -> "Pool":
-        # Sockets and subprocesses are half of the import time, and importing is not yet verifying.
+        # Imported here, as above: sockets and subprocesses take the other half.
         from rewards.pool.pool import Pool, PoolSettings
 
         self._pool = Pool(PoolSettings(**self._pool_settings))
@@ -89,17 +89,17 @@ class Verifier:
         return self._pool
 
     def verify(self, response: str, gold: Gold | str | tuple[Gold | str, ...]) -> Verdict:
-        """The verdict on one response."""
+        """Return the verdict on one response."""
         return self.verify_many([(response, gold)])[0]
 
     def verify_many(
         self, pairs: Iterable[tuple[str, Gold | str | tuple[Gold | str, ...]]]
     ) -> list[Verdict]:
-        """One verdict per (response, gold), in order. Equal answers to equal golds are judged once,
-        and those that a worker has judged before are remembered (not timeouts).
+        """Return one verdict per (response, gold), in order.
 
-        Of a tuple of golds any counts: the verdict is correct where one of them gives that, else a
-        failure of ours where one gives that, since it might have been the right one.
+        Equal answers to equal golds are judged once, and what a worker has judged is remembered
+        (timeouts are not). Any gold of a tuple counts: the verdict is correct if one of them is
+        met, else a failure of ours if one failed, since it might have been the right one.
         A gold that is a string and cannot be understood gives the reason gold_invalid.
         Raises RuntimeError after close, or when the worker processes cannot be started at all.
         """
@@ -137,7 +137,7 @@ class Verifier:
         return verdicts
 
     def _judge_here(self, response: str, gold: Gold | str) -> tuple[str | None, Ruling | None, str]:
-        """The answer, its ruling when it can be decided in this process, and the gold's text."""
+        """Return the answer, its ruling if this process can decide it, and the gold's text."""
         try:
             parsed = parse_gold(gold) if isinstance(gold, str) else gold
             if parsed is None:
@@ -199,7 +199,7 @@ OUTCOME_RULINGS = {
 
 
 def ruling_of(outcome: "Outcome") -> Ruling:
-    """What the end of a worker's call means for the pair."""
+    """Return the ruling that the end of a worker's call means for the pair."""
     if outcome.status == "done":
         reason, stage = outcome.values
         return Ruling(Reason(reason), stage)
@@ -209,20 +209,21 @@ def ruling_of(outcome: "Outcome") -> Ruling:
 
 
 def best(verdicts: list[Verdict]) -> Verdict:
-    """The verdict on one response by several golds of which any counts; its time is that of all."""
+    """Return the best of one response's verdicts by several golds, with the time of all."""
     ranks = {Reason.CORRECT: 0, Reason.TIMEOUT: 1, Reason.WORKER_DIED: 1, Reason.GOLD_INVALID: 3}
     chosen = min(verdicts, key=lambda verdict: ranks.get(verdict.reason, 2))
     return replace(chosen, ms=sum(verdict.ms for verdict in verdicts))
 
 
 def verdict_of(ruling: Ruling, answer: str | None, ms: float) -> Verdict:
+    """Return the verdict that a ruling on the answer gives."""
     reason, stage = ruling
     return Verdict(reason is Reason.CORRECT, reason, answer, stage, ms)
 
 
 @lru_cache(maxsize=GOLD_CACHE)
 def parse_gold(text: str) -> Gold | None:
-    """The parsed gold, or None for one that cannot be understood."""
+    """Return the parsed gold; None for one that cannot be understood."""
     try:
         return Gold.parse(text)
     except ValueError:
@@ -230,7 +231,7 @@ def parse_gold(text: str) -> Gold | None:
 
 
 def default_num_workers() -> int:
-    """Half of the processors this process may use, between 2 and 16."""
+    """Return half of the number of processors this process may use, between 2 and 16."""
     if hasattr(os, "sched_getaffinity"):
         num_cpus = len(os.sched_getaffinity(0))
     else:

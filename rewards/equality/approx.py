@@ -1,4 +1,4 @@
-"""Approximate values with a bound on the rounding error, in floats: cheap proof of inequality."""
+"""Compute values in floats with a bound on the rounding error: cheap proof of inequality."""
 
 import cmath
 import math
@@ -9,7 +9,7 @@ from rewards.syntax.nodes import Node
 
 Number = float | complex
 
-EPS = 2.3e-16
+EPS = 2.3e-16  # a little more than the 2**-52 by which two floats near 1 differ
 _CONSTANTS: dict[str, Number] = {"pi": math.pi, "e": math.e, "i": 1j}
 
 
@@ -21,8 +21,9 @@ class Point:
 
     def value(self, name: str) -> float:
         """Return the symbol's value: the same for the same name and index, in every process."""
+        # hash() would differ between processes, and with it the verdict of a worker.
         seed = crc32(name.encode(), 7919 * (self.index + 1)) / 2**32
-        if self.index % 3 == 2:
+        if self.index % 3 == 2:  # negative, above 1, between 0 and 1: where formulas change branch
             return -0.3 - 2.4 * seed
         return 1.1 + 2.3 * seed if self.index % 3 == 0 else 0.15 + 0.8 * seed
 
@@ -44,7 +45,7 @@ def approx(node: Node, at: Point) -> tuple[Number, float]:
     if rule is None:
         raise NotExact
     value, error = rule(node, at)
-    if not abs(value) < 1e290:
+    if not abs(value) < 1e290:  # also for nan; above it the error bounds would overflow
         raise OverflowError
     return value, error
 
@@ -86,7 +87,7 @@ def _quotient(node: Node, at: Point) -> tuple[Number, float]:
     if size == 0 and bottom_error == 0:
         raise Undefined
     if size <= 4 * bottom_error or size == 0:
-        raise NotExact
+        raise NotExact  # it may be 0
     value = top / bottom
     return value, (top_error + abs(value) * bottom_error) / (size - bottom_error) + EPS * abs(value)
 
@@ -108,9 +109,7 @@ def raise_to(base: Number, error: float, exponent: Number, exponent_error: float
     if size == 0 and error == 0:
         if isinstance(exponent, complex) or exponent < 0:
             raise Undefined
-        if exponent == 0:
-            return 1.0, 0.0
-        return 0.0, 0.0
+        return float(exponent == 0), 0.0
     if size <= 4 * error:
         raise NotExact
     times = _whole(exponent, exponent_error)
@@ -166,7 +165,7 @@ def _apply(name: str, x: Number, error: float, at: Point) -> tuple[Number, float
         at.nonreal = True
         raise NotExact from problem
     if steep * error > 1e-3 * (1 + abs(value)):
-        raise NotExact
+        raise NotExact  # the slope at x says nothing about the ends of so wide an interval
     return value, 1.1 * steep * error + 4 * EPS * (
         abs(value) + (abs(x) if name in _PERIODIC else 0)
     )
@@ -177,7 +176,7 @@ def _root(args: tuple[Node, ...], at: Point) -> tuple[Number, float]:
     value, error = approx(args[0], at)
     if value == 0 and error == 0:
         return 0.0, 0.0
-    if not isinstance(value, complex) and value < 0 and degree % 2 == 1:
+    if not isinstance(value, complex) and value < 0 and degree % 2 == 1:  # real, as in school
         size, bound = raise_to(-value, error, float(1 / degree), 0.0, at)
         return -size, bound
     if degree == 0:

@@ -20,6 +20,7 @@ FLOAT_DIGITS, MAX_FLOAT_DIGITS = 15, 17
 """Significant digits with which a float is printed."""
 FLOAT_ERROR = Fraction(2, 2**52)
 POINTS = 6
+"""Two of each kind that approx.Point draws from."""
 
 
 @lru_cache(maxsize=8192)
@@ -41,7 +42,7 @@ def same(a: Node, b: Node) -> bool | None:
         return rational(a) != "undefined"
     left, right = rational(a), rational(b)
     if "undefined" in (left, right):
-        return False
+        return False  # not even 1/0 is 1/0
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return left == right or _rounds(a, left, b, right)
     kinds = features(a) | features(b)
@@ -65,7 +66,8 @@ _NO_SCALARS = {"text", "tuple", "set", "list", "rel", "cup", "matrix", "field", 
 _SCALAR_WORDS = {"n", "d", "s", "c", "+", "*", "/", "^", "-", "f", "unit"}
 
 
-def _same_logs(a: Node, b: Node, decide) -> bool | None:
+def _same_logs(a: Node, b: Node, decide: Same) -> bool | None:
+    """Compare with log read as natural, then as decimal: either is meant in some gold."""
     natural = decide(read_log(a, "e"), read_log(b, "e"))
     return natural if natural else either(natural, decide(read_log(a, "10"), read_log(b, "10")))
 
@@ -142,14 +144,14 @@ def _rounded(a: Node, b: Node) -> bool | None:
         if shown is None or symbols(other) or literal(other):
             continue
         if shown.num_digits < MIN_RIGHT_DIGITS:
-            return None
+            return None  # 1.414 is not the root of 2: too few digits show that it is meant
         try:
             value, error = approx(other, Point(0))
         except (NotExact, OverflowError, ValueError):
             return None
         if isinstance(value, complex):
             return None
-        gap = abs(shown.value - Fraction(value))
+        gap = abs(shown.value - Fraction(value))  # exact: a float is a fraction
         if gap + Fraction(error) < shown.step:
             return True
         if gap > shown.step + 3 * Fraction(error):
@@ -214,10 +216,11 @@ def compare_at(a: Node, b: Node, index: int, imaginary: bool) -> bool | None:
         return None if symbols(a) | symbols(b) else _compare_sizes(a, b)
     except (NotExact, ValueError):
         return None
+    # Off the real line two formulas may take different branches of one function: says nothing.
     if at.nonreal and not imaginary and (symbols(a) | symbols(b)):
         return None
     gap, size = abs(left - right), max(abs(left), abs(right))
-    if gap > 4 * (left_error + right_error) + 1e-14 * size:
+    if gap > 4 * (left_error + right_error) + 1e-14 * size:  # four times for safety
         return False
     return True if left_error + right_error < 1e-7 * size else None
 

@@ -80,7 +80,7 @@ def analyze(path: Path, options: Options) -> Analysis:
     facts = {
         "checkpoint": str(checkpoint),
         "base": str(base),
-        "method": (find_manifest(checkpoint) or {}).get("method"),
+        "method": find_manifest(checkpoint).get("method"),
         "modules": modules,
         "others": others,
         "by_layer": _by_layer(modules + others),

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from rlvr.common.errors import ConfigError
+from rlvr.runs.reader import read_manifest
 
 _LORA = re.compile(r"base_model\.model\.(.+)\.lora_(A|B|magnitude_vector)(?:\.weight)?$")
 ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -129,10 +130,9 @@ def is_adapter(checkpoint: Path) -> bool:
     return (checkpoint / ADAPTER_CONFIG).is_file()
 
 
-def find_manifest(checkpoint: Path) -> dict[str, Any] | None:
-    """The manifest of the run that the checkpoint lies in, if it does."""
-    path = checkpoint.parent.parent / "manifest.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+def find_manifest(checkpoint: Path) -> dict[str, Any]:
+    """The manifest of the run that the checkpoint lies in; {} where it lies in none."""
+    return read_manifest(checkpoint.parent.parent)
 
 
 def find_base(checkpoint: Path, given: str | None) -> Path:
@@ -144,7 +144,7 @@ def find_base(checkpoint: Path, given: str | None) -> Path:
     if name is None and is_adapter(checkpoint):
         name = json.loads((checkpoint / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
     if name is None:
-        name = (find_manifest(checkpoint) or {}).get("model")
+        name = find_manifest(checkpoint).get("model")
     if name is None:
         raise ConfigError(f"{checkpoint}: its base is not recorded; give it with --base FOLDER")
     if Path(name).is_dir():

@@ -10,13 +10,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.intervals import Interval
+from eval.intervals import Interval, mean_over_problems
 from rlvr.compare.fairness import Fairness
 from rlvr.compare.learning_rate.search import rank_of, read_finds
 from rlvr.compare.resolve import Comparison
 from rlvr.compare.results import RunResult
-from rlvr.compare.statistics import Pair, compare_pairs, gain, mean_of, summarise
+from rlvr.compare.statistics import Pair, compare_pairs, gain, summarise
 from rlvr.compare.text import pair_sentence, sentences
+from rlvr.runs.reader import read_manifest
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def forgetting(folders: Sequence[Path]) -> Interval | None:
         if tree is not None:
             before = tree["before"]["mean"]["value"] if "mean" in tree["before"] else 0.0
             found.append(tree["mean"]["value"] - before)
-    return mean_of(found) if len(found) > 1 else None
+    return mean_over_problems(found) if len(found) > 1 else None
 
 
 def interval_json(interval: Interval | None) -> dict[str, Any] | None:
@@ -136,6 +137,5 @@ def _mean(values: Sequence[float]) -> float:
 
 def _commit(results: Mapping[str, Sequence[RunResult]]) -> str | None:
     """The git commit that the first run was made with."""
-    paths = (run.folder / "manifest.json" for runs in results.values() for run in runs)
-    path = next((path for path in paths if path.exists()), None)
-    return json.loads(path.read_text())["git_commit"] if path else None
+    manifests = (read_manifest(run.folder) for runs in results.values() for run in runs)
+    return next((facts["git_commit"] for facts in manifests if facts), None)

@@ -34,7 +34,7 @@ def compare_main(words: Sequence[str]) -> int:
     args, rest = parser.parse_known_args(list(words))
     set_environment()
     console = _console()
-    comparison = open_comparison(args.recipe, rest, console, warm_start=not args.plan)
+    comparison = open_comparison(args.recipe, rest, warm_start=not args.plan)
     fairness = examine(comparison)
     executor, folder = comparison.recipe.executor, comparison.folder
     try:
@@ -67,7 +67,7 @@ def lr_find_main(words: Sequence[str]) -> int:
     args, rest = parser.parse_known_args(list(words))
     set_environment()
     console = _console()
-    comparison = open_comparison(args.recipe, rest, console)
+    comparison = open_comparison(args.recipe, rest)
     labels = chosen_labels(comparison, args.methods)
     executor = comparison.recipe.executor
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from rlvr.compare.resolve import Comparison
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.data.absolute_paths import absolute_tree
-from rlvr.runs.reader import read_metrics
+from rlvr.runs.reader import read_metrics, read_summary
 
 SHAPE = ("model", "rollout", "data")
 """Sections that decide, with the method, how long a step takes."""
@@ -70,14 +69,17 @@ def measured_cost(recipe: TrainRecipe, folders: Sequence[Path]) -> RunCost | Non
 
 def _cost_of(folder: Path) -> tuple[float, float, float] | None:
     """(seconds per step, other seconds, peak GiB) of a finished run folder."""
-    if not (folder / "summary.json").is_file() or not (folder / "config.toml").is_file():
-        return None
-    rows = read_metrics(folder)
-    if not rows or "time/step_s" not in rows[0]:  # a supervised run has no such steps
+    rows, summary = read_metrics(folder), read_summary(folder)
+    if (
+        not rows or summary is None or "time/step_s" not in rows[0]
+    ):  # a supervised run has no such steps
         return None
     steps = [row["time/step_s"] for row in rows]
-    seconds = json.loads((folder / "summary.json").read_text())["seconds"]
-    return statistics.fmean(steps), max(seconds - sum(steps), 0.0), rows[-1]["memory/peak_gib"]
+    return (
+        statistics.fmean(steps),
+        max(summary["seconds"] - sum(steps), 0.0),
+        rows[-1]["memory/peak_gib"],
+    )
 
 
 def _recipe_of(folder: Path) -> TrainRecipe | None:
@@ -120,6 +122,7 @@ def plan_lines(comparison: Comparison, fairness: Fairness) -> list[str]:
         cost = measured_cost(comparison.resolve(label, 0, None), folders)
         steps = recipe.budget.steps or 0
         own = [task for task in tasks if task.label == label]
+        # a rate that is still to be found has no run folder yet
         left = [task for task in own if method.lr == "find" or settled(task) is None]
         lr = "lr to be found" if method.lr == "find" else f"lr {method.lr:g}"
         text = f"  {label}: {lr}, {len(own)} runs, {len(own) - len(left)} of them done"

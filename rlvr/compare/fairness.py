@@ -77,6 +77,7 @@ def examine(comparison: Comparison) -> Fairness:
     unfair += _seeds(comparison, labels, matched)
     unfair += borrowed_rates(comparison)
     num_params = count_parameters(comparison)
+    # numbers of parameters differ by nature between methods: a reader has to know, no more
     soft = _parameters(comparison, num_params, matched, unfair)
     unit = comparison.recipe.budget.unit
     matched += [unit] if unit != "steps" else []
@@ -156,6 +157,7 @@ def _modules(comparison: Comparison, labels: Sequence[str], matched: list[str]) 
         for label, adapter in adapters.items()
         if "target_modules" in get_method(adapter).options
     }
+    # full fine-tuning and prompts choose no modules, so the first that does is the measure
     first = next(iter(targets), None)
     odd = [label for label in targets if targets[label] != targets[str(first)]]
     if not odd:

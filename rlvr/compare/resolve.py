@@ -6,16 +6,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlvr.common.errors import ConfigError
 from rlvr.compare.execution.task import RunTask, run_key
 from rlvr.config.compare import BudgetConfig, CompareRecipe, MethodConfig, RulesConfig
 from rlvr.config.toml import load_recipe, validate
 from rlvr.config.train import TrainRecipe
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from rlvr.warm_start.policy_path import find_model, model_path
 
 DEFAULT_LR = 1e-4
 """Stands in the resolved recipe of a method whose rate is not known yet."""
@@ -63,9 +61,10 @@ class Comparison:
         tree["optim"] = tree.get("optim", {}) | {"lr": lr or DEFAULT_LR}
         length = steps or budget.steps or budget.max_steps
         tree["train"] = {"steps": length} | tree.get("train", {}) | {"seed": seed}
+        # the budget goes before the base recipe's steps, not before what a method asks for itself
         if "steps" not in method.settings.get("train", {}):
             tree["train"]["steps"] = length
-        if self.model_path is not None:
+        if self.model_path is not None:  # the warm start is made once, not by every run
             tree["model"] = {k: v for k, v in tree["model"].items() if k != "sft_recipe"}
             tree["model"]["path"] = self.model_path
         recipe = validate(tree, TrainRecipe)
@@ -85,6 +84,7 @@ class Comparison:
         name = self.method_name(label)
         options = METHODS[name].options if name in METHODS else frozenset(adapter)
         own = method.settings.get("adapter", {})
+        # what the method itself asks for stays, to be refused where it would be ignored
         shared = {k: v for k, v in adapter.items() if k in options or k in own}
         rank = {} if method.rank is None else {"rank": method.rank}
         return shared | rank | {"method": name}
@@ -107,9 +107,7 @@ class Comparison:
         return RunTask(label, recipe.model_copy(update={"run": run}), budget, until, rules)
 
 
-def open_comparison(
-    path: Path, overrides: Sequence[str], console: Console, warm_start: bool = True
-) -> Comparison:
+def open_comparison(path: Path, overrides: Sequence[str], warm_start: bool = True) -> Comparison:
     """Reads the recipe and its base; makes the policy of a warm start, unless told not to.
 
     Raises: ConfigError for what cannot be read.
@@ -120,29 +118,12 @@ def open_comparison(
         base_path = path.parent / base_path
     if not base_path.is_file():
         raise ConfigError(f"compare.base = {recipe.compare.base!r}: no such recipe; correct it")
+    # in a base recipe optim.lr may be a table of rates by method
     base = load_recipe(base_path, ["--optim.lr", str(DEFAULT_LR)], TrainRecipe)
     rates = tomllib.loads(base_path.read_text()).get("optim", {}).get("lr", {})
     tree = base.model_dump(exclude_unset=True)
-    model = model_folder(base, base_path, console, warm_start)
+    model = model_path(base, base_path) if warm_start else find_model(base, base_path)
     return Comparison(recipe, path, tree, rates if isinstance(rates, dict) else {}, model)
-
-
-def model_folder(
-    base: TrainRecipe, base_path: Path, console: Console, warm_start: bool
-) -> str | None:
-    """The policy's folder or hub id; None where the warm start is still to be made."""
-    from rlvr.warm_start.policy_path import model_path
-
-    if base.model.path is not None or warm_start:
-        return model_path(base, base_path)
-    from rlvr.config.warm_start import WarmStartRecipe
-    from rlvr.warm_start.warm_start import warm_start_path
-
-    sft = Path(str(base.model.sft_recipe))
-    if not sft.is_absolute() and not sft.exists():
-        sft = base_path.parent / sft
-    folder = warm_start_path(load_recipe(sft, [], WarmStartRecipe))
-    return str(folder) if folder.is_dir() else None
 
 
 def _overlay(*trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +11,7 @@ from rlvr.compare.execution.end_rules import WINDOW, diverged, sampled_tokens, s
 from rlvr.compare.execution.execute import rule_behind
 from rlvr.compare.execution.task import RunOutcome, RunTask
 from rlvr.config.compare import RulesConfig
-from rlvr.runs.reader import read_metrics
+from rlvr.runs.reader import read_evaluation, read_manifest, read_metrics
 
 ENTRY = (
     "accuracy", "accuracy_before", "reward_last", "tokens", "seconds", "peak_gib", "sync_bytes",
@@ -76,19 +75,14 @@ def read_result(task: RunTask, outcome: RunOutcome) -> RunResult:
         step_seconds(rows),
         last.get("memory/peak_gib", 0.0),
         last.get("sync/bytes", 0.0),
-        _num_params(task.folder),
+        read_manifest(task.folder).get("trainable_parameters", 0),
     )
 
 
 def read_fractions(folder: Path, step: int) -> list[float] | None:
     """Correct fraction of each held-out problem after `step` steps, or None."""
-    path = folder / "eval" / f"step_{step}.json"
-    return json.loads(path.read_text())["fractions"] if path.exists() else None
-
-
-def _num_params(folder: Path) -> int:
-    path = folder / "manifest.json"
-    return json.loads(path.read_text())["trainable_parameters"] if path.exists() else 0
+    evaluation = read_evaluation(folder, step)
+    return None if evaluation is None else evaluation["fractions"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +107,7 @@ def read_point(task: RunTask, outcome: RunOutcome, rules: RulesConfig) -> RatePo
     stopped, steps = outcome.stopped or rule_behind(outcome.reason), outcome.steps
     if outcome.status == "failed" and stopped is None:
         return None
-    for step in range(1, len(rows) + 1):
+    for step in range(1, len(rows) + 1):  # rules look at the newest step alone
         rule = diverged(rows[:step], rules)
         if rule is not None:
             stopped, steps = rule, step

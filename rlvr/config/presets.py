@@ -60,6 +60,7 @@ def fill_dynamic(tree: Any) -> Any:
     algorithm, sampling = tree.get("algorithm", {}), tree.get("sampling", {})
     if not isinstance(algorithm, Mapping) or not isinstance(sampling, Mapping):
         return tree
+    # read from the dict, as the sections are not built yet
     advantage = (PRESETS.get(algorithm.get("preset", ""), {}) | dict(algorithm)).get("advantage")
     if advantage not in USES_EQUAL_REWARDS or "dynamic" in sampling:
         return tree

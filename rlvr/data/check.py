@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +14,11 @@ from eval.cli import Parser, add_format, add_verifier, exit_code, make_verifier
 from eval.contamination import check_contamination
 from eval.reports.report import contamination_table
 from eval.reports.tables import render
+from rlvr.common.log import get_logger
 from rlvr.data import tables
 from rlvr.data.chat import read_messages
+
+logger = get_logger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,7 +56,7 @@ def _check(args: argparse.Namespace) -> None:
         # rows as they were read, so that the copy differs only in what it lacks
         kept = [row for i, row in enumerate(rows) if i not in dropped]
         _write_lines(args.filtered, kept)
-        print(f"{len(kept)} of {len(rows)} rows written to {args.filtered}", file=sys.stderr)
+        logger.info(f"{len(kept)} of {len(rows)} rows written to {args.filtered}")
 
 
 def read_training_rows(name: str) -> list[dict[str, Any]]:

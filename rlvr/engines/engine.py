@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rlvr.common.errors import ConfigError, RunError
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlvr.engines.weights.fingerprint import Piece
+
+R = TypeVar("R")
 
 
 class EngineLost(RunError):
@@ -35,7 +37,7 @@ def refusal(reason: str, engine: str, mode: str) -> ConfigError:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How tokens are drawn. temperature 0 is greedy; top_k 0 keeps all; max_len in tokens.
 
     logprobs: whether responses carry them; without them vLLM is a little faster. stop_token_ids:
@@ -79,7 +81,7 @@ class Engine(Protocol):
     """Whether it died: every further call raises EngineLost."""
 
     def stream(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
         """Yields after every decoding step the responses that it finished, often none, each with
         the index of its request. Closing the generator aborts the rest.
@@ -88,7 +90,7 @@ class Engine(Protocol):
         """
         ...
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Response]:
         """One response per request, in order."""
         done = dict(pair for finished in self.stream(requests, sampling) for pair in finished)
         return [done[index] for index in range(len(requests))]
@@ -123,3 +125,42 @@ class Engine(Protocol):
     def close(self) -> None:
         """Releases memory and processes."""
         ...
+
+    def retry(self, work: Callable[[], R]) -> R:
+        """The result of `work`, which uses this engine and has to be repeated in full when it dies;
+        only a RestartingEngine does that."""
+        return work()
+
+
+class ForwardingEngine(Engine):
+    """Passes every call on to `engine`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name = engine.name
+        self.engine = engine
+
+    def stream(
+        self, requests: Sequence[Request], sampling: SamplingParams
+    ) -> Generator[list[tuple[int, Response]], None, None]:
+        return self.engine.stream(requests, sampling)
+
+    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        return self.engine.score(sequences)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        return self.engine.load_weights(weights)
+
+    def load_adapter(self, folder: Path) -> int:
+        return self.engine.load_adapter(folder)
+
+    def read_back(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
+        return self.engine.read_back(names)
+
+    def sleep(self) -> None:
+        self.engine.sleep()
+
+    def wake(self) -> None:
+        self.engine.wake()
+
+    def close(self) -> None:
+        self.engine.close()

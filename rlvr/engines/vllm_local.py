@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import RunError
 from rlvr.distributed.world import World
-from rlvr.engines.engine import Engine, EngineLost, Request, Response, Sampling
+from rlvr.engines.engine import Engine, EngineLost, Request, Response, SamplingParams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ class VllmEngine(Engine):
         self._can_sleep, self._asleep = rollout.sleep, False
 
     def stream(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
         running: dict[int, str] = {}
         self._has_served = True
@@ -148,12 +148,12 @@ class VllmEngine(Engine):
             torch.set_rng_state(rng)
 
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
-        from vllm import SamplingParams
+        from vllm import SamplingParams as VllmParams
 
         with self._alive() as llm:
             outputs = llm.generate(
                 [{"prompt_token_ids": ids} for ids in sequences],
-                SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False),
+                VllmParams(max_tokens=1, prompt_logprobs=0, detokenize=False),
                 use_tqdm=False,
                 lora_request=self._adapter,
             )
@@ -237,11 +237,11 @@ class _Counter:
             yield name, value
 
 
-def _sampling_params(sampling: Sampling, seed: int) -> Any:
-    from vllm import SamplingParams
+def _sampling_params(sampling: SamplingParams, seed: int) -> Any:
+    from vllm import SamplingParams as VllmParams
     from vllm.sampling_params import RequestOutputKind
 
-    return SamplingParams(
+    return VllmParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,

@@ -11,7 +11,7 @@ from eval.generations import GenerationKey
 from rlvr.common.errors import ConfigError
 from rlvr.common.seeds import sample_seed
 from rlvr.data.chat import check_template, prompt_ids, read_template, refusal
-from rlvr.engines.engine import Request, Sampling
+from rlvr.engines.engine import Request, SamplingParams
 from rlvr.evaluation.targets import Target
 
 
@@ -63,7 +63,7 @@ class SamplingPlan:
     engine: str
     dtype: str
     max_len: int
-    sampling: Sampling
+    sampling: SamplingParams
     gpu_memory_utilization: float
     max_num_seqs: int
     jobs: tuple[SamplingJob, ...]

@@ -14,7 +14,7 @@ from eval.generations import GenerationKey
 from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
 from rlvr.engines.choose import choose_engine, is_vllm_installed, why_not_vllm
-from rlvr.engines.engine import Sampling
+from rlvr.engines.engine import SamplingParams
 from rlvr.engines.stop_tokens import missing_end, stop_ids, unended
 from rlvr.evaluation.plan import PromptStyle, SamplingJob, SamplingPlan, request
 from rlvr.evaluation.targets import Target, fingerprint
@@ -56,7 +56,9 @@ def make_plan(
         engine,
         _dtype(args.dtype, config),
         max_len,
-        Sampling(max_tokens, args.temperature, args.top_p, logprobs=False, stop_token_ids=stops),
+        SamplingParams(
+            max_tokens, args.temperature, args.top_p, logprobs=False, stop_token_ids=stops
+        ),
         args.gpu_memory_utilization,
         args.max_num_seqs,
         tuple(SamplingJob(served(t, args.adapters_as), tuple(keys), requests) for t in targets),

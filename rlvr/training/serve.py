@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rlvr.common.errors import ConfigError
+from rlvr.common.log import get_logger
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
+
+logger = get_logger(__name__)
 
 GPU_MEMORY_UTILIZATION = 0.9
 """Of a server's GPU, which it shares with nobody."""
@@ -48,11 +51,10 @@ def main(words: Sequence[str]) -> int:
         return 0
     from rlvr.engines.server.key import VARIABLE, key_file, make_key
 
-    variables["VLLM_API_KEY"] = make_key(
-        Path(recipe.run.dir)
-    )  # not an argument: `ps` shows those to everybody
+    # not an argument: `ps` shows those to everybody
+    variables["VLLM_API_KEY"] = make_key(Path(recipe.run.dir))
     where = VARIABLE if os.environ.get(VARIABLE) else key_file(Path(recipe.run.dir))
-    print(f"the API key is in {where}", file=sys.stderr, flush=True)
+    logger.info(f"the API key is in {where}")
     os.execve(command[0], command, os.environ | variables)
 
 

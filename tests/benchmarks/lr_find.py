@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args, rest = parser.parse_known_args()
     console = Console(width=120)
-    comparison = open_comparison(args.recipe, rest, console)
+    comparison = open_comparison(args.recipe, rest)
     rows = evaluate(comparison)
     console.print(table(rows))
     found = [row for row in rows if row["factor"] is not None]

@@ -15,7 +15,7 @@ from rlvr.common.log import of_run
 from rlvr.common.signals import Stopped
 from rlvr.compare.execution.end_rules import PolicySize, diverged, used
 from rlvr.compare.execution.task import OUTCOME, RunOutcome, RunTask, is_current, run_key, settled
-from rlvr.runs.reader import read_metrics
+from rlvr.runs.reader import read_manifest, read_metrics
 
 if TYPE_CHECKING:
     from rlvr.training.build import StartEngine
@@ -47,7 +47,7 @@ class StopCheck:
     @functools.cached_property
     def _size(self) -> PolicySize:
         # the manifest is written before the first step, and only there is the rank matched
-        facts = json.loads((self._task.folder / "manifest.json").read_text())
+        facts = read_manifest(self._task.folder)
         return PolicySize(facts["total_parameters"], facts["trainable_parameters"])
 
 
@@ -99,6 +99,7 @@ def _advance(task: RunTask, start_engine: StartEngine, console: Console) -> RunO
     from rlvr.training import loop
 
     folder = task.folder
+    # checkpoints made with another default would go on as a run that no recipe describes
     checkpoints = intact_checkpoints(folder) if is_current(task) else []
     if checkpoints:
         step = int(checkpoints[-1].name.removeprefix("step_"))
@@ -126,6 +127,7 @@ def _outcome(task: RunTask, check: StopCheck) -> RunOutcome:
 
 def _failure(task: RunTask, reason: str) -> RunOutcome:
     """A run that stops itself under the rules of a short run has diverged; else it has failed."""
+    # without rules a run that breaks is a failure to look at, not a rate that is too high
     rule = rule_behind(reason) if task.rules is not None else None
     key, steps = run_key(task.recipe, task.budget), len(read_metrics(task.folder))
     return RunOutcome(key, task.label, "diverged" if rule else "failed", steps, rule, reason)

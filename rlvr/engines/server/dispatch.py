@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlvr.common.errors import RunError
-from rlvr.engines.engine import Request, Response, Sampling
+from rlvr.engines.engine import Request, Response, SamplingParams
 from rlvr.engines.server.client import Server, ServerLost, ServerRestarted
 from rlvr.engines.server.pool import Pool
 
@@ -22,7 +22,7 @@ server is back."""
 class Dispatch:
     """One batch of requests on its way through a pool's servers."""
 
-    def __init__(self, pool: Pool, requests: Sequence[Request], sampling: Sampling) -> None:
+    def __init__(self, pool: Pool, requests: Sequence[Request], sampling: SamplingParams) -> None:
         self._pool, self._requests, self._sampling = pool, requests, sampling
         self._waiting, self._num_running = deque(range(len(requests))), 0
         self._events: asyncio.Queue[Event] = asyncio.Queue()

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from rlvr.common.errors import RunError
 from rlvr.distributed.world import World
-from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.engines.server.client import Server, ServerLost, examine, session
 from rlvr.engines.server.dispatch import Dispatch
 from rlvr.engines.server.key import find_key
@@ -107,7 +107,7 @@ class ServerEngine(Engine):
         return self._pool
 
     def stream(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
         out: queue.SimpleQueue[tuple[int, Response]] = queue.SimpleQueue()
         dispatch = Dispatch(self._servers, requests, sampling)

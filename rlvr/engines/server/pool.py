@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rlvr.common.errors import ConfigError, RunError
+from rlvr.common.log import get_logger
 from rlvr.engines.server.client import Server, ServerLost, examine
 from rlvr.engines.weights.fingerprint import Piece
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import aiohttp
 
     from rlvr.config.train import RolloutConfig
+
+logger = get_logger(__name__)
 
 POLL_S = 2.0
 """Seconds between two looks at a server's health."""
@@ -236,4 +238,4 @@ async def _scores(server: Server, sequences: Sequence[list[int]]) -> list[list[f
 
 
 def _say(text: str) -> None:
-    print(f"vLLM server {text}", file=sys.stderr, flush=True)
+    logger.warning(f"vLLM server {text}")

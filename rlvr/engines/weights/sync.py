@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from rlvr.adapters.base import Method, Sync
 from rlvr.common.errors import RunError
+from rlvr.common.log import get_logger
 from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine
 from rlvr.engines.weights.arrival import Arrival, check_arrival
@@ -23,6 +23,8 @@ from rlvr.policy.policy import Policy, TokenRow
 
 if TYPE_CHECKING:
     from rlvr.config.train import RolloutConfig
+
+logger = get_logger(__name__)
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 """Largest difference of a token's log-probability (nats) that rounding alone usually makes, by
@@ -206,7 +208,7 @@ class Syncer:
     def _tell(self, kind: str, text: str) -> None:
         """A warning, once of each kind."""
         if kind not in self._told and self._world.is_main:
-            print(f"sync: {text}", file=sys.stderr)
+            logger.warning(f"sync: {text}")
         self._told.add(kind)
 
     def _differences(self) -> Tensor:

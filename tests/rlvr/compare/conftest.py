@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from rlvr.compare.resolve import Comparison, open_comparison
 
@@ -37,6 +36,6 @@ def open_written(write_comparison) -> Callable[..., Comparison]:
     """The opened comparison; arguments as for write_comparison, and overrides."""
 
     def opened(text: str, overrides=(), **options) -> Comparison:
-        return open_comparison(write_comparison(text, **options), overrides, Console(quiet=True))
+        return open_comparison(write_comparison(text, **options), overrides)
 
     return opened

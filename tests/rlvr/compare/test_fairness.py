@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
-from rich.console import Console
 
 from rlvr.cli import main
 from rlvr.common.errors import ConfigError
@@ -32,6 +31,14 @@ def test_a_fair_comparison_says_what_is_equal_and_what_is_not(open_written):
         assert name in fairness.matched
     assert any(text.startswith("parameters: lora ") for text in fairness.unmatched)
     assert fairness.num_params["lora"] < fairness.num_params["full"]
+
+
+def test_a_preset_for_all_runs_replaces_that_of_the_base(open_written):
+    comparison = open_written(
+        FAIR, ["--settings.algorithm.preset", "gspo"], algorithm={"preset": "grpo"}
+    )
+    found = comparison.resolve("lora", 0, 1e-3).algorithm
+    assert (found.ratio, found.clip_high, found.kl_beta) == ("sequence", 4e-4, 0.0)
 
 
 def test_an_unknown_benchmark_is_refused_before_anything_runs(open_written):
@@ -135,7 +142,7 @@ def test_a_difference_in_memory_and_speed_is_fair_and_said(open_written):
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "compare").glob("*.toml")), ids=str)
 def test_shipped_comparisons_are_fair_or_say_why_not(path):
     """In the settings that runs share; rates and parameters are the recipes' own subject."""
-    comparison = open_comparison(path, [], Console(quiet=True), warm_start=False)
+    comparison = open_comparison(path, [], warm_start=False)
     unfair = examine(replace(comparison, model_path=None)).unfair
     assert [reason for reason in unfair if not reason.startswith("lr: ")] == []
 
@@ -146,7 +153,7 @@ def test_a_rate_that_the_base_recipe_has_for_another_method_is_borrowed(
     comparison = open_written("[methods.dora]\nlr = 1e-3\n[methods.lora]\n")
     base = tmp_path / "base.toml"
     base.write_text(base.read_text().replace("lr = 0.001", "lr = { lora = 1e-3, full = 1e-4 }"))
-    again = open_comparison(comparison.path, [], Console(quiet=True))
+    again = open_comparison(comparison.path, [])
     assert "which the base recipe has for lora" in examine(again).unfair[0]
 
 

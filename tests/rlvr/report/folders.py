@@ -7,7 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from rlvr.config.toml import dump_toml, resolved, validate
+from rlvr.config.needs import resolved
+from rlvr.config.toml import dump_toml, validate
 from rlvr.config.train import TrainRecipe
 from rlvr.runs.metrics import METRICS
 

@@ -4,16 +4,14 @@ import pytest
 import torch
 
 from rlvr.common.errors import ConfigError
-from rlvr.distributed import ranks
 from rlvr.distributed.world import World
 from rlvr.training.preflight import check
 
 
-def test_every_process_needs_a_server_of_its_own(make_recipe, monkeypatch):
-    monkeypatch.setattr(ranks, "world", World(0, 2))
+def test_every_process_needs_a_server_of_its_own(make_recipe):
     recipe = make_recipe(rollout={"engine": "vllm_server", "servers": ["http://127.0.0.1:8000"]})
     with pytest.raises(ConfigError, match="lists 1: each of 2 processes needs one of its own"):
-        check(recipe)
+        check(recipe, World(0, 2))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -39,3 +37,8 @@ def test_an_engine_that_shares_the_policy_cannot_sleep(make_recipe):
     adapter = {"method": "houlsby", "rank": 4}  # which vLLM cannot serve
     with pytest.raises(ConfigError, match=r"rollout\.sleep = true: transformers generates"):
         check(make_recipe(rollout={"engine": "auto", "sleep": True}, adapter=adapter))
+
+
+def test_a_folder_has_no_revisions(make_recipe):
+    with pytest.raises(ConfigError, match=r'revision = "main": would be ignored, .* a folder'):
+        check(make_recipe(model={"revision": "main"}))
