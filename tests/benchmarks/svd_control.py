@@ -199,7 +199,7 @@ class Bench:
             policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
             EntropyControl(recipe.algorithm),
             self.engine,
-            make_syncer(recipe, policy, self.engine, "merged", prompts),
+            make_syncer(recipe.rollout, policy, self.engine, "merged", prompts),
             self.verifier,
             Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
             data,
