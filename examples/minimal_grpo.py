@@ -24,11 +24,14 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
+from rlvr.common.environment import set_environment
+
+set_environment()  # OpenMP and transformers read it once, when they are imported
+
 import torch
 
 from rewards import Verifier
 from rlvr.algorithm.loss import policy_loss
-from rlvr.common.environment import set_environment
 from rlvr.common.seeds import sample_seed
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
@@ -132,7 +135,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="GRPO on the quickstart's policy.")
     parser.add_argument("--steps", type=int, default=30)
     steps = parser.parse_args().steps
-    set_environment()
     recipe = load_recipe(RECIPE, ["--algorithm.preset", "grpo"], TrainRecipe)
     with ExitStack() as stack:
         parts = build(recipe, model_path(recipe, RECIPE), stack)
