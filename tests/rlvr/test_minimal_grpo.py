@@ -62,7 +62,7 @@ def test_the_update_raises_what_is_rewarded(example, make_recipe, tiny_policy):
     with ExitStack() as stack:
         parts = example.build(recipe, str(tiny_policy), stack)
         groups = example.sample_groups(parts, recipe, step=0)
-        batch = example.make_batch(groups, parts.policy, recipe)
+        batch = example.make_batch(groups, parts.policy, example.UpdateConfig.of(recipe))
         assert any(is_informative(group.rewards) for group in groups)
 
         def gain() -> float:
