@@ -62,7 +62,8 @@ def test_the_update_raises_what_is_rewarded(example, make_recipe, tiny_policy):
     with ExitStack() as stack:
         parts = example.build(recipe, str(tiny_policy), stack)
         groups = example.sample_groups(parts, recipe, step=0)
-        batch = example.make_batch(groups, parts.policy, example.UpdateConfig.of(recipe))
+        config = example.UpdateConfig.of(recipe)
+        batch = example.make_batch(groups, parts.policy, config)
         assert any(is_informative(group.rewards) for group in groups)
 
         def gain() -> float:
@@ -73,5 +74,5 @@ def test_the_update_raises_what_is_rewarded(example, make_recipe, tiny_policy):
             return sum(value * x for value, x in zip(values, logp, strict=True))
 
         before = gain()
-        example.update(parts, batch, recipe)
+        example.update(parts, batch, config, step=0)
         assert gain() > before
