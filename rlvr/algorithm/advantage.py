@@ -69,6 +69,7 @@ def batch_std(rewards: Groups, lengths: Groups) -> list[Tensor]:
 
     Source: "Tricks or Traps?" (Lite PPO), 2508.08221.
     """
+    # over responses, not over groups: a group's own std would weigh nearly solved problems up
     scale = torch.cat(list(rewards)).std() + STD_EPS
     return [centred(r_G) / scale for r_G in rewards]
 
@@ -90,6 +91,7 @@ def informative_scaled(rewards: Groups, lengths: Groups) -> list[Tensor]:
 
     Source: GPG, 2504.02546, with F_norm = 1.
     """
+    # without one all advantages are 0, whatever they are scaled by
     num_informative = sum(bool(r_G.max() > r_G.min()) for r_G in rewards)
     return [centred(r_G) * len(rewards) / max(num_informative, 1) for r_G in rewards]
 

@@ -90,6 +90,7 @@ def kl_penalty(logp_T: Tensor, ref_T: Tensor, estimator: str) -> Tensor:
     k1 = log ratio, k2 = (log ratio)^2 / 2, k3 = exp(-log ratio) + log ratio - 1, with
     log ratio = logp - ref. Source: Schulman, "Approximating KL divergence"; GRPO, 2402.03300 eq. 4.
     """
+    # the sign matters to k3: only with ref / policy is its mean the KL
     diff_T = ref_T - logp_T
     match estimator:
         case "k1":
@@ -112,6 +113,7 @@ def mismatch_weights(logp_T: Tensor, batch: TokenBatch, config: AlgorithmConfig)
     """
     if config.mismatch == "none":
         return torch.ones_like(logp_T)
+    # without a gradient: a weight corrects for the sampling, it is no objective of its own
     log_quotient_T = batch.proximal(logp_T) - batch.engine_T
     if config.mismatch_level == "sequence":
         log_quotient_T = batch.layout.total(log_quotient_T)

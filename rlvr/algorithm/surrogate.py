@@ -59,6 +59,7 @@ def sequence_ratio(log_ratio_T: Tensor, layout: RowLayout) -> Tensor:
 def sequence_token_ratio(log_ratio_T: Tensor, layout: RowLayout) -> Tensor:
     """The sequence ratio's value with the token's own gradient. Source: GSPO-token, 2507.18071
     eq. 14."""
+    # the last two terms cancel in value and leave the token's gradient
     return layout.mean(log_ratio_T).detach() + log_ratio_T - log_ratio_T.detach()
 
 
@@ -101,6 +102,7 @@ def ppo_clip(inputs: ClipInputs, config: AlgorithmConfig) -> Gain:
     clipped_T = ratio_T.clamp(1 - config.clip_low, 1 + config.clip_high)
     low_T = (ratio_T < 1 - config.clip_low) & (advantage_T < 0)
     high_T = (ratio_T > 1 + config.clip_high) & (advantage_T > 0)
+    # where A < 0 the minimum below takes the unclipped ratio, which nothing else bounds
     if config.clip_delta is not None:
         high_T = high_T | ((ratio_T > config.clip_delta) & (advantage_T < 0))
         ratio_T = ratio_T.clamp(max=config.clip_delta)
@@ -126,6 +128,7 @@ def soft_clip(inputs: ClipInputs, config: AlgorithmConfig) -> Gain:
     ratio_T, advantage_T = bounded_exp(inputs.log_ratio_T), inputs.advantage_T
     tau_T = torch.full_like(ratio_T, config.soft_tau_neg)
     tau_T[advantage_T > 0] = config.soft_tau_pos
+    # 4 / tau: the slope at r = 1 is then 1, as that of the ratio itself
     gate_T = torch.sigmoid(tau_T * (ratio_T - 1)) * 4 / tau_T
     return gate_T * advantage_T, torch.zeros_like(advantage_T, dtype=torch.bool)
 
@@ -137,6 +140,7 @@ def geometric_clip(inputs: ClipInputs, config: AlgorithmConfig) -> Gain:
     Source: GMPO, 2507.20673.
     """
     log_ratio_T, positive_T = inputs.log_ratio_T, inputs.advantage_T > 0
+    # cut before the mean: one token far off cannot take the whole response out of range
     cut_T = torch.where(
         positive_T, log_ratio_T.clamp(max=config.clip_high), log_ratio_T.clamp(min=-config.clip_low)
     )

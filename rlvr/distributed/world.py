@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from rlvr.common.errors import ConfigError, RunError
@@ -163,7 +164,7 @@ class World:
         """
         dealt = shares(lengths, self.size // width)
         mine = [items[i] for i in dealt[self.rank // width]]
-        return dealt, self.on_all_ranks(lambda: work(mine))[::width]
+        return dealt, self.on_all_ranks(partial(work, mine))[::width]
 
     def my_share(self, lengths: Sequence[int]) -> list[int]:
         """The indices of this rank's share of items of these lengths, in order; see `shares`."""

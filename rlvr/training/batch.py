@@ -85,6 +85,7 @@ def make_batch(groups: Sequence[Group], policy: Policy, config: UpdateConfig) ->
     """
     algorithm = config.algorithm
     references_PGT = score_by_reference(groups, policy, config) if algorithm.kl_beta else None
+    # the groups keep the reward itself: it is what is logged and saved
     rewards_PG = [group.rewards for group in groups]
     if references_PGT is not None and algorithm.kl_in == "reward":
         # both policies scored here and in the same micro-batches: with the engine's scores, its

@@ -222,6 +222,7 @@ def forget_evaluations(run_dir: Path, after: int) -> None:
 def is_best(run_dir: Path, step: int) -> bool:
     """Whether the evaluation after `step` steps, if there is one, beats every earlier one since
     step 1."""
+    # step 0 is the start, which no checkpoint holds
     scores = {n: tree["score"] for n, tree in read_evaluations(run_dir).items() if 1 <= n <= step}
     # step 0 is the model as it came, which is no checkpoint
     mine = scores.pop(step, None)

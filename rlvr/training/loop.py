@@ -190,6 +190,7 @@ def _drive(
 def run_steps(training: Training, run: Run, reporting: Reporting) -> None:
     """Steps until the recipe or `end` ends the run. Raises: Stopped, RunError."""
     num_steps = training.recipe.train.steps
+    # what a checkpoint holds if a signal comes before the first step is done
     run.sampler_state = training.sampler.state()
     _first_sync(training)
     if run.next_step == 0:
@@ -199,7 +200,7 @@ def run_steps(training: Training, run: Run, reporting: Reporting) -> None:
         # a run that was stopped after an update resumes with the rest of that step
         if run.pending is None:
             result = train_step(training, run.next_step, run.update_done)
-            run.pending = result.metrics
+            run.pending = result.metrics  # those that `update_done` had, and the sync's
             if training.world.is_main:
                 _write_step(training, run, result)
         ended = _finish_step(training, run, reporting)

@@ -52,6 +52,7 @@ def make_rows(
         num_trained(r.logprobs) if known and not (config.mask_truncated and r.truncated) else 0
         for r, known in zip(responses, judged, strict=True)
     ]
+    # of the whole optimizer step, before it is split over micro-batches and ranks
     weights = row_weights(lengths, algorithm.aggregation, config.max_response_len)
     stale = [group.policy_version != step for group in groups for _ in group.responses]
     # Without a mismatch weight nothing would account for the age of a stale row. Its ratio then

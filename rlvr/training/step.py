@@ -69,7 +69,7 @@ def train_step(
     """
     recipe, policy, timer = training.recipe, training.policy, StepTimer()
     config = UpdateConfig.of(recipe)
-    lr = _set_lr(training, step)
+    lr = _set_lr(training, step)  # a function of the step: nothing to save or to restore
     with timer.phase("step"):
         rollouts = training.sampler.collect(step)  # P informative groups of G responses
         training.engine.sleep()  # its GPU memory is the update's now; the sync wakes it
@@ -149,4 +149,5 @@ def _verifier_metrics(world: World, verifier: Verifier) -> dict[str, float]:
 def _peak_gib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
+    # without a GPU: of this process alone, not of the verifier's workers
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB

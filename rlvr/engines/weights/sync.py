@@ -7,6 +7,7 @@ import tempfile
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,7 +118,7 @@ class Syncer:
         Raises on every rank: SyncError, with every module that did not arrive, or when
         log-probabilities differ by more than `stop_tolerance` although all did.
         """
-        stats = self._world.on_all_ranks(lambda: self._sync(step))
+        stats = self._world.on_all_ranks(partial(self._sync, step))
         return SyncStats(*(max(of_ranks) for of_ranks in zip(*map(astuple, stats), strict=True)))
 
     def _sync(self, step: int | None) -> SyncStats:
@@ -138,7 +139,7 @@ class Syncer:
 
     def prove(self) -> None:
         """Reads back all that the last sync handed over. Raises: SyncError, on every rank."""
-        self._world.on_all_ranks(lambda: self._prove(None))
+        self._world.on_all_ranks(partial(self._prove, None))
 
     def check(self) -> float:
         """Largest difference between the engine's and the trainer's log-probabilities (nats)."""
