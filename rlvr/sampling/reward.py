@@ -45,6 +45,7 @@ def shaped_rewards(
         max_response_len,
     )
     size = len(judged)
+    # the unjudged are out before anything is normalised: their 0 would shift the group's mean
     summed = weighted_sum(parts, weights, group_size=size, normalise=config.normalise)
     for i, reward in zip(judged, summed, strict=True):
         rewards[i] = reward

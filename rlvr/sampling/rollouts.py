@@ -133,6 +133,7 @@ class RolloutStats:
     def metrics(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """Metrics of a step that trains on `groups`."""
         values = {
+            # of the groups trained on, whichever step sampled them
             "rollout/staleness_mean": sum(step - g.policy_version for g in groups) / len(groups),
             "rollout/stale_dropped": float(self.num_stale),
             "time/rollout_s": self.generate_s,

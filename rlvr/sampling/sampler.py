@@ -95,6 +95,7 @@ class Sampler:
         self._surplus: list[Group] = []
         self._ahead: StepRollouts | None = None
         self._background: BackgroundCollection | None = None
+        # one thread for the whole run: libraries keep state by thread, such as OpenMP its team
         self._thread = ThreadPoolExecutor(1, "rollout")
 
     def collect(self, step: int) -> StepRollouts:
@@ -163,6 +164,7 @@ class Sampler:
                     self._rollout.ranks_per_engine,
                 )
                 parts = in_order(dealt, [done.groups for done in rounds])
+                # in the order requested, on every rank: all ranks have the same sampler state
                 fresh = self._observe(asked, parts, request.step)
                 stats.add(fresh, len(asked) * self._rollout.group_size, rounds)
                 groups += self._usable(fresh)
@@ -199,6 +201,7 @@ class Sampler:
     def _ask(self, num_prompts: int, step: int) -> list[GroupRequest]:
         """The next problems, with the seed of every response."""
         seed, size = self._train.seed, self._rollout.group_size
+        # `number` makes the seeds of a problem that is drawn twice in a step differ
         return [
             GroupRequest(
                 index,

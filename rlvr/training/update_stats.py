@@ -29,7 +29,7 @@ class UpdateStats:
 
 def read_sums(sums: Sums, world: World) -> dict[str, float]:
     """The sums of all ranks as numbers, and the largest ratio of any."""
-    # numbers, since a gathered tensor is pickled, and read back on a device that others may not have
+    # as numbers: a pickled tensor would come back on a device that another rank may not have
     parts = world.gather(_to_numbers(sums))
     # a rank without rows has not all of them
     names = dict.fromkeys(name for part in parts for name in part)
