@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.intervals import Interval
+from eval.intervals import Interval, mean_over_problems
 from rlvr.compare.fairness import Fairness
 from rlvr.compare.learning_rate.search import rank_of, read_finds
 from rlvr.compare.resolve import Comparison
 from rlvr.compare.results import RunResult
-from rlvr.compare.statistics import Pair, compare_pairs, gain, mean_of, summarise
+from rlvr.compare.statistics import Pair, compare_pairs, gain, summarise
 from rlvr.compare.text import pair_sentence, sentences
 from rlvr.runs.reader import read_manifest
 
@@ -121,7 +121,7 @@ def forgetting(folders: Sequence[Path]) -> Interval | None:
         if tree is not None:
             before = tree["before"]["mean"]["value"] if "mean" in tree["before"] else 0.0
             found.append(tree["mean"]["value"] - before)
-    return mean_of(found) if len(found) > 1 else None
+    return mean_over_problems(found) if len(found) > 1 else None
 
 
 def interval_json(interval: Interval | None) -> dict[str, Any] | None:

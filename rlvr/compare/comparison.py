@@ -98,6 +98,7 @@ def rung_values(results: Mapping[str, Sequence[RunResult]]) -> dict[str, float |
     """Mean accuracy of each label's runs at the rung; where a run was not evaluated there, because
     nothing is held out or it had finished before there were rungs, all go by reward."""
     going = [r for runs in results.values() for r in runs if r.status != "failed"]
+    # accuracies and rewards cannot be ranked against each other
     by_accuracy = all(r.accuracy is not None for r in going)
 
     def mean(runs: Sequence[RunResult]) -> float | None:

@@ -122,6 +122,7 @@ def plan_lines(comparison: Comparison, fairness: Fairness) -> list[str]:
         cost = measured_cost(comparison.resolve(label, 0, None), folders)
         steps = recipe.budget.steps or 0
         own = [task for task in tasks if task.label == label]
+        # a rate that is still to be found has no run folder yet
         left = [task for task in own if method.lr == "find" or settled(task) is None]
         lr = "lr to be found" if method.lr == "find" else f"lr {method.lr:g}"
         text = f"  {label}: {lr}, {len(own)} runs, {len(own) - len(left)} of them done"

@@ -61,9 +61,10 @@ class Comparison:
         tree["optim"] = tree.get("optim", {}) | {"lr": lr or DEFAULT_LR}
         length = steps or budget.steps or budget.max_steps
         tree["train"] = {"steps": length} | tree.get("train", {}) | {"seed": seed}
+        # the budget goes before the base recipe's steps, not before what a method asks for itself
         if "steps" not in method.settings.get("train", {}):
             tree["train"]["steps"] = length
-        if self.model_path is not None:
+        if self.model_path is not None:  # the warm start is made once, not by every run
             tree["model"] = {k: v for k, v in tree["model"].items() if k != "sft_recipe"}
             tree["model"]["path"] = self.model_path
         recipe = validate(tree, TrainRecipe)
@@ -83,6 +84,7 @@ class Comparison:
         name = self.method_name(label)
         options = METHODS[name].options if name in METHODS else frozenset(adapter)
         own = method.settings.get("adapter", {})
+        # what the method itself asks for stays, to be refused where it would be ignored
         shared = {k: v for k, v in adapter.items() if k in options or k in own}
         rank = {} if method.rank is None else {"rank": method.rank}
         return shared | rank | {"method": name}
@@ -116,6 +118,7 @@ def open_comparison(path: Path, overrides: Sequence[str], warm_start: bool = Tru
         base_path = path.parent / base_path
     if not base_path.is_file():
         raise ConfigError(f"compare.base = {recipe.compare.base!r}: no such recipe; correct it")
+    # in a base recipe optim.lr may be a table of rates by method
     base = load_recipe(base_path, ["--optim.lr", str(DEFAULT_LR)], TrainRecipe)
     rates = tomllib.loads(base_path.read_text()).get("optim", {}).get("lr", {})
     tree = base.model_dump(exclude_unset=True)

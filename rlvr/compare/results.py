@@ -107,7 +107,7 @@ def read_point(task: RunTask, outcome: RunOutcome, rules: RulesConfig) -> RatePo
     stopped, steps = outcome.stopped or rule_behind(outcome.reason), outcome.steps
     if outcome.status == "failed" and stopped is None:
         return None
-    for step in range(1, len(rows) + 1):
+    for step in range(1, len(rows) + 1):  # rules look at the newest step alone
         rule = diverged(rows[:step], rules)
         if rule is not None:
             stopped, steps = rule, step

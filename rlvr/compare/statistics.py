@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.intervals import Interval, fraction_over_problems, mean_over_problems, paired_difference
+from eval.intervals import Interval, fraction_over_problems, paired_difference
 from eval.pvalues import holm, permutation_p
 
 
@@ -39,7 +39,7 @@ class TwoWay:
         """Two-sided p-value of a mean of 0."""
         from scipy.special import stdtr
 
-        if self.error == 0:
+        if self.error == 0:  # every difference is the same
             return 1.0 if self.mean == 0 else 0.0
         return float(2 * stdtr(self.freedom, -abs(self.mean) / self.error))
 
@@ -60,17 +60,16 @@ def two_way(values_SP: ArrayLike) -> TwoWay:
     s, p = x.shape
     mean, rows, columns = float(x.mean()), x.mean(axis=1), x.mean(axis=0)
     rest = x - rows[:, None] - columns[None, :] + mean
-    squares = {
-        "seeds": (p * float(((rows - mean) ** 2).sum()) / (s - 1), s - 1),
-        "problems": (s * float(((columns - mean) ** 2).sum()) / (p - 1), p - 1),
-        "rest": (float((rest**2).sum()) / ((s - 1) * (p - 1)), (s - 1) * (p - 1)),
-    }
-    parts = [(squares["problems"][0], squares["problems"][1])]
-    if squares["seeds"][0] > squares["rest"][0]:
-        parts += [(squares["seeds"][0], s - 1), (-squares["rest"][0], squares["rest"][1])]
+    ms_seeds = p * float(((rows - mean) ** 2).sum()) / (s - 1)
+    ms_problems = s * float(((columns - mean) ** 2).sum()) / (p - 1)
+    ms_rest = float((rest**2).sum()) / ((s - 1) * (p - 1))
+    parts = [(ms_problems, p - 1)]
+    if ms_seeds > ms_rest:  # else seeds differ no more than noise: their variance is taken as 0
+        parts += [(ms_seeds, s - 1), (-ms_rest, (s - 1) * (p - 1))]
     total = sum(value for value, _ in parts)
     spread = sum(value**2 / freedom for value, freedom in parts)
     freedom = total**2 / spread if spread > 0 else float(p - 1)
+    # Satterthwaite can give less than one degree of freedom, which no t has
     return TwoWay(mean, math.sqrt(max(total, 0.0) / (s * p)), max(freedom, 1.0))
 
 
@@ -80,8 +79,8 @@ def mean_interval(values_SP: ArrayLike) -> Interval:
     if len(x) == 1:
         return fraction_over_problems(x[0])
     found = two_way(x).interval()
-    lo, hi = max(0.0, found.lo), min(1.0, found.hi)
-    return Interval(found.value, lo, hi, found.over, found.method, found.level)
+    # Student's t does not know that fractions end at 0 and 1
+    return replace(found, lo=max(0.0, found.lo), hi=min(1.0, found.hi))
 
 
 def difference(a_SP: ArrayLike, b_SP: ArrayLike) -> tuple[Interval, float]:
@@ -95,7 +94,7 @@ def difference(a_SP: ArrayLike, b_SP: ArrayLike) -> tuple[Interval, float]:
         raise ValueError(f"paired runs: {a.shape} against {b.shape}; give the same seeds, problems")
     if len(a) == 1:
         return paired_difference(b[0], a[0]), permutation_p(b[0], a[0]).value
-    if np.array_equal(a, b):
+    if np.array_equal(a, b):  # no spread to estimate: the exact bound over problems
         return paired_difference(b.mean(axis=0), a.mean(axis=0)), 1.0
     found = two_way(a - b)
     return found.interval(), found.p_value()
@@ -139,11 +138,6 @@ def gain(
     """Interval of after - before, paired by seed and problem; None without a run."""
     seeds = sorted(before.keys() & after.keys())
     return difference(_table(after, seeds), _table(before, seeds))[0] if seeds else None
-
-
-def mean_of(values: Sequence[float]) -> Interval:
-    """Student's t interval of a mean over runs, for numbers without problems behind them."""
-    return mean_over_problems(values)
 
 
 def _table(values: Mapping[int, Sequence[float]], seeds: Sequence[int]) -> NDArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from eval.intervals import Interval
@@ -30,13 +31,14 @@ def pair_sentence(pair: Pair) -> str:
     d, seeds = pair.difference, len(pair.seeds)
     over = "problems; one seed, so nothing is said about others" if seeds == 1 else "problems"
     origin = f"{seeds} seeds and {over}" if seeds > 1 else over
-    if d.lo <= 0 <= d.hi:
+    if d.lo <= 0 <= d.hi:  # before Holm's: what one pair alone cannot tell, many do not either
         return (
             f"{pair.a} and {pair.b} are not distinguishable here: {points(d)} points"
             f" (95% over {origin})."
         )
-    better, worse = (pair.a, pair.b) if d.value > 0 else (pair.b, pair.a)
-    size = d if d.value > 0 else _turned(d)
+    better, worse, size = pair.a, pair.b, d
+    if d.value < 0:
+        better, worse, size = pair.b, pair.a, replace(d, value=-d.value, lo=-d.hi, hi=-d.lo)
     if pair.p_holm >= ALPHA:
         return (
             f"{better} is ahead of {worse} by {points(size)} points taken alone"
@@ -47,10 +49,6 @@ def pair_sentence(pair: Pair) -> str:
         f"{better} is ahead of {worse} by {points(size)} points (95% over {origin};"
         f" Holm p = {pair.p_holm:.2g})."
     )
-
-
-def _turned(d: Interval) -> Interval:
-    return Interval(-d.value, -d.hi, -d.lo, d.over, d.method, d.level)
 
 
 def gain_sentence(label: str, gain: Interval, num_seeds: int) -> str:

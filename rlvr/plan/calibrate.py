@@ -71,9 +71,9 @@ def run_steps(recipe_path: Path, settings: list[str], folder: Path, name: str) -
     fixed = {
         "train.steps": STEPS,
         "train.checkpoint_every": 0,
-        "sampling.dynamic": "false",
+        "sampling.dynamic": "false",  # refills would make the work of a step a matter of chance
         "track.wandb": "disabled",
-        "track.rollouts_per_step": 10**6,
+        "track.rollouts_per_step": 10**6,  # the fit needs the length of every response
         "eval.limit": 1,
         "run.dir": folder,
         "run.name": name,
@@ -92,6 +92,7 @@ def calibrate(recipe: TrainRecipe, recipe_path: Path, modelled_gib: float) -> Ra
     wanted = recipe.rollout.prompts_per_step
     steps: list[Measured] = []
     with tempfile.TemporaryDirectory() as folder:
+        # one size could not tell what a step costs from what a token costs
         for prompts in sorted({max(2, wanted // 4), wanted}):
             settings = ["--rollout.prompts_per_step", str(prompts)]
             steps += run_steps(recipe_path, settings, Path(folder), f"prompts-{prompts}")
@@ -146,6 +147,7 @@ def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[floa
     weights, solution = np.ones(len(wanted)), np.zeros(len(scale))
     for _ in range(ROUNDS):
         solution, _ = nnls(matrix * weights[:, None], weights)
+        # weighted by 1 / |residual|, squares add up to absolute values
         weights = 1 / np.sqrt(np.maximum(np.abs(matrix @ solution - 1), 1e-3))
     return [float(x) for x in solution / scale]
 

@@ -108,7 +108,7 @@ def make_plan(
     now = step_time(work, rates, shape, gpu, count, slots)
     split = best_split(work, rates, shape, gpu, count, slots)
     best = split[1].step_s if split else now.step_s
-    hours = recipe.train.steps * min(now.step_s, best) / 3600
+    hours = recipe.train.steps * min(now.step_s, best) / 3600  # by the faster of the two ways
     plan = {
         "devices": count,
         "device": gpu.name if gpu else "this machine",

@@ -109,7 +109,7 @@ def shape_of(recipe: TrainRecipe, path: str) -> Shape:
     from rlvr.adapters.budget import count_parameters, match_rank
 
     config = model_config(path)
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes alone, without memory
         model = AutoModelForCausalLM.from_config(config)
     method = check_adapter(recipe.adapter)
     heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -25,6 +25,7 @@ def trainer_memory(recipe: TrainRecipe, shape: Shape, num_shards: int = 1) -> di
     width = 4 if recipe.model.dtype == "float32" else 2
     full = recipe.adapter.method.startswith("full")
     frozen = shape.num_params - shape.trainable if full else shape.num_params
+    # an adapter's own matrices are too small for their copies to count
     copies = shape.trainable * 2 if full and width == 2 else 0
     state = 2 if recipe.optim.name.endswith("8bit") else 8
     parts = {
@@ -47,6 +48,7 @@ def activation_bytes(recipe: TrainRecipe, shape: Shape, width: int) -> float:
     if every:
         inputs = width * shape.hidden * shape.num_layers / every
         kept = inputs + layer * every + layer * shape.num_layers * (every > 1) * (1 - 1 / every)
+    # the head never makes all logits at once; three float32 tensors of a chunk live together
     chunk = max(CHUNK_ELEMENTS["cuda"], MIN_CHUNK_LEN * shape.vocab)
     head = min(chunk, tokens * shape.vocab) * 4 * 3
     return tokens * kept + head

@@ -66,6 +66,7 @@ def roofline(
         request_s=prompt_len * arithmetic,
         update_s=0.0,
         update_token_s=forward * passes / (gpu.flops * UPDATE_EFFICIENCY),
+        # a quarter of the link's peak is an assumption too
         sync_s=0.2 + 2 * changed / (gpu.link_bytes_per_s / 4),
         verify_pair_s=VERIFY_PAIR_S,
         other_s=0.5,

@@ -84,7 +84,7 @@ def rollout_s(work: Workload, rates: Rates, devices: int, slots: int) -> tuple[f
     engines = max(1, devices // work.engine_devices)
     step_s = rates.decode_step_s / work.engine_devices
     seq_s = rates.decode_seq_s / work.engine_devices
-    rng = random.Random(1)
+    rng = random.Random(1)  # every plan sees the same responses, so that plans compare
     chosen = rng.choices(work.lengths, k=work.num_rollouts)
     slowest, tail = 0.0, 0.0
     for engine in range(min(engines, len(chosen))):
@@ -119,6 +119,7 @@ def step_time(
     sampled = max(rollout, verify)
     total = fixed + (max(sampled, trained) if generating else sampled + trained)
     costs = {
+        # it binds where more engines would hardly help
         "the longest response": tail if rollout < 1.5 * tail else 0.0,
         "generation": rollout,
         "verification": verify,

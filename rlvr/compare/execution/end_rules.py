@@ -27,12 +27,12 @@ def diverged(rows: Rows, rules: RulesConfig) -> str | None:
     """The rule by which the newest step shows divergence ("kl", "reward", "grad_norm"), or None."""
     now = rows[-1]
     kl, kl_step = now.get("policy/kl_ref", 0.0), now.get("policy/kl_engine", 0.0)
-    if not (kl <= rules.max_kl and kl_step <= rules.max_kl_step):
+    if not (kl <= rules.max_kl and kl_step <= rules.max_kl_step):  # so written, nan has diverged
         return "kl"
     if now.get("optim/skipped", 0.0) > 0:  # an update whose loss or gradient was not finite
         return "grad_norm"
     norms = [row["optim/grad_norm"] for row in rows if "optim/grad_norm" in row]
-    if len(norms) > WINDOW:
+    if len(norms) > WINDOW:  # the first steps are what the others are measured by
         usual = statistics.median(norms[:WINDOW])
         if usual > 0 and norms[-1] > rules.max_grad_norm_ratio * usual:
             return "grad_norm"

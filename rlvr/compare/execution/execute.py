@@ -99,6 +99,7 @@ def _advance(task: RunTask, start_engine: StartEngine, console: Console) -> RunO
     from rlvr.training import loop
 
     folder = task.folder
+    # checkpoints made with another default would go on as a run that no recipe describes
     checkpoints = intact_checkpoints(folder) if is_current(task) else []
     if checkpoints:
         step = int(checkpoints[-1].name.removeprefix("step_"))
@@ -126,6 +127,7 @@ def _outcome(task: RunTask, check: StopCheck) -> RunOutcome:
 
 def _failure(task: RunTask, reason: str) -> RunOutcome:
     """A run that stops itself under the rules of a short run has diverged; else it has failed."""
+    # without rules a run that breaks is a failure to look at, not a rate that is too high
     rule = rule_behind(reason) if task.rules is not None else None
     key, steps = run_key(task.recipe, task.budget), len(read_metrics(task.folder))
     return RunOutcome(key, task.label, "diverged" if rule else "failed", steps, rule, reason)

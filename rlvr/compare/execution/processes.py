@@ -28,18 +28,18 @@ class RunProcess:
         process = self._process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError):  # died since its last task; readline says so
             process.stdin.write(json.dumps(task.to_json()) + "\n")
             process.stdin.flush()
         answer = process.stdout.readline()
-        if answer:
+        if answer:  # an empty line is the pipe's end
             return RunOutcome(**json.loads(answer))
         code, self._process = process.wait(), None
         return lost(task, f"its process ended with code {code}; see logs/{task.folder.name}.log")
 
     def _start(self) -> subprocess.Popen[str]:
         cores = sorted(os.sched_getaffinity(0))
-        share = cores[self._index :: self._count] or cores
+        share = cores[self._index :: self._count] or cores  # more processes than cores: all
         return subprocess.Popen(
             [sys.executable, "-m", "rlvr.compare.execution.worker", str(self._folder)],
             stdin=subprocess.PIPE,

@@ -29,7 +29,7 @@ def open_ray(config: ExecutorConfig, folder: Path) -> Iterator[Executor]:
         raise ConfigError(
             "executor.kind = \"ray\": ray is not installed; pip install 'rlvr[ray]'"
         ) from error
-    ours = not ray.is_initialized()
+    ours = not ray.is_initialized()  # a program that uses Ray itself keeps its cluster
     if ours:
         ray.init(log_to_driver=False, include_dashboard=False)
     remote = ray.remote(

@@ -51,7 +51,7 @@ def write_job(tasks: Sequence[RunTask], config: ExecutorConfig, folder: Path) ->
     jobs = folder / "jobs"
     jobs.mkdir(parents=True, exist_ok=True)
     (folder / "logs").mkdir(exist_ok=True)
-    number = len(list(jobs.glob("*.sh")))
+    number = len(list(jobs.glob("*.sh")))  # an array that still runs reads its own file
     lines = jobs.absolute() / f"{number}.jsonl"
     lines.write_text("".join(json.dumps(task.to_json()) + "\n" for task in tasks))
     last = len(tasks) - 1

@@ -96,6 +96,7 @@ def run_key(recipe: TrainRecipe, budget: BudgetConfig) -> str:
     """
     tree = recipe.model_dump(mode="json", exclude={"run", "track"}, exclude_defaults=True)
     path = Path(str(tree["model"]["path"]))
+    # the same warm start lies in another cache folder on another machine
     if (path / "sft_recipe.json").is_file():
         tree["model"]["path"] = path.name
     text = json.dumps([tree, {budget.unit: budget.amount}], sort_keys=True)
@@ -110,7 +111,7 @@ def is_current(task: RunTask) -> bool:
     then = absolute_tree(tomllib.loads(path.read_text()))
     now = absolute_tree(task.recipe.model_dump(mode="json"))
     return all(
-        value == now[section].get(name, value)
+        value == now[section].get(name, value)  # a setting that no longer exists says nothing
         for section, values in then.items()
         if section in now and section not in ("run", "track", "model")
         for name, value in values.items()
@@ -132,6 +133,7 @@ def settled(task: RunTask, retry_failed: bool = False) -> RunOutcome | None:
         return None
     if outcome.status == "paused" and (task.until is None or outcome.steps < task.until):
         return None
+    # a search's rules may have ended a run that the comparison, without rules, goes on with
     return None if outcome.status == "diverged" and task.rules is None else outcome
 
 

@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     folder = Path(argv[0])
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not look like an answer
+    # split: splitlines would also end a line at U+2028 inside a string
     lines = [Path(argv[1]).read_text().split("\n")[int(argv[2])]] if argv[1:] else sys.stdin
     try:
         with contextlib.closing(WarmEngine()) as warm:

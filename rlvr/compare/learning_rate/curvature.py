@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rlvr.config.train import TrainRecipe
+    from rlvr.data.problems import Dataset
 
 
 def eigenvalues(
@@ -36,7 +37,7 @@ def eigenvalues(
         )
     keys = {label: _key(recipe, comparison) for label, recipe in recipes.items()}
     rows: list[TokenRow] | None = None
-    for label, recipe in recipes.items():
+    for label, recipe in recipes.items():  # written after each: one takes minutes
         if keys[label] in known:
             continue
         rows = rows or correct_rows(recipe, comparison.recipe.find.prior_rows)
@@ -50,7 +51,7 @@ def eigenvalues(
 def _key(recipe: TrainRecipe, comparison: Comparison) -> str:
     """What the eigenvalue depends on: the model, the adapter, the number of responses."""
     adapter = recipe.adapter.model_dump(mode="json")
-    model = Path(str(recipe.model.path)).name
+    model = Path(str(recipe.model.path)).name  # a warm start's folder is named after its hash
     return json.dumps([model, adapter, comparison.recipe.find.prior_rows], sort_keys=True)
 
 
@@ -62,16 +63,14 @@ def correct_rows(recipe: TrainRecipe, count: int) -> list[TokenRow]:
     """
     from rewards import Verifier
     from rlvr.common.seeds import sample_seed
-    from rlvr.data.problems import encode_prompts, load_problems
-    from rlvr.engines.engine import Request, Sampling
+    from rlvr.engines.engine import Request, SamplingParams
     from rlvr.engines.stop_tokens import with_stops
     from rlvr.engines.transformers import TransformersEngine
 
     policy = _policy(recipe, "full")
-    limit = recipe.model.max_len - recipe.rollout.max_response_len
-    data, prompts = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, limit)
+    data, prompts = _training_prompts(recipe, policy.tokenizer)
     engine, rows = TransformersEngine(policy), []
-    sampling = Sampling(
+    sampling = SamplingParams(
         recipe.rollout.max_response_len,
         recipe.rollout.temperature,
         stop_token_ids=with_stops(recipe.rollout, policy.tokenizer).stop_token_ids,
@@ -115,6 +114,13 @@ def largest_eigenvalue(recipe: TrainRecipe, rows: Sequence[TokenRow]) -> float:
     return found.value
 
 
+def _training_prompts(recipe: TrainRecipe, tokenizer: Any) -> tuple[Dataset, list[list[int]]]:
+    from rlvr.data.problems import encode_prompts, load_problems
+
+    limit = recipe.model.max_len - recipe.rollout.max_response_len
+    return encode_prompts(load_problems(recipe.data), tokenizer, recipe.data, limit)
+
+
 def _policy(recipe: TrainRecipe, method: str | None) -> Policy:
     """The untrained policy in float32, with the recipe's adapter or another method."""
     model = recipe.model.model_copy(update={"dtype": "float32"})
@@ -122,11 +128,7 @@ def _policy(recipe: TrainRecipe, method: str | None) -> Policy:
     assert recipe.model.path is not None, "the warm start has been made"
 
     def encode_rows(tokenizer: Any) -> list[list[int]]:
-        from rlvr.data.problems import encode_prompts, load_problems
-
-        limit = recipe.model.max_len - recipe.rollout.max_response_len
-        prompts = encode_prompts(load_problems(recipe.data), tokenizer, recipe.data, limit)[1]
-        return prompts[: recipe.adapter.calibration_rows]
+        return _training_prompts(recipe, tokenizer)[1][: recipe.adapter.calibration_rows]
 
     return load_policy(
         model, adapter, recipe.model.path, recipe.train.seed, False, 1000, encode_rows

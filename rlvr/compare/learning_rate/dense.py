@@ -26,7 +26,7 @@ def dense_tasks(comparison: Comparison, labels: Sequence[str]) -> list[RunTask]:
 
 
 def read_dense(comparison: Comparison, labels: Sequence[str]) -> dict[str, list[RatePoint]]:
-    """Points of the sweep's runs that are done, by label."""
+    """Points of the sweep's finished runs, by label; reads a sweep that is still going."""
     points: dict[str, list[RatePoint]] = {label: [] for label in labels}
     for task in dense_tasks(comparison, labels):
         outcome = settled(task)

@@ -56,6 +56,7 @@ def first_grid(centre: float, config: FindConfig) -> list[int]:
     """Grid indices of the first rates, the centre's nearest in the middle; below 1."""
     middle = nearest(centre)
     start = middle - config.num_points // 2
+    # optim.lr ends at 1
     return [k for k in range(start, start + config.num_points) if rate(k) <= 1]
 
 
@@ -74,6 +75,7 @@ def more_rates(tried: Sequence[int], points: Sequence[RatePoint], config: FindCo
     top_diverged = rate(high) in diverged_lrs(points)
     fit = fit_parabola(near_best(points, FIT_WINDOW))
     vertex = nearest(fit.vertex_lr) if fit else best
+    # the best of noisy values may lie inside while the parabola still rises at an end
     if best < low + FLANK or vertex < low:
         return [low - 1][:room]
     near_top = best > high - FLANK or vertex > high
@@ -111,14 +113,12 @@ def conclude(
     window = near_best(points, FIT_WINDOW)
     fit = fit_parabola(window)
     doubt = _doubt(fit, window, config)
+    chosen, by = best, "best measured"
     if doubt:
         warnings.append(f"{doubt}: the best measured rate is taken")
-    usable = fit is not None and doubt is None
-    chosen = fit.vertex_lr if fit is not None and usable else best
-    return LrFind(
-        label, method, rank, prior, tuple(points), fit, best, chosen,
-        "fit" if usable else "best measured", tuple(warnings),
-    )  # fmt: skip
+    elif fit is not None:
+        chosen, by = fit.vertex_lr, "fit"
+    return LrFind(label, method, rank, prior, tuple(points), fit, best, chosen, by, tuple(warnings))
 
 
 def _doubt(fit: Fit | None, window: Sequence[RatePoint], config: FindConfig) -> str | None:
@@ -156,7 +156,7 @@ class RateSearch:
         if not self._tried:
             self._tried = first_grid(self._centre, self._config)
             return [(k, seeds[0]) for k in self._tried]
-        if not self.points:
+        if not self.points:  # every run failed for a reason that other rates share
             return []
         rates = more_rates(self._tried, self.points, self._config)
         if rates:

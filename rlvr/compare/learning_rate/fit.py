@@ -48,7 +48,7 @@ def fit_parabola(points: Sequence[RatePoint], level: float = 0.95) -> Fit | None
         return None
     u = np.log([point.lr for point in points])
     centre = float(u.mean())
-    solved = _solve(points, u - centre)
+    solved = _solve(points, u - centre)  # far from 0, u and u^2 are nearly parallel
     if solved is None:
         return None
     c0, c1, c2, variance, freedom, r2 = solved
@@ -61,7 +61,7 @@ def fit_parabola(points: Sequence[RatePoint], level: float = 0.95) -> Fit | None
         math.exp(v + centre),
         [math.exp(min(max(end, v - FAR), v + FAR) + centre) for end in ends],
         c2,
-        c0 + c1 * v / 2,
+        c0 + c1 * v / 2,  # c0 + c1 v + c2 v^2 with c2 v = -c1 / 2
         r2,
         moved,
     )
@@ -98,7 +98,7 @@ def _fieller(
     a = 4 * (c2**2 - t2 * variance[1, 1])
     b = 4 * (c1 * c2 - t2 * variance[0, 1])
     c = c1**2 - t2 * variance[0, 0]
-    if a <= 0:
+    if a <= 0:  # the curvature could be 0, and the vertex then lies anywhere
         return None
     root = math.sqrt(max(0.0, b * b - 4 * a * c))  # the vertex is inside: below 0 by rounding only
     return (-b - root) / (2 * a), (-b + root) / (2 * a)
@@ -127,5 +127,6 @@ def near_best(points: Sequence[RatePoint], factor: float) -> list[RatePoint]:
     if not means:
         return []
     best = max(means, key=lambda lr: means[lr])
+    # 1e-9: rates are rounded to 4 digits, and the window ends on one
     inside = {lr for lr in means if 1 / factor <= lr / best * (1 + 1e-9) and lr / best <= factor}
     return [point for point in points if point.lr in inside]

@@ -11,8 +11,8 @@ REFERENCE = "lora"
 
 @dataclass(frozen=True)
 class Prior:
-    """lr: the centre of the method's grid. eigenvalue: the largest of the loss in its trainable
-    parameters at initialisation; ratio_to_lora: lr relative to LoRA's."""
+    """lr: the centre of the method's grid. eigenvalue: the Hessian's largest, over the method's
+    trainable parameters at initialisation. ratio_to_lora: lr relative to LoRA's."""
 
     lr: float
     ratio_to_lora: float

@@ -38,7 +38,9 @@ def search(
         if label not in found:
             console.print(f"{label}: every short run failed; see logs/ for the reasons")
             continue
-        _write(comparison, label, found[label])
+        comparison.folder.mkdir(parents=True, exist_ok=True)
+        tree = found[label].to_json()
+        (comparison.folder / f"lr_find-{label}.json").write_text(json.dumps(tree, indent=1))
         report_find(comparison, label, found[label], console)
     return {label: found[label] for label in labels if label in found}
 
@@ -53,17 +55,11 @@ def _find_all(
 
     values = eigenvalues(comparison, labels, console)
     lora = [label for label in labels if comparison.method_name(label) == REFERENCE][:1]
-    found = find_rates(comparison, lora, run, {})
+    found = find_rates(comparison, lora, run, {})  # before the others: their grids start from it
     lr_lora = found[lora[0]].chosen_lr if found else config.reference_lr
     priors = priors_from(values, lr_lora, config.prior_power)
     others = [label for label in labels if label not in lora]
     return found | find_rates(comparison, others, run, priors)
-
-
-def _write(comparison: Comparison, label: str, find: LrFind) -> None:
-    path = comparison.folder / f"lr_find-{label}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(find.to_json(), indent=1))
 
 
 def report_find(comparison: Comparison, label: str, find: LrFind, console: Console) -> None:
@@ -73,6 +69,7 @@ def report_find(comparison: Comparison, label: str, find: LrFind, console: Conso
     """
     store = store_path()
     target = describe_find(comparison, label, find.chosen_lr)
+    # asked again, a search must not confirm itself
     earlier = [f for f in recall(store, find.method) if f != target]
     console.print(find_line(label, find), soft_wrap=True, highlight=False, markup=False)
     for line in describe_laws(earlier, target):

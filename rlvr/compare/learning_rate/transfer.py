@@ -85,6 +85,7 @@ def fit_power_law(finds: Sequence[PastSearch], names: Sequence[str] = FEATURES) 
     together.
     """
     varied = [n for n in names if len({getattr(find, n) for find in finds}) > 1]
+    # a method without a rank has 0, which has no logarithm
     varied = [n for n in varied if all(getattr(find, n) > 0 for find in finds)]
     design, y = _design(finds, varied), np.log([find.lr for find in finds])
     freedom = len(y) - design.shape[1]
@@ -148,7 +149,7 @@ def _solve(design: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
 
 def _loo_factor(residuals: NDArray, hat: NDArray) -> float | None:
     """exp of the mean absolute leave-one-out error in ln lr, from residual / (1 - leverage)."""
-    if (hat > 1 - 1e-9).any():
+    if (hat > 1 - 1e-9).any():  # one search alone decides a number of the law
         return None
     return math.exp(float(np.abs(residuals / (1 - hat)).mean()))
 
