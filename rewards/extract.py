@@ -48,7 +48,7 @@ def extract(response: str, mode: str = "boxed") -> Extraction:
     "answer:". hash: what follows the last `####`. last_number: the last number of the text.
     """
     if mode == "boxed":
-        return _boxed(response)
+        return _boxed(response)  # before the copy below: a long response is scanned from its end
     text = response[response.rfind(_THINK) + len(_THINK) :] if _THINK in response else response
     if mode == "answer_line":
         found = _last_match(_ANSWER_SAID, text)
@@ -86,6 +86,7 @@ def _boxed(response: str) -> Extraction:
         return _none("boxed")
     before = response.rfind("\\boxed", 0, start)
     if before < 0 and response[start + 6 : start + 7] == "{":
+        # The common case without regular expressions: one box with a plain number.
         close = response.find("}", start)
         answer = response[start + 7 : close]
         if close < 0 or "{" in answer or "\\" in answer:
@@ -148,6 +149,7 @@ def _closing(response: str, opening: int, ends: dict[int, int]) -> int:
                 if depth == 0:
                     return brace.start()
         return _UNCLOSED
+    # Jumping over boxes already seen keeps a thousand nested boxes linear.
     while (brace := _BRACE.search(response, at)) is not None:
         mark, at = brace.group(), brace.end()
         if mark == "{":

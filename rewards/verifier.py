@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rewards.pool.pool import Pool
     from rewards.pool.process import Outcome
 
-GOLD_CACHE = 16_384
+GOLD_CACHE = 16_384  # more than the prompts of several steps, each judged group_size times
 
 _live: "weakref.WeakSet[Verifier]" = weakref.WeakSet()
 _pool_lock = threading.Lock()
@@ -152,16 +152,18 @@ class Verifier:
     def _judge_in_workers(
         self, slow: dict[tuple[str, str], list[tuple[int, float]]], verdicts: list[Verdict]
     ) -> None:
+        # A list first: the loop takes items out of the dict that it looks through.
         for call in [call for call in slow if call in self._known]:
             for place, ms in slow.pop(call):
                 verdicts[place] = verdict_of(self._known[call], call[0], ms)
         if not slow:
             return
-        with _pool_lock:
+        with _pool_lock:  # after a fork the first thread that needs a pool starts it
             pool = self._pool or self._start_pool()
         outcomes = pool.map(list(slow))
         for (call, places), outcome in zip(slow.items(), outcomes, strict=True):
             ruling = ruling_of(outcome)
+            # A timeout may be the machine's fault, so it is judged again next time.
             if outcome.status == "done" and len(self._known) < KNOWN_PAIRS:
                 self._known[call] = ruling
             for place, ms in places:
@@ -188,7 +190,7 @@ class Verifier:
         self.close()
 
 
-KNOWN_PAIRS = 65_536
+KNOWN_PAIRS = 65_536  # a run meets the same wrong answers again and again
 NOT_JUDGED = Ruling(Reason.WORKER_DIED, "pool")
 OUTCOME_RULINGS = {
     "timeout": Ruling(Reason.TIMEOUT, "pool"),
@@ -242,6 +244,7 @@ def default_num_workers() -> int:
 def _forget_pools_after_fork() -> None:
     """A forked child has no pool thread and must not speak on its parent's sockets."""
     global _pool_lock
+    # A thread of the parent may have held the lock, and no thread is left to release it.
     _pool_lock = threading.Lock()
     for verifier in _live:
         verifier._finalizer.detach()

@@ -45,6 +45,7 @@ class Builder:
         self.bound: dict[str, Any] = {}
 
     def expression(self, node: Node) -> Any:
+        """Return the node as an expression; raises NotSymbolic or what sympy raises."""
         tag = node[0]
         # First of all the exact value: its size is bounded, that of sympy's own powers is not.
         if not symbols(node):
@@ -83,17 +84,20 @@ class Builder:
         return self.sympy.Rational(value.numerator, value.denominator)
 
     def constant(self, name: str) -> Any:
+        """Return pi, e or i."""
         constants = {"pi": self.sympy.pi, "e": self.sympy.E, "i": self.sympy.I}
         if name not in constants:
             raise NotSymbolic
         return constants[name]
 
     def quotient(self, top: Any, bottom: Any) -> Any:
+        """Return top / bottom; sympy would go on computing with 1/0 as `zoo`."""
         if bottom.is_zero:
             raise NotSymbolic
         return top / bottom
 
     def power(self, base: Any, exponent: Any) -> Any:
+        """Return base ** exponent, for exponents that sympy can multiply out."""
         if exponent.is_Rational and abs(exponent.p) > MAX_POWER:
             raise NotSymbolic
         if base.is_zero:
@@ -110,6 +114,7 @@ class Builder:
         return value ** (1 / degree)
 
     def function(self, name: str, args: tuple[Node, ...]) -> Any:
+        """Return the call of a named function, or of an unknown one such as f."""
         values = [self.expression(arg) for arg in args]
         if name.startswith("@"):
             # Expanded, so that f(x + 1) and f(1 + x) become one object.
@@ -128,6 +133,7 @@ class Builder:
         return rule(*values)
 
     def logarithm(self, name: str, values: list[Any]) -> Any:
+        """Return the natural, decimal or given-base logarithm."""
         if any(value.is_zero for value in values):
             raise NotSymbolic
         top = self.sympy.log(values[0])

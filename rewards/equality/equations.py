@@ -1,4 +1,4 @@
-"""Equations and inequalities: the names they give, the links they chain, when two are the same."""
+"""Compare equations and inequalities: the names they give, the links they chain."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from rewards.equality.approx import Point, approx
 from rewards.equality.exact import NotExact
 from rewards.equality.rename import definition, replaced, with_arguments, with_constants
-from rewards.equality.scalar import Same, literal
+from rewards.equality.scalar import Same, both, literal
 from rewards.equality.scalar import same as scalar_same
 from rewards.syntax.nodes import Node
 from rewards.syntax.tree import ZERO, calls, features, minus, rename, symbols
@@ -98,22 +98,23 @@ def split_name(node: Node, same: Same, equal: Match, *, bare: bool = False) -> V
     if not is_equation(node):
         return Value(None, node)
     operands = list(node[2])
-    while len(operands) > 2 and operands[0][0] == operands[1][0] == "s":
+    while len(operands) > 2 and operands[0][0] == operands[1][0] == "s":  # a = b = 5
         operands = operands[1:]
     name = None
     if is_name(operands[0]):
         name, operands = operands[0], operands[1:]
     elif len(operands) == 2 and is_name(operands[1]) and not symbols(operands[0]):
-        name, operands = operands[1], operands[:1]
+        name, operands = operands[1], operands[:1]  # 5 = x
     elif gives_name(operands[0]) and not names_value(operands[-1]):
         name, operands = operands[0], operands[1:]
     elif bare and names_value(operands[0]) and not names_value(operands[-1]):
         if operands[-1] == ZERO or _left_to_solve(operands[0]):
-            return Value(None, node)
+            return Value(None, node)  # `2x + 1 = 5` names no value: it is still to be solved
         name, operands = operands[0], operands[1:]
     elif any(symbols(operand) for operand in operands) and not bare:
         return Value(None, node)
     if not names_value(operands[-1]):
+        # The links with symbols are the derivation: `m + n = a + b = 17` gives 17.
         operands = [operand for operand in operands if not names_value(operand)]
     elif name is None and any(equal(x, y, same) is not True for x, y in pairwise(operands)):
         return Value(None, node)
@@ -160,6 +161,7 @@ def rounds(node: Node, value: Node) -> bool:
         return False
     if isinstance(exact_value, complex):
         return False
+    # One unit of the last place, not half of one: outputs cut digits as often as they round.
     return abs(float(shown.value) - exact_value) < float(shown.step) * 1.0000001 + error
 
 
@@ -180,6 +182,7 @@ def compare_equations(a: Node, g: Node, same: Same, equal: Match) -> bool | None
         if name and gold_name and not _same_name(name, gold_name):
             return _same_equation(a, g, same) if symbols(value) else False
         verdict = equal(value, gold_value, same)
+        # y = 2x + C beside y = 2x + K, where the letter of the constant is free.
         if verdict is False and name and gold_name and symbols(value):
             if any(
                 equal(x, gold_value, same) for x in with_constants(value, gold_value, anywhere=True)
@@ -187,6 +190,7 @@ def compare_equations(a: Node, g: Node, same: Same, equal: Match) -> bool | None
                 return True
             return _same_equation(a, g, same)
         if verdict is False and found.rounded is not None and gold_value[0] == "d":
+            # `pi/6 = 0.524` meets the gold 0.524, which the exact value alone does not.
             verdict = found.rounded == gold_value and len(str(abs(gold_value[1]))) >= 3
         # In process an undecided link leaves the pair to a worker; there it is no broken link.
         return None if verdict and not found.sure and same is scalar_same else verdict
@@ -228,7 +232,7 @@ _NO_SIDES = {"tuple", "set", "text", "list", "matrix"}
 
 def _same_equation(a: Node, g: Node, same: Same) -> bool | None:
     if len(a[2]) != 2 or len(g[2]) != 2 or (features(a) | features(g)) & _NO_SIDES:
-        return None if a[1:] == g[1:] else False
+        return None if a[1:] == g[1:] else False  # chains and structures are left to others
     left, right = minus(*a[2]), minus(*g[2])
     verdict = proportional(left, right, same)
     if verdict is not False or symbols(left) != symbols(right) or len(symbols(left)) < 2:
@@ -246,6 +250,7 @@ def proportional(a: Node, g: Node, same: Same) -> bool | None:
             return False if trivial and same(other, ZERO) is False else None
     if symbols(a) != symbols(g):
         return False
+    # The symbols of p and of q get different names, so that one comparison holds for every pair.
     return same(("*", (a, rename(g))), ("*", (rename(a), g)))
 
 
@@ -281,12 +286,12 @@ def compare_inequalities(a: Node, g: Node, same: Same, equal: Match) -> bool | N
     if a[0] != "rel" or g[0] != "rel" or len(a[1]) != len(g[1]):
         return False
     if a[1] == g[1]:
-        verdict = _all([equal(x, y, same) for x, y in zip(a[2], g[2], strict=True)])
+        verdict = both([equal(x, y, same) for x, y in zip(a[2], g[2], strict=True)])
         if verdict is not False:
             return verdict
     flipped = tuple(_FLIP.get(op, op) for op in reversed(a[1]))
     if flipped == g[1]:
-        verdict = _all([equal(x, y, same) for x, y in zip(a[2][::-1], g[2], strict=True)])
+        verdict = both([equal(x, y, same) for x, y in zip(a[2][::-1], g[2], strict=True)])
         if verdict is not False:
             return verdict
     if len(a[1]) != 1 or len(a[2]) != 2 or a[1][0] not in _FLIP or g[1][0] not in _FLIP:
@@ -299,10 +304,6 @@ def compare_inequalities(a: Node, g: Node, same: Same, equal: Match) -> bool | N
     return _positive_multiple(left, right, a[1][0] == "!=", same)
 
 
-def _all(verdicts: list[bool | None]) -> bool | None:
-    return False if False in verdicts else None if None in verdicts else True
-
-
 def _positive_multiple(a: Node, g: Node, any_sign: bool, same: Same) -> bool | None:
     verdict = proportional(a, g, same)
     if verdict is not True or any_sign:
@@ -311,4 +312,4 @@ def _positive_multiple(a: Node, g: Node, any_sign: bool, same: Same) -> bool | N
         ratio, _ = approx(("/", a, g), Point(0))
     except (NotExact, OverflowError, ValueError):
         return None
-    return not isinstance(ratio, complex) and ratio > 0
+    return not isinstance(ratio, complex) and ratio > 0  # it is constant: one point tells its sign

@@ -13,20 +13,13 @@ from rewards.equality.exact import NotExact, TooLarge, exact
 from rewards.equality.families import Stated, as_family, conditioned, moves, same_family
 from rewards.equality.rename import replaced, with_constants, with_parameter
 from rewards.equality.reshape import SCALARS, as_numbers, as_point, spread_signs, without_domain
-from rewards.equality.scalar import Same
+from rewards.equality.scalar import Same, both
 from rewards.equality.sets import NotALine, bounded_symbols, same_line, to_line
 from rewards.syntax.nodes import Node
 from rewards.syntax.tree import ZERO, features, symbols
 
 MAX_ITEMS = 64
 _LINES = {"tuple", "rel", "cup", "cap", "setminus", "field", "such", "list", "set"}
-
-
-def both(verdicts: list[bool | None]) -> bool | None:
-    """Return True when all hold, False when one fails, None when it stays open."""
-    if False in verdicts:
-        return False
-    return None if None in verdicts else True
 
 
 def equal(a: Node, g: Node, same: Same) -> bool | None:
@@ -94,13 +87,12 @@ def _equations_or_plain(a: Node, g: Node, same: Same) -> bool | None:
 
 def _residue_stated(a: Node, g: Node) -> bool:
     """Say whether `N = r (mod m)` states the gold as its least residue; N = 17 must have it."""
-    inner, modulus = a[1], a[2]
-    if inner[0] != "rel" or inner[1] not in (("equiv",), ("=",)) or modulus[0] != "n":
-        return False
-    left, right = inner[2]
-    if right != g or right[0] != "n" or right[2] != 1 or modulus[2] != 1:
-        return False
-    if not 0 <= right[1] < modulus[1] or is_name(left):
+    match a:
+        case ("mod", ("rel", ("equiv",) | ("=",), (left, right)), ("n", modulus, 1)):
+            least = right == g and g[2] == 1 and 0 <= g[1] < modulus
+        case _:
+            return False
+    if not least or is_name(left):
         return False  # `x = 4 (mod 7)` is the solution of a congruence, not the number 4
     try:
         value = exact(left)
@@ -108,14 +100,14 @@ def _residue_stated(a: Node, g: Node) -> bool:
         return True
     except NotExact:
         return bool(symbols(left))
-    return value.denominator == 1 and (value - right[1]) % modulus[1] == 0
+    return value.denominator == 1 and (value - g[1]) % modulus == 0
 
 
 def _scalars(a: Node, g: Node, same: Same) -> bool | None:
     if a[:2] == g[:2] == ("f", "cases"):
         return _unordered(("set", a[2]), ("set", g[2]), same)
     spread = spread_signs(a), spread_signs(g)
-    if spread != (a, g):
+    if spread != (a, g):  # two values for one that has a plus-minus
         return _plain(*spread, same)
     verdict = same(a, g)
     if verdict is False and a[0] == g[0] == "+":
@@ -131,7 +123,7 @@ def peel(node: Node) -> tuple[Node, str | None]:
 
 def _plain(a: Node, g: Node, same: Same) -> bool | None:
     (a, unit), (g, gold_unit) = peel(a), peel(g)
-    if unit != gold_unit:
+    if unit != gold_unit:  # `5 m` where the gold is 5m with a symbol m
         a, unit = _letter_back(a, unit, g)
         g, gold_unit = _letter_back(g, gold_unit, a)
     if "%" in (unit, gold_unit):
@@ -140,7 +132,7 @@ def _plain(a: Node, g: Node, same: Same) -> bool | None:
         return False
     if "deg" in (unit, gold_unit) and not (unit and gold_unit):
         bare, turned = (a, g) if gold_unit else (g, a)
-        if "c:pi" in features(bare):
+        if "c:pi" in features(bare):  # radians, which nobody writes behind a number
             return same(bare, ("*", (turned, ("/", ("c", "pi"), ("n", 180, 1)))))
     a, g = spread_signs(as_numbers(as_point(a, g))), spread_signs(as_numbers(as_point(g, a)))
     kind, gold_kind = a[0], g[0]
@@ -171,6 +163,7 @@ def _percent(a: Node, unit: str | None, g: Node, gold_unit: str | None, same: Sa
     if unit == gold_unit or as_sign or a[0] not in SCALARS or g[0] not in SCALARS:
         return as_sign
     hundred = ("n", 100, 1)
+    # 25% may be written 25 or 0.25: either is the same answer.
     as_factor = same(("/", a, hundred), g) if unit else same(a, ("/", g, hundred))
     return True if as_factor else None if None in (as_sign, as_factor) else False
 
@@ -206,7 +199,7 @@ def _unordered(a: Node, g: Node, same: Same) -> bool | None:
     endless = ("...",) in left or ("...",) in right
     if endless or max(len(left), len(right)) > MAX_ITEMS:  # every item meets every other one
         return _in_order(left, right, same)
-    if "or" in a[2:] and len(left) > len(right):
+    if "or" in a[2:] and len(left) > len(right):  # `x = 1 or x = 1` names one solution
         left = _distinct(left, same)
     if len(left) != len(right) and "set" in (a[0], g[0]):
         left, right = _distinct(left, same), _distinct(right, same)
@@ -217,7 +210,7 @@ def _unordered(a: Node, g: Node, same: Same) -> bool | None:
     open_items, unknown = list(left), False
     for wanted in right:
         verdicts = [equal(item, wanted, same) for item in open_items]
-        if True in verdicts:
+        if True in verdicts:  # the first match is as good as any: equality is transitive
             del open_items[verdicts.index(True)]
         elif None in verdicts:
             del open_items[verdicts.index(None)]
@@ -243,7 +236,7 @@ def _distinct(items: tuple[Node, ...], same: Same) -> tuple[Node, ...]:
 def _parts_or_tuple(a: Node, g: Node, same: Same) -> bool | None:
     """Compare a tuple with a list: only parts given one by one, or named, have an order."""
     items = a if a[0] == "list" else g
-    if items[2] == ";" or _named(items[1]):
+    if items[2] == ";" or _named(items[1]):  # several boxes are joined by semicolons, in order
         return _in_order(_items(a), _items(g), same)
     if len(_items(a)) == 2:
         return _as_lines(a, g, same)
@@ -251,6 +244,7 @@ def _parts_or_tuple(a: Node, g: Node, same: Same) -> bool | None:
 
 
 def _as_lines(a: Node, g: Node, same: Same) -> bool | None:
+    # x > 2 is not y > 2, but (2, oo) bounds no symbol and meets both.
     bounded, gold_bounded = bounded_symbols(a), bounded_symbols(g)
     if bounded and gold_bounded and bounded != gold_bounded:
         return False
@@ -290,14 +284,14 @@ def _ratios(a: Node, g: Node, same: Same) -> bool | None:
     left, right = a[1], g[1]
     if len(left) != len(right):
         return False
-    if len(left) > 8:
+    if len(left) > 8:  # the cross products are of all pairs
         return _in_order(left, right, same)
     pairs = list(zip(left, right, strict=True))
     verdicts = [
         same(("*", (x, y_gold)), ("*", (y, x_gold)))
         for (x, x_gold), (y, y_gold) in combinations(pairs, 2)
     ]
-    nonzero = [same(x, ZERO) is False for x in left]
+    nonzero = [same(x, ZERO) is False for x in left]  # 0:0 has every cross product right
     return both(verdicts) if any(nonzero) else False
 
 

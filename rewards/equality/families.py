@@ -1,10 +1,11 @@
-"""Infinite families of numbers, as pi/2 + k pi for every integer k, and whether two are the same.
+"""Compare infinite families of numbers, such as pi/2 + k pi for every integer k.
 
 Members near zero refute in floats. Equality is proved: the terms of both are brought to the form
 c + s k, whose members are cosets, or match term by term after a shift of the parameter.
 """
 
 import math
+from bisect import bisect_left
 from fractions import Fraction
 from itertools import product
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from rewards.syntax.nodes import Node
 from rewards.syntax.tree import ZERO, choose_sign, features, minus, rebuild, symbols
 
 NEAR, FAR = 4, 24
+"""Members |k| <= NEAR of one family are looked for among |k| <= FAR of the other: the steps of two
+writings of one family may differ by a factor of six."""
 MAX_TERMS = 12
 MAX_RATIO = 24
 """The largest denominator of a ratio of two steps that is looked for."""
@@ -24,7 +27,7 @@ MAX_SHIFT = 6
 ONE: Node = ("n", 1, 1)
 _FIELDS = {"Z": range(-FAR, FAR + 1), "N": range(FAR + 1), "Z^+": range(1, FAR + 1)}
 _FIELDS |= {"Z_+": range(1, FAR + 1), "N^*": range(1, FAR + 1), "Z_{+}": range(1, FAR + 1)}
-_PARAMETERS = set("kmntlhj")
+_PARAMETERS = set("kmntlhj")  # letters that stand for integers where nothing says so
 
 
 class Family(NamedTuple):
@@ -80,12 +83,10 @@ def unknowns(terms: tuple[Node, ...]) -> tuple[str, ...]:
 
 def _runs_through(condition: Node) -> tuple[str, str] | None:
     """Return the parameter and the field of `parameter in field`."""
-    if condition[0] != "rel" or condition[1] != ("in",) or condition[2][0][0] != "s":
-        return None
-    field = condition[2][1]
-    if field[0] != "field" or field[1] not in _FIELDS:
-        return None
-    return condition[2][0][1], field[1]
+    match condition:
+        case ("rel", ("in",), (("s", parameter), ("field", field))) if field in _FIELDS:
+            return parameter, field
+    return None
 
 
 def _stated(node: Node) -> Family | None:
@@ -188,8 +189,6 @@ def put(term: Node, parameter: str, value: Node) -> Node:
 
 
 def _near(members: list[float], value: float) -> bool:
-    from bisect import bisect_left
-
     at = bisect_left(members, value)
     return any(abs(m - value) < 1e-9 * (1 + abs(value)) for m in members[max(at - 1, 0) : at + 1])
 
@@ -248,6 +247,7 @@ def _in_cosets(coset: tuple[Node, Node], others: list[tuple[Node, Node]], same: 
     period = 1
     usable: list[tuple[Node, Node]] = []
     for other_start, other_step in others:
+        # Floats only guess the ratio of the steps; `same` proves it.
         ratio = Fraction(real(stride) / real(other_step)).limit_denominator(MAX_RATIO)
         ratio_node = ("n", ratio.numerator, ratio.denominator)
         if ratio and same(stride, ("*", (ratio_node, other_step))):

@@ -7,7 +7,7 @@ from rewards.equality.exact import NotExact, TooLarge, Undefined, exact
 from rewards.syntax.nodes import Node
 from rewards.syntax.tree import symbols
 
-MAX_LOG = 2e5
+MAX_LOG = 2e5  # e**200000 has 87,000 digits
 
 
 def log_size(node: Node) -> tuple[int, float]:
@@ -53,7 +53,7 @@ def _log_power(node: Node) -> tuple[int, float]:
         sign = -1 if exponent % 2 else 1
     if sign == 0:
         raise NotExact
-    exponent = math.exp(power_size) if power_size < 700 else math.inf
+    exponent = math.exp(power_size) if power_size < 700 else math.inf  # exp overflows at 709.8
     if size == 0:
         return sign, 0.0
     return sign, size * power_sign * exponent
@@ -83,9 +83,10 @@ def _log_sum(node: Node) -> tuple[int, float]:
         if len(parts) > 1 and math.isinf(parts[-2][1]) and parts[-2][1] > 0:
             raise TooLarge
         return parts[-1]
+    # Beside the largest term, so that nothing overflows; e**-745 is the smallest float above 0.
     total = sum(sign * math.exp(max(size - largest, -745)) for sign, size in parts)
     if abs(total) < 1e-6:
-        raise NotExact
+        raise NotExact  # the largest terms cancel: their rounding is all that is left
     return (1 if total > 0 else -1), largest + math.log(abs(total))
 
 

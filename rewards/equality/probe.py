@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from mpmath.ctx_mp import MPContext
 
 
-LOW_DIGITS, HIGH_DIGITS = 40, 80
+LOW_DIGITS, HIGH_DIGITS = 40, 80  # far apart: the gap of equal values shrinks by 40 digits
 MAX_DIGITS = 30_000
-REAL_POINTS, WHOLE_POINTS = 12, 20
+REAL_POINTS, WHOLE_POINTS = 12, 20  # more than needed: roots and logarithms lose some points
 MIN_AGREED = 3
 MAX_TERMS = 400
 
@@ -141,7 +141,7 @@ def _at_point(a: Node, b: Node, at: Point, keep_complex: bool) -> bool | None:
             return _at_scale(a, b, at, mpmath.mp.clone(), evaluator.largest)
         gaps.append(abs(left - right))
         size = max(abs(left), abs(right))
-    if size != size or size == mpmath.inf:
+    if size != size or size == mpmath.inf:  # nan differs from itself
         return None
     low, high = gaps
     return bool(
@@ -191,11 +191,13 @@ class Evaluator:
         return rule(node)
 
     def constant(self, node: Node) -> Any:
+        """Return pi, e or i to the context's digits."""
         if node[1] == "inf":
             raise NotExact
         return {"pi": self.mp.pi, "e": self.mp.e, "i": self.mp.j}[node[1]] * 1
 
     def sum(self, node: Node) -> Any:
+        """Return the sum of the terms; the largest tells how many digits cancel."""
         total = self.mp.mpf(0)
         for term in node[1]:
             value = self.value(term)
@@ -204,26 +206,32 @@ class Evaluator:
         return total
 
     def product(self, node: Node) -> Any:
+        """Return the product of the factors."""
         total = self.mp.mpf(1)
         for factor in node[1]:
             total *= self.value(factor)
         return total
 
     def quotient(self, node: Node) -> Any:
+        """Return the value of a fraction."""
         return self.divide(self.value(node[1]), self.value(node[2]))
 
     def divide(self, top: Any, bottom: Any) -> Any:
+        """Return top / bottom; a bottom that rounding alone keeps from 0 counts as 0."""
         if abs(bottom) < self.mp.mpf(10) ** (10 - self.mp.dps) * (1 + abs(top)):
             raise Undefined
         return top / bottom
 
     def negative(self, node: Node) -> Any:
+        """Return the value with the other sign."""
         return -self.value(node[1])
 
     def unit(self, node: Node) -> Any:
+        """Return the value of a quantity without its unit."""
         return self.value(node[1])
 
     def power(self, node: Node) -> Any:
+        """Return the value of a power."""
         return self.raise_to(self.value(node[1]), self.value(node[2]))
 
     def raise_to(self, base: Any, exponent: Any) -> Any:
@@ -242,6 +250,7 @@ class Evaluator:
         return self.mp.power(base, exponent)
 
     def call(self, node: Node) -> Any:
+        """Return the value of a named function, for arguments that it can take in time."""
         name, args = node[1], node[2]
         if name == "root":
             return self.root(self.value(args[0]), exact(args[1]))
@@ -254,7 +263,7 @@ class Evaluator:
             raise NotExact
         values = [self.value(arg) for arg in args]
         if any(abs(value) > 1e5 for value in values):
-            raise TooLarge
+            raise TooLarge  # sin(1e30) or 1e6! would need as many digits
         try:
             value = rule(self.mp, *values)
         except (ValueError, ZeroDivisionError) as problem:
@@ -264,6 +273,7 @@ class Evaluator:
         return value
 
     def root(self, value: Any, degree: Any) -> Any:
+        """Return the root of the given degree, real for a negative value and an odd degree."""
         if degree == 0:
             raise Undefined
         if self.mp.im(value) == 0 and value < 0 and degree.denominator == 1 and degree % 2:
@@ -272,6 +282,7 @@ class Evaluator:
         return self.raise_to(value, power) if value != 0 else value
 
     def logarithm(self, values: list[Any]) -> Any:
+        """Return the natural logarithm, or the one to the base that is given second."""
         for value in values:
             if value == 0:
                 raise Undefined

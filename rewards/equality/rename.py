@@ -1,4 +1,4 @@
-"""Answers that differ from the gold only by the letter of a bound, free or constant symbol."""
+"""Rename bound, free and constant symbols of an answer to the letters of its gold."""
 
 from itertools import permutations
 
@@ -23,15 +23,15 @@ def renamed(node: Node, old: str, new: str) -> Node:
 
 def definition(node: Node | None) -> tuple[str, tuple[str, ...]] | None:
     """Return the name and the arguments of `f(x, y)`; None when they are no plain symbols."""
-    if node is None or node[0] != "f" or not node[1].startswith("@"):
-        return None
-    if any(argument[0] != "s" for argument in node[2]):
-        return None
-    return node[1], tuple(argument[1] for argument in node[2])
+    match node:
+        case ("f", name, arguments) if name[0] == "@" and all(x[0] == "s" for x in arguments):
+            return name, tuple(argument[1] for argument in arguments)
+    return None
 
 
 def with_arguments(value: Node, old: tuple[str, ...], new: tuple[str, ...]) -> Node:
     """Return the right side of a definition for other names of the arguments."""
+    # By way of fresh names: f(x, y) for f(y, x) would otherwise merge the two.
     for k, name in enumerate(old):
         value = renamed(value, name, f"~{k}")
     for k, name in enumerate(new):
@@ -52,10 +52,7 @@ def with_constants(a: Node, g: Node, *, anywhere: bool) -> list[Node]:
         return []
     if not anywhere and not (_terms(a) >= mine and _terms(g) >= wanted):
         return []
-    found = []
-    for order in permutations(sorted(wanted)):
-        found.append(with_arguments(a, tuple(sorted(mine)), order))
-    return found
+    return [with_arguments(a, tuple(sorted(mine)), order) for order in permutations(sorted(wanted))]
 
 
 def _terms(node: Node) -> set[str]:

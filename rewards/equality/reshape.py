@@ -23,6 +23,7 @@ def without_domain(node: Node) -> Node:
     formula, bound = node[1]
     if bound[0] != "rel" or not set(bound[1]) <= _BOUNDS:
         return node
+    # `x = 2, y > 0` are two conditions; only a formula or a definition has a domain.
     defined = is_equation(formula) and formula[2][0][:1] == ("f",)
     if not defined and formula[0] not in SCALARS:
         return node
@@ -43,44 +44,41 @@ def as_point(node: Node, other: Node) -> Node:
         return node
     if other[0] != "tuple":
         return node
-    if node[0] == "f" and node[1][0] == "@" and node[1][1:2].isupper() and len(node[2]) > 1:
-        return ("tuple", "()", node[2])
-    if node[0] == "*" and len(node[1]) == 2 and node[1][1][0] == "tuple":
-        name = node[1][0]
-        if name[0] == "s" and name[1][0].isupper() and node[1][1][1] == "()":
-            return node[1][1]
+    match node:
+        case ("f", name, (_, _, *_)) if name[0] == "@" and name[1:2].isupper():
+            return ("tuple", "()", node[2])
+        case ("*", (("s", name), ("tuple", "()", places))) if name[0].isupper():
+            return ("tuple", "()", places)
     return node
 
 
 def _named_point(item: Node) -> Node | None:
     """Return `A(1, 2)` or `A = (1, 2)` as an equation; None for anything else."""
-    if item[0] == "rel":
-        named = item[1] == ("=",) and item[2][0][0] == "s" and item[2][1][0] == "tuple"
-        return item if named and len(item[2]) == 2 else None
-    if item[0] == "f" and item[1][0] == "@" and len(item[2]) > 1:
-        return ("rel", ("=",), (("s", item[1][1:]), ("tuple", "()", item[2])))
-    if item[0] == "*" and len(item[1]) == 2 and item[1][0][0] == "s" and item[1][1][0] == "tuple":
-        return ("rel", ("=",), item[1])
+    match item:
+        case ("rel", ("=",), (("s", _), ("tuple", *_))):
+            return item
+        case ("f", name, arguments) if name[0] == "@" and len(arguments) > 1:
+            return ("rel", ("=",), (("s", name[1:]), ("tuple", "()", arguments)))
+        case ("*", (("s", _), ("tuple", *_)) as parts):
+            return ("rel", ("=",), parts)
     return None
 
 
-MAX_WHOLE = 200
+MAX_WHOLE = 200  # members that are written out
 
 
 def as_numbers(node: Node) -> Node:
     """Return `{x in Z : 0 <= x <= 2}` as the set of its numbers."""
-    if node[0] != "such" or node[1][0] != "rel" or node[1][1] != ("in",):
-        return node
-    name, field = node[1][2]
-    if field[0] != "field" or field[1] not in _WHOLE or name[0] != "s":
-        return node
-    condition = node[2]
-    if condition[0] != "rel" or name not in condition[2]:
-        return node
+    match node:
+        case ("such", ("rel", ("in",), (name, ("field", field))), ("rel", operators, sides)):
+            if field not in _WHOLE or name[0] != "s" or name not in sides:
+                return node
+        case _:
+            return node
     try:
-        line = to_line(condition, scalar_same)
-        least: Node = ("n", _WHOLE[field[1]], 1)
-        if field[1] != "Z":
+        line = to_line(("rel", operators, sides), scalar_same)
+        least: Node = ("n", _WHOLE[field], 1)
+        if field != "Z":
             line = meet(line, (Interval(least, True, INF, False),), scalar_same)
         ends = [exact(end) for part in line for end in (part.low, part.high)]
     except (NotALine, NotExact):
@@ -106,6 +104,7 @@ def spread_signs(node: Node) -> Node:
     """Return the node with every plus-minus written out as two items."""
     if node[0] == "pm" and node[1][0] == "tuple":
         items = node[1][2]
+        # The signs of a point go together: \pm(1, 2) is two points, not four.
         opposite = (*node[1][:2], tuple(negative(item) for item in items))
         return ("list", (node[1], opposite), "pm")
     if node[0] in ("tuple", "rel") and features(node) & {"pm", "mp"}:

@@ -79,6 +79,11 @@ def either(first: bool | None, second: bool | None) -> bool | None:
     return None if first is None or second is None else False
 
 
+def both(verdicts: list[bool | None]) -> bool | None:
+    """Return True when all hold, False when one fails, None when it stays open."""
+    return False if False in verdicts else None if None in verdicts else True
+
+
 def infinite(node: Node) -> int:
     """Return the sign of a bare infinity, 0 for anything else."""
     if node == ("c", "inf"):

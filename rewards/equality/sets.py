@@ -152,7 +152,7 @@ def _relation(
     place = variable(ops, operands, name)
     if place is None:
         raise NotALine
-    if ops == ("!=",):
+    if ops == ("!=",):  # all reals but one
         return _complement(to_line(("set", (operands[1 - place],)), same))
     low, low_closed, high, high_closed = MINUS_INF, False, INF, False
     for k, op in enumerate(ops):
@@ -213,6 +213,7 @@ def _tidy(line: Line, same: Same) -> Line:
     merged: list[Interval] = []
     for part in placed:
         low, high = _position(part.low), _position(part.high)
+        # An empty interval is a slip of the answer, not the empty set.
         if low > high or (low == high and not (part.low_closed and part.high_closed)):
             raise NotALine
         if not merged:
@@ -220,6 +221,7 @@ def _tidy(line: Line, same: Same) -> Line:
             continue
         last = merged[-1]
         end = _position(last.high)
+        # By `same` and not by floats: (0, sqrt 2) and [sqrt 2, 3) meet in one point.
         touching = same(part.low, last.high) is True
         if (touching and (part.low_closed or last.high_closed)) or (low < end and not touching):
             if touching or high > end:
@@ -247,6 +249,7 @@ def meet(first: Line, second: Line, same: Same) -> Line:
     parts = []
     for a in first:
         for b in second:
+            # The larger of the lower ends, the smaller of the upper ones.
             low, low_closed = _inner(a.low, a.low_closed, b.low, b.low_closed, same, max)
             high, high_closed = _inner(a.high, a.high_closed, b.high, b.high_closed, same, min)
             start, end = _position(low), _position(high)

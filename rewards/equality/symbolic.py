@@ -42,6 +42,7 @@ class TimeLeft:
 
     @classmethod
     def of_a_pair(cls) -> "TimeLeft":
+        """Return the time for all comparisons of one pair."""
         return cls(BUDGET_S, STEP_S, MAX_WALL_S)
 
     def for_a_step(self) -> float:

@@ -1,4 +1,4 @@
-"""The judge's slow part as the worker processes call it: strings in, strings out."""
+"""Call the slow judge from a worker process: strings in, strings out."""
 
 from functools import cache, lru_cache
 from importlib import import_module
@@ -9,7 +9,7 @@ from rewards.syntax.nodes import Node
 from rewards.syntax.normalise import normalise
 from rewards.syntax.read import read
 
-parse_gold = lru_cache(maxsize=4096)(Gold.parse)
+parse_gold = lru_cache(maxsize=4096)(Gold.parse)  # golds come back with every sample and epoch
 
 WARM_UP_PAIRS = (
     (r"(x-1)(x^2+x+1)", "x^3-1"),
@@ -27,13 +27,13 @@ STEPPED_SET = r"\{x : x^2-x-1 \ge 0\}"
 
 
 def judge_texts(answer: str, gold_text: str) -> tuple[str, str]:
-    """The reason and the stage of the slow judge's ruling; the gold is parsed once per worker."""
+    """Return the reason and the stage of the slow judge's ruling."""
     ruling = judge_slow(answer, parse_gold(gold_text))
     return ruling.reason.value, ruling.stage
 
 
 def tree(text: str) -> Node:
-    """The tree of one of our own texts."""
+    """Return the tree of one of our own texts."""
     node = read(normalise(text))
     assert node is not None, text
     return node

@@ -20,6 +20,7 @@ _UNREADABLE = Ruling(Reason.UNPARSED, "parse")
 _OTHER_TEXT = Ruling(Reason.WRONG, "text")
 _LEFT_TO_DO = {"big", "f:max", "f:min"}
 _LINES = {Kind.INTERVAL, Kind.TUPLE, Kind.RELATION, Kind.SET}
+# What rules raise on trees that they do not cover, or whose numbers are too large for them.
 _OUTCOMES = (NotExact, RecursionError, ValueError, OverflowError, ZeroDivisionError)
 
 
@@ -33,7 +34,7 @@ def judge_fast(answer: str, gold: Gold) -> Ruling | None:
         if number is not None:
             if number[0] * wanted[1] == wanted[0] * number[1]:
                 return _EQUAL_NUMBER
-            if "." not in answer and "." not in gold.text:
+            if "." not in answer and "." not in gold.text:  # a decimal may still round the gold
                 return _OTHER_NUMBER
     if len(answer) > MAX_LEN:
         return Ruling(Reason.TOO_LARGE, "length")
@@ -109,6 +110,7 @@ def _by_tree(node: Node | None, plain: str, gold: Gold, compare: Same, stage: st
         return Ruling(Reason.CORRECT, stage)
     if to_solve(node) and gold.kind in _LINES:
         return Ruling(Reason.UNEVALUATED, stage)
+    # `(B) 12` against 12: the label is no part of the value.
     found = labelled(plain)
     if found and not gold.letters and not lists_more(found[1]) and (inner := read(found[1])):
         return _by_tree(inner, found[1], gold, compare, stage)
@@ -133,6 +135,7 @@ def _large_product(node: Node) -> bool:
     for part in walk(node):
         if part[0] == "*":
             factors = [f for f in part[1] if f[0] == "n" and f[2] == 1]
+            # 3 * 10^8 or 2 * 3 * 5 is a way to write a number; 123 * 456 is left to the reader.
             if sum(len(str(abs(f[1])).rstrip("0")) > 2 for f in factors) > 1:
                 return True
     return False

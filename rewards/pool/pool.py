@@ -145,6 +145,7 @@ class Pool:
     def _feed(self, worker: Worker) -> None:
         """Send an idle worker its next calls; jobs take turns, so a small one need not wait."""
         job = self._jobs[0]
+        # Half of a worker's fair share, so that a batch with a slow call leaves the rest to others.
         share = -(-len(job.todo) // (2 * self.settings.num_workers))
         batch: list[Task] = []
         num_chars = 0
@@ -156,6 +157,7 @@ class Pool:
         self._jobs.popleft()
         if job.todo:
             self._jobs.append(job)
+        # Only the first call's clock runs; the others wait inside the worker through no fault.
         batch[0].begin()
         try:
             worker.send(batch)
