@@ -68,11 +68,12 @@ def make_plan(
 def settings_of(
     plan: SamplingPlan, target: Target, style: PromptStyle, seed: int
 ) -> dict[str, Any]:
-    """What makes two samples with the same key the same draw: stored beside the samples."""
+    """The settings on which a sample with a given key depends; stored beside the samples."""
     chat = style.chat_template
     return {
         "model": plan.base,
         "revision": plan.revision,
+        # by content: a folder of the same name may hold another checkpoint tomorrow
         "weights": fingerprint(plan.base),
         "adapter": target.folder,
         "adapter_weights": fingerprint(target.folder),
@@ -91,10 +92,11 @@ def settings_of(
 
 
 def served(target: Target, wanted: str) -> Target:
-    """The target as vLLM will serve it: LoRA kernels are 5 to 10 times slower than merged weights
-    on a CPU, while on a GPU they spare loading the model again."""
+    """The target as vLLM will serve it. Raises: ConfigError for a LoRA that is none."""
     import torch
 
+    # LoRA kernels on CPU are 5 to 10 times slower than merged weights; on a GPU serving the
+    # adapter spares loading the model again
     merge = wanted == "merged" or (wanted == "auto" and not torch.cuda.is_available())
     if target.kind == "lora" and merge:
         return Target(target.name, target.folder, "merged")
@@ -141,6 +143,7 @@ def _stops(
 def _context(max_tokens: int | None, prompts: dict[Any, list[int]], config: Any) -> tuple[int, int]:
     """(context, longest response) in tokens."""
     (_, problem), ids = max(prompts.items(), key=lambda item: len(item[1]))
+    # some models state no limit: state-space models and some remote code
     longest, room = len(ids), context_len(config)
     if room is None:
         return longest + (max_tokens or LONGEST), max_tokens or LONGEST

@@ -65,6 +65,7 @@ def reserve_run_folder(
     to tell how a run of that name is continued.
     Raises: ConfigError when a folder of that name exists, or another process is about to make it.
     """
+    # seconds are enough: two runs within one get a number
     stamp = time.strftime("%Y%m%d-%H%M%S")
     default = f"{recipe_path.stem}-{recipe.adapter.method}-seed{recipe.train.seed}-{stamp}"
     base = Path(recipe.run.dir)
@@ -133,6 +134,7 @@ def create_run_folder(
     write_whole(partial / "config.toml", dump_toml(recipe))
     write_whole(partial / "manifest.json", json.dumps(facts, indent=1))
     try:
+        # atomic on one file system: a folder without a manifest is never seen
         partial.rename(folder)
     except OSError as error:
         shutil.rmtree(partial)
@@ -156,6 +158,7 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
                 f"{folder}: process {holder or 'unknown'} is training in it; wait for its end, or"
                 " end it with SIGTERM"
             ) from None
+        # better an unlocked run than none
         except OSError as error:  # some cluster file systems are mounted without locks
             logger.warning(f"{folder}: no lock ({error}); let no other run use it")
         os.truncate(handle, 0)

@@ -88,6 +88,7 @@ def sample_responses(
         for question, prompt in zip(one.questions, one.prompts, strict=True):
             for i in range(recipe.eval.samples):
                 keys.append((one.loaded.name, question.id, i))
+                # the same draws in every evaluation: differences between steps are the policy's
                 requests.append(request(prompt, recipe.train.seed, keys[-1]))
     longest, config = recipe.rollout.max_response_len, recipe.eval
     stops = recipe.rollout.stop_token_ids
@@ -159,7 +160,7 @@ def evaluate_step(
 ) -> dict[str, float]:
     """The metrics of the policy after `step` steps; empty where the recipe evaluates nothing.
 
-    Writes eval/step_N.jsonl.gz (what was sampled) and eval/step_N.json; says so where it cannot.
+    Writes eval/step_N.jsonl.gz (what was sampled) and eval/step_N.json; warns where it cannot.
     """
     if not training.evals:
         return {}
@@ -176,7 +177,7 @@ def _report(
     step: int,
     say: Callable[[str], None],
 ) -> dict[str, float]:
-    """Scores, writes and says what was sampled; the metrics."""
+    """The metrics of what was sampled; writes and prints them."""
     found, generations = score_responses(
         training.recipe, training.evals, sampled, training.verifier, training.policy.decode
     )
@@ -213,6 +214,7 @@ def _write_held_out(folder: Path, loaded: LoadedBenchmark) -> None:
 def forget_evaluations(run_dir: Path, after: int) -> None:
     """Removes the evaluations of steps that a resumed run does again."""
     for path in (run_dir / "eval").glob("step_*.json*"):
+        # compared as numbers: step_10 would sort before step_2
         if int(path.name.partition(".")[0].removeprefix("step_")) > after:
             path.unlink()
 
@@ -221,5 +223,6 @@ def is_best(run_dir: Path, step: int) -> bool:
     """Whether the evaluation after `step` steps, if there is one, beats every earlier one since
     step 1."""
     scores = {n: tree["score"] for n, tree in read_evaluations(run_dir).items() if 1 <= n <= step}
+    # step 0 is the model as it came, which is no checkpoint
     mine = scores.pop(step, None)
     return mine is not None and all(mine > score for score in scores.values())
