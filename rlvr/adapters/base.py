@@ -1,4 +1,4 @@
-"""What an adapter method is: how it is applied to a pristine base and how it reaches the engine."""
+"""Adapter methods: what each is made of, and the pieces that several of them share."""
 
 from __future__ import annotations
 
@@ -97,10 +97,10 @@ class Method:
     name: str
     paper: str
     trains: str
-    merges: bool
-    syncs: tuple[Sync, ...]
-    options: frozenset[str]
     apply: Callable[[PreTrainedModel, Setup], nn.Module]
+    options: frozenset[str] = frozenset()
+    merges: bool = True
+    syncs: tuple[Sync, ...] = ("merged",)
     optimizer: Callable[[nn.Module, AdapterConfig, OptimConfig], Optimizer] = adamw
     schedule: Schedule | None = None
     keeps_base: bool = True
@@ -152,7 +152,7 @@ def wrap(model: Any, peft_config: Any, seed: int) -> Any:
     import torch
 
     _refuse_experts(model, peft_config)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng():  # peft draws from the global generator, which stays as it was
         torch.manual_seed(seed)
         try:
             return peft.get_peft_model(model, peft_config)
@@ -187,9 +187,9 @@ def _refuse_experts(model: Any, peft_config: Any) -> None:
 
 
 def check_divides(model: Any, setup: Setup, setting: str, size: int, outputs: bool = False) -> None:
-    """For sizes that peft would silently change where they do not divide a module's inputs.
+    """Refuses a size that does not divide a module's inputs: peft would silently change it.
 
-    outputs: its outputs have to be divided too. Raises: ConfigError.
+    outputs: it has to divide the outputs, too. Raises: ConfigError.
     """
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in setup.config.target_modules:

@@ -43,7 +43,7 @@ def match_rank(method: Method, config: AdapterConfig, model_config: Any) -> Adap
     wanted = float(number.rstrip("KMB")) * _UNITS.get(number[-1], 1)
     step = method.rank_multiple(config)
 
-    @functools.cache
+    @functools.cache  # a count builds a model, on the meta device but not for nothing
     def count(rank: int) -> float:
         try:
             return count_parameters(method, config.model_copy(update={"rank": rank}), model_config)

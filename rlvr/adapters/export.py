@@ -23,6 +23,7 @@ def lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
 
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if hasattr(layer, "lora_E"):  # AdaLoRA: B diag(E) A
+        # peft's own 1e-5, which its forward pass adds against a rank of 0
         scale = {n: layer.scaling[n] / (layer.ranknum[n] + 1e-5) for n in names}
         parts = [(layer.lora_A[n] * layer.lora_E[n], layer.lora_B[n] * scale[n]) for n in names]
     else:

@@ -59,7 +59,7 @@ def _layer_facts(layer: Any) -> dict[str, Any]:
         values = getattr(layer, attribute, None)
         if isinstance(values, dict) and "default" in values:
             facts[shown] = values["default"]
-    if "start" in getattr(layer, "lora_A", {}):
+    if "start" in getattr(layer, "lora_A", {}):  # the frozen twin of methods.nonzero_init
         facts["start"] = {
             "A_max": float(full_tensor(layer.lora_A["start"].weight).abs().max()),
             "B_max": float(full_tensor(layer.lora_B["start"].weight).abs().max()),

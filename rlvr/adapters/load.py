@@ -38,6 +38,7 @@ def load_adapted(model: Any, folder: str | Path) -> Any:
             raise _incomplete(folder, ", ".join(lost[:4]))
         return adapted.eval()
     with warnings.catch_warnings():
+        # peft only warns of missing weights, which would stay at their start
         warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
             return peft.PeftModel.from_pretrained(model, str(folder)).eval()

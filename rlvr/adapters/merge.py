@@ -30,7 +30,8 @@ def plain_name(name: str) -> str:
 
 @contextlib.contextmanager
 def adapter_off(model: Any) -> Iterator[None]:
-    """The base policy inside the block. peft forgets which weights were frozen; this does not."""
+    """Inside the block, the model is the base policy."""
+    # peft makes every weight of the adapter trainable when it switches back
     flags = {p: p.requires_grad for p in model.parameters()}
     with model.disable_adapter():
         yield
@@ -46,7 +47,7 @@ def reference_on(model: Any) -> Iterator[None]:
         with adapter_off(model):
             yield
         return
-    flags = {p: p.requires_grad for p in model.parameters()}
+    flags = {p: p.requires_grad for p in model.parameters()}  # set_adapter changes them
     trained = list(model.base_model.active_adapters)
     model.base_model.set_adapter(REFERENCE)
     try:
@@ -63,9 +64,9 @@ def merged_weights(
 ) -> Iterator[tuple[str, Tensor]]:
     """(name, W + delta) under the base's names, one module at a time; what merges is float32.
 
-    Comes with every module that training changes, and with the untouched parts of weights that the
-    engine holds fused, or with `everything` that the model has. A tied head comes once. only: the
-    names of modules to leave it at.
+    Yields the modules that training changes and the untouched parts of weights that the engine
+    keeps fused; with `everything`, all modules. A tied head comes once. only: names of modules,
+    where the others are not wanted.
     """
     seen: set[nn.Parameter] = set()
     for name, module in handed_modules(model, everything).items():
@@ -137,6 +138,7 @@ def _merged(module: BaseTunerLayer) -> Iterator[tuple[str, Tensor]]:
         if base.bias is not None:
             yield "bias", base.bias
         return
+    # a copy in float32: merging in place and unmerging again would not give the base back
     merged = full_copy(cast(nn.Module, module))
     merged.float()
     merged.merge()

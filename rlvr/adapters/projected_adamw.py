@@ -40,6 +40,7 @@ class ProjectedAdamW(Optimizer):
             for number, p in enumerate(group["params"]):
                 if p.grad is None:
                     continue
+                # decay before the step, as torch's AdamW does
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.sub_(group["lr"] * self._direction(p, p.grad, group, number))
 
@@ -50,6 +51,7 @@ class ProjectedAdamW(Optimizer):
             return self._adam(state, grad, group)
         wide = grad if grad.shape[0] <= grad.shape[1] else grad.T
         if (state["step"] - 1) % group["every"] == 0:
+            # a seed of its own for each tensor and update: a resumed run draws the same P again
             seed = [group["seed"], number, state["step"]]
             state["projection"] = _projection(wide, group["kind"], group["rank"], seed)
         low = state["projection"] @ wide

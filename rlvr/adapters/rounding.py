@@ -45,7 +45,8 @@ class Float32Hra(HRALinear):
 
 
 def become(model: nn.Module, kind: type[nn.Module], exact: type[nn.Module]) -> None:
-    """Makes every layer of the model that is of exactly this kind of peft's the exact one."""
+    """Turns every layer of exactly this class of peft's into the exact one."""
+    # the class is exchanged in place: peft offers no way to name the layers that it makes
     for module in model.modules():
         if type(module) is kind:
             module.__class__ = exact

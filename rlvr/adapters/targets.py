@@ -53,11 +53,11 @@ def named_after(model: nn.Module, targets: Sequence[str]) -> set[str]:
 
 
 def check_adapted(model: nn.Module, wanted: set[str]) -> None:
-    """Holds an adapter that has been applied to what it was to adapt. wanted: full module names.
+    """Checks that an applied adapter adapts the `wanted` modules (full names) and no others.
 
     Says in one line where experts stay as they are. Raises: ConfigError for modules left out, for
-    experts that peft took instead, and for a head that is the embedding: its adapter is merged into
-    both, which is not what was trained.
+    experts that peft took instead, and for a head that is the embedding: its adapter would be
+    merged into both, which is not what was trained.
     """
     if not isinstance(model, PeftModel):
         return

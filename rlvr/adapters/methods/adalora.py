@@ -152,7 +152,6 @@ METHODS = (
         name="adalora",
         paper="2303.10512",
         trains="A, B and the diagonal E of every target module; the rank moves between them",
-        merges=True,
         syncs=("adapter", "merged"),
         options=(LORA_OPTIONS - {"scaling"}) | {"adalora"},
         apply=_adalora,

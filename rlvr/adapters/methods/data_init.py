@@ -61,7 +61,7 @@ def _eva(model: Any, setup: Setup) -> Any:
     batches = _batches(model, setup)
     peft.initialize_lora_eva_weights(adapted, batches, show_progress_bar=False)
     for parameter in adapted.parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad:  # peft may leave the singular vectors in the base's type
             parameter.data = parameter.data.float()
     return adapted
 
@@ -114,12 +114,12 @@ def _lora_ga(model: Any, setup: Setup) -> Any:
 
         preprocess_loraga(model, lora_config(setup, **extra), run)
         model.zero_grad(set_to_none=True)
-        model.eval()
+        model.eval()  # peft has put it into training mode
     return apply_peft_start(model, setup, num_directions=2 * setup.rank, **extra)
 
 
 def _scale(model: Any, batch: dict[str, Any]) -> float:
-    """What keeps float16's gradients from vanishing: a token's weight in the loss becomes 1/16."""
+    """A factor that keeps float16's gradients from vanishing: every token weighs 1/16."""
     import torch
 
     num_tokens = int((batch["labels"] >= 0).sum())
@@ -140,7 +140,6 @@ METHODS = (
         name="eva",
         paper="2410.07170",
         trains="A and B of every target module, A from the inputs' singular vectors",
-        merges=True,
         syncs=("adapter", "merged"),
         options=(LORA_OPTIONS - {"seed"}) | {"calibration_rows", "eva"},
         apply=_eva,

@@ -19,7 +19,7 @@ def _train_everything(model: Any, setup: Setup) -> Any:
 
 
 def _train_all_but_embeddings(model: Any, setup: Setup) -> Any:
-    """As full, with input and output embeddings frozen."""
+    """The model as `full` trains it, with input and output embeddings frozen."""
     model = _train_everything(model, setup)
     for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
         embeddings.requires_grad_(False)
@@ -82,9 +82,6 @@ METHODS = (
         name="full",
         paper="none",
         trains="all weights (float32 master copy)",
-        merges=True,
-        syncs=("merged",),
-        options=frozenset(),
         apply=_train_everything,
         keeps_base=False,
     ),
@@ -92,9 +89,6 @@ METHODS = (
         name="full_frozen_embeddings",
         paper="none",
         trains="all weights but input and output embeddings (float32 master copy)",
-        merges=True,
-        syncs=("merged",),
-        options=frozenset(),
         apply=_train_all_but_embeddings,
         keeps_base=False,
     ),
@@ -102,8 +96,6 @@ METHODS = (
         name="galore",
         paper="2403.03507",
         trains="all weights; optimizer state of the target modules in a rank-r subspace",
-        merges=True,
-        syncs=("merged",),
         options=_PROJECTED_OPTIONS | {"galore"},
         apply=_train_everything,
         optimizer=_projected,
@@ -114,8 +106,6 @@ METHODS = (
         name="apollo",
         paper="2412.05270",
         trains="all weights; step sizes of the target modules from a random rank-r projection",
-        merges=True,
-        syncs=("merged",),
         options=_PROJECTED_OPTIONS | {"apollo", "seed"},
         apply=_train_everything,
         optimizer=_projected,

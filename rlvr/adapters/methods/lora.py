@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import (
-    LORA_OPTIONS,
-    Method,
-    Setup,
-    wrap,
-)
+from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, wrap
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,7 +102,6 @@ METHODS = (
         name="lora",
         paper="2106.09685",
         trains=_FACTORS,
-        merges=True,
         syncs=("adapter", "merged"),
         options=LORA_OPTIONS,
         apply=_lora,
@@ -116,7 +110,6 @@ METHODS = (
         name="rslora",
         paper="2312.03732",
         trains=f"{_FACTORS}, scaled by alpha / sqrt(r)",
-        merges=True,
         syncs=("adapter", "merged"),
         options=LORA_OPTIONS - {"scaling"},
         apply=_rslora,
@@ -125,8 +118,6 @@ METHODS = (
         name="dora",
         paper="2402.09353",
         trains=f"{_FACTORS}, and a magnitude per output",
-        merges=True,
-        syncs=("merged",),
         options=LORA_OPTIONS,
         apply=_dora,
     ),
@@ -134,7 +125,6 @@ METHODS = (
         name="lora_plus",
         paper="2402.12354",
         trains=f"{_FACTORS}, B at a higher learning rate",
-        merges=True,
         syncs=("adapter", "merged"),
         options=LORA_OPTIONS | {"lora_plus"},
         apply=_lora,
@@ -144,7 +134,6 @@ METHODS = (
         name="lora_fa",
         paper="2308.03303",
         trains="B (out x r) of every target module; A stays as drawn",
-        merges=True,
         syncs=("adapter", "merged"),
         options=LORA_OPTIONS,
         apply=_lora_fa,

@@ -31,7 +31,7 @@ START = "start"
 
 
 def subtract_start(adapted: Any, config: Any) -> Any:
-    """`adapted` with its present factors subtracted by a frozen twin, so that it is the base again.
+    """`adapted` with a frozen twin that subtracts its present factors: it is the base again.
 
     config: the LoraConfig that `adapted` was made with.
     """
@@ -42,16 +42,16 @@ def subtract_start(adapted: Any, config: Any) -> Any:
     from rlvr.adapters.rounding import LoraLinear, SummedLora, become
 
     twin = copy.deepcopy(config)
-    twin.init_lora_weights = True
+    twin.init_lora_weights = True  # not the start of the method, which would be computed again
     twin.lora_dropout = 0.0
-    with torch.random.fork_rng():
+    with torch.random.fork_rng():  # peft draws factors, which are overwritten below
         adapted.add_adapter(START, twin)
     for layer in lora_layers(adapted).values():
         layer.lora_A[START].weight.data = layer.lora_A["default"].weight.data.clone()
         layer.lora_B[START].weight.data = -layer.lora_B["default"].weight.data
     adapted.base_model.set_adapter(["default", START])
     for name, parameter in adapted.named_parameters():
-        if f".{START}." in name:
+        if f".{START}." in name:  # activating an adapter makes it trainable
             parameter.requires_grad_(False)
     become(adapted, LoraLinear, SummedLora)
     return adapted
@@ -90,7 +90,7 @@ def target_weights(model: Any, setup: Setup, num_directions: int) -> dict[str, A
 
 
 def apply_peft_start(model: Any, setup: Setup, num_directions: int = 0, **extra: Any) -> Any:
-    """One of peft's own initialisations, with the base weights that it overwrites put back.
+    """One of peft's own initialisations, with the base weights that it overwrites restored.
 
     num_directions: that it takes from a weight; 0 stands for the rank.
     """
@@ -102,6 +102,7 @@ def apply_peft_start(model: Any, setup: Setup, num_directions: int = 0, **extra:
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     adapted = wrap(model, config, setup.seed)
     for name, layer in lora_layers(adapted).items():
+        # peft has subtracted the start from W, and may leave the factors in W's type
         layer.get_base_layer().weight.data = before[name.removeprefix("base_model.model.")]
         for factor in (layer.lora_A, layer.lora_B):
             factor["default"].weight.data = factor["default"].weight.data.float().contiguous()
@@ -205,7 +206,6 @@ def start_method(
         name=name,
         paper=paper,
         trains=f"A and B of every target module, from {start}",
-        merges=True,
         syncs=("adapter", "merged"),
         options=(LORA_OPTIONS - unused) | {*blocks, *(["calibration_rows"] if rows else [])},
         apply=apply,

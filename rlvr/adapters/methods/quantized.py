@@ -47,10 +47,10 @@ def _quantize(model: Any, setup: Setup) -> Any:
     found = False
     for module in list(model.base_model.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is not nn.Linear:
+            if type(child) is not nn.Linear:  # a subclass may compute something else
                 continue
             found = True
-            if child.weight.is_meta:
+            if child.weight.is_meta:  # only counted
                 continue
             small = quantized.Linear4bit(
                 child.in_features,
@@ -75,7 +75,7 @@ def _quantize(model: Any, setup: Setup) -> Any:
             f"adapter.method = {setup.config.method!r}: {type(model).__name__} has no linear layer"
             " of torch's kind, so nothing would be in 4 bits; take lora"
         )
-    model.is_loaded_in_4bit = True
+    model.is_loaded_in_4bit = True  # peft looks at this to wrap 4-bit layers in its own kind
     return model.requires_grad_(False)
 
 
@@ -118,11 +118,12 @@ def _keep_start(adapted: Any, config: Any) -> None:
     """A frozen twin of the present factors, active while the reference policy is asked."""
     import torch
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng():  # peft draws factors, which are overwritten below
         adapted.add_adapter(REFERENCE, copy.deepcopy(config))
     adapted.base_model.set_adapter("default")
     for layer in lora_layers(adapted).values():
         for factors in (layer.lora_A, layer.lora_B):
+            # cloned: they would follow the trained factors otherwise
             factors[REFERENCE].weight.data = factors["default"].weight.data.clone()
             factors[REFERENCE].weight.requires_grad_(False)
 
@@ -169,11 +170,9 @@ def _paged_adamw(model: nn.Module, config: AdapterConfig, optim: OptimConfig) ->
     trained = [p for p in model.parameters() if p.requires_grad]
     if trained[0].device.type != "cuda":
         return adamw(model, config, optim)
-    from bitsandbytes.optim.adamw import PagedAdamW
+    from rlvr.adapters.optimizers import build_optimizer
 
-    return PagedAdamW(
-        trained, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
-    )
+    return build_optimizer(trained, optim.model_copy(update={"name": "paged_adamw"}))
 
 
 _ROUNDED = "the base is rounded to 4 bits"
@@ -183,8 +182,6 @@ METHODS = (
         name="qlora",
         paper="2305.14314",
         trains="A and B of every target module on a 4-bit base",
-        merges=True,
-        syncs=("merged",),
         options=LORA_OPTIONS | {"qlora"},
         apply=_qlora,
         optimizer=_paged_adamw,
@@ -197,8 +194,6 @@ METHODS = (
         name="loftq",
         paper="2310.08659",
         trains="A and B of every target module on a 4-bit base, from its rounding error",
-        merges=True,
-        syncs=("merged",),
         options=(LORA_OPTIONS - {"seed"}) | {"qlora", "loftq"},
         apply=_loftq,
         optimizer=_paged_adamw,
