@@ -76,6 +76,7 @@ def _groups(rows: Iterable[Scored], judge: Judge) -> dict[ProblemKey, dict[str, 
         if row.answer is not None and not row.correct:
             wrong[row.problem[0]][row.problem].append(row.answer)
     groups: dict[ProblemKey, dict[str, int]] = {}
+    # threads, not processes: each waits for the verifier's workers and holds no lock meanwhile
     with ThreadPoolExecutor(max_workers=4) as threads:
         for found in threads.map(lambda answers: answer_groups(answers, judge), wrong.values()):
             groups |= found
@@ -87,6 +88,7 @@ def _check_samples(
 ) -> None:
     if samples is None:
         return
+    # checked over all questions: a problem without any sample has too few as well
     short = [q.id for q in benchmark.questions if len(scored.get(q.id, ())) < samples]
     if short:
         have, total = len(scored.get(short[0], ())), len(benchmark.questions)
@@ -101,6 +103,8 @@ def _benchmark(
     scored: dict[str, list[Scored]],
     groups: dict[ProblemKey, dict[str, int]],
 ) -> tuple[dict, list[dict]]:
+    # one row without a token count makes the whole benchmark's lengths characters: a mean over
+    # both units would mean nothing
     in_tokens = all(r.response_len is not None for rows in scored.values() for r in rows)
     samples = {
         problem: [_sample(row, groups, in_tokens) for row in rows]
@@ -135,6 +139,7 @@ def _sample(row: Scored, groups: dict[ProblemKey, dict[str, int]], in_tokens: bo
     elif row.answer is not None:
         group = groups[row.problem][row.answer]
     length = row.response_len if in_tokens and row.response_len is not None else row.num_chars
+    # a hedged or unparsed answer still stands where answers are looked for
     answered = row.reason is not Reason.NO_ANSWER
     return ScoredSample(row.correct, row.reason, answered, group, length, row.truncated)
 
@@ -166,6 +171,7 @@ def _by(part: str, problems: Sequence[dict]) -> dict:
 
 
 def _average(problems: Sequence[dict]) -> Metric:
+    # a mean, since a killed run may have left problems with fewer samples
     draws = sum(p["n"] for p in problems) / len(problems)
     return as_metric(fraction_over_problems([p["c"] / p["n"] for p in problems], draws))
 
@@ -182,6 +188,7 @@ def _overall(results: dict, problems: Sequence[dict], loaded: dict[str, LoadedBe
     listed = ", ".join(parts)
     for name in results:
         inside = [inner for inner in loaded[name].benchmark.contains if inner in results]
+        # a benchmark inside another one is not dropped: both were asked for, and the mean says it
         listed += "".join(f"; {inner} is part of {name}: it counts twice" for inner in inside)
     interval = stratified(list(values.values()))
     return {

@@ -19,6 +19,7 @@ from eval.records import BENCHMARKS, Benchmark, DataFile, HubSource
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
+# MATH's own files write the level as "Level 3"
 _LEVEL = re.compile(r"level\s*(\d+)", re.IGNORECASE)
 
 
@@ -77,6 +78,7 @@ def resolve(spec: str) -> Benchmark:
 def data_folders() -> list[Path]:
     """Where files for training and evaluation are looked for, in order: `RLVR_DATA`, then
     `../shared/data` from the current folder, then from the project's."""
+    # an installed package has no data beside it, so the current folder is asked first
     places = [Path.cwd().parent, PROJECT_ROOT.parent]
     folders = [place / "shared" / "data" for place in places]
     if os.environ.get("RLVR_DATA"):
@@ -101,12 +103,14 @@ def load_benchmark(benchmark: str | Benchmark) -> LoadedBenchmark:
     record = resolve(benchmark) if isinstance(benchmark, str) else benchmark
     paths = [find_file(file.name) for file in record.files]
     found = [path for path in paths if path is not None]
+    # all files or none: half a benchmark from disk and half from the hub has no known sha256
     if len(found) < len(paths):
         return _load_hub(record)
     hashes, questions = [], []
     for file, path in zip(record.files, found, strict=True):
         content = path.read_bytes()
         hashes.append(hashlib.sha256(content).hexdigest())
+        # files of one name differ between publishers; a score is of one of them
         if file.sha256 not in (None, hashes[-1]):
             raise ValueError(
                 f"{record.name}: {path} has sha256 {hashes[-1]}, expected {file.sha256}; fetch the "
@@ -157,6 +161,7 @@ def _subject_and_level(row: dict) -> tuple[str | None, str | None]:
     """From fields of these names, else from `source` of the form `set:subject:level`."""
     subject, level = row.get("subject"), row.get("level")
     parts = [part.strip() for part in str(row.get("source", "")).split(":")]
+    # "math:Algebra:Level 5" names a subject, "aime:difficulty 3" does not
     if subject is None and len(parts) > 1 and not re.match(r"(level|difficulty)\s*[\d.]", parts[1]):
         subject = parts[1]
     if level is None:
@@ -188,6 +193,7 @@ def _load_hub(record: Benchmark) -> LoadedBenchmark:
             f"not be read ({reason}); set RLVR_DATA to the folder that holds it"
         ) from None
     questions = [_hub_question(record, hub, i, dict(row)) for i, row in enumerate(rows)]
+    # the hub's Parquet bytes change when it is converted again; problems and answers do not
     content = json.dumps([[q.problem, q.answer] for q in questions]).encode()
     found = f"hub {hub.repo}, {hub.split}, revision {hub.revision}"
     return _checked(record, questions, found, (hashlib.sha256(content).hexdigest(),))
@@ -197,6 +203,7 @@ def _hub_question(record: Benchmark, hub: HubSource, index: int, row: dict) -> Q
     answer = row.get(hub.answer_field, "")
     if hub.answer_after is not None:
         answer = behind(str(answer), hub.answer_after) or ""
+    # the ids that the files have, so that a score from the hub pairs with one from a file
     stem = record.files[0].name.removesuffix(".jsonl").replace("_", "-")
     number = str(row[hub.id_field]) if hub.id_field else f"{stem}-{index:05d}"
     fields = {**row, "id": number.removesuffix(".json"), "answer": answer}

@@ -56,6 +56,7 @@ def _score_main(prog: str, argv: Sequence[str]) -> None:
     from eval.score import score
 
     generations = _read_any(args)
+    # an imported file is of the one benchmark that was named with it
     named = args.benchmarks or args.from_harness or args.from_lighteval or ""
     chosen = [name.strip() for name in named.split(",") if name.strip()]
     start = time.perf_counter()
@@ -175,6 +176,7 @@ def make_verifier(args: argparse.Namespace):
 
 def _progress(start: float) -> Callable[[int], None] | None:
     """Shows a running count where someone watches."""
+    # a log would get one line of carriage returns
     if not sys.stderr.isatty():
         return None
 

@@ -134,6 +134,7 @@ def compare(
                 parts.append(_compare(a.name, b.name, benchmark, part, chosen, level, seed))
         if len(shared) > 1:
             whole.append(_compare(a.name, b.name, OVERALL, "", _all_problems(shared), level, seed))
+    # "all problems" repeats the data of the others: correcting for it too would punish twice
     tested = [i for i, c in enumerate(whole) if c.benchmark != OVERALL]
     adjusted = holm([whole[i].p.value for i in tested])
     for i, p in zip(tested, adjusted, strict=True):
@@ -161,6 +162,7 @@ def _shared(a: Result, b: Result) -> dict[str, Pairs]:
             continue
         rows_a, rows_b = a.problems[benchmark], b.problems[benchmark]
         odd = sorted(rows_a.keys() ^ rows_b.keys())
+        # dropping the problems that one side lacks would compare other problems than were scored
         if odd:
             raise ValueError(
                 f"{benchmark}: {a.name} has {len(rows_a)} problems and {b.name} {len(rows_b)}; "
@@ -183,6 +185,7 @@ def _parts(rows: Pairs) -> dict[str, Pairs]:
         for x, y in rows:
             if field in x:
                 split[f"{field} {x[field]}"].append((x, y))
+        # a single subject is the benchmark again
         if len(split) > 1:
             parts |= dict(sorted(split.items()))
     return parts
@@ -203,6 +206,7 @@ def _compare(
     level: float,
     seed: int,
 ) -> PairedComparison:
+    # per problem, [n, c] of both sides, so that resampling keeps a problem's pair together
     counts = np.array([[x["n"], x["c"], y["n"], y["c"]] for x, y in rows]).T
     values_a, values_b = counts[1] / counts[0], counts[3] / counts[2]
     sides = (counts[0], counts[1]), (counts[2], counts[3])

@@ -20,6 +20,7 @@ SURE = 0.9
 """The same from which the row counts as contaminated whatever its answer is."""
 
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
+# Chinese has no spaces: each character is a word, else a sentence would be one
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\d_\u4e00-\u9fff]+|\d+")
 _LAYOUT = re.compile(r"\\(?:left|right|displaystyle|quad|qquad|[,;:! ])|[\s$]+")
 
@@ -89,6 +90,7 @@ def check_contamination(
     """Every overlap between training rows and benchmark problems. judge compares the answers."""
     problems = {(b.name, q.id): q for b in benchmarks for q in b.questions}
     index = _Index(problems)
+    # which of a problem's n-grams occurred anywhere: finds problems split over several rows
     covered: dict[EvalKey, set[Gram]] = defaultdict(set)
     found: list[tuple[int, Question, EvalKey, float, bool]] = []
     num_rows = 0
@@ -96,6 +98,7 @@ def check_contamination(
         num_rows += 1
         for key, score, exact in index.look_up(question.problem, covered):
             found.append((row, question, key, score, exact))
+    # in one call, since the verifier's workers judge a batch in parallel
     same = _same_answers([(q, problems[key]) for _, q, key, _, _ in found], judge)
     overlaps = tuple(
         Overlap(
@@ -143,6 +146,7 @@ class _Index:
         """(problem, score, exact) of the problems near this text; notes the grams seen."""
         equal = self.by_text.get(bare(text), ())
         hits: Counter[EvalKey] = Counter()
+        # the index is over the few evaluation problems: time grows with the training text only
         for gram in set(_windows(words(text))) & self.by_gram.keys():
             for key in self.by_gram[gram]:
                 hits[key] += 1
@@ -150,6 +154,7 @@ class _Index:
         for key in dict.fromkeys([*equal, *hits]):
             score = hits[key] / self.num_grams[key] if self.num_grams[key] else 0.0
             if key in equal or score >= NEAR:
+                # an equal text may be shorter than one n-gram and then has no score of its own
                 yield key, max(score, float(key in equal)), key in equal
 
 

@@ -74,9 +74,9 @@ def read_generations(path: str | Path) -> Iterator[Generation]:
 class GenerationLog:
     """Appends generations to a `.jsonl.gz` file so that a killed run loses at most one batch.
 
-    Each batch is a gzip member of its own, on the disk when `append` returns. Opening an existing
-    log keeps its whole rows and cuts off a half-written end. `settings` (model, sampling, seed) is
-    stored beside it; opening with others is a ValueError, since the samples would not be alike.
+    Each batch is a gzip member of its own, on the disk when `append` returns. Opening a log that
+    exists keeps its complete rows and cuts off a half-written end. `settings` (model, sampling,
+    seed) is stored beside it; opening with others is a ValueError: the samples would not be alike.
     """
 
     def __init__(self, path: str | Path, settings: dict):
@@ -88,6 +88,7 @@ class GenerationLog:
 
     def append(self, generations: Iterable[Generation]) -> int:
         """Writes those not in the log yet; returns how many they were."""
+        # also within the batch: an engine that was restarted may give a sample twice
         fresh: dict[GenerationKey, Generation] = {}
         for generation in generations:
             if generation.key not in self.done:
@@ -95,8 +96,10 @@ class GenerationLog:
         if fresh:
             lines = "".join(_dump(generation) for generation in fresh.values())
             with self.path.open("ab") as file:
+                # a gzip file may have several members: each batch is readable without the next
                 file.write(gzip.compress(lines.encode(), compresslevel=1, mtime=0))
                 file.flush()
+                # flush alone leaves it to the kernel, which loses it when the machine goes down
                 os.fsync(file.fileno())
             self.done.update(fresh)
         return len(fresh)
@@ -118,6 +121,7 @@ class GenerationLog:
 
     def _recover(self) -> None:
         with self.path.open("r+b") as file:
+            # what stands behind the last whole member was being written when the run was killed
             members, whole = _whole_members(file)
             file.truncate(whole)
         counted: dict[tuple[str, str], int] = defaultdict(int)
@@ -126,10 +130,8 @@ class GenerationLog:
 
 
 def _whole_members(file: BinaryIO) -> tuple[list[bytes], int]:
-    """(texts of the gzip members that are whole, the place where the last of them ends).
-
-    Read piece by piece: each byte is looked at once, however many members there are.
-    """
+    """(texts of the complete gzip members, the offset where the last of them ends)."""
+    # piece by piece: each byte is inflated once, however many members a long run has written
     members: list[bytes] = []
     whole, read, left = 0, 0, b""
     while True:
@@ -149,9 +151,10 @@ def _whole_members(file: BinaryIO) -> tuple[list[bytes], int]:
 
 
 def write_generations(path: Path, generations: Iterable[Generation]) -> None:
-    """Writes a whole generations file, compressed with gzip; the file appears when it is whole."""
+    """Writes a generations file, compressed with gzip; it appears when it is complete."""
     partial = path.with_name(path.name + ".partial")
     text = "".join(map(_dump, generations))
+    # mtime 0: equal generations give equal bytes
     partial.write_bytes(gzip.compress(text.encode(), compresslevel=1, mtime=0))
     os.replace(partial, path)
 
@@ -172,6 +175,7 @@ def _parse(line: str, where: str, counted: dict[tuple[str, str], int]) -> Genera
         if not isinstance(row.get(name), str):
             raise ValueError(f"{where}: {name!r} must be a string, got {row.get(name)!r:.40}")
     problem = row["benchmark"], row["id"]
+    # harnesses that write one response per line do not number them
     sample = row.get("sample", counted[problem])
     counted[problem] += 1
     if not isinstance(sample, int) or sample < 0:

@@ -75,6 +75,7 @@ def fraction_over_problems(
     variance = float(v.var(ddof=1)) / len(v) if len(v) > 1 else 0.0
     most = len(v) * max(1.0, draws_per_problem)
     effective = p * (1 - p) / variance if variance > 1e-15 else most
+    # no variance was seen, which says nothing about the problems that were not asked
     if p in (0.0, 1.0):
         effective = len(v)
     trials = float(np.clip(effective, len(v), most))
@@ -89,8 +90,10 @@ def mean_over_problems(values: ArrayLike, level: float = 0.95) -> Interval:
     """
     v = _vector(values)
     mean = float(v.mean())
+    # one problem says nothing about the spread: infinite, not zero
     if len(v) == 1:
         return Interval(mean, -np.inf, np.inf, "problems", "student t", level)
+    # imported here: scipy is slow to import, and most commands need none of it
     from scipy.special import stdtrit
 
     half = float(stdtrit(len(v) - 1, 0.5 + level / 2) * v.std(ddof=1) / np.sqrt(len(v)))
@@ -120,7 +123,9 @@ def paired_difference(
         bound = 1 - (alpha / 2) ** (1 / len(d))
         return Interval(value, value - bound, value + bound, "problems", "exact bound", level)
     means = _bootstrap_means(d, num_resamples, np.random.default_rng(seed))
+    # ties count half: with few problems many resamples equal the estimate exactly
     below = (np.count_nonzero(means < value) + np.count_nonzero(means == value) / 2) / len(means)
+    # 0 or 1 would put the bias at infinity
     below = float(np.clip(below, 1 / len(means), 1 - 1 / len(means)))
     bias = NormalDist().inv_cdf(below)
     centred = d - value
@@ -161,6 +166,7 @@ def redraw(
     n, c = _vector(samples).astype(int), _vector(correct).astype(int)
     if n.shape != c.shape or n.min() < 1 or (c < 0).any() or (c > n).any():
         raise ValueError("redraw: needs 0 <= correct <= samples, samples >= 1, per problem")
+    # a benchmark of 500 problems with 4 samples has at most 5 states: the cost is theirs
     seen, counts = np.unique(np.stack([n, c]), axis=1, return_counts=True)
     rng = np.random.default_rng(seed)
     if over == "problems":
@@ -197,6 +203,7 @@ def resampled_difference(
     if over not in ("samples", "problems and samples"):
         raise ValueError(f"over = {over!r}: use 'samples' or 'problems and samples'")
     counts = np.stack([_vector(side).astype(int) for side in (*a, *b)])
+    # problems with equal counts on both sides are exchangeable and are drawn together
     states, weights = np.unique(counts, axis=1, return_counts=True)
     rng = np.random.default_rng(seed)
     total = counts.shape[1]
@@ -230,6 +237,7 @@ def stratified(
     if not vectors:
         raise ValueError("stratified: needs at least one benchmark")
     value = float(np.mean([v.mean() for v in vectors]))
+    # the benchmarks were chosen, not drawn, so they are not resampled
     means = np.mean([_bootstrap_means(v, num_resamples, rng) for v in vectors], axis=0)
     lo, hi = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     over = "problems within each benchmark"
@@ -282,6 +290,7 @@ def _sample_noise(seen: NDArray) -> tuple[NDArray, NDArray]:
     n = np.concatenate([np.full(size + 1, size) for size in sizes])
     c = np.concatenate([np.arange(size + 1) for size in sizes])
     p = (seen[1] / seen[0])[:, None]
+    # logarithms: binomial coefficients of 1,000 samples overflow float64
     orders = gammaln(n + 1) - gammaln(c + 1) - gammaln(n - c + 1)
     kernel = np.exp(orders + xlogy(c, p) + xlog1py(n - c, -p)) * (n == seen[0][:, None])
     return np.stack([n, c]), kernel / kernel.sum(axis=1, keepdims=True)

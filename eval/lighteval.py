@@ -68,12 +68,14 @@ def read_details(path: str | Path, benchmark: str) -> Iterator[Generation]:
     loaded = load_benchmark(benchmark)
     ids = {question.id for question in loaded.questions}
     texts = [(bare(question.problem), question.id) for question in loaded.questions]
-    texts.sort(key=lambda pair: -len(pair[0]))  # a problem may be part of a longer one
+    # a problem may be the beginning of a longer one
+    texts.sort(key=lambda pair: -len(pair[0]))
     rows = parquet.read_table(path).to_pylist()
     for number, row in enumerate(rows):
         if "doc" not in row or "model_response" not in row:
             raise ValueError(f"{path}: no 'doc' and 'model_response': not a details file")
         doc, response = _tree(row["doc"]), _tree(row["model_response"])
+        # details files of lighteval's own tasks name no problem: its text is looked for
         named = (_tree(doc.get("specific")) or {}).get("id")
         query = bare(doc["query"])
         found = named if named in ids else next((i for text, i in texts if text in query), None)

@@ -56,6 +56,7 @@ def pass_at_each_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray:
             f"pass@{k}: a problem has only {fewest} samples; sample at least {k}, or ask for "
             f"k <= {fewest}"
         )
+    # a product of factors in [0, 1]: C(n, j) itself overflows for a few hundred samples
     drawn = np.arange(k)[:, None]
     return 1 - np.cumprod(np.clip((n - c - drawn) / (n - drawn), 0, None), axis=0)
 
@@ -75,6 +76,7 @@ def majority(groups: Sequence[int | None], correct: Sequence[bool]) -> tuple[flo
     votes = Counter(g for g in groups if g is not None)
     if not votes:
         return 0.0, False
+    # a class is right when one of its members was judged right
     right = {g for g, ok in zip(groups, correct, strict=True) if ok}
     most = max(votes.values())
     leaders = [g for g, count in votes.items() if count == most]
@@ -114,6 +116,7 @@ def summarise(problems: Problems, *, num_resamples: int = 2_000, seed: int = 0) 
 
 def describe_responses(problems: Problems) -> dict:
     """Format, truncation, length, reasons and diversity, as means over problems."""
+    # by problem first: a problem with more samples does not weigh more
     format_rate = _share(problems, lambda s: s.answered)
     truncated = None
     if all(s.truncated is not None for samples in problems for s in samples):
@@ -142,6 +145,7 @@ def sample_counts(problems: Problems) -> tuple[NDArray, NDArray]:
 
 def as_metric(interval: Interval) -> Metric:
     """The form of an interval in results files. Infinite bounds become None (JSON has none)."""
+    # JSON has no infinity
     bounds = [bound if np.isfinite(bound) else None for bound in interval.bounds]
     return {
         "value": interval.value,
@@ -163,10 +167,12 @@ def _average_and_passes(
     average = {**as_metric(fraction_over_problems(c / n, float(n.mean()))), "k": k}
     for field, redraws in noise.items():
         average[field] = redraws.interval(average["value"], redraws.c / redraws.n).bounds
+    # all k at once: the products share their factors
     points = pass_at_each_k(n, c, k)
     redrawn = {field: pass_at_each_k(r.n, r.c, k) for field, r in noise.items()}
     passes = {}
     for j in range(1, k + 1):
+        # pass@j uses j samples at a time, so k samples hold about k / j draws of it
         entry = {**as_metric(fraction_over_problems(points[j - 1], k / j)), "k": j}
         for field, redraws in noise.items():
             interval = redraws.interval(entry["value"], redrawn[field][j - 1])
@@ -207,6 +213,7 @@ def _majority_metric(problems: Problems, num_resamples: int, seed: int) -> Metri
     rng = np.random.default_rng(seed)
     redrawn = np.stack([_redrawn_votes(samples, num_resamples, rng) for samples in problems])
     entry["ci95_samples"] = np.quantile(redrawn.mean(axis=0), [0.025, 0.975]).tolist()
+    # problems are drawn first, then one redrawn vote of each
     which = rng.integers(0, len(problems), (len(problems), num_resamples))
     draw = rng.integers(0, num_resamples, which.shape)
     entry["ci95_both"] = np.quantile(redrawn[which, draw].mean(axis=0), [0.025, 0.975]).tolist()
@@ -223,12 +230,14 @@ def _redrawn_votes(
         return np.zeros(num_resamples)
     right = {s.group for s in samples if s.correct}
     silent = len(samples) - votes.total()
+    # every redraw gives the same vote: no need to draw
     if len(votes) == 1 and not silent:
         return np.full(num_resamples, float(bool(right)))
     classes = sorted(votes, key=lambda g: (-votes[g], g not in right))  # whatever came first
     shares = np.array([*(votes[g] for g in classes), silent]) / len(samples)
     drawn = rng.multinomial(len(samples), shares, num_resamples)[:, :-1]
     most = drawn.max(axis=1)
+    # with nobody voting every class has 0 votes, and none of them leads
     leads = (drawn == most[:, None]) & (most > 0)[:, None]
     is_right = np.array([group in right for group in classes])
     return (leads & is_right).sum(axis=1) / np.maximum(leads.sum(axis=1), 1)

@@ -29,6 +29,7 @@ def permutation_p(
     from scipy import stats
 
     d = paired(a, b)
+    # flipping the sign of 0 changes nothing, but would count as another assignment
     d = d[d != 0]
     if len(d) < 2:
         return PValue(1.0, True, 2 ** len(d))
@@ -39,6 +40,7 @@ def permutation_p(
         permutation_type="samples",
         vectorized=True,
         n_resamples=num_resamples,
+        # scipy holds a whole batch of assignments in memory
         batch=max(1, 10_000_000 // len(d)),
         rng=np.random.default_rng(seed),
     )

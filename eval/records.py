@@ -54,6 +54,7 @@ class Benchmark:
     note: str = ""
 
 
+# a benchmark is its bytes: files of one name with other problems give other scores
 _SHA256 = {
     "math500": "9b92e25d677f81dbbbccbbcd1ab6ea169bb227c975e4d9dbd1497de82050f927",
     "aime24": "8a8b9f2e217ccd315ee06c429df768bf765d4daf9bfb4744eee91351e1c9fa75",
@@ -80,6 +81,7 @@ _MAA = "problems owned by the MAA, not redistributable"
 _MATHARENA = "CC BY-NC-SA 4.0 (MathArena)"
 _NO_PARAGRAPH = "OE_TO_maths_en_COMP less the one problem whose answer is a paragraph"
 _NO_REPEATS = "MATH test: 5,000 problems less 11 that repeat others or OlympiadBench or MATH train"
+# not pinned to a commit; an upload of another size is refused by `count`
 _AIME24_HUB = HubSource("HuggingFaceH4/aime_2024", "default", "train")
 _AIME25_HUB = HubSource("yentinglin/aime_2025", "default", "train")
 _MATH_HUB = HubSource("HuggingFaceH4/MATH-500", "default", "test", id_field="unique_id")

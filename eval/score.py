@@ -65,6 +65,7 @@ def score_problems(
     )
     folder = None if out is None else Path(out)
     rows: list[Scored] = []
+    # rows keep no text: a benchmark of 32 samples per problem would not fit in memory
     with SamplesFile(folder) as file:
         for chunk, verdicts in _verified(stream, loaded, golds, judge):
             rows += [Scored.of(g, v) for g, v in zip(chunk, verdicts, strict=True)]
@@ -79,6 +80,7 @@ def score_problems(
         lines = (json.dumps(row, ensure_ascii=False) for row in problems)
         _write(folder / "problems.jsonl", "".join(line + "\n" for line in lines))
         _write(folder / "report.html", page(results, problems, title=folder.resolve().name))
+        # last: whoever waits for results.json finds all the others
         _write(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     return results, problems
 
@@ -95,6 +97,7 @@ def _parse(answer: str) -> Gold | str:
     try:
         return Gold.parse(answer)
     except ValueError:
+        # not an error: one broken gold among thousands must not lose the scores of the others
         return answer  # its verdicts say gold_invalid
 
 
@@ -114,6 +117,7 @@ def _verified(
         for chunk in _chunks(stream):
             pairs = _pairs(chunk, loaded, golds)
             waiting.append((chunk, threads.submit(judge.verify_many, pairs)))
+            # in order and bounded: the texts of a long file never lie in memory together
             if len(waiting) > AHEAD:
                 done, verdicts = waiting.popleft()
                 yield done, verdicts.result()
@@ -126,6 +130,7 @@ def _pairs(
     chunk: list[Generation], loaded: dict[str, LoadedBenchmark], golds: Golds
 ) -> list[tuple[str, Gold | str | tuple[Gold | str, ...]]]:
     for name in dict.fromkeys(g.benchmark for g in chunk):
+        # benchmarks that nobody named are loaded when their first row comes
         if name not in loaded:
             _add(name, loaded, golds)
     for g in chunk:
@@ -139,7 +144,7 @@ def _pairs(
 
 
 def _write(path: Path, text: str) -> None:
-    """Replaces the file as a whole: readers never see half of it."""
+    """Replaces the file in one step: readers never see half of it."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, "utf-8")
     os.replace(partial, path)

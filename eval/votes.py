@@ -44,6 +44,7 @@ def answer_groups(
     group, form = CORRECT_GROUP, FORMS[judge.answer_mode]
     while waiting:
         group += 1
+        # the pairs of all problems in one call: the verifier's workers stay busy to the end
         pairs, places = [], []
         for key, texts in waiting.items():
             groups[key][texts[0]] = group

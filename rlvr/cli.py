@@ -137,18 +137,18 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
     with StickyInterrupt() as interrupt:  # packages drop what is raised while they are imported
         from rich.console import Console
 
-        from rlvr.distributed import ranks
+        from rlvr.distributed.world import join_world
         from rlvr.training import loop as train
 
-        world = ranks.join()
+        world = join_world()
         interrupt.check()
     console, code = partial(Console, quiet=not world.is_main), 0
     try:
         if args.resume is not None:
-            train.resume(Path(args.resume), console(), same_as=recipe)
+            train.resume(Path(args.resume), console(), same_as=recipe, world=world)
         else:
             assert recipe is not None
-            train.train(recipe, path, console())
+            train.train(recipe, path, console(), world=world)
     except Stopped as stopped:
         code = 128 + stopped.signum
     world.shutdown()

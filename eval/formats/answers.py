@@ -19,6 +19,7 @@ def answers_of(value: Any, field: str, mark: str | None = None) -> tuple[str, ..
         return (_text(value, field, mark),)
     if not value:
         raise ValueError(f"{field} is empty")
+    # the same answer twice is compared once
     return tuple(dict.fromkeys(_text(one, field, mark) for one in value))
 
 
@@ -26,6 +27,7 @@ def behind(text: str, mark: str) -> str | None:
     """What follows the last mark, None without one; a plain number loses its thousands commas."""
     _, found, answer = text.rpartition(mark)
     answer = answer.strip()
+    # GSM8K writes 1,234 for a number; elsewhere a comma separates the parts of a set
     if _THOUSANDS.fullmatch(answer):
         answer = answer.replace(",", "")
     return answer if found else None
@@ -40,6 +42,7 @@ def _text(value: Any, field: str, mark: str | None) -> str:
     if not isinstance(value, str | Number):
         kind = type(value).__name__
         raise ValueError(f"{field} is a {kind} ({value!s:.40}), not a text or a number")
+    # str() gives "inf", which no reader of answers takes for infinity
     if isinstance(value, float) and math.isinf(value):
         raise ValueError(f"{field} is the number {value}; write \\infty as a text")
     text = str(value).strip()

@@ -49,10 +49,12 @@ def read_harness_samples(path: str | Path, benchmark: str) -> Iterator[Generatio
     for number, row in read_objects(Path(path)):
         if "resps" not in row or "doc_id" not in row:
             raise ValueError(f"{path}:{number}: no 'resps' and 'doc_id': not a samples file")
+        # every filter repeats the same responses in `resps`
         chosen = chosen or row.get("filter", FILTER)
         if row.get("filter", FILTER) != chosen:
             continue
         doc = row.get("doc") or {}
+        # unique_id: MATH-500's name for it, a path such as test/algebra/1.json
         named = doc.get("id") or str(doc.get("unique_id", "")).removesuffix(".json")
         problem = str(named) if named else loaded.questions[row["doc_id"]].id
         for sample, response in enumerate(row["resps"][0]):
@@ -64,6 +66,7 @@ def load_for(folder: Path, name: str) -> LoadedBenchmark:
     results = json.loads((folder / "results.json").read_text("utf-8"))
     found = results["benchmarks"][name]["source"]["found"]
     kind, _, where = found.partition(" ")
+    # a benchmark of several files has no single path; its name finds them again
     known = f"{name}={where}" if kind == "file" and ", " not in where else name
     return load_benchmark(known)
 

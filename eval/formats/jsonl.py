@@ -18,8 +18,10 @@ GZIP = b"\x1f\x8b"
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number, text) of the non-blank lines of a UTF-8 file, compressed with gzip or not; a
     byte order mark at its start is left out."""
+    # by its content: tools write gzip under any name
     with path.open("rb") as raw:
         packed = raw.read(2) == GZIP
+    # newline: text mode would also split at a lone carriage return inside a string
     options: dict[str, Any] = {"encoding": "utf-8-sig", "newline": "\n"}
     with gzip.open(path, "rt", **options) if packed else path.open(**options) as file:
         for number, line in enumerate(file, start=1):

@@ -34,12 +34,14 @@ class SamplesFile:
     def write(self, generations: Sequence[Generation], verdicts: Sequence[Verdict]) -> None:
         if self._folder is None:
             return
+        # at most one chunk waits: the next is not formatted before the last is on its way
         for done in self._pending:
             done.result()
         lines = map(_line, generations, verdicts)
         self._pending = [self._thread.submit(self._compress, "".join(lines))]
 
     def _compress(self, text: str) -> None:
+        # zlib releases the interpreter lock, so this runs beside the scoring
         self._file.write(gzip.compress(text.encode(), compresslevel=1, mtime=0))
 
     def __enter__(self) -> "SamplesFile":

@@ -72,6 +72,7 @@ def _bars(problems: Sequence[dict]) -> str:
         tall, low, high = (HEIGHT * v for v in (c / n, interval.lo, interval.hi))
         middle = x + BAR / 2
         where = ", ".join(str(problem[p]) for p in ("subject", "level") if p in problem)
+        # the title element is the tooltip: the page needs no script
         text = (
             f"{problem['id']}{f' ({where})' if where else ''}: {c} of {n} right"
             f" [{interval.lo:.2f}, {interval.hi:.2f}]"

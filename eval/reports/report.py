@@ -81,6 +81,7 @@ def _remarks(name: str, result: dict, total: int) -> list[str]:
     fewest, most = result["samples_per_problem"]
     if fewest != most:
         remarks.append(f"{name}: {fewest} to {most} samples per problem; avg@k uses all of them.")
+    # verdicts that are failures of the verifier: the score is a lower bound by as much
     ours = {
         reason: result["reasons"][reason]["count"]
         for reason in ("timeout", "worker_died", "gold_invalid")
@@ -131,6 +132,7 @@ def _problems(report: Report) -> Table:
     def spread(row: dict) -> float:
         return max(row["avg@k"].values()) - min(row["avg@k"].values())
 
+    # problems that all results solve, or none does, say nothing about the difference
     differing = sorted((r for r in report.per_problem if spread(r) > 0), key=spread, reverse=True)
     rows = tuple(
         (

@@ -49,6 +49,7 @@ def _text(table: Table) -> str:
         grid.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
     for row in table.rows:
         grid.add_row(*row)
+    # rich cuts cells to the terminal's width, and a log has none
     width = 8 + sum(
         3 + max(len(row[i]) for row in (table.columns, *table.rows))
         for i in range(len(table.columns))

@@ -1,4 +1,20 @@
-"""Adapters by name: one table, METHODS; one file per family. `rlvr adapters` prints it."""
+"""Adapters by name: one table, METHODS, over one file per family in `methods`.
+
+    full                 full, full_frozen_embeddings, galore, apollo
+    lora                 lora, rslora, dora, lora_plus, lora_fa
+    nonzero_init         pissa, milora, olora, orthogonal, init_ab
+    data_init            eva, corda, lora_ga
+    adalora              adalora
+    structured_products  miss, loha, lokr, glora
+    random_projections   vera, randlora, tinylora, fourierft
+    rotations            oft, boft, hra, orthogeolora
+    scales_and_biases    ia3, ln_tuning, bitfit
+    bottleneck           houlsby, compacter
+    prompt               prompt_tuning, prefix_tuning
+    quantized            qlora, loftq
+
+`rlvr adapters` prints what each trains; docs/adapters.md says what a new one costs.
+"""
 
 import difflib
 
@@ -6,46 +22,36 @@ from rlvr.adapters.base import DEFAULT_RANK, Method
 from rlvr.adapters.methods import (
     adalora,
     bottleneck,
+    data_init,
     full,
     lora,
+    nonzero_init,
     prompt,
     quantized,
+    random_projections,
     rotations,
-)
-from rlvr.adapters.methods import (
-    data_init as data_start,
-)
-from rlvr.adapters.methods import (
-    nonzero_init as start,
-)
-from rlvr.adapters.methods import (
-    random_projections as projections,
-)
-from rlvr.adapters.methods import (
-    scales_and_biases as vectors,
-)
-from rlvr.adapters.methods import (
-    structured_products as products,
+    scales_and_biases,
+    structured_products,
 )
 from rlvr.common.errors import ConfigError
 from rlvr.config.base import Section
 from rlvr.config.train import AdapterConfig
 
-_FAMILIES = (
+FAMILIES = (
     full,
     lora,
-    start,
-    data_start,
+    nonzero_init,
+    data_init,
     adalora,
-    products,
-    projections,
+    structured_products,
+    random_projections,
     rotations,
-    vectors,
+    scales_and_biases,
     bottleneck,
     prompt,
     quantized,
 )
-METHODS: dict[str, Method] = {m.name: m for family in _FAMILIES for m in family.METHODS}
+METHODS: dict[str, Method] = {m.name: m for family in FAMILIES for m in family.METHODS}
 
 
 def get_method(config: AdapterConfig) -> Method:

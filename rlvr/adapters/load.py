@@ -45,6 +45,18 @@ def load_adapted(model: Any, folder: str | Path) -> Any:
             raise _incomplete(folder, str(warning)[:300]) from None
 
 
+def is_mergeable(peft_type: str) -> bool:
+    """Whether adapters of this peft type are a plain weight W + delta; only transformers runs the
+    others."""
+    from peft import PromptLearningConfig
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
+
+    from rlvr.adapters.methods.custom_peft_layers import BottleneckConfig
+
+    config = CONFIGS.get(peft_type)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return config is None or not issubclass(config, (PromptLearningConfig, BottleneckConfig))
+
+
 def _incomplete(folder: str | Path, what: str) -> ConfigError:
     return ConfigError(
         f"{folder}: its weights do not fit its settings or the base ({what}); what is missing would"

@@ -1,4 +1,4 @@
-"""Rewards to advantages. An estimator sees the whole step: each group's rewards and lengths.
+"""Advantages of a step's responses. Estimators take the rewards and lengths of all its groups.
 
 Shapes: a list of P groups, each a [G] tensor; groups may differ in G. One advantage per response.
 """
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 MIN_JUDGED = 2
-"""Judged responses of a group below which it says nothing: there is nothing to compare with."""
+"""A group with fewer judged responses has no advantages: there is nothing to compare with."""
 
 STD_EPS = 1e-4
 """Added to the standard deviation, as in trl's GRPOTrainer."""
@@ -25,6 +25,7 @@ def is_informative(rewards: Sequence[float]) -> bool:
 
 def centred(rewards_G: Tensor) -> Tensor:
     """[G] rewards minus their mean; exactly 0 where all are equal."""
+    # the mean of equal numbers can be off by a rounding, which the division by std would blow up
     if rewards_G.max() == rewards_G.min():
         return torch.zeros_like(rewards_G)
     return rewards_G - rewards_G.mean()
@@ -102,33 +103,34 @@ ESTIMATORS: dict[str, Estimator] = {
     "batch": batch,
     "informative_scaled": informative_scaled,
 }
-"""What algorithm.advantage names."""
+"""Each algorithm.advantage as a function."""
 
 
 def advantages(
-    rewards: Sequence[Sequence[float]],
-    lengths: Sequence[Sequence[int]],
+    rewards_PG: Sequence[Sequence[float]],
+    lengths_PG: Sequence[Sequence[int]],
     estimator: str,
-    judged: Sequence[Sequence[bool]] | None = None,
+    judged_PG: Sequence[Sequence[bool]] | None = None,
 ) -> list[list[float]]:
-    """Advantages of all responses of a step, group by group in the order given.
+    """[P][G] advantages of all responses of a step, in the order given.
 
-    lengths: of each response, in tokens. judged: whether somebody judged the response; None: all
-    were. Those that nobody judged, and groups with fewer than MIN_JUDGED others, get 0 and are in
-    no statistic: the rest gets what it would get without them.
+    lengths_PG: in tokens. judged_PG: whether the verifier judged the response; None: all of them.
+    The unjudged, and groups with fewer than MIN_JUDGED judged ones, get 0 and are in no statistic:
+    the others get what they would get in a step without them.
     """
-    if judged is None:
-        judged = [[True] * len(group) for group in rewards]
-    known = [[i for i, one in enumerate(group) if one] for group in judged]
+    if judged_PG is None:
+        judged_PG = [[True] * len(group) for group in rewards_PG]
+    known = [[i for i, one in enumerate(group) if one] for group in judged_PG]
     kept = [p for p, indices in enumerate(known) if len(indices) >= MIN_JUDGED]
-    values = [[0.0] * len(group) for group in rewards]
+    values_PG = [[0.0] * len(group) for group in rewards_PG]
     if not kept:
-        return values
+        return values_PG
+    # float64: advantages are differences of near-equal rewards, and cost nothing next to a token
     estimates = ESTIMATORS[estimator](
-        [torch.tensor([rewards[p][i] for i in known[p]], dtype=torch.float64) for p in kept],
-        [torch.tensor([lengths[p][i] for i in known[p]], dtype=torch.float64) for p in kept],
+        [torch.tensor([rewards_PG[p][i] for i in known[p]], dtype=torch.float64) for p in kept],
+        [torch.tensor([lengths_PG[p][i] for i in known[p]], dtype=torch.float64) for p in kept],
     )
     for p, estimate_K in zip(kept, estimates, strict=True):
         for i, value in zip(known[p], estimate_K.tolist(), strict=True):
-            values[p][i] = value
-    return values
+            values_PG[p][i] = value
+    return values_PG

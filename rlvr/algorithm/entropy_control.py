@@ -1,4 +1,4 @@
-"""The entropy bonus's coefficient: constant, or steered towards a target entropy."""
+"""The coefficient of the entropy bonus: constant, or controlled towards a target entropy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 class EntropyControl:
-    """Holds the coefficient across steps. Nothing is applied before the first measurement.
+    """The coefficient, updated after every optimizer step. With a target it is 0 before the first
+    measurement, when nobody knows whether entropy is too low.
 
     Source: Skywork-OR1, 2505.22312 (adaptive entropy control).
     """
@@ -20,17 +21,17 @@ class EntropyControl:
 
     @property
     def coef(self) -> float:
-        """What the next optimizer step multiplies the mean token entropy with."""
+        """Factor of the mean token entropy (nats) in the next optimizer step's loss."""
         target = self._config.entropy_target
         return self._coef if target is None or self._entropy <= target else 0.0
 
     @property
     def enabled(self) -> bool:
-        """Whether entropy is part of the objective, whatever the coefficient is now."""
+        """Whether entropy is part of the objective, even while the coefficient is 0."""
         return self._config.entropy_coef > 0 or self._config.entropy_target is not None
 
     def observe(self, entropy: float) -> None:
-        """Takes in the mean token entropy (nats) of one optimizer step."""
+        """Adapts the coefficient to the mean token entropy (nats) of one optimizer step."""
         config = self._config
         if config.entropy_target is None:
             return
@@ -40,6 +41,7 @@ class EntropyControl:
 
     def state(self) -> dict[str, float | None]:
         """Coefficient and last entropy, JSON-ready."""
+        # JSON has no infinity
         return {"coef": self._coef, "entropy": None if math.isinf(self._entropy) else self._entropy}
 
     def load_state(self, state: dict[str, float | None]) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlvr.algorithm.surrogate import Rows, bounded_exp, surrogate
+from rlvr.algorithm.surrogate import RowLayout, bounded_exp, surrogate
 from rlvr.config.algorithm import AlgorithmConfig
 
 LOWEST = -1000.0
@@ -28,11 +28,11 @@ class TokenBatch:
     """Everything about one micro-batch except the trainer's log-probabilities.
 
     engine_T: log-probabilities of the sampled tokens by the engine. ref_T: by the reference policy,
-    or None without a KL penalty. advantage_T, weight_T: of the token's row. on_policy_T:
-    these very weights are the proximal policy, so that the ratio is 1. rows: which row is whose.
-    entropy_weight: coefficient of the summed entropy in the loss; 0 without a bonus. proximal_T:
-    by the proximal policy, looked at where on_policy_T is false; None: the engine's. stale_T: the
-    row was sampled by the weights of an earlier step; None: no row was.
+    or None without a KL penalty. advantage_T, weight_T: of the token's row. on_policy_T: whether
+    the weights being trained are the proximal policy, so that the ratio is 1. layout: each token's
+    row. entropy_weight: coefficient of the summed entropy in the loss; 0 without a bonus.
+    proximal_T: by the proximal policy, used where on_policy_T is false; None: the engine's.
+    stale_T: whether the weights of an earlier step sampled the row; None: none did.
     """
 
     engine_T: Tensor
@@ -40,7 +40,7 @@ class TokenBatch:
     advantage_T: Tensor
     weight_T: Tensor
     on_policy_T: Tensor
-    rows: Rows
+    layout: RowLayout
     entropy_weight: float = 0.0
     proximal_T: Tensor | None = None
     stale_T: Tensor | None = None
@@ -52,17 +52,17 @@ class TokenBatch:
 
 
 def has_logprob(engine_T: Tensor) -> Tensor:
-    """[T] bool: the engine's log-probability is one; a token without is left out of the loss."""
+    """[T] bool: whether the engine gave a log-probability; the loss skips tokens without one."""
     return (engine_T > LOWEST) & (engine_T < math.inf)
 
 
 def num_trained(engine_logprobs: Sequence[float]) -> int:
-    """How many tokens of a response are in the loss; see `has_logprob`."""
+    """Number of the response's tokens in the loss; see `has_logprob`."""
     return sum(LOWEST < x < math.inf for x in engine_logprobs)
 
 
 def row_weights(lengths: list[int], aggregation: str, max_response_len: int) -> list[float]:
-    """Weight of each row's tokens: the loss is sum_t weight_t loss_t. Length 0: a masked row.
+    """[N] weight of each row's tokens: the loss is sum_t weight_t loss_t. Length 0: a masked row.
 
     lengths: tokens in the loss. A masked row adds no tokens; it counts among the rows.
 
@@ -70,6 +70,7 @@ def row_weights(lengths: list[int], aggregation: str, max_response_len: int) -> 
     of the row) (GRPO, 2402.03300 eq. 3). response_sum: 1 / rows (REINFORCE; OPO, 2505.23585).
     constant: 1 / (rows x max_response_len) (Dr. GRPO, 2503.20783).
     """
+    # 1 where every row is masked: nothing is trained then, but the division is made
     num_rows, num_tokens = len(lengths), max(sum(lengths), 1)
     match aggregation:
         case "token_mean":
@@ -101,7 +102,7 @@ def kl_penalty(logp_T: Tensor, ref_T: Tensor, estimator: str) -> Tensor:
 
 
 def mismatch_weights(logp_T: Tensor, batch: TokenBatch, config: AlgorithmConfig) -> Tensor:
-    """[T] weights from the policy that sampled, the engine's, to the proximal one, the trainer's.
+    """[T] importance weights: the trainer's proximal policy over the engine's, which sampled.
 
     With q = pi_proximal / pi_engine of the token or of the whole response (mismatch_level): tis
     gives min(q, C); mask gives q inside [1/C, C] and 0 outside. q carries the engine's rounding
@@ -113,7 +114,7 @@ def mismatch_weights(logp_T: Tensor, batch: TokenBatch, config: AlgorithmConfig)
         return torch.ones_like(logp_T)
     log_quotient_T = batch.proximal(logp_T) - batch.engine_T
     if config.mismatch_level == "sequence":
-        log_quotient_T = batch.rows.total(log_quotient_T)
+        log_quotient_T = batch.layout.total(log_quotient_T)
     quotient_T, cap = bounded_exp(log_quotient_T), config.mismatch_cap
     if config.mismatch == "tis":
         return quotient_T.clamp(max=cap)
@@ -123,10 +124,10 @@ def mismatch_weights(logp_T: Tensor, batch: TokenBatch, config: AlgorithmConfig)
 def kl_in_loss(logp_T: Tensor, batch: TokenBatch, ref_T: Tensor, config: AlgorithmConfig) -> Tensor:
     """[T] KL estimates whose gradients, for k2 and with kl_unbiased, are on average the KL's own.
 
-    The token's ratio makes them so where the policy has moved away from the one that sampled:
-    under kl_unbiased with its gradient (DeepSeek-V3.2, 2512.02556), at k2 detached, since k2's
-    gradient log ratio x grad log pi is right as it stands. The one that sampled is the proximal
-    policy, whose engine differs by rounding only, or, in stale rows, the engine.
+    Where the policy has moved away from the one that sampled, the token's ratio corrects them:
+    with its gradient under kl_unbiased (DeepSeek-V3.2, 2512.02556), detached at k2, whose gradient
+    log ratio x grad log pi is right as it is. The policy that sampled is the proximal one, from
+    which the engine differs by rounding only, or, in stale rows, the engine's.
     """
     kl_T = kl_penalty(logp_T, ref_T, config.kl_estimator)
     if not config.kl_unbiased and config.kl_estimator != "k2":
@@ -148,7 +149,7 @@ def policy_loss(
     minus the entropy bonus.
     """
     proximal_T = batch.proximal(logp_T)
-    gain_T, clipped_T = surrogate(logp_T, proximal_T, batch.advantage_T, batch.rows, config)
+    gain_T, clipped_T = surrogate(logp_T, proximal_T, batch.advantage_T, batch.layout, config)
     loss_T = -gain_T * mismatch_weights(logp_T, batch, config)
     sums = _sums(logp_T, clipped_T, batch)
     if batch.ref_T is not None and config.kl_in == "loss":
@@ -161,6 +162,7 @@ def policy_loss(
 
 @torch.no_grad()
 def _sums(logp_T: Tensor, clipped_T: Tensor, batch: TokenBatch) -> dict[str, Tensor]:
+    # sums, not means: a micro-batch does not know how many tokens the step has
     drift_T = logp_T - batch.engine_T
     quotient_T = bounded_exp(drift_T)
     sums = {

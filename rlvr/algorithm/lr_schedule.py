@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+"""The learning rate as a pure function of the step: a resumed run needs no scheduler state."""
 
 import math
 
@@ -12,6 +12,7 @@ def lr_at(step: int, config: OptimConfig, num_steps: int) -> float:
     steps, to lr / decay steps in the last one. Source: MiniCPM, 2404.06395.
     """
     if step < config.warmup_steps:
+        # step + 1: a first step at 0 would cost its rollouts and train nothing
         return config.lr * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
     match config.schedule:

@@ -1,4 +1,4 @@
-"""The surrogate objective of a token: which ratio, and how it is kept near 1.
+"""The surrogate objective of each token: algorithm.ratio and algorithm.clip.
 
 Shapes: N rows (responses) of one micro-batch, T response tokens, all rows' tokens one after
 another; a row is never split over micro-batches. log_ratio_T = log pi - log pi_proximal, where
@@ -14,26 +14,27 @@ from torch import Tensor
 from rlvr.config.algorithm import AlgorithmConfig
 
 MAX_LOG_RATIO = 20.0
-"""A ratio is e^20 = 5e8 at most. No honest one comes near; above e^88 float32 has no number."""
+"""A ratio is at most e^20 = 5e8, far above any that rounding or age makes; e^88 would overflow
+float32, and one such token would make the whole step's gradient nan."""
 
 
 def bounded_exp(log_ratio_T: Tensor) -> Tensor:
-    """exp of a log ratio, finite for every finite one; beyond MAX_LOG_RATIO constant."""
+    """exp(log_ratio_T), constant beyond MAX_LOG_RATIO, so that finite inputs stay finite."""
     return log_ratio_T.clamp(max=MAX_LOG_RATIO).exp()
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Which row a token belongs to. row_T: its index; length_N: each row's tokens."""
+class RowLayout:
+    """The row of every token. row_T: its index; length_N: tokens of each row."""
 
     row_T: Tensor
     length_N: Tensor
 
     @staticmethod
-    def of(length_N: Tensor) -> "Rows":
-        """The layout of rows of these lengths, one after another."""
+    def of(length_N: Tensor) -> "RowLayout":
+        """The layout of rows of these lengths, laid end to end."""
         index_N = torch.arange(len(length_N), device=length_N.device)
-        return Rows(index_N.repeat_interleave(length_N), length_N)
+        return RowLayout(index_N.repeat_interleave(length_N), length_N)
 
     def total(self, values_T: Tensor) -> Tensor:
         """[T] the sum over the token's row."""
@@ -45,58 +46,58 @@ class Rows:
         return self.total(values_T) / self.length_N[self.row_T]
 
 
-def token_ratio(log_ratio_T: Tensor, rows: Rows) -> Tensor:
+def token_ratio(log_ratio_T: Tensor, layout: RowLayout) -> Tensor:
     """pi(token) / pi_proximal(token). Source: PPO, 1707.06347 eq. 6; GRPO, 2402.03300 eq. 3."""
     return log_ratio_T
 
 
-def sequence_ratio(log_ratio_T: Tensor, rows: Rows) -> Tensor:
+def sequence_ratio(log_ratio_T: Tensor, layout: RowLayout) -> Tensor:
     """(pi(response) / pi_proximal(response))^(1/length). Source: GSPO, 2507.18071 eq. 7."""
-    return rows.mean(log_ratio_T)
+    return layout.mean(log_ratio_T)
 
 
-def sequence_token_ratio(log_ratio_T: Tensor, rows: Rows) -> Tensor:
+def sequence_token_ratio(log_ratio_T: Tensor, layout: RowLayout) -> Tensor:
     """The sequence ratio's value with the token's own gradient. Source: GSPO-token, 2507.18071
     eq. 14."""
-    return rows.mean(log_ratio_T).detach() + log_ratio_T - log_ratio_T.detach()
+    return layout.mean(log_ratio_T).detach() + log_ratio_T - log_ratio_T.detach()
 
 
-def trajectory_ratio(log_ratio_T: Tensor, rows: Rows) -> Tensor:
+def trajectory_ratio(log_ratio_T: Tensor, layout: RowLayout) -> Tensor:
     """pi(response) / pi_proximal(response), a product over all tokens. Source: RLOO, 2402.14740,
     takes the whole response as one action; the ratio is trl's RLOOTrainer's."""
-    return rows.total(log_ratio_T)
+    return layout.total(log_ratio_T)
 
 
-RATIOS: dict[str, Callable[[Tensor, Rows], Tensor]] = {
+RATIOS: dict[str, Callable[[Tensor, RowLayout], Tensor]] = {
     "token": token_ratio,
     "sequence": sequence_ratio,
     "sequence_token": sequence_token_ratio,
     "trajectory": trajectory_ratio,
 }
-"""What algorithm.ratio names: per-token log ratios to the log ratios of its level."""
+"""Each algorithm.ratio as a function of per-token log ratios, giving those of its level."""
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a clip rule sees. log_ratio_T is at the level that algorithm.ratio names."""
+class ClipInputs:
+    """Inputs of a clip rule. log_ratio_T is at the level that algorithm.ratio names."""
 
     log_ratio_T: Tensor
     logp_T: Tensor
     advantage_T: Tensor
-    rows: Rows
+    layout: RowLayout
 
 
 Gain = tuple[Tensor, Tensor]
 """([T] objective to maximise, [T] bool: the token's gradient is cut or bounded)."""
 
 
-def ppo_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
+def ppo_clip(inputs: ClipInputs, config: AlgorithmConfig) -> Gain:
     """min(r A, clip(r, 1 - low, 1 + high) A); with clip_delta, at least delta A where A < 0.
 
     Source: PPO, 1707.06347 eq. 7; clip-higher, DAPO 2503.14476 eq. 8; dual clip, 1912.09729;
     INTELLECT-2, 2505.07291.
     """
-    ratio_T, advantage_T = bounded_exp(terms.log_ratio_T), terms.advantage_T
+    ratio_T, advantage_T = bounded_exp(inputs.log_ratio_T), inputs.advantage_T
     clipped_T = ratio_T.clamp(1 - config.clip_low, 1 + config.clip_high)
     low_T = (ratio_T < 1 - config.clip_low) & (advantage_T < 0)
     high_T = (ratio_T > 1 + config.clip_high) & (advantage_T > 0)
@@ -106,63 +107,68 @@ def ppo_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
     return torch.minimum(ratio_T * advantage_T, clipped_T * advantage_T), low_T | high_T
 
 
-def cispo_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
+def cispo_clip(inputs: ClipInputs, config: AlgorithmConfig) -> Gain:
     """sg(clip(r, 1 - low, 1 + high)) A log pi: the weight is bounded, no token loses its gradient.
 
     Source: CISPO (MiniMax-M1), 2506.13585 eq. 4 and 5.
     """
-    ratio_T = bounded_exp(terms.log_ratio_T.detach())
+    # detached: the ratio only weighs log pi, whose gradient is the token's
+    ratio_T = bounded_exp(inputs.log_ratio_T.detach())
     weight_T = ratio_T.clamp(1 - config.clip_low, 1 + config.clip_high)
-    return weight_T * terms.advantage_T * terms.logp_T, weight_T != ratio_T
+    return weight_T * inputs.advantage_T * inputs.logp_T, weight_T != ratio_T
 
 
-def soft_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
+def soft_clip(inputs: ClipInputs, config: AlgorithmConfig) -> Gain:
     """(4 / tau) sigmoid(tau (r - 1)) A, tau by the sign of A: the gradient fades away from r = 1.
 
     Source: SAPO, 2511.20347.
     """
-    ratio_T, advantage_T = bounded_exp(terms.log_ratio_T), terms.advantage_T
+    ratio_T, advantage_T = bounded_exp(inputs.log_ratio_T), inputs.advantage_T
     tau_T = torch.full_like(ratio_T, config.soft_tau_neg)
     tau_T[advantage_T > 0] = config.soft_tau_pos
     gate_T = torch.sigmoid(tau_T * (ratio_T - 1)) * 4 / tau_T
     return gate_T * advantage_T, torch.zeros_like(advantage_T, dtype=torch.bool)
 
 
-def geometric_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
+def geometric_clip(inputs: ClipInputs, config: AlgorithmConfig) -> Gain:
     """A times the geometric mean over the response of its tokens' clipped ratios.
 
     Each log ratio is cut at +high where A > 0 and at -low where A <= 0, in log space.
     Source: GMPO, 2507.20673.
     """
-    log_ratio_T, positive_T = terms.log_ratio_T, terms.advantage_T > 0
+    log_ratio_T, positive_T = inputs.log_ratio_T, inputs.advantage_T > 0
     cut_T = torch.where(
         positive_T, log_ratio_T.clamp(max=config.clip_high), log_ratio_T.clamp(min=-config.clip_low)
     )
-    return bounded_exp(terms.rows.mean(cut_T)) * terms.advantage_T, cut_T != log_ratio_T
+    return bounded_exp(inputs.layout.mean(cut_T)) * inputs.advantage_T, cut_T != log_ratio_T
 
 
-def no_clip(terms: Terms, config: AlgorithmConfig) -> Gain:
+def no_clip(inputs: ClipInputs, config: AlgorithmConfig) -> Gain:
     """sg(r) A log pi: REINFORCE; r is 1 in the first update of a step, else the importance weight.
 
     Source: GPG, 2504.02546, and OPO, 2505.23585, which are on-policy: r = 1.
     """
-    gain_T = bounded_exp(terms.log_ratio_T.detach()) * terms.advantage_T * terms.logp_T
+    gain_T = bounded_exp(inputs.log_ratio_T.detach()) * inputs.advantage_T * inputs.logp_T
     return gain_T, torch.zeros_like(gain_T, dtype=torch.bool)
 
 
-CLIPS: dict[str, Callable[[Terms, AlgorithmConfig], Gain]] = {
+CLIPS: dict[str, Callable[[ClipInputs, AlgorithmConfig], Gain]] = {
     "ppo": ppo_clip,
     "cispo": cispo_clip,
     "soft": soft_clip,
     "geometric": geometric_clip,
     "none": no_clip,
 }
-"""What algorithm.clip names."""
+"""Each algorithm.clip as a function."""
 
 
 def surrogate(
-    logp_T: Tensor, proximal_T: Tensor, advantage_T: Tensor, rows: Rows, config: AlgorithmConfig
+    logp_T: Tensor,
+    proximal_T: Tensor,
+    advantage_T: Tensor,
+    layout: RowLayout,
+    config: AlgorithmConfig,
 ) -> Gain:
     """The objective of each token under algorithm.ratio and algorithm.clip."""
-    log_ratio_T = RATIOS[config.ratio](logp_T - proximal_T, rows)
-    return CLIPS[config.clip](Terms(log_ratio_T, logp_T, advantage_T, rows), config)
+    log_ratio_T = RATIOS[config.ratio](logp_T - proximal_T, layout)
+    return CLIPS[config.clip](ClipInputs(log_ratio_T, logp_T, advantage_T, layout), config)

@@ -37,7 +37,7 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Options:
-    """What to look at. layers: None for all. The paths ask for what they are needed for."""
+    """The parts of an analysis. layers: None for all; a path that is given asks for its part."""
 
     base: str | None = None
     layers: tuple[int, ...] | None = None
@@ -64,7 +64,9 @@ def analyze(path: Path, options: Options) -> Analysis:
     """Analyses one checkpoint or the newest of a run. Raises: ConfigError."""
     checkpoint = find_checkpoint(path)
     base = find_base(checkpoint, options.base)
-    said = diversity(read_groups(options.samples), options.answer_mode) if options.samples else None
+    spread = (
+        diversity(read_groups(options.samples), options.answer_mode) if options.samples else None
+    )
     modules, others, profiles = [], [], []
     tops: dict[str, Tensor] = {}
     for update in updates(checkpoint, base, options.layers):
@@ -73,6 +75,7 @@ def analyze(path: Path, options: Options) -> Analysis:
             continue
         found = svd_of_update(update)
         modules.append(module_facts(update, svd(update.before.float()), found))
+        # a copy: a view would keep every module's full decomposition in memory
         tops[update.name] = found.u[:, :TOP].clone()
         if update.kind in ENTANGLED:
             what = {"what": f"update {update.kind}", "layer": update.layer}
@@ -87,7 +90,7 @@ def analyze(path: Path, options: Options) -> Analysis:
         "curvature": None,
         "entanglement": profiles,
         "forgetting": None,
-        "diversity": said,
+        "diversity": spread,
     }
     if options.curvature or options.attention or options.multiple_choice or options.harness:
         _with_model(facts, checkpoint, base, options)
@@ -121,6 +124,7 @@ def _with_model(facts: dict[str, Any], checkpoint: Path, base: Path, options: Op
             facts["entanglement"] += attention_profiles(policy, rows, options.layers)
     if options.multiple_choice or options.harness:
         after = forgetting.accuracies(policy, options.multiple_choice, options.harness)
+        # before the base is loaded: two models at once may not fit
         del policy
         before = forgetting.accuracies(
             load_trained(base, base), options.multiple_choice, options.harness

@@ -72,6 +72,7 @@ def hessian_product(
                 f"curvature: a parameter is {parameter.dtype}; Hessian-vector products need"
                 " float32: load the model with it"
             )
+    # one graph fits in memory and is built once; several are rebuilt for every product
     kept = [_gradient(losses[0], params)] if len(losses) == 1 else None
 
     def product(vector: Tensor) -> Tensor:
@@ -93,6 +94,7 @@ def lanczos(
     """The largest eigenvalue of the symmetric map `product` on vectors as long as `params`."""
     size = sum(p.numel() for p in params)
     device = params[0].device
+    # drawn on CPU: a seed gives another vector on every device
     start = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(device)
     basis = [start / start.norm()]
     diagonal: list[float] = []
@@ -116,6 +118,7 @@ def lanczos(
 
 
 def _top_of_tridiagonal(diagonal: list[float], beside: list[float]) -> float:
+    # float64: neighbouring eigenvalues of a large Krylov space are close
     matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
     if beside:
         off = torch.tensor(beside, dtype=torch.float64)
@@ -141,6 +144,7 @@ def _derivative(
     ]
     if not terms:
         return torch.zeros_like(vector)
+    # a second gradient of (gradient . vector) is H v without ever forming H
     rows = torch.autograd.grad(
         torch.stack(terms).sum(), params, retain_graph=keep, materialize_grads=True
     )
@@ -168,6 +172,7 @@ def _token_loss(policy: LanguageModel, rows: Sequence[TokenRow], num_tokens: int
     """Negative log-probability of the rows' response tokens, over `num_tokens` of all parts."""
     ids, mask, labels = _padded(rows)
     prefix = policy.prefix(len(rows))
+    # prefix tuning's positions precede the prompt, and the mask has to cover them
     if prefix is not None:
         trained = torch.ones(len(rows), prefix.get_seq_length(), dtype=mask.dtype)
         mask = torch.cat([trained, mask], dim=1)

@@ -37,6 +37,7 @@ def diversity(groups: Iterable[Sequence[str]], answer_mode: str = "boxed") -> di
     kept = [list(group) for group in groups if len(group) > 1]
     if not kept:
         raise ConfigError("diversity: no problem has two samples; give files with several each")
+    # the smallest group sets n, so that no problem's samples are extrapolated
     n = min(map(len, kept))
     outputs = [unique_among([text.strip() for text in group], n) / n for group in kept]
     answers = [
@@ -67,6 +68,7 @@ def read_groups(paths: Sequence[Path]) -> list[list[str]]:
                     " (generations)"
                 )
             by_problem[f"{row.get('benchmark')}/{problem}"].append(row["response"])
+        # one group per file: in a later step the same problem has another policy
         groups += by_problem.values()
     return groups
 

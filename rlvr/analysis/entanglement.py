@@ -72,6 +72,7 @@ def profile(matrix: Tensor) -> Profile:
 def _split(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """(s, diag(s) V^T) of the singular values that are more than rounding, at least one."""
     _, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    # bonds of rounding would grow the remaining matrix without adding entropy
     kept = max(int((s > NEGLIGIBLE * s[0]).sum()), 1)
     return s[:kept], s[:kept, None] * vh[:kept]
 
@@ -82,6 +83,7 @@ def entropy(singular_values: Tensor) -> float:
     total = squares.sum()
     if not float(total):
         return 0.0
+    # float64: a sum of squares over many magnitudes loses the small ones in float32
     p = squares / total
     return max(float(-torch.xlogy(p, p).sum()), 0.0)
 

@@ -63,9 +63,7 @@ def score_choices(
 ) -> list[int]:
     """1 for every question whose right choice has the highest log-likelihood per character.
 
-    A choice continues its question after one space, with no chat template. Divided by characters
-    as lm-evaluation-harness's acc_norm, so that long choices are not at a disadvantage.
-    max_tokens: of a batch.
+    A choice continues its question after one space, with no chat template. max_tokens: of a batch.
     Raises: ConfigError for a question that the model's context does not hold.
     """
     rows, lengths = [], []
@@ -74,6 +72,7 @@ def score_choices(
             rows.append(_row(policy, question.question, choice))
             lengths.append(len(choice))
     sums = _sums(policy, rows, max_tokens)
+    # by characters, as acc_norm, so that long choices are at no disadvantage
     scores = [logp / length for logp, length in zip(sums, lengths, strict=True)]
     right, start = [], 0
     for question in questions:
@@ -87,6 +86,7 @@ def _row(policy: LanguageModel, question: str, choice: str) -> TokenRow:
     """The question's tokens and those that the choice adds; a joint encoding decides the border."""
     tokenizer = policy.tokenizer
     prompt = tokenizer(question.rstrip(), add_special_tokens=False)["input_ids"]
+    # encoded together: a tokenizer may merge the space with the choice's first letters
     both = tokenizer(f"{question.rstrip()} {choice}", add_special_tokens=False)["input_ids"]
     longest = context_len(policy.causal_lm.config) or len(both)
     if not prompt or len(both) > longest:
@@ -100,6 +100,7 @@ def _row(policy: LanguageModel, question: str, choice: str) -> TokenRow:
 
 def _sums(policy: LanguageModel, rows: Sequence[TokenRow], max_tokens: int) -> list[float]:
     """Log-likelihood of each row's response, in batches of similar length."""
+    # rows of like length share a batch: less padding
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     sums = [0.0] * len(rows)
     while order:

@@ -39,10 +39,8 @@ def svd(matrix: Tensor) -> Svd:
 
 
 def svd_of_product(a: Tensor, b: Tensor) -> Svd:
-    """The exact decomposition of B A, from QR of both factors: A [r, I], B [O, r].
-
-    At most r triples; costs O((O + I) r^2) instead of O(O I^2).
-    """
+    """The exact decomposition of B A, at most r triples: A [r, I], B [O, r]."""
+    # QR of the thin factors, then the SVD of an r x r matrix: O((O + I) r^2), not O(O I^2)
     left, right = torch.linalg.qr(b), torch.linalg.qr(a.T)
     small = svd(left.R @ right.R.T)
     return Svd(left.Q @ small.u, small.s, right.Q @ small.v)
@@ -64,6 +62,7 @@ def rank_for_energy(s: Tensor, energy: float = 0.9) -> int:
     if not float(squares.sum()):
         return 0
     share = squares.cumsum(0) / squares.sum()
+    # a cumulative sum may end a little below 1
     return int((share < energy - 1e-12).sum()) + 1
 
 
@@ -81,10 +80,8 @@ def energy_along(base: Svd, delta: Tensor) -> Tensor:
 
 
 def principal_angles(a: Tensor, b: Tensor) -> Tensor:
-    """Angles in degrees between the spans of two sets of orthonormal columns, smallest first.
-
-    From sines as well as cosines: the arc cosine alone loses small angles to rounding.
-    """
+    """Angles in degrees between the spans of two sets of orthonormal columns, smallest first."""
+    # the arc cosine alone loses small angles to rounding, the arc sine those near 90 degrees
     cosines = torch.linalg.svdvals(a.T @ b).clamp(max=1)
     sines = torch.linalg.svdvals(b - a @ (a.T @ b)).clamp(max=1).flip(0)[: len(cosines)]
     angles = torch.where(cosines**2 < 0.5, torch.arccos(cosines), torch.arcsin(sines))
@@ -101,6 +98,7 @@ def entry_facts(update: Update) -> dict[str, Any]:
     delta = update.delta()
     norm, base_norm = float(delta.norm()), 0.0
     changed = still = 0
+    # in blocks of rows: an embedding in float32 has several GB
     for b, d in zip(update.before.split(ROWS_AT_A_TIME), delta.split(ROWS_AT_A_TIME), strict=True):
         base_norm = math.hypot(base_norm, float(b.float().norm()))
         changed += changed_in_bfloat16(b.float(), d)

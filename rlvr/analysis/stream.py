@@ -18,6 +18,7 @@ from torch import Tensor
 from rlvr.common.errors import ConfigError
 from rlvr.runs.reader import read_manifest
 
+# DoRA's magnitude is stored without .weight by some versions of peft
 _LORA = re.compile(r"base_model\.model\.(.+)\.lora_(A|B|magnitude_vector)(?:\.weight)?$")
 ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -126,7 +127,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def is_adapter(checkpoint: Path) -> bool:
-    """Whether the folder holds an adapter and not a whole model."""
+    """Whether the folder holds an adapter rather than a model."""
     return (checkpoint / ADAPTER_CONFIG).is_file()
 
 
@@ -180,6 +181,7 @@ def _is_lora(checkpoint: Path) -> bool:
     from rlvr.adapters.methods.quantized import BASE_FILE
 
     config = json.loads((checkpoint / ADAPTER_CONFIG).read_text())
+    # fan_in_fan_out (GPT-2's Conv1D) stores the factors transposed
     plain = config.get("peft_type") == "LORA" and not config.get("fan_in_fan_out")
     names = _names(checkpoint / ADAPTER_FILE)
     return plain and not (checkpoint / BASE_FILE).exists() and all(map(_LORA.match, names))
@@ -205,7 +207,7 @@ def _difference(name: str, before: Tensor, after: Tensor) -> Update:
 
 
 def _lora(checkpoint: Path, weights: Weights, layers: Sequence[int] | None) -> Iterator[Update]:
-    """From A and B, and for DoRA the magnitudes; no model is loaded."""
+    """Updates from the factors A and B, and DoRA's magnitudes; no model is loaded."""
     file = checkpoint / ADAPTER_FILE
     parts: dict[str, dict[str, str]] = {}
     for name in _names(file):
@@ -228,6 +230,7 @@ def _lora(checkpoint: Path, weights: Weights, layers: Sequence[int] | None) -> I
         if "magnitude_vector" not in names:
             yield Update(name, before, factors=factors)
             continue
+        # DoRA: a learned length along the direction of W + B A, row by row
         direction = before.float() + factors[1] @ factors[0]
         magnitude = _read(file, names["magnitude_vector"]).float()
         after = (magnitude / direction.norm(dim=1))[:, None] * direction
@@ -239,13 +242,14 @@ def _scaling(config: dict[str, Any], module: str, rank: int) -> float:
 
     patterns = config.get("alpha_pattern") or {}
     alpha = patterns.get(get_pattern_key(list(patterns), module), config["lora_alpha"])
+    # rsLoRA divides by the root of the rank
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def _any_adapter(
     checkpoint: Path, weights: Weights, layers: Sequence[int] | None
 ) -> Iterator[Update]:
-    """Through the loaded model, which is merged module by module; unmoved weights are left out."""
+    """Updates of the weights that moved, from the loaded model, merged module by module."""
     moved = False
     for name, after in _merged(checkpoint, weights.folder):
         if name in weights and _wanted(name, layers):
@@ -265,6 +269,7 @@ def _merged(checkpoint: Path, base: Path) -> Iterator[tuple[str, Tensor]]:
     from rlvr.policy.loading import load_whole
 
     read = AutoModelForCausalLM.from_pretrained
+    # on CPU, in the base's own type: an update is a difference from what the file holds
     model = load_whole(read, str(base), dtype="auto", use_safetensors=True)
     adapted = load_adapted(model, checkpoint)
     try:

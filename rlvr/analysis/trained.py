@@ -74,6 +74,7 @@ def curvature(
 
     def top(name: str, params: Sequence[Parameter]) -> float | None:
         size = sum(p.numel() for p in params)
+        # Lanczos keeps every vector: without reorthogonalisation eigenvalues appear twice
         fitting = min(max_iterations, MAX_BASIS_BYTES // (4 * size))
         if fitting < 10:
             return None
@@ -131,6 +132,7 @@ def attention_profiles(
     """
     rows = rows[:ATTENTION_ROWS]
     shortest = min(MAX_ATTENTION_LEN, *(len(row) for row in rows))
+    # a power of two: a prime length would be a single leg, with no cut inside
     length = 1 << (shortest.bit_length() - 1)
     ids = torch.tensor([(r.prompt_ids + r.response_ids)[:length] for r in rows])
     policy.causal_lm.set_attn_implementation("eager")  # the only one that returns its matrices

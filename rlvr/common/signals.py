@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, wait
 from types import FrameType
 from typing import Any
-
-GRACE_S = 10.0
-"""What work in another thread is given once a signal has come; a checkpoint is due within 20 s."""
-POLL_S = 0.2
 
 
 class Stopped(Exception):
@@ -53,6 +45,10 @@ class StopRequest:
             raise Stopped(self._signum)
 
 
+def never_stop() -> None:
+    """The safe point of work that nothing stops."""
+
+
 class StickyInterrupt:
     """Raises KeyboardInterrupt on SIGINT as Python does, and remembers it.
 
@@ -88,20 +84,3 @@ class StickyInterrupt:
 def _receives_signals() -> bool:
     """Whether Python runs handlers in this thread and lets it install them."""
     return threading.current_thread() is threading.main_thread()
-
-
-def settle(future: Future[Any], safe_point: Callable[[], None], ends: list[Exception]) -> None:
-    """Returns when the future is done. What safe_point raises is added to `ends`, which the work
-    has to raise, when it has gone on for GRACE_S more."""
-    stopped: list[Exception] = []
-    deadline = math.inf
-    while not future.done():
-        if time.monotonic() > deadline:
-            ends += stopped
-        if not stopped:
-            try:
-                safe_point()
-            except Stopped as error:
-                stopped.append(error)
-                deadline = time.monotonic() + GRACE_S
-        wait([future], timeout=POLL_S)

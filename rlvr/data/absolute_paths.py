@@ -20,6 +20,7 @@ def absolute(recipe: R) -> R:
 
     Hub ids, names of known benchmarks and what is not here stay as they are.
     """
+    # only what was set: defaults written out would count as settings that are ignored
     tree = recipe.model_dump(mode="json", exclude_unset=True)
     return validate(absolute_tree(tree), type(recipe))
 
@@ -45,6 +46,7 @@ def _data(name: str) -> str:
     from rlvr.data.problems import find_data_file
 
     if tables.is_pattern(name) and tables.matching(name):
+        # escaped: the folder's own name may hold brackets
         return str(Path(glob.escape(str(Path.cwd())), name))
     if tables.kind_of(name) is None:
         return _existing(name)

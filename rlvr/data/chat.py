@@ -10,6 +10,7 @@ from rlvr.common.errors import ConfigError
 
 Messages = list[dict[str, str]]
 
+# datasets of several origins write the same roles in these ways
 SHAREGPT = {
     "human": "user",
     "user": "user",
@@ -60,6 +61,7 @@ def _message(value: Any, field: str, number: int) -> dict[str, str]:
             f" {value!r:.60})"
         )
     role, content = str(value["role"]), value["content"]
+    # templates render calls each in a way of its own; text without them would train nonsense
     if value.get("tool_calls"):
         raise ValueError(f"{where} ({role}) calls tools, which are not rendered; drop the row")
     return {"role": role, "content": _text(content, f"{where} ({role})")}
@@ -124,6 +126,7 @@ def _apply(tokenizer: Any, template: str | None, messages: Messages, **options: 
 
     try:
         return tokenizer.apply_chat_template(messages, chat_template=template, **options)
+    # templates raise TemplateError to refuse, and anything else when they are broken
     except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"the chat template refuses its messages ({reason})") from error
@@ -161,5 +164,6 @@ def turn_end(tokenizer: Any, template: str | None) -> int | None:
     except ValueError:
         return None
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if found else []
+    # an ordinary token behind the turn, such as a newline, would end every response early
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     return ids[0] if ids and ids[0] in special else None

@@ -36,7 +36,7 @@ def check_training_data(
 ) -> dict | None:
     """Counts for the manifest, with a warning on the screen where there is something to warn of.
 
-    Looks for the problem sets of the run and for every known benchmark whose file is at hand, since
+    Looks for the problem sets of the run and for every known benchmark whose file is here, since
     the checkpoints will be scored on those. Generated problems need no check: None.
     """
     if recipe.data.path.startswith(GENERATED):
@@ -46,7 +46,8 @@ def check_training_data(
     if not against:
         return None
     rows = (question_of(problem, recipe.data) for problem in problems)
-    with Verifier(num_workers=1) as judge:  # answers are compared as boxes, whatever the run uses
+    # a verifier of its own: the run's may look for answers elsewhere than in boxes
+    with Verifier(num_workers=1) as judge:
         report = check_contamination(rows, against, judge)
     summary = report.summary()
     if summary["contaminated_rows"]:

@@ -68,6 +68,7 @@ def load_problems(config: DataConfig, section: str = "data") -> Dataset:
     rows, source = read_rows(config, section)
     problems, num_skipped, seen = [], 0, dict[str, int]()
     for number, row in enumerate(rows, start=1):
+        # rows, not problems: skipping a bad row must not shift which rows a limit takes
         if config.limit is not None and number > config.limit:
             break
         try:
@@ -85,9 +86,11 @@ def load_problems(config: DataConfig, section: str = "data") -> Dataset:
             f"{section}.path = {config.path!r}: no usable problem ({num_skipped} rows skipped);"
             " check the file and data.problem_field, data.answer_field"
         )
+    # over what the run uses, not over the file: another format of the same rows is the same data
     digest = hashlib.sha256()
     for problem in problems:
         answer = [problem.answer, *(gold.text for gold in problem.others)]
+        # a list only where there are several: runs made before there were have the same hash
         written = answer if problem.others else problem.answer
         digest.update(json.dumps([problem.id, problem.prompt, written]).encode())
     return Dataset(tuple(problems), source, digest.hexdigest(), num_skipped)
@@ -181,6 +184,7 @@ def field_value(row: dict[str, Any], name: str, setting: str) -> Any:
 
     Raises: ConfigError that names `setting` and the fields.
     """
+    # the first meaning: a field called "a.b" wins over b inside a
     for value in _values(row, name):
         return value
     raise ConfigError(

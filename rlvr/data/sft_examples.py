@@ -87,6 +87,7 @@ def load_examples(config: ExamplesConfig, tokenizer: Any, max_len: int, seed: in
             num_skipped += 1
             continue
         rows.append(example)
+        # over the messages, so that the hash does not depend on the tokenizer
         digest.update(json.dumps(messages).encode())
     if not rows:
         raise ConfigError(
@@ -105,6 +106,7 @@ def make_chat(tokenizer: Any, template_file: str | None = None) -> Chat:
         render(tokenizer, template, turns)
     except ValueError as error:
         raise ConfigError(f"data.chat_template: {error}; give another template") from error
+    # many templates end a turn with another token than the tokenizer's eos
     end_id = turn_end(tokenizer, template)
     return Chat(tokenizer, template, tokenizer.eos_token_id if end_id is None else end_id)
 
@@ -127,6 +129,7 @@ def encode_example(
         if message["role"] != "assistant" or index < num_context:
             continue
         prompt = chat.render(messages[:index], add_generation_prompt=True)
+        # templates such as Qwen3's drop the thinking of earlier turns: no single sequence exists
         if not prompt.startswith(done):
             raise ValueError(
                 "the chat template changes earlier turns as the conversation grows, so it cannot be"

@@ -83,6 +83,7 @@ def _json(path: Path) -> Rows:
     try:
         tree = json.loads(_content(path))
     except json.JSONDecodeError as error:
+        # several values one after the other: JSON lines under the wrong ending
         if not error.msg.startswith("Extra data"):
             raise ValueError(f"{path}: not JSON ({error})") from error
         yield from _jsonl(path)
@@ -112,10 +113,12 @@ def _content(path: Path) -> str:
 
 def _csv(path: Path) -> Rows:
     """Texts only: nothing is taken for a number or a missing value."""
+    # no sniffing: it takes a comma in LaTeX for a separator now and then
     delimiter = "\t" if kind_of(str(path)) == ".tsv" else ","
     reader = csv.DictReader(io.StringIO(_content(path), newline=""), delimiter=delimiter)
     try:
         for row in reader:
+            # csv puts fields beyond the header under None, and None in place of missing ones
             if None in row or None in row.values():
                 raise ValueError(f"{path}, line {reader.line_num}: more or fewer fields than names")
             yield dict(row)

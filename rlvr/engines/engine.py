@@ -1,11 +1,11 @@
-"""What every engine does: generate with a seed per sample, score given tokens, take new weights."""
+"""The engine protocol: generate with a seed per sample, score given tokens, take new weights."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rlvr.common.errors import ConfigError, RunError
 
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
     from rlvr.engines.weights.fingerprint import Piece
 
+R = TypeVar("R")
+
 
 class EngineLost(RunError):
-    """The engine died and answers no more; another one may do the same work."""
+    """The engine died; another one may do the same work."""
 
 
 def refusal(reason: str, engine: str, mode: str) -> ConfigError:
-    """What is said of an engine that does not take the model or its adapter, with the remedy.
+    """The error of an engine that does not take the model or its adapter, with the remedy.
 
     engine: as in rollout.engine. mode: of the sync.
     """
@@ -35,7 +37,7 @@ def refusal(reason: str, engine: str, mode: str) -> ConfigError:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How tokens are drawn. temperature 0 is greedy; top_k 0 keeps all; max_len in tokens.
 
     logprobs: whether responses carry them; without them vLLM is a little faster. stop_token_ids:
@@ -79,14 +81,16 @@ class Engine(Protocol):
     """Whether it died: every further call raises EngineLost."""
 
     def stream(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
-        """After every decoding step the responses that it finished, often none, with the index of
-        their request. What finishes when is decided by the tokens alone, unless the engine's
-        `name` is vllm_server. Closing the generator aborts the requests that are left."""
+        """Yields after every decoding step the responses that it finished, often none, each with
+        the index of its request. Closing the generator aborts the rest.
+
+        Which finishes when depends on the tokens alone, unless the engine's `name` is vllm_server.
+        """
         ...
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Response]:
         """One response per request, in order."""
         done = dict(pair for finished in self.stream(requests, sampling) for pair in finished)
         return [done[index] for index in range(len(requests))]
@@ -103,18 +107,60 @@ class Engine(Protocol):
         """Serves the low-rank adapter in `folder` from now on, without it; the bytes read."""
         ...
 
-    def held(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
-        """What it answers with of these weights, read back: by name, one or several pieces, none of
-        what it cannot read. Names are those of `load_weights`; a module X's low-rank factors, zero
-        where it answers without an adapter, are X.lora_A.weight and X.lora_B.weight."""
+    def read_back(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
+        """Fingerprints of the weights that it serves, by name: one or several pieces of each,
+        without those that it cannot read.
+
+        Names are those of `load_weights`; a module X's low-rank factors, zero where no adapter is
+        served, are X.lora_A.weight and X.lora_B.weight.
+        """
         ...
 
     def sleep(self) -> None:
         """Gives up GPU memory, where the engine can, until `wake`; nothing is asked in between."""
 
     def wake(self) -> None:
-        """Serves again what it served before `sleep`; nothing, where it is awake."""
+        """Ends `sleep`; it serves what it served before."""
 
     def close(self) -> None:
         """Releases memory and processes."""
         ...
+
+    def retry(self, work: Callable[[], R]) -> R:
+        """The result of `work`, which uses this engine and has to be repeated in full when it dies;
+        only a RestartingEngine does that."""
+        return work()
+
+
+class ForwardingEngine(Engine):
+    """Passes every call on to `engine`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name = engine.name
+        self.engine = engine
+
+    def stream(
+        self, requests: Sequence[Request], sampling: SamplingParams
+    ) -> Generator[list[tuple[int, Response]], None, None]:
+        return self.engine.stream(requests, sampling)
+
+    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        return self.engine.score(sequences)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        return self.engine.load_weights(weights)
+
+    def load_adapter(self, folder: Path) -> int:
+        return self.engine.load_adapter(folder)
+
+    def read_back(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
+        return self.engine.read_back(names)
+
+    def sleep(self) -> None:
+        self.engine.sleep()
+
+    def wake(self) -> None:
+        self.engine.wake()
+
+    def close(self) -> None:
+        self.engine.close()

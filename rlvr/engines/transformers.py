@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from transformers.generation import logits_process
 
 from rlvr.common.errors import ConfigError
-from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.engines.stop_tokens import ends_of
 from rlvr.engines.weights.arrival import sent_names, sent_weights
 from rlvr.engines.weights.fingerprint import Piece, whole_piece
@@ -51,7 +51,7 @@ def _cache_error(model: LanguageModel) -> float:
     encoded = model.tokenizer("What is 1 + 1? It is 2.", add_special_tokens=False)["input_ids"]
     ids = encoded or [0, 1]
     requests = [Request(ids[: max(1, len(ids) // 3)], 0), Request(ids, 1)]
-    responses = TransformersEngine(model).generate(requests, Sampling(max_len=4))
+    responses = TransformersEngine(model).generate(requests, SamplingParams(max_len=4))
     rows = [TokenRow(q.prompt_ids, r.token_ids) for q, r in zip(requests, responses, strict=True)]
     with torch.no_grad():
         once_T = model.logprobs(rows, 1.0)[0]
@@ -70,7 +70,7 @@ class TransformersEngine(Engine):
 
     @torch.no_grad()
     def stream(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
         for first in range(0, len(requests), BATCH_ROWS):
             batch = requests[first : first + BATCH_ROWS]
@@ -78,7 +78,7 @@ class TransformersEngine(Engine):
                 yield [(first + row, response) for row, response in finished]
 
     def _stream_batch(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
         device = self._model.device
         longest = max(len(request.prompt_ids) for request in requests)
@@ -139,7 +139,7 @@ class TransformersEngine(Engine):
     def load_adapter(self, folder: Path) -> int:
         return 0
 
-    def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+    def read_back(self, names: Sequence[str]) -> dict[str, list[Piece]]:
         """What the policy that generates has: the same tensors, unless it is another policy."""
         factors = any(name.endswith(FACTORS) for name in names)
         mode, wanted = "adapter" if factors else "merged", set(names)
@@ -154,7 +154,7 @@ class TransformersEngine(Engine):
         pass
 
 
-def _warpers(sampling: Sampling) -> logits_process.LogitsProcessorList:
+def _warpers(sampling: SamplingParams) -> logits_process.LogitsProcessorList:
     """Temperature and truncation, in transformers' own order."""
     warpers = logits_process.LogitsProcessorList()
     warpers.append(logits_process.TemperatureLogitsWarper(float(sampling.temperature)))
@@ -168,7 +168,7 @@ def _warpers(sampling: Sampling) -> logits_process.LogitsProcessorList:
 
 
 def draw(
-    logits_NV: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]
+    logits_NV: Tensor, sampling: SamplingParams, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """([N] tokens, [N] their log-probabilities after temperature and truncation)."""
     if sampling.temperature == 0:

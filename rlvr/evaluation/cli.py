@@ -120,6 +120,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--temperature {args.temperature}: at least 0; 0 is greedy")
     if not 0 < args.top_p <= 1:
         raise ConfigError(f"--top-p {args.top_p}: lies in (0, 1]")
+    # an average over equal responses would look like a precise one
     if args.temperature == 0 and args.samples != 1:
         raise ConfigError(
             f"--temperature 0 --samples {args.samples}: greedy samples of a problem are all the"
@@ -167,6 +168,7 @@ def _score(
     from eval.generations import read_generations
     from eval.score import score
 
+    # the log has them in the order in which they ended
     place = {key: i for i, key in enumerate(keys)}
     found: list[Generation] = [g for g in read_generations(path) if g.key in place]
     found.sort(key=lambda generation: place[generation.key])
@@ -189,6 +191,7 @@ def _show(
     else:
         from eval.compare import compare, read_result
 
+        # all pairs: adapters on one base have no natural baseline
         report = compare([read_result(folder) for folder in folders], all_pairs=True)
         path = Path(args.out) / "comparison.json"
         path.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")

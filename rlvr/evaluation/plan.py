@@ -11,7 +11,7 @@ from eval.generations import GenerationKey
 from rlvr.common.errors import ConfigError
 from rlvr.common.seeds import sample_seed
 from rlvr.data.chat import check_template, prompt_ids, read_template, refusal
-from rlvr.engines.engine import Request, Sampling
+from rlvr.engines.engine import Request, SamplingParams
 from rlvr.evaluation.targets import Target
 
 
@@ -31,6 +31,7 @@ class PromptStyle:
     ) -> list[list[int]]:
         """Token ids of each question's prompt, ready for the response to follow."""
         check_template(tokenizer, self.chat_template, self.remedy)
+        # str.format would trip over the braces of LaTeX
         template = self.template or loaded.benchmark.prompt
         before = [] if self.system is None else [{"role": "system", "content": self.system}]
         prompts = []
@@ -63,7 +64,7 @@ class SamplingPlan:
     engine: str
     dtype: str
     max_len: int
-    sampling: Sampling
+    sampling: SamplingParams
     gpu_memory_utilization: float
     max_num_seqs: int
     jobs: tuple[SamplingJob, ...]
@@ -74,12 +75,13 @@ class SamplingPlan:
 
     def shard(self, rank: int, count: int) -> SamplingPlan:
         """Every count-th request, from the rank-th: what one of `count` processes samples."""
+        # interleaved, so that hard benchmarks do not all fall to the last process
         mine = slice(rank, None, count)
         jobs = (SamplingJob(j.target, j.keys[mine], j.requests[mine]) for j in self.jobs)
         return replace(self, jobs=tuple(jobs))
 
     def without(self, done: Sequence[set[GenerationKey]]) -> SamplingPlan:
-        """What is left when these keys of each job are there already."""
+        """The plan less these keys of each job, which were sampled before."""
         jobs = []
         for job, there in zip(self.jobs, done, strict=True):
             left = [i for i, key in enumerate(job.keys) if key not in there]
@@ -98,11 +100,10 @@ def wanted_keys(
 
 
 def request(prompt_ids: list[int], seed: int, key: GenerationKey) -> Request:
-    """The request for one sample. Its seed hangs on run seed, problem and sample alone.
-
-    n > 1 in one vLLM request seeds sample i with the parent's seed + i and runs each as a request
-    of its own inside: no work is saved, and a missing sample could not be asked for by itself.
-    """
+    """The request for one sample; its seed depends on run seed, problem and sample alone."""
+    # not n > 1 in one vLLM request: that seeds sample i with the parent's seed + i and runs each as
+    # a request of its own, so it saves no work, and a missing sample could not be asked for alone
+    # the benchmark's name is left out: a user's name for a file must not change the draws
     _, problem, sample = key
     return Request(prompt_ids, sample_seed(seed, "eval", problem, sample))
 

@@ -14,7 +14,7 @@ from eval.generations import GenerationKey
 from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
 from rlvr.engines.choose import choose_engine, is_vllm_installed, why_not_vllm
-from rlvr.engines.engine import Sampling
+from rlvr.engines.engine import SamplingParams
 from rlvr.engines.stop_tokens import missing_end, stop_ids, unended
 from rlvr.evaluation.plan import PromptStyle, SamplingJob, SamplingPlan, request
 from rlvr.evaluation.targets import Target, fingerprint
@@ -56,7 +56,9 @@ def make_plan(
         engine,
         _dtype(args.dtype, config),
         max_len,
-        Sampling(max_tokens, args.temperature, args.top_p, logprobs=False, stop_token_ids=stops),
+        SamplingParams(
+            max_tokens, args.temperature, args.top_p, logprobs=False, stop_token_ids=stops
+        ),
         args.gpu_memory_utilization,
         args.max_num_seqs,
         tuple(SamplingJob(served(t, args.adapters_as), tuple(keys), requests) for t in targets),
@@ -66,11 +68,12 @@ def make_plan(
 def settings_of(
     plan: SamplingPlan, target: Target, style: PromptStyle, seed: int
 ) -> dict[str, Any]:
-    """What makes two samples with the same key the same draw: stored beside the samples."""
+    """The settings on which a sample with a given key depends; stored beside the samples."""
     chat = style.chat_template
     return {
         "model": plan.base,
         "revision": plan.revision,
+        # by content: a folder of the same name may hold another checkpoint tomorrow
         "weights": fingerprint(plan.base),
         "adapter": target.folder,
         "adapter_weights": fingerprint(target.folder),
@@ -89,10 +92,11 @@ def settings_of(
 
 
 def served(target: Target, wanted: str) -> Target:
-    """The target as vLLM will serve it: LoRA kernels are 5 to 10 times slower than merged weights
-    on a CPU, while on a GPU they spare loading the model again."""
+    """The target as vLLM will serve it. Raises: ConfigError for a LoRA that is none."""
     import torch
 
+    # LoRA kernels on CPU are 5 to 10 times slower than merged weights; on a GPU serving the
+    # adapter spares loading the model again
     merge = wanted == "merged" or (wanted == "auto" and not torch.cuda.is_available())
     if target.kind == "lora" and merge:
         return Target(target.name, target.folder, "merged")
@@ -139,6 +143,7 @@ def _stops(
 def _context(max_tokens: int | None, prompts: dict[Any, list[int]], config: Any) -> tuple[int, int]:
     """(context, longest response) in tokens."""
     (_, problem), ids = max(prompts.items(), key=lambda item: len(item[1]))
+    # some models state no limit: state-space models and some remote code
     longest, room = len(ids), context_len(config)
     if room is None:
         return longest + (max_tokens or LONGEST), max_tokens or LONGEST

@@ -39,6 +39,7 @@ def held_out_data(recipe: TrainRecipe) -> DataConfig | None:
     config = recipe.eval
     if config.path is None:
         return None
+    # the generator's splits share no problem; most hub datasets call theirs "test"
     default_split = "heldout" if config.path.startswith("generated:") else "test"
     is_file = tables.is_file(config.path)
     after = recipe.data.answer_after if config.answer_after is None else config.answer_after
@@ -50,6 +51,7 @@ def held_out_data(recipe: TrainRecipe) -> DataConfig | None:
             "problem_field": config.problem_field or recipe.data.problem_field,
             "answer_field": config.answer_field or recipe.data.answer_field,
             "answer_after": after or None,
+            # only the choice of training problems looks at difficulty
             "difficulty_field": None,
             "limit": config.limit,
             "levels": config.levels,
@@ -103,6 +105,7 @@ def eval_sets(
 
 def _held_out_set(recipe: TrainRecipe, data: Dataset, prompts: list[list[int]]) -> EvalSet:
     questions = tuple(question_of(problem, recipe.data) for problem in data.problems)
+    # results are stored by id
     if len({question.id for question in questions}) < len(questions):
         raise ConfigError("eval.path: an id occurs twice; leave data.id_field out to number rows")
     record = Benchmark(HELD_OUT, (), len(questions), "not stated", recipe.eval.samples)

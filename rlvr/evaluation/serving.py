@@ -1,4 +1,4 @@
-"""One loaded base that serves its adapters one after the other, and streams what they say."""
+"""Serves the adapters of one loaded base one after the other and streams their responses."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ class TargetServer:
             self._probe = [ids for ids in probe if len(ids) > 1]
             self._vllm, self._base_scores = self._start()
         self._hand_over(self._vllm, target)
+        # vLLM ignores an adapter whose names match no module, without a word
         is_adapter = target.kind != "base" and bool(self._probe)
         if is_adapter and self._vllm.score(self._probe) == self._base_scores:
             self._say(f"{target.name}: gives the base's probabilities: untrained, or not applied")
@@ -67,9 +68,11 @@ class TargetServer:
         from rlvr.adapters.export import VLLM_RANKS
         from rlvr.policy.loading import check_weights
 
+        # by headers, before vLLM starts, and with a remedy
         options = {"revision": plan.revision, "trust_remote_code": plan.trust_remote_code}
         check_weights(plan.base, **options)
         self._tokenizer = AutoTokenizer.from_pretrained(plan.base, **options)
+        # vLLM takes these ranks only; a smaller adapter is padded up to the limit
         limit = min(r for r in VLLM_RANKS if r >= max(ranks)) if ranks else None
         engine = None
         try:
@@ -86,7 +89,8 @@ class TargetServer:
             raise _refusal(plan.base, f"{type(error).__name__}: {error}", bool(limit)) from error
 
     def _hand_over(self, engine: VllmEngine, target: Target) -> None:
-        """From a pristine base every time: what an earlier target changed is put back first."""
+        """Gives the engine the target's weights or adapter, on the base's own weights."""
+        # from the pristine base every time, so that targets do not depend on their order
         engine.drop_adapter()
         if target.kind == "merged" or self._weights_changed:
             from rlvr.adapters.targets import servable_weights
@@ -110,6 +114,7 @@ class TargetServer:
         from rlvr.engines.weights.arrival import check_arrival
         from rlvr.engines.weights.sync import TOLERANCE, SyncError, explain
 
+        # every tensor, not a sample: a target is loaded once and everything else rests on it
         found = check_arrival(model, engine, "merged", everything=True)
         if found.differing:
             raise SyncError(f"{name}: {explain(found)}")
@@ -126,6 +131,7 @@ class TargetServer:
             f"{name}: engine and transformers differ by {error:.3g} nats on fixed tokens (tolerance"
             f" {tolerance:g}), although the weights read back have arrived"
         )
+        # in half precision two engines round differently, which is no fault
         if self._plan.dtype == "float32" or not math.isfinite(error):
             raise SyncError(text)
         self._say(text)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rlvr.adapters.load import is_mergeable
 from rlvr.adapters.methods.quantized import BASE_FILE
 from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
@@ -19,9 +20,6 @@ Kind = Literal["base", "lora", "merged", "live"]
 
 BASE = "none"
 """The name under which --adapter asks for the base itself."""
-
-NOT_MERGEABLE = {"BOTTLENECK", "PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"}
-"""peft types without a plain weight W + delta: only transformers can run them."""
 
 MAX_LORA_RANK = 512
 CHUNK, NUM_CHUNKS = 1 << 20, 64
@@ -69,6 +67,7 @@ def fingerprint(path: str | None) -> str | None:
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())
         with file.open("rb") as content:
+            # parts of a large file do: any training step changes bytes everywhere
             for start in range(0, size, max(CHUNK, size // NUM_CHUNKS)):
                 content.seek(start)
                 digest.update(content.read(CHUNK))
@@ -101,6 +100,7 @@ def _target(folder: str, model: str) -> Target:
         )
     settings = json.loads(_settings_file(folder).read_text())
     base = settings.get("base_model_name_or_path")
+    # not an error: a base moves between machines, and its name says little
     if base and Path(base).resolve() != Path(model).resolve():
         logger.warning(f"{folder}: was trained on {base}, evaluated on {model}")
     kind = _kind(folder, settings)
@@ -110,8 +110,9 @@ def _target(folder: str, model: str) -> Target:
 
 
 def _kind(folder: str, settings: dict) -> Kind:
-    if settings["peft_type"] in NOT_MERGEABLE:
+    if not is_mergeable(settings["peft_type"]):
         return "live"
+    # PiSSA, OLoRA and others move the base's weights too; vLLM would add B A to the old ones
     start = settings.get("init_lora_weights", True)
     plain = (
         settings["peft_type"] == "LORA"

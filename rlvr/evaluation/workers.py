@@ -36,7 +36,7 @@ def sample_all(plan: SamplingPlan, logs: Sequence[GenerationLog], num_processes:
 def keep(
     source: Iterable[tuple[int, Generation]], plan: SamplingPlan, logs: Sequence[GenerationLog]
 ) -> None:
-    """Appends (job number, generation) pairs to the logs as they come, and says how far it is."""
+    """Appends (job number, generation) pairs to the logs as they come, with a line of progress."""
     progress = Progress(plan.num_requests, sum(len(log.done) for log in logs))
     waiting: list[list[Generation]] = [[] for _ in logs]
     flushed = time.monotonic()
@@ -45,6 +45,7 @@ def keep(
             for job, generation in source:
                 waiting[job].append(generation)
                 progress.add(generation)
+                # after the row is queued, so that an interrupted run keeps it
                 interrupt.check()
                 now = time.monotonic()
                 if now - flushed > FLUSH_S or sum(map(len, waiting)) >= FLUSH_ROWS:
@@ -66,7 +67,8 @@ def sample_here(plan: SamplingPlan, speaks: bool = True) -> Iterator[tuple[int, 
     from rlvr.evaluation.serving import TargetServer
 
     order = [i for i, job in enumerate(plan.jobs) if job.keys]
-    order.sort(key=lambda i: plan.jobs[i].target.kind != "live")  # before vLLM takes the memory
+    # transformers' models first: vLLM reserves the GPU's memory until the end
+    order.sort(key=lambda i: plan.jobs[i].target.kind != "live")
     server = TargetServer(plan, speaks)
     try:
         for i in order:
@@ -78,6 +80,7 @@ def sample_here(plan: SamplingPlan, speaks: bool = True) -> Iterator[tuple[int, 
 
 def sample_in_processes(plan: SamplingPlan, count: int) -> Iterator[tuple[int, Generation]]:
     """The same by `count` processes, each with a GPU of its own, or a share of the CPU cores."""
+    # CUDA cannot be used in a forked process
     context = multiprocessing.get_context("spawn")
     devices = _devices(count)
     workers, pipes = [], []
@@ -87,6 +90,7 @@ def sample_in_processes(plan: SamplingPlan, count: int) -> Iterator[tuple[int, G
             worker = context.Process(target=_work, args=(plan.shard(rank, count), rank, sending))
             with _environment(devices[rank]):
                 worker.start()
+            # the worker's own copy stays open: the pipe ends when the worker does
             sending.close()
             workers.append(worker)
             pipes.append(receiving)
@@ -112,10 +116,11 @@ def sample_in_processes(plan: SamplingPlan, count: int) -> Iterator[tuple[int, G
 
 
 def _work(plan: SamplingPlan, rank: int, sending: Connection) -> None:
-    """What a process does: samples its shard and sends it, until its parent is gone."""
+    """Samples one process's shard and sends it to the parent, until that is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     assert parent.pid is not None
+    # an orphan would hold its GPU until somebody finds it
     die_with(parent.pid)
     try:
         with lenient_output(), to_stderr():
@@ -141,7 +146,7 @@ def _devices(count: int) -> list[dict[str, str]]:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """What a process started in the block finds in its environment."""
+    """Sets environment variables inside the block, for the processes started in it."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     yield

@@ -24,7 +24,7 @@ def prepare_reference(policy: Policy, config: AlgorithmConfig) -> None:
 
 
 @torch.no_grad()
-def follow(policy: Policy, config: AlgorithmConfig, steps_done: int) -> None:
+def update_reference(policy: Policy, config: AlgorithmConfig, steps_done: int) -> None:
     """Moves the reference after a step: a copy every reference_every steps, or an average.
 
     Source: TR-DPO, 2404.09656: its hard update, and its soft one with alpha = 1 - reference_decay

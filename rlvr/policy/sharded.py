@@ -61,6 +61,3 @@ def shard_policy(policy: Policy, optim: OptimConfig) -> None:
         )
     if policy.device.type == "cuda":
         torch.cuda.empty_cache()  # vLLM, which loads next, counts memory that torch only caches
-
-
-gathered = Policy.gathered

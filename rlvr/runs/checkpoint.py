@@ -1,6 +1,6 @@
 """Checkpoints: folders that transformers, peft and vLLM load as they are, with the trainer's state.
 
-Written to a neighbour folder, flushed to disk, then renamed: a checkpoint is whole or absent. A
+Written to a folder beside it, flushed to disk, then renamed: a checkpoint is complete or absent. A
 list of hashes inside tells when a disk lost something later.
 """
 
@@ -51,11 +51,13 @@ def save_checkpoint(
     final = run_dir / "checkpoints" / f"step_{step}"
     if final.exists() and damage(final) is None and _same_state(final, state):
         return final
+    # a name with a dot: neither listed as a checkpoint nor matched by step_*
     partial = final.with_name(f".{final.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         _write(partial, step, policy, optimizer, state, save_more)
         _flush(partial)
+        # rename does not replace a folder that has content
         if final.exists():
             _delete(final)
         partial.rename(final)
@@ -113,8 +115,9 @@ def checkpoint_step(checkpoint: Path) -> int:
 def intact_checkpoints(run_dir: Path) -> list[Path]:
     """The checkpoints that are as they were written, oldest first; says which are not.
 
-    One that was whole when its writer was killed before naming it gets its name.
+    A complete one whose writer was killed before renaming it gets its name.
     """
+    # killed between the last byte and the rename: everything is there but the name
     for partial in (run_dir / "checkpoints").glob(".step_*.partial"):
         final = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
         if not final.exists() and damage(partial) is None:
@@ -173,7 +176,8 @@ def prune_checkpoints(run_dir: Path, keep: int) -> None:
 
 
 def _delete(checkpoint: Path) -> None:
-    """Takes the checkpoint's name away first: half of one is never listed."""
+    """Deletes the checkpoint; no half of it is ever listed."""
+    # renamed first: half a checkpoint is never listed
     doomed = checkpoint.with_name(f".{checkpoint.name}.deleted")
     shutil.rmtree(doomed, ignore_errors=True)
     checkpoint.rename(doomed)
@@ -195,6 +199,7 @@ def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer) -> dict[
 
 
 def _flush(folder: Path) -> None:
+    # without fsync a rename may reach the disk before the content, and a crash leaves it empty
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

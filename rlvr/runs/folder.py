@@ -32,20 +32,27 @@ MIN_FREE_BYTES = 2**28
 
 @dataclass
 class Run:
-    """A run folder and where the run stands. next_step: steps finished so far.
+    """A run folder and where the run stands.
 
-    boundary: the sampler's state after the last finished step. unlogged: the line of metrics.jsonl
-    of a step that has trained but is not finished. num_skipped: steps in a row, up to the last
-    finished one, with an update left out because it was not finite.
+    next_step: steps whose update is done. pending: metrics, as far as they are known, of a step
+    whose update is done but which is not in the log. sampler_state: the sampler's after the last
+    logged step. num_skipped: logged steps in a row, up to the last, with an update skipped because
+    it was not finite.
     """
 
     folder: Path
     run_id: str
     next_step: int = 0
     seconds: float = 0.0
-    boundary: dict[str, Any] = field(default_factory=dict)
-    unlogged: dict[str, Any] | None = None
+    sampler_state: dict[str, Any] = field(default_factory=dict)
+    pending: dict[str, float] | None = None
     num_skipped: int = 0
+
+    def update_done(self, metrics: dict[str, float]) -> None:
+        """Counts a step whose update is done: a checkpoint from here on has its weights, and a
+        resumed run finishes it instead of training on its rollouts twice."""
+        self.next_step += 1
+        self.pending = metrics
 
 
 @contextmanager
@@ -58,6 +65,7 @@ def reserve_run_folder(
     to tell how a run of that name is continued.
     Raises: ConfigError when a folder of that name exists, or another process is about to make it.
     """
+    # seconds are enough: two runs within one get a number
     stamp = time.strftime("%Y%m%d-%H%M%S")
     default = f"{recipe_path.stem}-{recipe.adapter.method}-seed{recipe.train.seed}-{stamp}"
     base = Path(recipe.run.dir)
@@ -126,6 +134,7 @@ def create_run_folder(
     write_whole(partial / "config.toml", dump_toml(recipe))
     write_whole(partial / "manifest.json", json.dumps(facts, indent=1))
     try:
+        # atomic on one file system: a folder without a manifest is never seen
         partial.rename(folder)
     except OSError as error:
         shutil.rmtree(partial)
@@ -149,6 +158,7 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
                 f"{folder}: process {holder or 'unknown'} is training in it; wait for its end, or"
                 " end it with SIGTERM"
             ) from None
+        # better an unlocked run than none
         except OSError as error:  # some cluster file systems are mounted without locks
             logger.warning(f"{folder}: no lock ({error}); let no other run use it")
         os.truncate(handle, 0)

@@ -50,6 +50,7 @@ def manifest(
     total = sum(num_elements(p) for p in policy.causal_lm.parameters())
     trained = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     count = sum(num_elements(p) for p in trained.values())
+    # the rank that a parameter budget chose: the recipe says only the budget
     match = {"match": policy.adapter.match, "rank": policy.adapter.rank}
     return {
         "method": policy.method.name,

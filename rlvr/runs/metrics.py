@@ -2,6 +2,7 @@
 
 from rewards import Reason
 
+# outside tools read these names: they are never renamed
 METRICS: dict[str, str] = {
     "reward/mean": "mean shaped reward of the responses sampled in the step that were judged",
     **{f"reward/{r}_frac": f"fraction of all responses with verdict {r}" for r in map(str, Reason)},

@@ -1,6 +1,6 @@
 """Where a run's numbers go: metrics.jsonl, rollouts/, and W&B when it works.
 
-A disk that cannot take them never stops a run: lines wait for room, and what is missing is said.
+A disk that cannot take them never stops a run: lines wait for room, with a warning.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Tracker:
     def __init__(self, recipe: TrainRecipe, run_dir: Path, run_id: str, resumed_step: int) -> None:
         self._path = run_dir / "metrics.jsonl"
         self._forget_after(resumed_step)
+        # unbuffered: a killed run keeps every step that was logged
         self._file = self._path.open("ab", buffering=0)
         self._size = self._path.stat().st_size
         self._waiting: dict[int, bytes] = {}
@@ -44,8 +45,9 @@ class Tracker:
             write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _start_wandb(self, recipe: TrainRecipe, run_dir: Path, run_id: str, mode: str) -> None:
-        """In `mode`, else offline, else not at all: a person is told, the run goes on."""
+        """Starts W&B in `mode`, else offline, else not at all with a warning."""
         os.environ.setdefault("WANDB_SILENT", "true")
+        # W&B's own default is 90 s, for which a cluster without internet would wait at every start
         wait_s = float(os.environ.get("WANDB_INIT_TIMEOUT", "30"))
         for attempt in dict.fromkeys((mode, "offline")):
             try:
@@ -64,12 +66,13 @@ class Tracker:
                 if attempt == "online":
                     self._catch_up()
                 return
-            except Exception as error:  # whatever W&B does, the run goes on
+            except Exception as error:  # whatever W&B raises, the run continues
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 logger.warning(f"W&B {attempt} failed: {reason}; metrics.jsonl has every number")
 
     def _catch_up(self) -> None:
         """Sends W&B the steps of metrics.jsonl that it lacks, as after an outage."""
+        # W&B drops steps that come out of order, so only those beyond its last are sent
         next_step = self._wandb.step
         for row in read_metrics(self._path.parent):
             if row["step"] >= next_step:
@@ -89,13 +92,14 @@ class Tracker:
                 self._wandb = None
 
     def _append(self) -> None:
-        """Writes the lines that wait: all of them, or none and says so."""
+        """Writes the waiting lines: all of them, or none with a warning."""
         lines = b"".join(self._waiting.values())
         try:
             while lines:
                 lines = lines[self._file.write(lines) :]
             os.fsync(self._file.fileno())
         except OSError as error:
+            # a line cut by a full disk would join the next one, and both were lost
             if self._path.stat().st_size > self._size:
                 os.ftruncate(self._file.fileno(), self._size)
             first = min(self._waiting)

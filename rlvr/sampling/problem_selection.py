@@ -1,7 +1,7 @@
-"""Which problems to ask next: in order, or those whose groups will most likely carry a signal.
+"""Picks the next problems: in order, or those whose groups will most likely carry a signal.
 
-Every problem has a posterior of its pass rate, Beta(a, b): what is known of its difficulty level
-plus its own verdicts, discounted by the steps since they came in, because the policy moves on.
+Every problem has a Beta(a, b) posterior of its pass rate: the mean of its difficulty level as the
+prior, plus its own verdicts, discounted by the steps since, because the policy changes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 PRIOR_STRENGTH = 0.6
-"""a + b before any verdict: few problems lie in the middle, most are always or never solved."""
+"""a + b before any verdict. Below 1 most mass lies at the ends: most problems are always or never
+solved, few lie between."""
 
 
 def informative_probability(a_N: Floats, b_N: Floats, group_size: int) -> Floats:
@@ -28,6 +29,7 @@ def informative_probability(a_N: Floats, b_N: Floats, group_size: int) -> Floats
 
     With pass rate p ~ Beta(a, b) it is 1 - E[p^G] - E[(1 - p)^G].
     """
+    # E[p^G] of a Beta is a product of G factors; no gamma functions, and exact for large a + b
     k_G = np.arange(group_size)[:, None]
     all_right_N = ((a_N + k_G) / (a_N + b_N + k_G)).prod(axis=0)
     all_wrong_N = ((b_N + k_G) / (a_N + b_N + k_G)).prod(axis=0)
@@ -35,13 +37,13 @@ def informative_probability(a_N: Floats, b_N: Floats, group_size: int) -> Floats
 
 
 def difficulty_levels(difficulties: Sequence[str]) -> list[int]:
-    """Each problem's level from 0: one per distinct value, or ten of equal size where there are
-    more than twenty distinct numbers."""
+    """Each problem's level from 0: one per distinct value, or ten of equal size if there are more
+    than twenty distinct numbers."""
     distinct = {text: level for level, text in enumerate(sorted(set(difficulties)))}
     if len(distinct) > 20:
         try:
             numbers = np.asarray([float(text) for text in difficulties])
-        except ValueError:
+        except ValueError:  # words: each is a level, however many there are
             pass
         else:
             cuts = np.quantile(numbers, np.linspace(0.1, 0.9, 9))
@@ -54,7 +56,7 @@ class PassRates:
 
     def __init__(self, levels: Sequence[int], discount: float) -> None:
         """levels: each problem's difficulty level, from 0; all 0 where there are none. discount:
-        share of a verdict's weight that is left after one step."""
+        fraction of a verdict's weight that remains after one step."""
         self._level_N = np.asarray(levels)
         self._discount = discount
         self._right_N = np.zeros(len(levels))
@@ -62,7 +64,8 @@ class PassRates:
         self._step_N = np.zeros(len(levels), dtype=np.int64)
 
     def observe(self, index: int, num_right: int, num_wrong: int, step: int) -> None:
-        """Takes in one group's verdicts."""
+        """Adds one group's verdicts."""
+        # discounted here and not every step: most problems are not touched in most steps
         kept = self._discount ** (step - int(self._step_N[index]))
         self._right_N[index] = kept * self._right_N[index] + num_right
         self._wrong_N[index] = kept * self._wrong_N[index] + num_wrong
@@ -74,20 +77,23 @@ class PassRates:
         right_N, wrong_N = kept_N * self._right_N, kept_N * self._wrong_N
         num_levels = int(self._level_N.max()) + 1
         seen_N = np.maximum(right_N + wrong_N, 1e-12)
+        # a level's mean counts every problem once, however often it was sampled: frequent ones are
+        # those that the strategy likes, and would bias it
         met_N = (self._right_N + self._wrong_N > 0).astype(np.float64)
         rate_L = np.bincount(self._level_N, met_N * right_N / seen_N, num_levels)
         count_L = np.bincount(self._level_N, met_N, num_levels)
+        # one half-solved problem is added to each level, which has a mean before it has verdicts
         mean_N = ((rate_L + 0.5) / (count_L + 1))[self._level_N]
         return PRIOR_STRENGTH * mean_N + right_N, PRIOR_STRENGTH * (1 - mean_N) + wrong_N
 
     def state(self) -> list[list[float]]:
-        """[index, right, wrong, step] of every problem met so far, JSON-ready."""
+        """[index, right, wrong, step] of every problem with verdicts, JSON-ready."""
         met = np.nonzero(self._right_N + self._wrong_N)[0]
         columns = (met, self._right_N[met], self._wrong_N[met], self._step_N[met])
         return [list(row) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
     def load_state(self, rows: Sequence[Sequence[float]]) -> None:
-        """Continues from `state`, whatever was observed since."""
+        """Continues from `state`, forgetting what was observed since."""
         for known_N in (self._right_N, self._wrong_N, self._step_N):
             known_N.fill(0)
         for index, right, wrong, step in rows:
@@ -96,12 +102,12 @@ class PassRates:
 
 
 class Selector:
-    """Picks problems by sampling.strategy; its choices depend on the seed and what it has seen.
+    """Picks problems by sampling.strategy; a function of the seed and of what it has observed.
 
     uniform: a new random order in every epoch. predictive: highest probability of an informative
     group. curriculum: pass rate nearest to a target that falls from 0.8 to 0.2 over the run. The
-    last two take sampling.explore_frac of the problems at random, and no problem again before
-    num_problems / max_reuse others: none is met more than about max_reuse times the mean.
+    last two take sampling.explore_frac of the problems at random, and pick no problem again before
+    num_problems / max_reuse others: none is used more than about max_reuse times the mean.
     """
 
     def __init__(
@@ -124,7 +130,7 @@ class Selector:
         self._epoch: tuple[int, list[int]] = (-1, [])
 
     def pick(self, count: int, step: int) -> list[tuple[int, int]]:
-        """(index of a problem, how many were picked before it), `count` times."""
+        """(index of a problem, number of picks before it), `count` times."""
         if self._config.strategy == "uniform":
             return [self._next_in_order() for _ in range(count)]
         picked: list[tuple[int, int]] = []
@@ -136,19 +142,21 @@ class Selector:
         return picked
 
     def observe(self, index: int, num_right: int, num_wrong: int, step: int) -> None:
-        """Takes in the verdicts of one group of a picked problem."""
+        """Learns from the verdicts of one group of a picked problem."""
         if self._config.strategy != "uniform":
             self._rates.observe(index, num_right, num_wrong, step)
 
     def _best(self, count: int, step: int) -> list[int]:
         """Distinct problems that rested long enough: the best by score, some at random."""
+        # a new generator from the number of picks: nothing but that number has to be saved
         draw = np.random.default_rng(sample_seed(self._seed, "pick", self._num_drawn))
         rest = min(int(self._num_problems / self._config.max_reuse), self._num_problems - count)
         met_N = self._last_draw_N >= 0
         free = np.nonzero(~met_N | (self._num_drawn - self._last_draw_N > rest))[0]
-        free = draw.permutation(free)  # ties, as between unmet problems, fall at random
+        free = draw.permutation(free)  # ties, as between unused problems, are broken at random
         num_random = int(draw.binomial(count, self._config.explore_frac))
         score = self._score(step)[free[num_random:]]
+        # stable, as every platform has to pick the same
         order = np.argsort(-score, kind="stable")[: count - num_random]
         return [*free[:num_random].tolist(), *free[num_random:][order].tolist()]
 
@@ -180,7 +188,7 @@ class Selector:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from `state`, whatever was picked since."""
+        """Continues from `state`, forgetting what was picked since."""
         self._num_drawn = state["num_drawn"]
         self._last_draw_N.fill(-1)
         for index, number in state["last_draw"]:

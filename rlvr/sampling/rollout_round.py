@@ -1,9 +1,9 @@
 """One round of prompts, verified while it is generated.
 
-As soon as a group's responses are there, threads verify it while the engine goes on, so a round
+As soon as a group's responses are there, threads verify it while the engine continues, so a round
 takes about the longer of the two. Every decision depends on the tokens and the verdicts alone:
-groups come back in the order asked, and where stragglers may be aborted, the round waits for every
-verdict that could decide it.
+groups come back in the order requested, and where stragglers may be aborted, the round waits for
+every verdict that could decide it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.sampling.rollouts import Group, Round
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One group wanted: a problem (and its index), its prompt, and a seed per response."""
+class GroupRequest:
+    """A group to sample: a problem (and its index), its prompt, and a seed per response."""
 
     index: int
     problem: Problem
@@ -33,10 +33,10 @@ class Asked:
 
 
 def run_round(
-    asked: Sequence[Asked],
+    asked: Sequence[GroupRequest],
     engine: Engine,
-    sampling: Sampling,
-    judge: Callable[[Asked, list[Response]], Group],
+    sampling: SamplingParams,
+    judge: Callable[[GroupRequest, list[Response]], Group],
     safe_point: Callable[[], None],
     *,
     num_threads: int,
@@ -44,14 +44,17 @@ def run_round(
 ) -> Round:
     """Generates and judges one group per element of `asked`.
 
-    judge: called from num_threads threads. safe_point: called after every decoding step; may raise.
-    num_enough: abort what is still running once that many groups are informative; None waits.
+    judge: called from num_threads threads. safe_point: called before the first decoding step and
+    after every one; may raise. num_enough: abort what is still running once that many groups are
+    informative; None waits for all.
     """
+    safe_point()
     requests = [Request(one.prompt_ids, seed) for one in asked for seed in one.seeds]
     places = [(i, k) for i, one in enumerate(asked) for k in range(len(one.seeds))]
     responses: list[dict[int, Response]] = [{} for _ in asked]
     judged: dict[int, Future[Group]] = {}
     start = time.perf_counter()
+    # threads, not processes: they only wait for the verifier's worker processes
     threads = ThreadPoolExecutor(num_threads, "verify")
     try:
         with closing(engine.stream(requests, sampling)) as stream:
@@ -62,8 +65,8 @@ def run_round(
                     i, k = places[place]
                     responses[i][k] = response
                     if len(responses[i]) == len(asked[i].seeds):
-                        whole = [response for _, response in sorted(responses[i].items())]
-                        judged[i] = threads.submit(judge, asked[i], whole)
+                        group = [response for _, response in sorted(responses[i].items())]
+                        judged[i] = threads.submit(judge, asked[i], group)
                 if num_enough and len(judged) > num_judged and _enough(judged.values(), num_enough):
                     break
         generated = time.perf_counter()
@@ -74,7 +77,10 @@ def run_round(
 
 
 def _enough(judged: Collection[Future[Group]], wanted: int) -> bool:
-    """Whether `wanted` of these groups are informative; waits only while that is open."""
+    """Whether `wanted` of these groups are informative; waits while that is undecided.
+
+    Counting only what is judged by now would abort at a step that depends on the verifier's speed.
+    """
     count, waiting = 0, []
     for future in judged:
         if future.done():

@@ -1,4 +1,4 @@
-"""Groups of responses, what a step collected of them, and its numbers."""
+"""Groups of responses, the rollouts of a step, and the statistics of sampling them."""
 
 from __future__ import annotations
 
@@ -15,33 +15,37 @@ from rlvr.engines.engine import Response
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """G responses to one prompt. rewards: shaped, and 0 for a response that nobody judged; reasons:
-    the verdicts'. step: how many steps had been finished by the weights that sampled it."""
+    """G responses to one prompt, with a reward and a verdict's reason for each.
+
+    rewards: shaped, and 0 for a response that nobody judged. policy_version: how many steps had
+    trained the weights that sampled it.
+    """
 
     problem_id: str
     prompt_ids: list[int]
     responses: list[Response]
     rewards: list[float]
     reasons: list[str]
-    step: int
+    policy_version: int
 
     @property
     def judged(self) -> list[bool]:
-        """[G] whether somebody judged the response; one that nobody did is trained on by nobody."""
+        """[G] whether the verifier judged the response; the others are not trained on."""
         return [reason not in UNJUDGED for reason in self.reasons]
 
     @property
     def judged_rewards(self) -> list[float]:
-        """The rewards that say something about their responses, in order."""
+        """Rewards of the judged responses, in order."""
         return [reward for reward, known in zip(self.rewards, self.judged, strict=True) if known]
 
     @property
     def comparable(self) -> bool:
-        """Whether there are two judged responses, so that one can be better than the other."""
+        """Whether two responses or more were judged, so that one can be better than another."""
         return sum(self.judged) >= MIN_JUDGED
 
     @property
     def informative(self) -> bool:
+        """Whether the judged rewards differ, so that not every advantage is 0."""
         return self.comparable and is_informative(self.judged_rewards)
 
     @property
@@ -50,13 +54,16 @@ class Group:
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-ready; shares the lists."""
-        return _tree(self) | {"responses": [_tree(response) for response in self.responses]}
+        tree = _tree(self) | {"responses": [_tree(response) for response in self.responses]}
+        tree["step"] = tree.pop("policy_version")  # its name in checkpoints since the first one
+        return tree
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> Self:
+        """The group that `to_tree` made the tree of."""
         responses = [Response(**response) for response in tree["responses"]]
         parts: dict[str, Any] = {**tree, "responses": responses}
-        return cls(**parts)
+        return cls(policy_version=parts.pop("step"), **parts)
 
 
 def _tree(row: Any) -> dict[str, Any]:
@@ -65,8 +72,10 @@ def _tree(row: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Of one engine. groups: one per prompt asked, None where it was aborted. verify_s: seconds
-    beyond generation."""
+    """One engine's output for one round of prompts, with seconds.
+
+    groups: one per requested prompt, None where it was aborted. verify_s: beyond generate_s.
+    """
 
     groups: list[Group | None]
     generate_s: float
@@ -74,8 +83,8 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
-    """The groups that one step trains on, and the metrics of sampling them, by name."""
+class StepRollouts:
+    """The groups that one step trains on, and the metrics of sampling them."""
 
     groups: list[Group]
     metrics: dict[str, float]
@@ -90,10 +99,13 @@ class Collected:
 
 
 @dataclass
-class Tally:
-    """What sampling cost. fresh: whole groups in the order asked. The rest counts responses,
-    rounds, tokens (of the engine with most, and of the mean one), and seconds of the slowest
-    engine: verify_s is what verification took beyond generation."""
+class RolloutStats:
+    """The cost of a step's rollouts, summed over its rounds.
+
+    fresh: groups sampled in this step, in the order requested. num_asked, num_aborted, num_stale:
+    responses. most_tokens, mean_tokens: of the engine with the most, and of the mean one.
+    generate_s, verify_s: of the slowest engine; verification that generation did not hide.
+    """
 
     fresh: list[Group] = field(default_factory=list)
     num_asked: int = 0
@@ -106,11 +118,12 @@ class Tally:
     verify_s: float = 0.0
 
     def add(self, fresh: list[Group], num_asked: int, rounds: Sequence[Round]) -> None:
-        """Takes in a round of every engine; what was asked and is not in `fresh` was aborted."""
+        """Adds a round of every engine; responses asked for that `fresh` lacks were aborted."""
         self.fresh += fresh
         self.num_asked += num_asked
         self.num_aborted += num_asked - sum(len(group.responses) for group in fresh)
         self.num_rounds += 1
+        # ranks wait for each other after a round: each round has a slowest engine of its own
         tokens = [sum(group.num_tokens for group in one.groups if group) for one in rounds]
         self.most_tokens += max(tokens)
         self.mean_tokens += sum(tokens) / len(tokens)
@@ -118,15 +131,16 @@ class Tally:
         self.verify_s += max(one.verify_s for one in rounds)
 
     def metrics(self, groups: Sequence[Group], step: int) -> dict[str, float]:
-        """By name, for a step that trains on `groups`."""
+        """Metrics of a step that trains on `groups`."""
         values = {
-            "rollout/staleness_mean": sum(step - g.step for g in groups) / len(groups),
+            "rollout/staleness_mean": sum(step - g.policy_version for g in groups) / len(groups),
             "rollout/stale_dropped": float(self.num_stale),
             "time/rollout_s": self.generate_s,
             "time/verify_s": self.verify_s,
         }
-        if not self.fresh:  # the whole batch was left over from the step before
+        if not self.fresh:  # all groups were left over from the step before
             return values
+        # of everything sampled, not of `groups`: those were picked by their rewards
         rewards = [reward for group in self.fresh for reward in group.judged_rewards]
         reasons = Counter(reason for group in self.fresh for reason in group.reasons)
         num_responses = reasons.total()
@@ -155,7 +169,7 @@ class Tally:
 
 
 def diagnose(groups: Sequence[Group], num_rounds: int) -> str:
-    """In plain words why too few groups carried a signal: what the rewards were, and what to do."""
+    """A sentence on why too few groups carried a signal, and a remedy."""
     reasons = Counter(reason for group in groups for reason in group.reasons)
     num_responses = reasons.total()
     truncated = sum(r.truncated for group in groups for r in group.responses) / num_responses

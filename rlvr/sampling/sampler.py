@@ -1,52 +1,52 @@
-"""Which prompts next: draws, generates, verifies, and keeps the groups that carry a signal.
+"""The groups of a step: draws prompts, generates, verifies, and keeps the groups with a signal.
 
-Dynamic sampling (DAPO, 2503.14476 sec. 3.2): prompts are drawn until P groups whose rewards differ
-are there. Informative groups beyond P wait for the next step, as long as rollout.max_staleness
+Dynamic sampling (DAPO, 2503.14476 sec. 3.2): prompts are drawn until there are P groups whose
+rewards differ. Informative groups beyond P wait for the next step, as long as rollout.max_staleness
 allows. With rollout.mode = "async" a step's groups are collected while the step before it updates.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import RunError
+from rlvr.common.log import get_logger
 from rlvr.common.seeds import sample_seed
-from rlvr.common.signals import Stopped, settle
-from rlvr.distributed import ranks
-from rlvr.engines.engine import Engine, EngineLost, Response, Sampling
+from rlvr.common.signals import Stopped, never_stop
+from rlvr.distributed.shares import in_order
+from rlvr.distributed.world import World
+from rlvr.engines.engine import Engine, EngineLost, Response, SamplingParams
+from rlvr.sampling.background import BackgroundCollection
 from rlvr.sampling.problem_selection import Selector, difficulty_levels
 from rlvr.sampling.reward import shaped_rewards
-from rlvr.sampling.rollout_round import Asked, run_round
-from rlvr.sampling.rollouts import Collected, Group, Round, Tally, diagnose
+from rlvr.sampling.rollout_round import GroupRequest, run_round
+from rlvr.sampling.rollouts import Group, RolloutStats, Round, StepRollouts, diagnose
 
 if TYPE_CHECKING:
     from rewards import Verifier
-    from rlvr.config.train import TrainRecipe
+    from rlvr.config.rollout import RolloutConfig
+    from rlvr.config.train import RewardConfig, SamplingConfig, TrainConfig
     from rlvr.data.problems import Problem
 
 
+logger = get_logger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
-class Job:
-    """The collection for `step`, by weights that have finished `version` steps. safe_point: called
-    after every decoding step; may raise."""
+class CollectRequest:
+    """The collection for `step` by weights that `policy_version` steps have trained. safe_point:
+    called after every decoding step; may raise."""
 
     step: int
-    version: int
-    engine: Engine
-    verifier: Verifier
+    policy_version: int
     safe_point: Callable[[], None]
-
-
-class Cancelled(RunError):
-    """What was collected ahead is no longer wanted."""
 
 
 class NoSignalError(RunError):
@@ -59,196 +59,148 @@ class Sampler:
 
     def __init__(
         self,
-        recipe: TrainRecipe,
         problems: Sequence[Problem],
         prompts: Sequence[list[int]],
+        engine: Engine,
+        verifier: Verifier,
         decode: Callable[[Sequence[int]], str],
+        *,
+        rollout: RolloutConfig,
+        sampling: SamplingConfig,
+        reward: RewardConfig,
+        train: TrainConfig,
+        shuffle: bool = True,
+        world: World = World.alone(),
+        safe_point: Callable[[], None] = never_stop,
     ) -> None:
-        """prompts: token ids of each problem's prompt. decode: response tokens to text."""
-        self._recipe, self._problems, self._prompts = recipe, problems, prompts
-        self._decode = decode
+        """prompts: token ids of each problem's prompt. decode: response tokens to text. safe_point:
+        called after every decoding step; may raise to stop the run."""
+        self._problems, self._prompts = problems, prompts
+        self._engine, self._verifier, self._decode = engine, verifier, decode
+        self._rollout, self._sampling, self._reward, self._train = rollout, sampling, reward, train
+        self._world, self._safe_point = world, safe_point
         self._selector = Selector(
-            recipe.sampling,
+            sampling,
             len(problems),
-            recipe.rollout.group_size,
-            recipe.train.steps,
-            recipe.train.seed,
-            shuffle=recipe.data.shuffle,
+            rollout.group_size,
+            train.steps,
+            train.seed,
+            shuffle=shuffle,
             levels=difficulty_levels([problem.difficulty for problem in problems]),
         )
         self._used: Counter[str] = Counter()
         self._lengths: dict[str, float] = {}
+        # a guess, and only the number of prompts in the first rounds depends on it
         self._informative_frac = 0.5
         self._surplus: list[Group] = []
-        self._ahead: Collected | None = None
+        self._ahead: StepRollouts | None = None
+        self._background: BackgroundCollection | None = None
         self._thread = ThreadPoolExecutor(1, "rollout")
 
-    def collect(
-        self, step: int, engine: Engine, verifier: Verifier, safe_point: Callable[[], None]
-    ) -> Collected:
+    def collect(self, step: int) -> StepRollouts:
         """The groups of one step: informative ones when sampling.dynamic, else whatever came. What
         was collected ahead is handed out.
 
-        safe_point is called after every decoding step and may raise to stop the run.
-        Raises: NoSignalError when not one informative group came in all rounds; EngineLost, then
-        the sampler is as it was before.
+        Raises: NoSignalError when not one informative group came in all rounds; what safe_point
+        raises; EngineLost, then the sampler is as it was before.
         """
         if self._ahead is not None:
-            collected, self._ahead = self._ahead, None
-            return collected
-        return self._collect(Job(step, step, engine, verifier, safe_point))
+            rollouts, self._ahead = self._ahead, None
+            return rollouts
+        # a whole collection is done again: see RestartingEngine
+        request = CollectRequest(step, step, self._safe_point)
+        return self._engine.retry(partial(self._collect, request))
 
     @contextmanager
-    def ahead(
-        self, step: int, engine: Engine, verifier: Verifier, safe_point: Callable[[], None]
-    ) -> Iterator[list[float]]:
-        """With rollout.mode = "async", collects for `step` while the block runs, by weights that
-        have finished step - 1 steps; else nothing. The block must leave the engine alone.
+    def collecting_ahead(self, step: int) -> Iterator[None]:
+        """With rollout.mode = "async", collects for `step` in a second thread, by weights that
+        step - 1 steps have trained; else does nothing. `finish_ahead` has to follow.
 
-        Gives a list whose only element is, at the end, the seconds that the block had to be waited
-        after. A block that raises stops the collection at its next decoding step and loses it; so
-        does a safe_point that raises, once the collection was given GRACE_S more. An engine that
-        dies loses it too: `collect` does it anew. Raises: NoSignalError, what safe_point does.
+        The block must leave the engine alone. A block that raises ends the collection.
         """
-        waited = [0.0]
-        if self._recipe.rollout.mode == "sync" or step >= self._recipe.train.steps:
-            yield waited
-            return
-        ends: list[Exception] = []
-
-        def go_on() -> None:
-            if ends:
-                raise ends[0]
-
-        job = Job(step, step - 1, engine, verifier, go_on)
-        future = self._thread.submit(self._collect_aside, job)
+        if self._rollout.mode == "async" and step < self._train.steps:
+            collect = partial(self._collect_aside, step)
+            self._background = BackgroundCollection(self._thread, collect)
         try:
-            yield waited
-            start = time.perf_counter()
-            settle(future, safe_point, ends)
-            with suppress(EngineLost):
-                self._ahead = future.result()
-            waited[0] = time.perf_counter() - start
+            yield
         except BaseException:
-            ends.append(Cancelled("the update has failed"))
-            wait([future])
+            if self._background is not None:
+                self._background.cancel()
+                self._background = None
             raise
 
-    def _collect_aside(self, job: Job) -> Collected:
-        with ranks.aside():
-            return self._collect(job)
+    def finish_ahead(self) -> None:
+        """Waits for what `collecting_ahead` has begun; the engine is idle then.
 
-    def _collect(self, job: Job) -> Collected:
+        A collection that an engine loses is done anew by `collect`: only then does another engine
+        have weights to sample by. Raises: NoSignalError.
+        """
+        background, self._background = self._background, None
+        if background is not None:
+            with suppress(EngineLost):
+                self._ahead = background.result(self._safe_point)
+
+    def _collect_aside(self, step: int, safe_point: Callable[[], None]) -> StepRollouts:
+        # the main thread gathers too, in an order of its own
+        with self._world.side_channel():
+            return self._collect(CollectRequest(step, step - 1, safe_point))
+
+    def _collect(self, request: CollectRequest) -> StepRollouts:
+        """Rounds of prompts until the step has its groups, or sampling.max_refills are used up.
+
+        Raises: EngineLost, Stopped; then the sampler is as it was before.
+        """
+        wanted, max_rounds = self._rollout.prompts_per_step, 1 + self._sampling.max_refills
+        with self._restored_on_failure():
+            groups, stats = self._begin(request.step)
+            while len(groups) < wanted and stats.num_rounds < max_rounds:
+                missing = wanted - len(groups)
+                asked = self._ask(self._num_prompts(missing), request.step)
+                dealt, rounds = self._world.scatter_work(
+                    asked,
+                    self._expected_tokens(asked),
+                    self._round_of(request, missing),
+                    self._rollout.ranks_per_engine,
+                )
+                parts = in_order(dealt, [done.groups for done in rounds])
+                fresh = self._observe(asked, parts, request.step)
+                stats.add(fresh, len(asked) * self._rollout.group_size, rounds)
+                groups += self._usable(fresh)
+            if len(groups) < wanted:
+                self._say_short(request.step, groups, stats)
+            groups, self._surplus = groups[:wanted], groups[wanted:]
+            self._used.update(group.problem_id for group in groups)
+            return StepRollouts(groups, stats.metrics(groups, request.step) | self._reuse())
+
+    @contextmanager
+    def _restored_on_failure(self) -> Iterator[None]:
+        """A collection that did not come to its end leaves no trace, so that doing it again draws
+        the same problems with the same seeds."""
         before = self.state()
         try:
-            return self._gather(job)
+            yield
         except (EngineLost, Stopped):
             self.load_state(before)
             raise
 
-    def _gather(self, job: Job) -> Collected:
-        wanted = self._recipe.rollout.prompts_per_step
-        oldest = job.step - self._recipe.rollout.max_staleness
-        groups = [group for group in self._surplus if group.step >= oldest]
-        size = self._recipe.rollout.group_size
-        tally = Tally(num_stale=(len(self._surplus) - len(groups)) * size)
-        while len(groups) < wanted and tally.num_rounds <= self._recipe.sampling.max_refills:
-            fresh = self._round(job, wanted - len(groups), tally)
-            if not self._recipe.sampling.dynamic:  # another round only for what nobody judged
-                groups += [group for group in fresh if group.comparable]
-                continue
-            groups += [group for group in fresh if group.informative]
-            self._learn_fraction(fresh)
-        if len(groups) < wanted:
-            self._say_short(job.step, groups, tally)
-        groups, self._surplus = groups[:wanted], groups[wanted:]
-        self._used.update(group.problem_id for group in groups)
-        used = {
-            "sampler/problems_used_frac": len(self._used) / len(self._problems),
-            "sampler/problem_used_max": float(max(self._used.values())),
-        }
-        return Collected(groups, tally.metrics(groups, job.step) | used)
-
-    def _say_short(self, step: int, groups: Sequence[Group], tally: Tally) -> None:
-        """The bound on refills was hit. Raises: NoSignalError when there is nothing to train on."""
-        reason = diagnose(tally.fresh, tally.num_rounds)
-        if not groups:
-            raise NoSignalError(reason)
-        wanted = self._recipe.rollout.prompts_per_step
-        if not ranks.is_main():
-            return
-        print(
-            f"step {step + 1} has {len(groups)} of {wanted} groups (sampling.max_refills):"
-            f" {reason}",
-            file=sys.stderr,
-        )
+    def _begin(self, step: int) -> tuple[list[Group], RolloutStats]:
+        """The groups left over from earlier steps that are young enough for this one."""
+        oldest = step - self._rollout.max_staleness
+        groups = [group for group in self._surplus if group.policy_version >= oldest]
+        num_dropped = len(self._surplus) - len(groups)
+        return groups, RolloutStats(num_stale=num_dropped * self._rollout.group_size)
 
     def _num_prompts(self, missing: int) -> int:
-        if not self._recipe.sampling.dynamic:
+        if not self._sampling.dynamic:
             return missing
+        # 3 times what is missing at most: a policy that is lost on a batch should not cost more
         return math.ceil(missing / max(self._informative_frac, 1 / 3))
 
-    def _learn_fraction(self, fresh: Sequence[Group]) -> None:
-        now = sum(group.informative for group in fresh) / len(fresh)
-        self._informative_frac = 0.8 * self._informative_frac + 0.2 * now
-
-    def _round(self, job: Job, missing: int, tally: Tally) -> list[Group]:
-        """One round of prompts, shared out over the ranks: whole groups, without those that were
-        aborted."""
-        rollout = self._recipe.rollout
-        asked = self._ask(self._num_prompts(missing), job.step)
-        dealt, rounds = ranks.spread(
-            asked,
-            self._expected_tokens(asked),
-            lambda mine: self._generate(job, mine, missing),
-            rollout.ranks_per_engine,
-        )
-        groups = ranks.in_order(dealt, [done.groups for done in rounds])
-        fresh = []
-        for one, group in zip(asked, groups, strict=True):
-            if group is not None:
-                self._lengths[group.problem_id] = group.num_tokens / rollout.group_size
-                num_right = group.reasons.count("correct")
-                num_wrong = sum(group.judged) - num_right
-                self._selector.observe(one.index, num_right, num_wrong, job.step)
-                fresh.append(group)
-        tally.add(fresh, len(asked) * rollout.group_size, rounds)
-        return fresh
-
-    def _expected_tokens(self, asked: Sequence[Asked]) -> list[float]:
-        """Of each group: responses as long as they were last time, or, unmet, as the mean."""
-        rollout, met = self._recipe.rollout, self._lengths
-        mean = sum(met.values()) / len(met) if met else rollout.max_response_len
-        size = rollout.group_size
-        return [len(one.prompt_ids) + size * met.get(one.problem.id, mean) for one in asked]
-
-    def _generate(self, job: Job, asked: list[Asked], missing: int) -> Round:
-        rollout = self._recipe.rollout
-        sampling = Sampling(
-            rollout.max_response_len,
-            rollout.temperature,
-            rollout.top_p,
-            rollout.top_k,
-            rollout.min_p,
-            stop_token_ids=rollout.stop_token_ids,
-        )
-        safe_point = ranks.agreed(job.safe_point, rollout.ranks_per_engine)
-        safe_point()
-        return run_round(
-            asked,
-            job.engine,
-            sampling,
-            lambda one, responses: self._judge(job, one, responses),
-            safe_point,
-            num_threads=self._recipe.reward.num_workers,
-            num_enough=missing if rollout.abort_stragglers else None,
-        )
-
-    def _ask(self, num_prompts: int, step: int) -> list[Asked]:
+    def _ask(self, num_prompts: int, step: int) -> list[GroupRequest]:
         """The next problems, with the seed of every response."""
-        seed, size = self._recipe.train.seed, self._recipe.rollout.group_size
+        seed, size = self._train.seed, self._rollout.group_size
         return [
-            Asked(
+            GroupRequest(
                 index,
                 self._problems[index],
                 self._prompts[index],
@@ -257,17 +209,91 @@ class Sampler:
             for index, number in self._selector.pick(num_prompts, step)
         ]
 
-    def _judge(self, job: Job, one: Asked, responses: list[Response]) -> Group:
-        texts = [self._decode(response.token_ids) for response in responses]
-        verdicts = job.verifier.verify_many([(text, one.problem.golds) for text in texts])
-        return Group(
-            one.problem.id,
-            one.prompt_ids,
-            responses,
-            shaped_rewards(self._recipe, responses, verdicts, texts),
-            [str(verdict.reason) for verdict in verdicts],
-            job.version,
+    def _expected_tokens(self, asked: Sequence[GroupRequest]) -> list[float]:
+        """Expected tokens per group: the problem's last mean length, or the overall mean if it was
+        never sampled."""
+        known, size = self._lengths, self._rollout.group_size
+        mean = sum(known.values()) / len(known) if known else self._rollout.max_response_len
+        return [len(one.prompt_ids) + size * known.get(one.problem.id, mean) for one in asked]
+
+    def _round_of(
+        self, request: CollectRequest, missing: int
+    ) -> Callable[[list[GroupRequest]], Round]:
+        """run_round(asked) by this sampler's engine and verifier."""
+        rollout = self._rollout
+        return partial(
+            run_round,
+            engine=self._engine,
+            sampling=SamplingParams(
+                rollout.max_response_len,
+                rollout.temperature,
+                rollout.top_p,
+                rollout.top_k,
+                rollout.min_p,
+                stop_token_ids=rollout.stop_token_ids,
+            ),
+            judge=partial(self._judge, request.policy_version),
+            safe_point=self._world.synchronized_stop(request.safe_point, rollout.ranks_per_engine),
+            num_threads=self._reward.num_workers,
+            num_enough=missing if rollout.abort_stragglers else None,
         )
+
+    def _judge(
+        self, policy_version: int, request: GroupRequest, responses: list[Response]
+    ) -> Group:
+        texts = [self._decode(response.token_ids) for response in responses]
+        verdicts = self._verifier.verify_many([(text, request.problem.golds) for text in texts])
+        return Group(
+            request.problem.id,
+            request.prompt_ids,
+            responses,
+            shaped_rewards(
+                self._reward, responses, verdicts, texts, self._rollout.max_response_len
+            ),
+            [str(verdict.reason) for verdict in verdicts],
+            policy_version,
+        )
+
+    def _observe(
+        self, asked: Sequence[GroupRequest], groups: Sequence[Group | None], step: int
+    ) -> list[Group]:
+        """The groups that were not aborted; learns lengths and pass rates from them."""
+        fresh = []
+        for one, group in zip(asked, groups, strict=True):
+            if group is not None:
+                self._lengths[group.problem_id] = group.num_tokens / self._rollout.group_size
+                num_right = group.reasons.count("correct")
+                num_wrong = sum(group.judged) - num_right
+                self._selector.observe(one.index, num_right, num_wrong, step)
+                fresh.append(group)
+        return fresh
+
+    def _usable(self, fresh: Sequence[Group]) -> list[Group]:
+        """The groups that the step can train on."""
+        if not self._sampling.dynamic:  # another round only for what nobody judged
+            return [group for group in fresh if group.comparable]
+        informative = [group for group in fresh if group.informative]
+        now = len(informative) / len(fresh)
+        self._informative_frac = 0.8 * self._informative_frac + 0.2 * now
+        return informative
+
+    def _say_short(self, step: int, groups: Sequence[Group], stats: RolloutStats) -> None:
+        """Says that sampling.max_refills left the step short. Raises: NoSignalError when there is
+        nothing to train on."""
+        reason = diagnose(stats.fresh, stats.num_rounds)
+        if not groups:
+            raise NoSignalError(reason)
+        if self._world.is_main:
+            logger.warning(
+                f"step {step + 1} has {len(groups)} of {self._rollout.prompts_per_step} groups"
+                f" (sampling.max_refills): {reason}"
+            )
+
+    def _reuse(self) -> dict[str, float]:
+        return {
+            "sampler/problems_used_frac": len(self._used) / len(self._problems),
+            "sampler/problem_used_max": float(max(self._used.values())),
+        }
 
     def problem_uses(self) -> dict[str, int]:
         """How many problems were trained on 0, 1, 2, ... times so far."""
@@ -293,4 +319,4 @@ class Sampler:
         self._lengths = dict(state.get("lengths", {}))  # a run begun before they were kept
         self._informative_frac = state["informative_frac"]
         self._surplus = [Group.from_tree(group) for group in state["surplus"]]
-        self._ahead = state["ahead"] and Collected.from_tree(state["ahead"])
+        self._ahead = state["ahead"] and StepRollouts.from_tree(state["ahead"])

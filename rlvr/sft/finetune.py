@@ -112,6 +112,7 @@ def build(recipe: FinetuneRecipe, path: str) -> Parts:
 
 def make_rows(recipe: FinetuneRecipe, examples: Examples) -> Dataset:
     """The trainer's rows: the examples, or sequences of several with their lengths."""
+    # shuffled before packing: the trainer shuffles full sequences only
     rows = Dataset.from_list(examples.rows)
     if not recipe.train.packing:
         return rows
@@ -138,6 +139,7 @@ def refuse_mixing(policy: Policy, examples: Examples) -> None:
             out = policy.model(input_ids=ids, position_ids=positions, use_cache=False)
         return out.logits[0, len(before) :]
 
+    # other tokens of the same length: behind a correct mask no bit of the logits changes
     other = [(token + 1) % num_tokens for token in first]
     if not torch.equal(second_logits(first), second_logits(other)):
         raise ConfigError(

@@ -57,6 +57,7 @@ class _Trainer(SFTTrainer):
         loss = super().training_step(*args, **kwargs)
         schedule = self.policy.method.schedule
         if schedule and self.accelerator.sync_gradients:
+            # once per optimizer step, not per micro-batch: its weight must not depend on the split
             schedule.penalty(self.policy.model).backward()
         return loss
 
@@ -74,6 +75,7 @@ class _Callback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == state.max_steps:
+            # the last step is logged even when log_every does not divide their number
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -126,15 +128,19 @@ def _settings(recipe: FinetuneRecipe) -> dict[str, Any]:
         "learning_rate": recipe.optim.lr,
         "max_grad_norm": recipe.optim.max_grad_norm,
         "seed": train.seed,
+        # rows were measured when they were read; trl would cut them silently
         "max_length": None,
+        # packed rows stay one sequence with positions that start anew: no padding, no mixing
         "padding_free": train.packing,
         "use_cpu": not torch.cuda.is_available(),
         "bf16": recipe.model.dtype == "bfloat16",
         "gradient_checkpointing": train.activation_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "dataloader_pin_memory": False,
+        # trl's checkpoints are not this project's: `finetune` writes them
         "save_strategy": "no",
         "logging_steps": train.log_every,
+        # transformers replaces a loss that is not finite by an average of the others
         "logging_nan_inf_filter": False,
         "report_to": [],
         "disable_tqdm": True,

@@ -1,4 +1,7 @@
-"""One step's groups with everything that the update needs to know beyond the sampled tokens."""
+"""One step's groups with everything that the update needs to know beyond the sampled tokens.
+
+Shapes: P groups of G responses; [P][G][T] are nested lists, since responses differ in length.
+"""
 
 from __future__ import annotations
 
@@ -11,93 +14,124 @@ from torch import Tensor
 
 from rlvr.algorithm.advantage import advantages
 from rlvr.algorithm.loss import kl_penalty, num_trained
-from rlvr.distributed import ranks, sharding
 from rlvr.policy.policy import Policy, TokenRow
+from rlvr.policy.sharded import IDLE
 from rlvr.sampling.rollouts import Group
 
 if TYPE_CHECKING:
-    from rlvr.config.train import TrainRecipe
+    from rlvr.config.algorithm import AlgorithmConfig
+    from rlvr.config.train import OptimConfig, TrainRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateConfig:
+    """What `make_batch` and `update` take of a recipe.
+
+    temperature: of the rollouts; the trainer divides its logits by it too. mask_truncated: whether
+    responses cut off at max_response_len (tokens) stay out of the loss.
+    """
+
+    algorithm: AlgorithmConfig
+    optim: OptimConfig
+    temperature: float
+    max_response_len: int
+    tokens_per_microbatch: int
+    mask_truncated: bool
+
+    @classmethod
+    def of(cls, recipe: TrainRecipe) -> UpdateConfig:
+        """The recipe's."""
+        return cls(
+            recipe.algorithm,
+            recipe.optim,
+            recipe.rollout.temperature,
+            recipe.rollout.max_response_len,
+            recipe.train.tokens_per_microbatch,
+            recipe.reward.overlong == "mask",
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """P groups of G responses. advantages: [P][G]. references: [P][G][tokens], the reference
-    policy's log-probabilities, or None without a KL penalty."""
+    """P groups of G responses. references_PGT: the reference policy's log-probabilities of the
+    response tokens, or None without a KL penalty."""
 
     groups: Sequence[Group]
-    advantages: list[list[float]]
-    references: list[list[list[float]]] | None
+    advantages_PG: list[list[float]]
+    references_PGT: list[list[list[float]]] | None
 
     @property
     def num_dropped(self) -> int:
-        """Response tokens left out of the loss: the engine gave them no log-probability."""
+        """Response tokens that the loss skips: the engine gave them no log-probability."""
         rows = [r.logprobs for group in self.groups for r in group.responses]
         return sum(len(row) - num_trained(row) for row in rows)
 
     def part(self, start: int, stride: int) -> StepBatch:
         """Every stride-th group from `start` on, with the advantages it has in the whole step."""
         chosen = slice(start, None, stride)
-        references = self.references
+        references = self.references_PGT
         return StepBatch(
             self.groups[chosen],
-            self.advantages[chosen],
+            self.advantages_PG[chosen],
             references if references is None else references[chosen],
         )
 
 
-def make_batch(groups: Sequence[Group], policy: Policy, recipe: TrainRecipe) -> StepBatch:
+def make_batch(groups: Sequence[Group], policy: Policy, config: UpdateConfig) -> StepBatch:
     """Scores the responses by the reference where a KL penalty needs it, and forms advantages.
 
     With algorithm.kl_in = "reward" the reward loses kl_beta times the sum over the response of the
-    KL estimate. Both policies are then scored here, in the same micro-batches: the engine's
-    rounding would be a penalty on length.
-    Source: RLHF's penalised reward, 1909.08593 eq. 2.
+    KL estimate. Source: RLHF's penalised reward, 1909.08593 eq. 2.
     """
-    algorithm = recipe.algorithm
-    references = score_by_reference(groups, policy, recipe) if algorithm.kl_beta else None
-    rewards = [group.rewards for group in groups]
-    if references is not None and algorithm.kl_in == "reward":
-        rewards = [
+    algorithm = config.algorithm
+    references_PGT = score_by_reference(groups, policy, config) if algorithm.kl_beta else None
+    rewards_PG = [group.rewards for group in groups]
+    if references_PGT is not None and algorithm.kl_in == "reward":
+        # both policies scored here and in the same micro-batches: with the engine's scores, its
+        # rounding would be a penalty on length
+        own_PGT = score_by_policy(groups, policy, config)
+        rewards_PG = [
             [
-                reward - algorithm.kl_beta * _kl_sum(own, ref, algorithm.kl_estimator)
-                for reward, own, ref in zip(group.rewards, own_scores, scores, strict=True)
+                reward - algorithm.kl_beta * _kl_sum(own_T, ref_T, algorithm.kl_estimator)
+                for reward, own_T, ref_T in zip(rewards_G, own_GT, ref_GT, strict=True)
             ]
-            for group, own_scores, scores in zip(
-                groups, score_by_policy(groups, policy, recipe), references, strict=True
-            )
+            for rewards_G, own_GT, ref_GT in zip(rewards_PG, own_PGT, references_PGT, strict=True)
         ]
-    lengths = [[len(r.token_ids) for r in group.responses] for group in groups]
-    judged = [group.judged for group in groups]
-    return StepBatch(groups, advantages(rewards, lengths, algorithm.advantage, judged), references)
+    lengths_PG = [[len(r.token_ids) for r in group.responses] for group in groups]
+    judged_PG = [group.judged for group in groups]
+    advantages_PG = advantages(rewards_PG, lengths_PG, algorithm.advantage, judged_PG)
+    return StepBatch(groups, advantages_PG, references_PGT)
 
 
-def _kl_sum(logprobs: list[float], reference: list[float], estimator: str) -> float:
-    return float(kl_penalty(torch.tensor(logprobs), torch.tensor(reference), estimator).sum())
+def _kl_sum(own_T: list[float], reference_T: list[float], estimator: str) -> float:
+    return float(kl_penalty(torch.tensor(own_T), torch.tensor(reference_T), estimator).sum())
+
+
+Forward = Callable[[Sequence[TokenRow]], Tensor]
+"""Rows of one micro-batch to the [T] log-probabilities of their response tokens."""
 
 
 def score_by_reference(
-    groups: Sequence[Group], policy: Policy, recipe: TrainRecipe
+    groups: Sequence[Group], policy: Policy, config: UpdateConfig
 ) -> list[list[list[float]]]:
-    """[P][G][tokens] log-probabilities of every response by the reference policy."""
-    with policy.reference_at_hand():
-        return _score_groups(
-            groups,
-            policy,
-            recipe,
-            lambda rows: policy.reference_logprobs(rows, recipe.rollout.temperature),
-        )
+    """[P][G][T] log-probabilities of every response token by the reference policy."""
+
+    def forward(rows: Sequence[TokenRow]) -> Tensor:
+        return policy.reference_logprobs(rows, config.temperature)
+
+    with policy.reference_on_device():
+        return _score_groups(groups, policy, config, forward)
 
 
 def score_by_policy(
-    groups: Sequence[Group], policy: Policy, recipe: TrainRecipe
+    groups: Sequence[Group], policy: Policy, config: UpdateConfig
 ) -> list[list[list[float]]]:
-    """[P][G][tokens] log-probabilities of every response by the policy as it is now."""
-    return _score_groups(
-        groups,
-        policy,
-        recipe,
-        lambda rows: policy_logprobs(policy, rows, recipe.rollout.temperature),
-    )
+    """[P][G][T] log-probabilities of every response token by the policy as it is now."""
+
+    def forward(rows: Sequence[TokenRow]) -> Tensor:
+        return policy_logprobs(policy, rows, config.temperature)
+
+    return _score_groups(groups, policy, config, forward)
 
 
 @torch.no_grad()
@@ -109,34 +143,30 @@ def policy_logprobs(
     return policy.logprobs(rows, temperature, entropy_grad)[0]
 
 
-Forward = Callable[[Sequence[TokenRow]], Tensor]
-"""Rows of one micro-batch to the [T] log-probabilities of their response tokens."""
-
-
 def _score_groups(
-    groups: Sequence[Group], policy: Policy, recipe: TrainRecipe, forward: Forward
+    groups: Sequence[Group], policy: Policy, config: UpdateConfig, forward: Forward
 ) -> list[list[list[float]]]:
-    """[P][G][tokens] log-probabilities of every response; every rank scores its share of rows."""
+    """[P][G][T] log-probabilities of every response; every rank scores its share of rows."""
+    # longest first over the ranks, so each row comes with its index to find its place again
+    world = policy.strategy.world
     rows = [TokenRow(group.prompt_ids, r.token_ids) for group in groups for r in group.responses]
-    indices = ranks.balanced([len(row) for row in rows])
-    mine = score_rows([rows[i] for i in indices], policy, recipe, forward)
-    parts = ranks.gather(list(zip(indices, mine, strict=True)))
+    indices = world.my_share([len(row) for row in rows])
+    mine = score_rows([rows[i] for i in indices], policy, config, forward)
+    parts = world.gather(list(zip(indices, mine, strict=True)))
     scores = dict(pair for part in parts for pair in part)
     remaining = iter([scores[i] for i in range(len(rows))])
     return [[next(remaining) for _ in group.responses] for group in groups]
 
 
 def score_rows(
-    rows: Sequence[TokenRow], policy: Policy, recipe: TrainRecipe, forward: Forward
+    rows: Sequence[TokenRow], policy: Policy, config: UpdateConfig, forward: Forward
 ) -> list[list[float]]:
-    """[rows][tokens] log-probabilities of this rank's responses, in the update's micro-batches.
-
-    Sharded, every rank makes as many passes as the one with the most.
-    """
+    """[N][T] log-probabilities of this rank's responses, in the update's micro-batches."""
     scores: list[list[float]] = [[] for _ in rows]
-    batches = policy.micro_batches(rows, recipe.train.tokens_per_microbatch)
-    for _ in range(sharding.num_passes(policy, len(batches)) - len(batches)):
-        forward([sharding.IDLE])
+    batches = policy.micro_batches(rows, config.tokens_per_microbatch)
+    # a sharded forward pass gathers weights from all ranks, so all make as many of them
+    for _ in range(policy.strategy.num_passes(len(batches)) - len(batches)):
+        forward([IDLE])
     for chosen in batches:
         part = [rows[i] for i in chosen]
         pieces = forward(part).cpu().split([len(row.response_ids) for row in part])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from eval.benchmarks import LoadedBenchmark
 from rewards import Verifier
 from rlvr.adapters import get_method
 from rlvr.adapters.base import Sync
@@ -20,12 +19,15 @@ from rlvr.adapters.targets import expert_parameters
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.common.cpu import advice
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.config.train import TrainRecipe
-from rlvr.data.problems import Dataset, encode_prompts, load_problems
-from rlvr.distributed import ranks, sharding
+from rlvr.common.log import get_logger
+from rlvr.common.signals import never_stop
+from rlvr.config.train import DataConfig, TrainRecipe
+from rlvr.data.problems import Dataset, Problem, encode_prompts, load_problems
+from rlvr.distributed.world import World
 from rlvr.engines import vllm_local
 from rlvr.engines.choose import choose_engine, why_not_vllm
-from rlvr.engines.engine import Engine, EngineLost, refusal
+from rlvr.engines.engine import Engine, refusal
+from rlvr.engines.restarting import RestartingEngine
 from rlvr.engines.server.engine import ServerEngine
 from rlvr.engines.stop_tokens import notices, with_stops
 from rlvr.engines.weights.sync import Syncer, choose_mode
@@ -40,46 +42,25 @@ from rlvr.sampling.sampler import Sampler
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+logger = get_logger(__name__)
+
 
 @dataclass
-class Session:
-    """The parts of a run. evals: the problem sets of its evaluations, the main one first. start:
-    gives another engine when the first has died."""
+class Training:
+    """The parts of a run. evals: the problem sets of its evaluations, the main one first.
+    safe_point: called where the run may stop; raises to stop it."""
 
     recipe: TrainRecipe
+    world: World
     policy: Policy
     optimizer: Optimizer
     entropy: EntropyControl
-    engine: Engine
-    syncer: Syncer
+    engine: RestartingEngine
     verifier: Verifier
     sampler: Sampler
     data: Dataset
     evals: tuple[EvalSet, ...]
-    start: Callable[[], Engine] | None = None
-
-    def restart_engine(self) -> None:
-        """Another engine in place of the one that died, with the policy's weights, checked.
-
-        Raises: EngineLost when it cannot be started, SyncError when it serves other weights.
-        """
-        assert self.start is not None, "a session without `start` has no other engine"
-        with suppress(Exception):  # it is dead: what its end says changes nothing
-            self.engine.close()
-        rng = torch.get_rng_state()
-        try:
-            self.engine = self.start()
-        except (ConfigError, RunError):
-            raise
-        except Exception as error:
-            raise EngineLost(f"another engine did not start: {error}") from error
-        torch.set_rng_state(rng)
-        self.syncer.use(self.engine)
-        self.syncer.sync()
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Response tokens to text, special tokens left out."""
-        return self.policy.tokenizer.decode(token_ids, skip_special_tokens=True)
+    safe_point: Callable[[], None] = never_stop
 
     def close(self) -> None:
         """Ends workers and engine."""
@@ -96,48 +77,118 @@ def build(
     model_path: str,
     start_engine: StartEngine | None = None,
     data_sha256: str | None = None,
-) -> Session:
-    """The session of a recipe whose policy lies at `model_path` (folder or hub id).
+    *,
+    world: World = World.alone(),
+    safe_point: Callable[[], None] = never_stop,
+) -> Training:
+    """The parts of a recipe's run, whose policy lies at `model_path` (folder or hub id).
 
     start_engine: gives a live engine that serves the base; None starts one for this run alone.
     data_sha256: of the problems that the run began with; others are refused.
-    The verifier's workers start first, before any other library pins or multiplies threads.
     Raises: ConfigError for anything in the recipe that cannot work with this model and data.
     """
     slow = advice(recipe.model.dtype)
-    if slow and ranks.is_main():
-        print(slow, file=sys.stderr)
+    if slow and world.is_main:
+        logger.warning(slow)
     torch.manual_seed(recipe.train.seed)  # for libraries that draw without a generator of their own
-    data = load_problems(recipe.data)
-    if data_sha256 is not None:
-        check_same_data(recipe.data.path, data.sha256, data_sha256)
-    held_out_config = held_out_data(recipe)
-    held_out = load_problems(held_out_config, "eval") if held_out_config else None
-    benchmarks = load_benchmarks(recipe)
+    sources = _load_sources(recipe, data_sha256)
+    # its workers are forked before any other library pins or multiplies threads
     verifier = Verifier(
         answer_mode=recipe.reward.answer_mode,
         timeout_s=recipe.reward.timeout_s,
         num_workers=recipe.reward.num_workers,
     )
     use_vllm = _use_vllm(recipe)
-    max_prompt_len = _max_prompt_len(recipe)
     tokenizer = load_tokenizer(recipe.model, model_path)
     rollout = with_stops(recipe.rollout, tokenizer)
     recipe = recipe.model_copy(update={"rollout": rollout})
-    data, prompts = encode_prompts(data, tokenizer, recipe.data, max_prompt_len)
-    test = None
-    if held_out is not None and held_out_config is not None:
-        test = encode_prompts(held_out, tokenizer, held_out_config, max_prompt_len, "eval")
-    policy = _policy(recipe, model_path, prompts)
+    max_len = _max_prompt_len(recipe)
+    data, prompts = encode_prompts(sources.train, tokenizer, recipe.data, max_len)
+    evals = _eval_sets(recipe, sources, tokenizer, max_len)
+    # before the engine: vLLM counts the GPU memory that is taken when it starts
+    policy = _policy(recipe, model_path, prompts, world)
     for line in notices(recipe, policy.causal_lm.generation_config, tokenizer, prompts):
-        if ranks.is_main():
-            print(line, file=sys.stderr)
-    mode = choose_mode(rollout, policy)
+        if world.is_main:
+            logger.warning(line)
+    engine = _engine(recipe, policy, prompts, use_vllm, start_engine or new_engine)
+    given = (recipe, data.problems, prompts, engine, verifier, policy.decode)
+    sampler = make_sampler(*given, world=world, safe_point=safe_point)
+    optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
+    entropy = EntropyControl(recipe.algorithm)
+    parts = (policy, optimizer, entropy, engine, verifier, sampler)
+    return Training(recipe, world, *parts, data, evals, safe_point)
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Problems as their files have them. held_out: with the data settings of eval.path."""
+
+    train: Dataset
+    held_out: tuple[Dataset, DataConfig] | None
+    benchmarks: Sequence[LoadedBenchmark]
+
+
+def _load_sources(recipe: TrainRecipe, data_sha256: str | None) -> _Sources:
+    train = load_problems(recipe.data)
+    if data_sha256 is not None:
+        check_same_data(recipe.data.path, train.sha256, data_sha256)
+    config = held_out_data(recipe)
+    held_out = (load_problems(config, "eval"), config) if config else None
+    return _Sources(train, held_out, load_benchmarks(recipe))
+
+
+def _eval_sets(
+    recipe: TrainRecipe, sources: _Sources, tokenizer: Any, max_len: int
+) -> tuple[EvalSet, ...]:
+    held_out = sources.held_out and encode_prompts(
+        sources.held_out[0], tokenizer, sources.held_out[1], max_len, "eval"
+    )
+    return eval_sets(recipe, held_out, sources.benchmarks, tokenizer)
+
+
+def make_sampler(
+    recipe: TrainRecipe,
+    problems: Sequence[Problem],
+    prompts: Sequence[list[int]],
+    engine: Engine,
+    verifier: Verifier,
+    decode: Callable[[Sequence[int]], str],
+    *,
+    world: World = World.alone(),
+    safe_point: Callable[[], None] = never_stop,
+) -> Sampler:
+    """The sampler of a recipe."""
+    return Sampler(
+        problems,
+        prompts,
+        engine,
+        verifier,
+        decode,
+        rollout=recipe.rollout,
+        sampling=recipe.sampling,
+        reward=recipe.reward,
+        train=recipe.train,
+        shuffle=recipe.data.shuffle,
+        world=world,
+        safe_point=safe_point,
+    )
+
+
+def _engine(
+    recipe: TrainRecipe,
+    policy: Policy,
+    prompts: Sequence[list[int]],
+    use_vllm: bool,
+    start_engine: StartEngine,
+) -> RestartingEngine:
+    """The engine, running, with its syncer. Raises: ConfigError where it refuses the model."""
+    world, mode = policy.strategy.world, choose_mode(recipe.rollout, policy)
 
     def start() -> Engine:
-        engine = (start_engine or new_engine)(recipe, policy, use_vllm, mode)
-        if policy.device.type == "cpu":  # vLLM sets its own number of threads
-            cores = len(os.sched_getaffinity(0)) // ranks.local_size()
+        engine = start_engine(recipe, policy, use_vllm, mode)
+        # vLLM has set torch's number of threads to its own, in the whole process
+        if policy.device.type == "cpu":
+            cores = len(os.sched_getaffinity(0)) // world.local_size
             torch.set_num_threads(recipe.train.num_threads or max(1, cores))
         return engine
 
@@ -148,24 +199,13 @@ def build(
     except Exception as error:  # vLLM's checks of a model raise anything
         reason = f"{type(error).__name__}: {error}"
         raise refusal(reason, "vllm" if use_vllm else "transformers", mode) from error
-    session = Session(
-        recipe,
-        policy,
-        policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
-        EntropyControl(recipe.algorithm),
-        engine,
-        Syncer(rollout, policy, engine, mode, prompts, ranks.world),
-        verifier,
-        Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
-        data,
-        eval_sets(recipe, test, benchmarks, policy.tokenizer),
-        start,
-    )
-    return session
+    syncer = Syncer(recipe.rollout, policy, engine, mode, prompts, world)
+    # of several ranks none restarts: the end of vLLM in a process is that of its process group
+    return RestartingEngine(engine, syncer, start if world.size == 1 else None)
 
 
-def _policy(recipe: TrainRecipe, model_path: str, prompts: list[list[int]]) -> Policy:
-    """The policy as it will be trained; its start may look at the first prompts of the data."""
+def _policy(recipe: TrainRecipe, model_path: str, prompts: list[list[int]], world: World) -> Policy:
+    """The policy as it will be trained; its initialisation may look at the data's first prompts."""
     policy = load_policy(
         recipe.model,
         recipe.adapter,
@@ -174,9 +214,10 @@ def _policy(recipe: TrainRecipe, model_path: str, prompts: list[list[int]]) -> P
         keep_reference=recipe.algorithm.kl_beta > 0,
         num_updates=recipe.train.steps * recipe.optim.updates_per_step,
         encode_rows=lambda _tokenizer: prompts[: recipe.adapter.calibration_rows],
-        world=ranks.world,
+        world=world,
     )
-    ranks.copy_from_main(policy.model)
+    # random draws and decompositions may differ between devices
+    world.copy_from_main(policy.model)
     shard_policy(policy, recipe.optim)
     if not policy.strategy.shards_weights:
         prepare_reference(policy, recipe.algorithm)
@@ -197,7 +238,7 @@ def _use_vllm(recipe: TrainRecipe) -> bool:
     wanted, method = recipe.rollout.engine, get_method(recipe.adapter)
     reason = why_not_vllm(method) if wanted == "auto" else None
     if reason is not None:
-        print(reason, file=sys.stderr)
+        logger.warning(reason)
     return choose_engine(wanted, method) != "transformers"
 
 
@@ -240,18 +281,18 @@ def refuse_unservable(policy: Policy) -> None:
 
 def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: Sync) -> Engine:
     """An engine for this run alone. Raises: ConfigError when it cannot serve the policy."""
+    world = policy.strategy.world
     if use_vllm:
         refuse_unservable(policy)
         if recipe.rollout.engine == "vllm_server":
-            return ServerEngine(
-                recipe.model, recipe.rollout, Path(recipe.run.dir), policy.path, mode, ranks.world
-            )
+            run_dir = Path(recipe.run.dir)
+            return ServerEngine(recipe.model, recipe.rollout, run_dir, policy.path, mode, world)
         rank = None
         if mode == "adapter":
-            with sharding.gathered(policy):
+            with policy.gathered():
                 rank = max_lora_rank(policy.model)
         return vllm_local.VllmEngine(
-            recipe.model, recipe.rollout, policy.path, rank, ranks.world, recipe.train.seed
+            recipe.model, recipe.rollout, policy.path, rank, world, recipe.train.seed
         )
     from rlvr.engines.transformers import TransformersEngine, check_cache
 

@@ -1,4 +1,4 @@
-"""What a person sees during a run: a live panel on a terminal, one line per step elsewhere."""
+"""The display of a run: a live table on a terminal, one line per step elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = {
     "grad": "optim/grad_norm",
     "step s": "time/step_s",
 }
-"""Column to metric."""
+"""Metric of each column."""
 
 
 def _short(value: float | None) -> str:
@@ -61,5 +61,5 @@ class Display:
             self._console.print(f"step {step}/{self._num_steps}  {words}", soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Prints a line that stays; markup off, since paths may hold brackets."""
         self._console.print(text, soft_wrap=True, markup=False, highlight=False)

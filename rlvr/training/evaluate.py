@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from eval.intervals import Interval, fraction_over_problems
 from eval.score import score_problems
 from rlvr.common.files import write_whole
 from rlvr.common.log import get_logger
-from rlvr.distributed import ranks
-from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.common.signals import never_stop
+from rlvr.distributed.shares import in_order
+from rlvr.distributed.world import World
+from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.evaluation.plan import request
 from rlvr.evaluation.problem_sets import HELD_OUT, EvalSet
 from rlvr.runs.metrics import EVAL_METRICS
@@ -25,7 +28,7 @@ from rlvr.runs.reader import evaluation_path, read_evaluations
 if TYPE_CHECKING:
     from rewards import Verifier
     from rlvr.config.train import TrainRecipe
-    from rlvr.training.build import Session
+    from rlvr.training.build import Training
 
 logger = get_logger(__name__)
 
@@ -72,7 +75,8 @@ def sample_responses(
     recipe: TrainRecipe,
     sets: Sequence[EvalSet],
     engine: Engine,
-    safe_point: Callable[[], None] = lambda: None,
+    safe_point: Callable[[], None] = never_stop,
+    world: World = World.alone(),
 ) -> list[tuple[Key, Response]]:
     """eval.samples responses per problem, with the same seeds in every evaluation.
 
@@ -84,21 +88,19 @@ def sample_responses(
         for question, prompt in zip(one.questions, one.prompts, strict=True):
             for i in range(recipe.eval.samples):
                 keys.append((one.loaded.name, question.id, i))
+                # the same draws in every evaluation: differences between steps are the policy's
                 requests.append(request(prompt, recipe.train.seed, keys[-1]))
     longest, config = recipe.rollout.max_response_len, recipe.eval
     stops = recipe.rollout.stop_token_ids
-    sampling = Sampling(
+    sampling = SamplingParams(
         longest, config.temperature, config.top_p, logprobs=False, stop_token_ids=stops
     )
     width = recipe.rollout.ranks_per_engine
-    safe_point = ranks.agreed(safe_point, width)
-    dealt, parts = ranks.spread(
-        requests,
-        [1] * len(requests),
-        lambda mine: _generate(engine, mine, sampling, safe_point),
-        width,
-    )
-    return list(zip(keys, ranks.in_order(dealt, parts), strict=True))
+    check = world.synchronized_stop(safe_point, width)
+    generate = partial(_generate, engine=engine, sampling=sampling, safe_point=check)
+    # lengths are not known yet; with [1, 1, ...] every rank has as many requests
+    dealt, parts = world.scatter_work(requests, [1] * len(requests), generate, width)
+    return list(zip(keys, in_order(dealt, parts), strict=True))
 
 
 def score_responses(
@@ -137,9 +139,9 @@ def score_responses(
 
 
 def _generate(
-    engine: Engine,
     requests: Sequence[Request],
-    sampling: Sampling,
+    engine: Engine,
+    sampling: SamplingParams,
     safe_point: Callable[[], None],
 ) -> list[Response]:
     done: dict[int, Response] = {}
@@ -151,44 +153,45 @@ def _generate(
 
 
 def evaluate_step(
-    session: Session,
+    training: Training,
     run_dir: Path,
     step: int,
     say: Callable[[str], None],
-    safe_point: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """The metrics of the policy after `step` steps; empty where the recipe evaluates nothing.
 
-    Writes eval/step_N.jsonl.gz (what was sampled) and eval/step_N.json; says so where it cannot.
+    Writes eval/step_N.jsonl.gz (what was sampled) and eval/step_N.json; warns where it cannot.
     """
-    if not session.evals:
+    if not training.evals:
         return {}
-    sampled = sample_responses(session.recipe, session.evals, session.engine, safe_point)
-    return ranks.from_main(lambda: _report(session, sampled, run_dir, step, say))
+    sampled = sample_responses(
+        training.recipe, training.evals, training.engine, training.safe_point, training.world
+    )
+    return training.world.on_main(partial(_report, training, sampled, run_dir, step, say))
 
 
 def _report(
-    session: Session,
+    training: Training,
     sampled: Sequence[tuple[Key, Response]],
     run_dir: Path,
     step: int,
     say: Callable[[str], None],
 ) -> dict[str, float]:
-    """Scores, writes and says what was sampled; the metrics."""
+    """The metrics of what was sampled; writes and prints them."""
     found, generations = score_responses(
-        session.recipe, session.evals, sampled, session.verifier, session.decode
+        training.recipe, training.evals, sampled, training.verifier, training.policy.decode
     )
     path = evaluation_path(run_dir, step)
     try:
         path.parent.mkdir(exist_ok=True)
-        _write_held_out(path.parent, session.evals[0].loaded)
+        _write_held_out(path.parent, training.evals[0].loaded)
         write_generations(path.with_suffix(".jsonl.gz"), generations)
         write_whole(path, json.dumps(found.to_json()))
     except OSError as error:
         logger.warning(f"{path} is missing: {error}; metrics.jsonl has its numbers")
     a = found.accuracy
     say(f"held-out accuracy {a.value:.3f} [{a.lo:.3f}, {a.hi:.3f}] at step {step}")
-    for one in session.evals:
+    for one in training.evals:
         name, result = one.loaded.name, found.results["benchmarks"][one.loaded.name]
         value, (lo, hi) = result["avg@k"]["value"], result["avg@k"]["ci95"]
         total, count = len(one.loaded.questions), len(one.questions)
@@ -211,6 +214,7 @@ def _write_held_out(folder: Path, loaded: LoadedBenchmark) -> None:
 def forget_evaluations(run_dir: Path, after: int) -> None:
     """Removes the evaluations of steps that a resumed run does again."""
     for path in (run_dir / "eval").glob("step_*.json*"):
+        # compared as numbers: step_10 would sort before step_2
         if int(path.name.partition(".")[0].removeprefix("step_")) > after:
             path.unlink()
 
@@ -219,5 +223,6 @@ def is_best(run_dir: Path, step: int) -> bool:
     """Whether the evaluation after `step` steps, if there is one, beats every earlier one since
     step 1."""
     scores = {n: tree["score"] for n, tree in read_evaluations(run_dir).items() if 1 <= n <= step}
+    # step 0 is the model as it came, which is no checkpoint
     mine = scores.pop(step, None)
     return mine is not None and all(mine > score for score in scores.values())

@@ -1,33 +1,29 @@
-"""The loop: collect, update, sync, log, evaluate, checkpoint."""
+"""A run from its start or its last checkpoint to its end: steps, evaluations, log, checkpoints."""
 
 from __future__ import annotations
 
-import resource
 import secrets
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-import torch
 from rich.console import Console
 
-from rewards import Verifier
-from rlvr.algorithm.lr_schedule import lr_at
 from rlvr.common.errors import ConfigError, RunError
+from rlvr.common.log import get_logger, of_run
 from rlvr.common.signals import StickyInterrupt, Stopped, StopRequest
 from rlvr.config.rules import cautions
 from rlvr.config.train import TrainRecipe
 from rlvr.data.absolute_paths import absolute
 from rlvr.data.chat import read_template
 from rlvr.data.contamination import check_training_data
-from rlvr.distributed import ranks, sharding
+from rlvr.distributed.world import LostRanksError, World
+from rlvr.engines.engine import EngineLost, refusal
 from rlvr.engines.stop_tokens import missing_end
-from rlvr.policy.reference import follow
 from rlvr.runs.checkpoint import NotWrittenError
 from rlvr.runs.folder import (
     Run,
@@ -38,26 +34,20 @@ from rlvr.runs.folder import (
 )
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.runs.tracker import Tracker, write_rollouts
-from rlvr.training.batch import StepBatch, make_batch
-from rlvr.training.build import Session, StartEngine, build
+from rlvr.training.batch import StepBatch
+from rlvr.training.build import StartEngine, Training, build
 from rlvr.training.display import Display
 from rlvr.training.evaluate import evaluate_step, is_best
 from rlvr.training.preflight import check, check_reachable
-from rlvr.training.resume import first_sync, leave, restore, save, with_engine
+from rlvr.training.resume import checkpoint_and_stop, restore, save
 from rlvr.training.skipped_steps import check_streak, save_batch
+from rlvr.training.step import StepResult, train_step
 from rlvr.training.summary import finish
-from rlvr.training.update import update
 from rlvr.warm_start.policy_path import model_path
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 T = TypeVar("T")
 
-MAX_VERIFIER_FAILURES = 0.01
-"""Fraction of a step's verdicts above which timeouts and dead workers are an alarm."""
-
+logger = get_logger(__name__)
 
 End = Callable[[int, dict[str, float]], bool]
 """Asked after every step with (steps finished, its metrics): whether the run ends there."""
@@ -69,65 +59,27 @@ def train(
     console: Console,
     start_engine: StartEngine | None = None,
     end: End | None = None,
+    world: World = World.alone(),
 ) -> Path:
     """Trains from step 0 in a new run folder and returns it. Raises: ConfigError, Stopped.
 
     end: ends the run before train.steps; it is evaluated there and can be resumed.
     """
     recipe = absolute(recipe)
-    check(recipe)
+    check(recipe, world)
     check_reachable(recipe)
-    for caution in cautions(recipe) if ranks.is_main() else ():
-        print(f"caution: {caution}", file=sys.stderr)
-    with _by_main(lambda: reserve_run_folder(recipe, recipe_path)) as folder:
-        run = Run(folder, run_id=secrets.token_hex(4))
+    for caution in cautions(recipe) if world.is_main else ():
+        logger.warning(f"caution: {caution}")
+    with _on_main(world, reserve_run_folder(recipe, recipe_path)) as folder, of_run(folder.name):
+        run, stop = Run(folder, run_id=secrets.token_hex(4)), StopRequest()
         with StickyInterrupt() as interrupt:
-            session = build(recipe, model_path(recipe, recipe_path, ranks.world), start_engine)
-            facts = _facts(session) | {"run_id": run.run_id}
-            _go_on(interrupt, session)
-        ranks.from_main(lambda: create_run_folder(folder, recipe, facts))
-        return _drive(session, run, console, end)
-
-
-@contextmanager
-def _by_main(hold: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
-    """A run folder that is ours: rank 0 holds it for all."""
-    with ExitStack() as stack:
-        yield ranks.from_main(lambda: stack.enter_context(hold()))
-
-
-def _go_on(interrupt: StickyInterrupt, session: Session) -> None:
-    """Raises: KeyboardInterrupt when one came while loading; then the session is closed."""
-    try:
-        interrupt.check()
-    except KeyboardInterrupt:
-        session.close()
-        raise
-
-
-def _facts(session: Session) -> dict[str, Any]:
-    """manifest.json as far as it is known before the first step."""
-    recipe = session.recipe
-    facts = manifest(
-        recipe,
-        session.policy,
-        session.optimizer,
-        session.data,
-        session.engine.name,
-        session.syncer.mode,
-    )
-    evaluated = [one.loaded for one in session.evals]
-    facts["turn_end_missing"] = missing_end(
-        session.policy.causal_lm.generation_config,
-        session.policy.tokenizer,
-        read_template(recipe.data.chat_template),
-        recipe.rollout.stop_token_ids,
-    )
-    facts |= {"num_ranks": ranks.size(), "sharded": session.policy.strategy.is_sharded}
-    facts["contamination"] = ranks.from_main(
-        lambda: check_training_data(recipe, session.data.problems, evaluated)
-    )
-    return facts
+            path = model_path(recipe, recipe_path, world)
+            training = build(recipe, path, start_engine, world=world, safe_point=stop.check)
+            facts = _facts(training) | {"run_id": run.run_id}
+            _check_interrupt(interrupt, training)
+        # only now: what cannot start leaves no run behind
+        world.on_main(partial(create_run_folder, folder, recipe, facts))
+        return _drive(training, run, console, stop, end)
 
 
 def resume(
@@ -136,6 +88,7 @@ def resume(
     start_engine: StartEngine | None = None,
     end: End | None = None,
     same_as: TrainRecipe | None = None,
+    world: World = World.alone(),
 ) -> Path:
     """Continues the run in `folder` from its newest checkpoint, or from the start where none was
     written yet. same_as: a recipe that must be the run's own. Raises: ConfigError, Stopped."""
@@ -143,209 +96,195 @@ def resume(
         raise ConfigError(f"{folder}: not a run folder (no config.toml); give the folder of a run")
     if same_as is not None:
         check_same_recipe(folder, same_as)
-    with _by_main(lambda: lock_run_folder(folder)):
+    stop = StopRequest()
+    with _on_main(world, lock_run_folder(folder)), of_run(folder.name):
         with StickyInterrupt() as interrupt:
-            session, run = restore(folder, start_engine)
-            _go_on(interrupt, session)
-        return _drive(session, run, console, end)
+            training, run = restore(folder, start_engine, world, stop.check)
+            _check_interrupt(interrupt, training)
+        return _drive(training, run, console, stop, end)
 
 
-def _drive(session: Session, run: Run, console: Console, end: End | None = None) -> Path:
-    """The loop, with files, signals and the end around it."""
-    recipe = session.recipe
-    tracker = Tracker(recipe, run.folder, run.run_id, run.next_step) if ranks.is_main() else None
-    start = time.perf_counter() - run.seconds
+@contextmanager
+def _on_main(world: World, context: AbstractContextManager[T]) -> Iterator[T]:
+    """Enters the context on rank 0, and gives what it gives there to all: one run folder."""
+    with ExitStack() as stack:
+        yield world.on_main(partial(stack.enter_context, context))
+
+
+def _check_interrupt(interrupt: StickyInterrupt, training: Training) -> None:
+    """Raises: KeyboardInterrupt when one came while loading; then the run's parts are closed."""
     try:
-        with StopRequest() as stop, Display(console, recipe.train.steps, run.next_step) as display:
-            try:
-                _steps(session, run, Loop(tracker, display, stop.check, end, start))
-            except (Stopped, RunError) as error:
-                run.seconds = time.perf_counter() - start
-                if not isinstance(error, ranks.Alone):  # nobody is there to gather weights
-                    leave(session, run, display.say)
-                raise
-        run.seconds = time.perf_counter() - start
-        if sharding.takes_part(session.policy):
-            num_bytes = session.syncer.num_bytes
-            finish_manifest(run.folder / "manifest.json", session.policy, recipe.model, num_bytes)
-        if tracker is not None:
-            finish(session, run.folder, run.next_step, run.seconds, console)
-        return run.folder
-    finally:
-        if tracker is not None:
-            tracker.close()
-        session.close()
+        interrupt.check()
+    except KeyboardInterrupt:
+        training.close()
+        raise
+
+
+def _facts(training: Training) -> dict[str, Any]:
+    """manifest.json as far as it is known before the first step."""
+    recipe, policy = training.recipe, training.policy
+    facts = manifest(
+        recipe,
+        policy,
+        training.optimizer,
+        training.data,
+        training.engine.name,
+        training.engine.syncer.mode,
+    )
+    facts["turn_end_missing"] = missing_end(
+        policy.causal_lm.generation_config,
+        policy.tokenizer,
+        read_template(recipe.data.chat_template),
+        recipe.rollout.stop_token_ids,
+    )
+    facts |= {"num_ranks": training.world.size, "sharded": policy.strategy.is_sharded}
+    evaluated = [one.loaded for one in training.evals]
+    facts["contamination"] = training.world.on_main(
+        partial(check_training_data, recipe, training.data.problems, evaluated)
+    )
+    return facts
 
 
 @dataclass(frozen=True)
-class Loop:
+class Reporting:
     """What the loop reports to, and asks after every step. tracker: rank 0's. start: perf_counter
     at the run's 0 s."""
 
     tracker: Tracker | None
     display: Display
-    safe_point: Callable[[], None]
     end: End | None
     start: float
 
 
-def _steps(session: Session, run: Run, loop: Loop) -> None:
-    """Steps until the recipe or `end` says so. Raises: Stopped, RunError."""
-    num_steps = session.recipe.train.steps
-    run.boundary = session.sampler.state()
-    first_sync(session)
+def _drive(
+    training: Training, run: Run, console: Console, stop: StopRequest, end: End | None
+) -> Path:
+    """All steps that are left, with the tracker, signals and the run's end around them."""
+    recipe, is_main = training.recipe, training.world.is_main
+    tracker = Tracker(recipe, run.folder, run.run_id, run.next_step) if is_main else None
+    start = time.perf_counter() - run.seconds
+    try:
+        with stop, Display(console, recipe.train.steps, run.next_step) as display:
+            try:
+                run_steps(training, run, Reporting(tracker, display, end, start))
+            except (Stopped, RunError) as error:
+                run.seconds = time.perf_counter() - start
+                # a checkpoint gathers weights from all ranks
+                if not isinstance(error, LostRanksError):
+                    checkpoint_and_stop(training, run, display.say)
+                raise
+        run.seconds = time.perf_counter() - start
+        if training.policy.strategy.takes_part:
+            num_bytes = training.engine.syncer.num_bytes
+            path = run.folder / "manifest.json"
+            finish_manifest(path, training.policy, recipe.model, num_bytes)
+        if tracker is not None:
+            finish(training, run.folder, run.next_step, run.seconds, console)
+        return run.folder
+    finally:
+        if tracker is not None:
+            tracker.close()
+        training.close()
+
+
+def run_steps(training: Training, run: Run, reporting: Reporting) -> None:
+    """Steps until the recipe or `end` ends the run. Raises: Stopped, RunError."""
+    num_steps = training.recipe.train.steps
+    run.sampler_state = training.sampler.state()
+    _first_sync(training)
     if run.next_step == 0:
-        _evaluate(session, run, loop)
+        _evaluate(training, run, reporting)
     ended = False
-    while not ended and (run.unlogged is not None or run.next_step < num_steps):
-        if run.unlogged is None:
-            metrics = one_step(session, run, loop.safe_point)
-            run.next_step += 1
-            run.unlogged = {"step": run.next_step, **metrics}
-        ended = _close_step(session, run, loop)
+    while not ended and (run.pending is not None or run.next_step < num_steps):
+        # a run that was stopped after an update resumes with the rest of that step
+        if run.pending is None:
+            result = train_step(training, run.next_step, run.update_done)
+            run.pending = result.metrics
+            if training.world.is_main:
+                _write_step(training, run, result)
+        ended = _finish_step(training, run, reporting)
 
 
-def _close_step(session: Session, run: Run, loop: Loop) -> bool:
+def _first_sync(training: Training) -> None:
+    """Gives the engine the policy's weights for the first time.
+
+    Not retried: an engine that fails at that would fail so again, and no run that is resumed gets
+    further. Raises: ConfigError with its reason; SyncError.
+    """
+    syncer = training.engine.syncer
+    try:
+        syncer.sync()
+    except EngineLost as error:
+        raise refusal(str(error), training.recipe.rollout.engine, syncer.mode) from error
+
+
+def _finish_step(training: Training, run: Run, reporting: Reporting) -> bool:
     """Evaluates, logs and saves what the step has trained; whether it was the last."""
-    recipe, step = session.recipe, run.next_step
-    metrics = {name: value for name, value in (run.unlogged or {}).items() if name != "step"}
-    run.seconds = time.perf_counter() - loop.start
-    ended = loop.end is not None and loop.end(step, metrics)
+    recipe, step, metrics = training.recipe, run.next_step, dict(run.pending or {})
+    run.seconds = time.perf_counter() - reporting.start
+    ended = reporting.end is not None and reporting.end(step, metrics)
+    # a run that `end` stops is scored where it stops, as one that has all its steps
     last = ended or step == recipe.train.steps
     if last or _is_due(recipe.eval.every, step):
-        metrics |= _evaluate(session, run, loop)
-    if loop.tracker is not None:
-        loop.tracker.log(step, metrics)
-    loop.display.step(step, metrics)
-    run.unlogged = None
+        metrics |= _evaluate(training, run, reporting)
+    if reporting.tracker is not None:
+        reporting.tracker.log(step, metrics)
+    reporting.display.step(step, metrics)
+    # The step is in the log. From here on a checkpoint is the start of the next one, with the
+    # sampler's state before that collects.
+    run.pending = None
     run.num_skipped = run.num_skipped + 1 if metrics["optim/skipped"] else 0
-    run.boundary = session.sampler.state()
+    run.sampler_state = training.sampler.state()
     due = last or _is_due(recipe.train.checkpoint_every, step)
-    if due or ranks.from_main(partial(is_best, run.folder, step)):
-        with_engine(session, session.syncer.prove)
+    if due or training.world.on_main(partial(is_best, run.folder, step)):
+        # a sync reads back a sample of the modules; weights that are kept were all served
+        training.engine.prove()
         try:
-            save(session, run)
+            save(training, run)
         except NotWrittenError as error:
             if last:
                 raise
-            loop.display.say(f"{error}; training goes on")
+            reporting.display.say(f"{error}; training goes on")
     check_streak(run.num_skipped)
     return last
 
 
-def _evaluate(session: Session, run: Run, loop: Loop) -> dict[str, float]:
-    return with_engine(
-        session,
-        lambda: evaluate_step(
-            session, run.folder, run.next_step, loop.display.say, loop.safe_point
-        ),
-    )
+def _is_due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
 
 
-def one_step(session: Session, run: Run, safe_point: Callable[[], None]) -> dict[str, float]:
-    """One step of the algorithm and its metrics.
-
-    Source: the loop of GRPO, 2402.03300 algorithm 1, with DAPO's dynamic sampling, 2503.14476.
-    `ahead` does something in async mode only.
-    """
-    recipe, step = session.recipe, run.next_step
-    lr = lr_at(step, recipe.optim, recipe.train.steps)
-    for group in session.optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_ratio", 1.0)
-    with _timed() as step_s:
-        collected = with_engine(
-            session,
-            lambda: session.sampler.collect(step, session.engine, session.verifier, safe_point),
-        )
-        session.engine.sleep()
-        ahead = session.sampler.ahead(step + 1, session.engine, session.verifier, safe_point)
-        with ahead as wait_s, _timed() as train_s:
-            batch = make_batch(collected.groups, session.policy, recipe)
-            stats = update(
-                session.policy, session.optimizer, batch, recipe, step, session.entropy, safe_point
-            )
-            num_tokens = stats.pop("train/tokens", 0.0)
-            follow(session.policy, recipe.algorithm, step + 1)
-            run.unlogged = {"step": step + 1, **stats, **collected.metrics}
-        with _timed() as sync_s:
-            sync = partial(session.syncer.sync, step + 1)
-            synced = with_engine(session, sync)
-    if ranks.is_main():
-        write_rollouts(run.folder, step + 1, _sample_rollouts(session, batch))
-        if stats["optim/skipped"]:
-            save_batch(run.folder, step + 1, batch)
-    own = {
-        "optim/lr": lr,
-        "time/train_s": train_s[0],
-        "time/wait_s": wait_s[0],
-        "time/sync_s": sync_s[0],
-        "time/step_s": step_s[0],
-        "train/tokens_per_s": num_tokens / train_s[0],
-        "memory/peak_gib": max(ranks.gather(_peak_gib())),
-        "sync/bytes": float(session.syncer.num_bytes),
-        "sync/logprob_error": synced.logprob_error,
-        "sync/logprob_error_mean": synced.logprob_error_mean,
-        "sync/logprob_error_p99": synced.logprob_error_p99,
-    }
-    return own | stats | _verifier_metrics(session.verifier) | collected.metrics
+def _evaluate(training: Training, run: Run, reporting: Reporting) -> dict[str, float]:
+    say = reporting.display.say
+    return training.engine.retry(partial(evaluate_step, training, run.folder, run.next_step, say))
 
 
-@contextmanager
-def _timed() -> Iterator[list[float]]:
-    """Seconds spent in the block, in the list's only place."""
-    spent, start = [0.0], time.perf_counter()
-    yield spent
-    spent[0] = time.perf_counter() - start
+def _write_step(training: Training, run: Run, result: StepResult) -> None:
+    """Writes the step's sample of rollouts, and its batch where an update was skipped."""
+    rows = _sample_rollouts(training, result.batch)
+    write_rollouts(run.folder, run.next_step, rows)
+    if result.stats.num_skipped:
+        save_batch(run.folder, run.next_step, result.batch)
 
 
-def _verifier_metrics(verifier: Verifier) -> dict[str, float]:
-    """Where the step's verdicts came from; failures of ours above 1% are an alarm.
-
-    Fractions and times are those of the rank that had the most trouble.
-    """
-    parts = ranks.gather(verifier.stats(reset=True))
-    stats = max(parts, key=lambda part: part.failure_frac)
-    if stats.failure_frac > MAX_VERIFIER_FAILURES and ranks.is_main():
-        print(
-            f"verifier: {stats.failure_frac:.1%} of this step's verdicts are failures of ours"
-            f" ({stats.reasons}); raise reward.timeout_s or reward.num_workers",
-            file=sys.stderr,
-        )
-    return {
-        "verify/failure_frac": stats.failure_frac,
-        "verify/kills": float(sum(part.kills for part in parts)),
-        "verify/p50_ms": max(part.p50_ms for part in parts),
-        "verify/p99_ms": max(part.p99_ms for part in parts),
-    }
-
-
-def _peak_gib() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _sample_rollouts(session: Session, batch: StepBatch) -> list[dict[str, Any]]:
+def _sample_rollouts(training: Training, batch: StepBatch) -> list[dict[str, Any]]:
     """The step's first groups, up to track.rollouts_per_step responses, with their advantages."""
-    size = session.recipe.rollout.group_size
-    count = -(-session.recipe.track.rollouts_per_step // size)
+    recipe, policy = training.recipe, training.policy
+    count = -(-recipe.track.rollouts_per_step // recipe.rollout.group_size)
     return [
         {
             "problem_id": group.problem_id,
-            "prompt": session.policy.tokenizer.decode(group.prompt_ids),
-            "response": session.decode(response.token_ids),
+            "prompt": policy.tokenizer.decode(group.prompt_ids),
+            "response": policy.decode(response.token_ids),
             "reward": reward if known else None,  # nobody judged it
             "advantage": advantage,
             "reason": reason,
             "response_len": len(response.token_ids),
             "truncated": response.truncated,
         }
-        for group, row in zip(batch.groups[:count], batch.advantages[:count], strict=True)
+        for group, advantages_G in zip(
+            batch.groups[:count], batch.advantages_PG[:count], strict=True
+        )
         for response, reward, reason, known, advantage in zip(
-            group.responses, group.rewards, group.reasons, group.judged, row, strict=True
+            group.responses, group.rewards, group.reasons, group.judged, advantages_G, strict=True
         )
     ]
-
-
-def _is_due(every: int, step: int) -> bool:
-    return every > 0 and step % every == 0

@@ -16,7 +16,7 @@ import torch
 from rlvr.adapters import check_adapter, get_method
 from rlvr.adapters.methods import quantized
 from rlvr.common.errors import ConfigError
-from rlvr.distributed import ranks
+from rlvr.distributed.world import World
 from rlvr.engines.choose import choose_engine, is_vllm_installed
 from rlvr.engines.server.engine import check_servers
 from rlvr.engines.weights.sync import mode_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rlvr.config.train import ModelConfig, OptimConfig, TrainRecipe
 
 
-def check(recipe: TrainRecipe) -> None:
+def check(recipe: TrainRecipe, world: World = World.alone()) -> None:
     """Refuses a training recipe that cannot work here. Raises: ConfigError."""
     # AdaLoRA's schedule has to fit into the run; no other method asks how long that is
     num_updates = recipe.train.steps * recipe.optim.updates_per_step
@@ -46,15 +46,15 @@ def check(recipe: TrainRecipe) -> None:
         )
     _check_compile(recipe, method)
     _check_async(recipe, method)
-    _check_ranks(recipe)
-    _check_sharding(recipe, method)
+    _check_ranks(recipe, world)
+    _check_sharding(recipe, method, world)
     if recipe.rollout.engine == "vllm" and not is_vllm_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
             " GPU: make install), or set it to 'transformers'"
         )
     _check_sleep(recipe, method)
-    _check_tensor_parallel(recipe, method)
+    _check_tensor_parallel(recipe, method, world)
 
 
 def check_finetune(recipe: FinetuneRecipe) -> None:
@@ -163,7 +163,7 @@ def _check_sleep(recipe: TrainRecipe, method: Method) -> None:
         )
 
 
-def _check_tensor_parallel(recipe: TrainRecipe, method: Method) -> None:
+def _check_tensor_parallel(recipe: TrainRecipe, method: Method, world: World) -> None:
     """Raises: ConfigError where the processes are no groups that share a vLLM."""
     wanted = recipe.rollout.tensor_parallel_size
     if wanted > 1 and _shares_model(recipe, method):
@@ -171,10 +171,10 @@ def _check_tensor_parallel(recipe: TrainRecipe, method: Method) -> None:
             f"rollout.tensor_parallel_size = {wanted}: transformers generates here, in each process"
             " for itself; set it to 1"
         )
-    if ranks.size() % recipe.rollout.ranks_per_engine:
+    if world.size % recipe.rollout.ranks_per_engine:
         raise ConfigError(
             f"rollout.tensor_parallel_size = {wanted}: the number of processes has to be a multiple"
-            f" of it, and is {ranks.size()}; launch so many (docs/distributed.md), or set it to 1"
+            f" of it, and is {world.size}; launch so many (docs/distributed.md), or set it to 1"
         )
 
 
@@ -183,10 +183,10 @@ def _shares_model(recipe: TrainRecipe, method: Method) -> bool:
     return choose_engine(recipe.rollout.engine, method) == "transformers"
 
 
-def _check_sharding(recipe: TrainRecipe, method: Method) -> None:
+def _check_sharding(recipe: TrainRecipe, method: Method, world: World) -> None:
     """Raises: ConfigError for what a sharded policy cannot do."""
     way = launcher_sharding()
-    if way is None or ranks.size() == 1:
+    if way is None or world.size == 1:
         return
     check_launcher(way)
     if recipe.model.dtype == "float16" and not way.SCALES_LOSS:
@@ -215,17 +215,17 @@ def _check_sharding(recipe: TrainRecipe, method: Method) -> None:
             )
 
 
-def _check_ranks(recipe: TrainRecipe) -> None:
+def _check_ranks(recipe: TrainRecipe, world: World) -> None:
     """Raises: ConfigError for what several processes cannot do together."""
-    if ranks.size() > 1 and recipe.rollout.abort_stragglers:
+    if world.size > 1 and recipe.rollout.abort_stragglers:
         raise ConfigError(
-            f"rollout.abort_stragglers = true: not with {ranks.size()} processes, none of which"
+            f"rollout.abort_stragglers = true: not with {world.size} processes, none of which"
             " sees what the others have finished; set it to false"
         )
     servers = recipe.rollout.servers
-    if servers and len(servers) < ranks.size():
+    if servers and len(servers) < world.size:
         raise ConfigError(
-            f"rollout.servers lists {len(servers)}: each of {ranks.size()} processes needs one of"
+            f"rollout.servers lists {len(servers)}: each of {world.size} processes needs one of"
             " its own; start more with rlvr serve, or fewer processes"
         )
 

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient was not finite: kept for inspection, and a bound on their number."""
+"""Steps whose loss or gradient was not finite: saves their batches, and stops a run of them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ class NotFiniteError(RunError):
 
 
 def save_batch(run_dir: Path, step: int, batch: StepBatch) -> None:
-    """skipped/step_N.json.gz: the step's groups, advantages and reference log-probabilities."""
+    """Writes the step's groups, advantages and reference log-probabilities to
+    skipped/step_N.json.gz; says so if it cannot."""
     tree = {
         "groups": [group.to_tree() for group in batch.groups],
-        "advantages": batch.advantages,
-        "references": batch.references,
+        "advantages": batch.advantages_PG,
+        "references": batch.references_PGT,
     }
     path = run_dir / "skipped" / f"step_{step}.json.gz"
     try:

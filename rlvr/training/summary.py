@@ -1,4 +1,4 @@
-"""The end of a run: summary.json, the reward curve, and what changed, on the screen."""
+"""The summary of a finished run: summary.json, the reward curve, and samples on the screen."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from rlvr.training.evaluate import Evaluation
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rlvr.training.build import Session
+    from rlvr.training.build import Training
 
 
 def finish(
-    session: Session,
+    training: Training,
     folder: Path,
     steps: int,
     seconds: float,
     console: Console,
 ) -> None:
-    """Writes summary.json and reward_curve.png; prints accuracy, samples and where all is.
+    """Writes summary.json and reward_curve.png; prints accuracy, samples and paths.
 
     steps: finished ones, fewer than train.steps when the run was ended early.
     """
     curve = draw_reward_curve(folder)
     checkpoint = str(best_checkpoint(folder).relative_to(folder))
     summary: dict[str, object] = {"seconds": seconds, "steps": steps, "best_checkpoint": checkpoint}
-    summary["problem_uses"] = session.sampler.problem_uses()
+    summary["problem_uses"] = training.sampler.problem_uses()
     trees = read_evaluations(folder)
     lost = [n for n in (0, steps) if n not in trees]
-    if session.evals and lost:
+    if training.evals and lost:
         console.print(f"no held-out comparison: eval/step_{lost[0]}.json is missing")
-    elif session.evals:
+    elif training.evals:
         before, after = (Evaluation.from_json(trees[step]) for step in (0, steps))
         difference = paired_difference(before.fractions, after.fractions)
         summary |= {
@@ -50,7 +50,7 @@ def finish(
             "difference_ci95": difference.bounds,
             "num_problems": len(before.fractions),
         }
-        _print_samples(session, before, after, console)
+        _print_samples(training, before, after, console)
         console.print(
             f"held-out accuracy {_with_interval(before.accuracy)} before,"
             f" {_with_interval(after.accuracy)} after: {_with_interval(difference, '+')}"
@@ -69,10 +69,10 @@ def _with_interval(interval: Interval, sign: str = "") -> str:
 
 
 def _print_samples(
-    session: Session, before: Evaluation, after: Evaluation, console: Console
+    training: Training, before: Evaluation, after: Evaluation, console: Console
 ) -> None:
     """Two problems that gained the most, with a solution from before and after."""
-    problems = session.evals[0].questions
+    problems = training.evals[0].questions
     gain = [b - a for a, b in zip(before.fractions, after.fractions, strict=True)]
     for i in sorted(range(len(gain)), key=lambda i: -gain[i])[:2]:
         change = (

@@ -12,28 +12,20 @@ import argparse
 import json
 import os
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch
 
-from rewards import Verifier
 from rlvr.adapters import METHODS
-from rlvr.algorithm.entropy_control import EntropyControl
+from rlvr.compare.execution.warm_engine import WarmEngine
 from rlvr.config.toml import load_recipe
-from rlvr.config.train import AdapterConfig, TrainRecipe
-from rlvr.data.problems import encode_prompts, load_problems
-from rlvr.engines.transformers import TransformersEngine
-from rlvr.engines.vllm_local import VllmEngine
-from rlvr.engines.weights.sync import Syncer
-from rlvr.policy.policy import load_policy
-from rlvr.sampling.sampler import NoSignalError, Sampler
-from rlvr.training.build import Session
-from rlvr.training.loop import Run, one_step
+from rlvr.config.train import TrainRecipe
+from rlvr.sampling.sampler import NoSignalError
+from rlvr.training.build import build
+from rlvr.training.step import train_step
 from rlvr.warm_start.policy_path import model_path
 
 LRS = {
@@ -81,14 +73,15 @@ def main() -> None:
     start = time.perf_counter()
     rows = json.loads(args.json.read_text())["results"] if args.json.exists() else []
     done = {row["method"] for row in rows}
-    shared: dict[str, Any] = {}
+    warm = WarmEngine()
     for method in args.methods:
         if method in done or time.perf_counter() - start > args.seconds:
             continue
         recipe = _recipe(args.recipe, method, args.steps)
-        rows.append(measure(recipe, Path(args.recipe), shared))
+        rows.append(measure(recipe, Path(args.recipe), warm))
         print(json.dumps(rows[-1]), flush=True)
         args.json.write_text(json.dumps({"results": rows}, indent=1))
+    warm.close()
 
 
 def _recipe(path: str, method: str, steps: int) -> TrainRecipe:
@@ -101,87 +94,44 @@ def _recipe(path: str, method: str, steps: int) -> TrainRecipe:
     tree |= {"adapter": adapter, "track": {"wandb": "disabled"}}
     tree["optim"] = tree["optim"] | {"lr": LRS.get(method, DEFAULT_LR)}
     tree["train"] = tree["train"] | {"steps": steps}
+    # the same way into the engine for every method that has it
+    rollout = {"sync": "merged"} if METHODS[method].merges else {"engine": "transformers"}
+    tree["rollout"] = tree.get("rollout", {}) | rollout
     return TrainRecipe.model_validate(tree)
 
 
-def measure(recipe: TrainRecipe, recipe_path: Path, shared: dict[str, Any]) -> dict[str, Any]:
+def measure(recipe: TrainRecipe, recipe_path: Path, warm: WarmEngine) -> dict[str, Any]:
     """Trains one method; the mean reward of the first 3 and the last 5 steps, and its costs.
 
     collapsed_at: the step in which no group carried a signal any more, or None.
     """
-    session = _session(recipe, model_path(recipe, recipe_path), shared)
+    training = build(recipe, model_path(recipe, recipe_path), warm)
     rewards: list[float] = []
     seconds: list[float] = []
     num_bytes, collapsed = 0.0, None
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), "benchmark")
-        session.syncer.sync()
-        for step in range(recipe.train.steps):
-            run.next_step = step
-            try:
-                metrics = one_step(session, run, lambda: None)
-            except NoSignalError:
-                collapsed = step
-                break
-            if "reward/mean" in metrics:
-                rewards.append(metrics["reward/mean"])
-            seconds.append(metrics["time/step_s"])
-            num_bytes = metrics["sync/bytes"]
+    training.engine.syncer.sync()
+    for step in range(recipe.train.steps):
+        try:
+            metrics = train_step(training, step).metrics
+        except NoSignalError:
+            collapsed = step
+            break
+        if "reward/mean" in metrics:
+            rewards.append(metrics["reward/mean"])
+        seconds.append(metrics["time/step_s"])
+        num_bytes = metrics["sync/bytes"]
+    training.close()
     return {
         "method": recipe.adapter.method,
-        "engine": session.engine.name,
+        "engine": training.engine.name,
         "lr": recipe.optim.lr,
         "reward_first": round(sum(rewards[:3]) / 3, 3),
         "reward_last": round(sum(rewards[-5:]) / 5, 3),
         "collapsed_at": collapsed,
         "s_per_step": round(statistics.median(seconds), 2),
-        "parameters": sum(p.numel() for p in session.policy.trainable),
+        "parameters": sum(p.numel() for p in training.policy.trainable),
         "sync_bytes": int(num_bytes),
     }
-
-
-def _session(recipe: TrainRecipe, path: str, shared: dict[str, Any]) -> Session:
-    if "verifier" not in shared:
-        shared["verifier"] = Verifier(answer_mode="boxed", timeout_s=1.0, num_workers=2)
-        shared["data"] = load_problems(recipe.data)
-    limit = recipe.model.max_len - recipe.rollout.max_response_len
-
-    def encode_rows(tokenizer: Any) -> list[list[int]]:
-        return encode_prompts(shared["data"], tokenizer, recipe.data, limit)[1][:64]
-
-    policy = load_policy(
-        recipe.model,
-        recipe.adapter,
-        path,
-        recipe.train.seed,
-        keep_reference=False,
-        num_updates=recipe.train.steps,
-        encode_rows=encode_rows,
-    )
-    data, prompts = encode_prompts(shared["data"], policy.tokenizer, recipe.data, limit)
-    engine: Any = TransformersEngine(policy)
-    if policy.method.merges:
-        if "engine" not in shared:
-            shared["engine"] = VllmEngine(recipe.model, recipe.rollout, path, None)
-        engine = shared["engine"]
-        base = load_policy(recipe.model, AdapterConfig(method="full"), path, 0, False)
-        engine.load_weights(base.engine_weights())
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    session = Session(
-        recipe,
-        policy,
-        policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
-        EntropyControl(recipe.algorithm),
-        engine,
-        Syncer(
-            recipe.rollout, policy, engine, "merged" if policy.method.merges else "none", prompts
-        ),
-        shared["verifier"],
-        Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
-        data,
-        (),
-    )
-    return session
 
 
 if __name__ == "__main__":

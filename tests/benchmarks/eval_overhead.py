@@ -21,7 +21,7 @@ from eval.generations import GenerationLog, read_generations
 from eval.score import score
 from rewards import Verifier
 from rlvr.data.word_problems import generate
-from rlvr.engines.engine import Sampling
+from rlvr.engines.engine import SamplingParams
 from rlvr.evaluation.plan import PromptStyle, SamplingJob, SamplingPlan, request, wanted_keys
 from rlvr.evaluation.serving import TargetServer
 from rlvr.evaluation.targets import Target
@@ -45,7 +45,7 @@ def make_plan(model: str, folder: Path, args: argparse.Namespace) -> tuple[Sampl
     keys = tuple(wanted_keys(loaded, args.samples, None))
     requests = tuple(request(by_id[key[1]], 0, key) for key in keys)
     job = SamplingJob(Target("model", None, "base"), keys, requests)
-    sampling = Sampling(args.max_tokens, logprobs=False)
+    sampling = SamplingParams(args.max_tokens, logprobs=False)
     return SamplingPlan(
         model, None, False, "vllm", "float32", 256, sampling, 0.9, 256, (job,)
     ), loaded

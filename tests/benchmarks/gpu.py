@@ -29,7 +29,7 @@ from rlvr.config.train import TrainRecipe
 from rlvr.policy.attention import use_packing
 from rlvr.policy.policy import Policy
 from rlvr.sampling.rollouts import Group
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.update import update
 from tests.benchmarks.gpu_case import (
     DEVICE,
@@ -85,12 +85,12 @@ def measure_ours(
     if recipe.train.compile:
         policy.compile_layers()
     optimizer = found.optimizer(model, recipe.adapter, recipe.optim)
-    batch = make_batch(groups, policy, recipe)
+    batch = make_batch(groups, policy, UpdateConfig.of(recipe))
     control = EntropyControl(recipe.algorithm)
     stats: dict[str, float] = {}
 
     def step() -> None:
-        stats.update(update(policy, optimizer, batch, recipe, 0, control, lambda: None))
+        stats.update(update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, control).metrics)
 
     seconds = timed(step, args.steps)
     return {"seconds": seconds, "padding_frac": stats["train/padding_frac"]} | peak_memory()

@@ -78,7 +78,7 @@ def make_groups(case: Case) -> list[Group]:
             [response() for _ in rewards],
             rewards,
             reasons,
-            step=0,
+            policy_version=0,
         )
         for i in range(case.num_groups)
     ]

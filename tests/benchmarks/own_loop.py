@@ -1,53 +1,42 @@
-"""This project's own loop as one side of a comparison: `one_step`, nothing left out."""
+"""This project's own loop as one side of a comparison: `train_step`, nothing left out."""
 
 from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.step_worker import Job, Step
 
 if TYPE_CHECKING:
     from rlvr.sampling.rollouts import Group
-    from rlvr.sampling.sampler import Collected
 
 
 def serve(job: Job, connection: Connection) -> None:
-    """Builds a session as `rlvr train` does and takes steps on demand (see Worker)."""
+    """Builds a run's parts as `rlvr train` does and takes steps on demand (see Worker)."""
     import torch
 
     from rlvr.training.build import build
-    from rlvr.training.loop import Run, one_step
+    from rlvr.training.step import train_step
 
-    session = build(job.recipe, job.model_path)
+    training = build(job.recipe, job.model_path)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    collected: list[Collected] = []
-    collect = session.sampler.collect
-
-    def keep(*args, **settings) -> Collected:
-        collected.append(collect(*args, **settings))
-        return collected[-1]
-
-    session.sampler.collect = keep
-    session.syncer.sync()
+    training.engine.syncer.sync()
     connection.send([])
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), "benchmark")
-        while (num_steps := connection.recv()) is not None:
-            steps = []
-            for _ in range(num_steps):
-                start = time.perf_counter()
-                metrics = one_step(session, run, lambda: None)
-                steps.append(_step(time.perf_counter() - start, metrics, collected.pop().groups))
-                run.next_step += 1
-            connection.send(steps)
-    session.close()
+    step = 0
+    while (num_steps := connection.recv()) is not None:
+        steps = []
+        for _ in range(num_steps):
+            start = time.perf_counter()
+            result = train_step(training, step)
+            seconds = time.perf_counter() - start
+            steps.append(_step(seconds, result.metrics, result.rollouts.groups))
+            step += 1
+        connection.send(steps)
+    training.close()
 
 
 def _step(seconds: float, metrics: dict[str, float], groups: Sequence[Group]) -> Step:

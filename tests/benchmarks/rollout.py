@@ -18,8 +18,8 @@ from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.config.warm_start import WarmStartRecipe
 from rlvr.engines import vllm_local
-from rlvr.engines.engine import Request, Sampling
-from rlvr.sampling.rollout_round import Asked, run_round
+from rlvr.engines.engine import Request, SamplingParams
+from rlvr.sampling.rollout_round import GroupRequest, run_round
 from rlvr.sampling.rollouts import Group
 from rlvr.warm_start.warm_start import run_warm_start
 
@@ -29,7 +29,7 @@ WAVES = 4
 """Overlap needs groups that finish early: so many times the requests that vLLM runs at once."""
 
 
-def make_engine() -> tuple[vllm_local.VllmEngine, list[Asked]]:
+def make_engine() -> tuple[vllm_local.VllmEngine, list[GroupRequest]]:
     """The quickstart's engine, and groups wanted of its problems."""
     from transformers import AutoTokenizer
 
@@ -40,14 +40,16 @@ def make_engine() -> tuple[vllm_local.VllmEngine, list[Asked]]:
     tokenizer = AutoTokenizer.from_pretrained(path)
     data, prompts = encode_prompts(load_problems(recipe.data), tokenizer, recipe.data, 160)
     asked = [
-        Asked(i, data.problems[i], prompts[i], [sample_seed(0, i, k) for k in range(GROUP_SIZE)])
+        GroupRequest(
+            i, data.problems[i], prompts[i], [sample_seed(0, i, k) for k in range(GROUP_SIZE)]
+        )
         for i in range(WAVES * GROUPS)
     ]
     return vllm_local.VllmEngine(recipe.model, recipe.rollout, path, None), asked
 
 
 def library_generate(
-    engine: vllm_local.VllmEngine, requests: Sequence[Request], sampling: Sampling
+    engine: vllm_local.VllmEngine, requests: Sequence[Request], sampling: SamplingParams
 ) -> None:
     """The same requests through vLLM's own loop, its outputs made into responses."""
     outputs = engine._llm.generate(
@@ -65,10 +67,10 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def throughput(engine: vllm_local.VllmEngine, asked: Sequence[Asked], repeats: int) -> dict:
+def throughput(engine: vllm_local.VllmEngine, asked: Sequence[GroupRequest], repeats: int) -> dict:
     """Median seconds of both, and the median of their ratio pair by pair."""
     requests = [Request(one.prompt_ids, seed) for one in asked for seed in one.seeds]
-    sampling = Sampling(96)
+    sampling = SamplingParams(96)
     engine.generate(requests, sampling)
     pairs = [
         (
@@ -88,13 +90,13 @@ def slow_pair(number: int) -> tuple[str, Gold]:
     return rf"\boxed{{\sum_{{k=1}}^{{{number}}} \frac{{1}}{{k^2}}}}", gold
 
 
-def overlap(engine: vllm_local.VllmEngine, asked: Sequence[Asked], num_slow: int) -> dict:
+def overlap(engine: vllm_local.VllmEngine, asked: Sequence[GroupRequest], num_slow: int) -> dict:
     """Seconds of a round whose first `num_slow` groups have a slow pair, and of its parts alone."""
     requests = [Request(one.prompt_ids, seed) for one in asked for seed in one.seeds]
-    sampling = Sampling(160)
+    sampling = SamplingParams(160)
 
     def judged_by(verifier: Verifier, first: int) -> Callable[..., Group]:
-        def judge(one: Asked, responses: list) -> Group:
+        def judge(one: GroupRequest, responses: list) -> Group:
             if one.index < num_slow:
                 verifier.verify_many([slow_pair(first + one.index)])
             return Group(one.problem.id, [], responses, [0.0], ["correct"], 0)

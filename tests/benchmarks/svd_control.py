@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -26,24 +25,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 
-from rewards import Verifier
 from rlvr.adapters.merge import merged_weights
-from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.analysis.spectrum import Svd, module_facts, svd, svd_of_update
 from rlvr.analysis.stream import Update
+from rlvr.compare.execution.warm_engine import WarmEngine
 from rlvr.config.toml import load_recipe, validate
 from rlvr.config.train import AdapterConfig, TrainRecipe
 from rlvr.data.problems import encode_prompts, load_problems
-from rlvr.engines.vllm_local import VllmEngine
-from rlvr.engines.weights.sync import Syncer
-from rlvr.evaluation.problem_sets import eval_sets, held_out_data
 from rlvr.policy.language_model import load_base
 from rlvr.policy.policy import load_policy
-from rlvr.sampling.sampler import NoSignalError, Sampler
-from rlvr.training.build import Session
+from rlvr.sampling.sampler import NoSignalError
+from rlvr.training.build import Training, build
 from rlvr.training.evaluate import sample_responses, score_responses
-from rlvr.training.loop import Run, one_step
 from rlvr.training.preflight import check
+from rlvr.training.step import train_step
 from rlvr.warm_start.policy_path import model_path
 from tests.benchmarks.inplace import InplaceSyncer, base_weights
 
@@ -118,6 +113,7 @@ def arms(path: Path, steps: int | None, seeds: list[int] | None) -> Iterator[Arm
             for settings in (comparison["settings"], method.get("settings", {})):
                 for section, values in settings.items():
                     tree[section] = tree.get(section, {}) | values
+            tree["rollout"] = tree.get("rollout", {}) | {"engine": "vllm", "sync": "merged"}
             recipe = validate(tree, TrainRecipe)
             check(recipe)
             yield Arm(label, recipe, inplace=False)
@@ -125,18 +121,12 @@ def arms(path: Path, steps: int | None, seeds: list[int] | None) -> Iterator[Arm
 
 
 class Bench:
-    """What all runs share: the base rounded to bfloat16, its decomposition, engine, problems."""
+    """What all runs share: the base rounded to bfloat16, its decomposition, the engine."""
 
     def __init__(self, recipe: TrainRecipe, comparison: Path) -> None:
-        self.verifier = Verifier(answer_mode=recipe.reward.answer_mode, timeout_s=1.0)
         base = tomllib.loads(comparison.read_text())["compare"]["base"]
         self.path = rounded_copy(recipe, model_path(recipe, comparison.parent / base))
-        self.data = load_problems(recipe.data)
-        held_out = held_out_data(recipe)
-        assert held_out is not None, "the base recipe scores held-out problems"
-        self.held_out = load_problems(held_out, "eval")
-        self.engine = VllmEngine(recipe.model, recipe.rollout, self.path, None)
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        self.engine = WarmEngine()
         self.base = load_policy(recipe.model, AdapterConfig(method="full"), self.path, 0, False)
         self.decompositions: dict[str, Svd] = {}
 
@@ -146,25 +136,23 @@ class Bench:
         collapsed_at: the step in which no group carried a signal any more, or None.
         """
         start, recipe = time.perf_counter(), arm.recipe
-        session, pristine = self.session(arm)
+        training, pristine = self.training(arm)
         series: dict[str, list[float]] = {name: [] for name in SERIES}
-        drift, collapsed = [drift_norm(session, pristine)], None
-        with tempfile.TemporaryDirectory() as folder:
-            run = Run(Path(folder), "control")
-            session.syncer.sync()
-            before = self.evaluate(session)
-            for step in range(recipe.train.steps):
-                run.next_step = step
-                try:
-                    metrics = one_step(session, run, lambda: None)
-                except NoSignalError:
-                    collapsed = step
-                    break
-                for name, metric in SERIES.items():
-                    series[name].append(metrics.get(metric, float("nan")))
-                drift.append(drift_norm(session, pristine))
-        after = self.evaluate(session)
-        learned = learned_norm(session)
+        drift, collapsed = [drift_norm(training, pristine)], None
+        training.engine.syncer.sync()
+        before = self.evaluate(training)
+        for step in range(recipe.train.steps):
+            try:
+                metrics = train_step(training, step).metrics
+            except NoSignalError:
+                collapsed = step
+                break
+            for name, metric in SERIES.items():
+                series[name].append(metrics.get(metric, float("nan")))
+            drift.append(drift_norm(training, pristine))
+        after = self.evaluate(training)
+        learned = learned_norm(training)
+        training.close()
         rewards = [r for r in series["reward"][-5:] if r == r]
         return {
             "method": recipe.adapter.method,
@@ -179,47 +167,34 @@ class Bench:
             "drift": drift,
             "learned_norm": learned,
             "drift_over_update": drift[-1] / learned,
-            "modules": self.spectra(session),
+            "modules": self.spectra(training),
             "seconds": time.perf_counter() - start,
         }
 
-    def session(self, arm: Arm) -> tuple[Session, dict[str, Tensor]]:
-        """A session on the shared engine, and the base's weights before anything touched them."""
-        recipe = arm.recipe
-        self.engine.load_weights(self.base.engine_weights())
-        policy = load_policy(recipe.model, recipe.adapter, self.path, recipe.train.seed, False)
-        pristine = base_weights(policy.model)
-        limit = recipe.model.max_len - recipe.rollout.max_response_len
-        data, prompts = encode_prompts(self.data, policy.tokenizer, recipe.data, limit)
-        test = encode_prompts(self.held_out, policy.tokenizer, recipe.data, limit, "eval")
-        make_syncer = InplaceSyncer if arm.inplace else Syncer
-        session = Session(
-            recipe,
-            policy,
-            policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
-            EntropyControl(recipe.algorithm),
-            self.engine,
-            make_syncer(recipe.rollout, policy, self.engine, "merged", prompts),
-            self.verifier,
-            Sampler(recipe, data.problems, prompts, lambda ids: session.decode(ids)),
-            data,
-            eval_sets(recipe, test, (), policy.tokenizer),
-        )
-        return session, pristine
+    def training(self, arm: Arm) -> tuple[Training, dict[str, Tensor]]:
+        """A run's parts on the shared engine, and the base's weights before anything moved them."""
+        training = build(arm.recipe, self.path, self.engine)
+        pristine = base_weights(training.policy.model)
+        if arm.inplace:
+            data, engine = arm.recipe.data, training.engine
+            prompts = encode_prompts(load_problems(data), training.policy.tokenizer, data, 10**6)[1]
+            parts = (arm.recipe.rollout, training.policy, engine.engine, "merged", prompts)
+            engine.syncer = InplaceSyncer(*parts)
+        return training, pristine
 
-    def evaluate(self, session: Session) -> dict[str, Any]:
+    def evaluate(self, training: Training) -> dict[str, Any]:
         """Held-out accuracy with its interval, and the fraction right of every problem."""
-        recipe, evals = session.recipe, session.evals
-        sampled = sample_responses(recipe, evals, self.engine)
-        found, _ = score_responses(recipe, evals, sampled, self.verifier, session.decode)
+        recipe, evals, decode = training.recipe, training.evals, training.policy.decode
+        sampled = sample_responses(recipe, evals, training.engine)
+        found, _ = score_responses(recipe, evals, sampled, training.verifier, decode)
         return {"accuracy": asdict(found.accuracy), "fractions": found.fractions}
 
     @torch.no_grad()
-    def spectra(self, session: Session) -> list[dict[str, Any]]:
+    def spectra(self, training: Training) -> list[dict[str, Any]]:
         """Of the whole change of every adapted weight, drift included."""
         start = self.base.causal_lm.state_dict()
         facts = []
-        for name, after in merged_weights(session.policy.model):
+        for name, after in merged_weights(training.policy.model):
             update = Update(name, start[name], dense=after.float() - start[name])
             if update.is_matrix:
                 if name not in self.decompositions:
@@ -238,17 +213,17 @@ def rounded_copy(recipe: TrainRecipe, path: str) -> str:
     return str(folder)
 
 
-def drift_norm(session: Session, pristine: dict[str, Tensor]) -> float:
+def drift_norm(training: Training, pristine: dict[str, Tensor]) -> float:
     """Frobenius norm, over all adapted modules, of what happened to the frozen weights."""
-    now = base_weights(session.policy.model)
+    now = base_weights(training.policy.model)
     return sum(float((now[n] - pristine[n]).norm() ** 2) for n in pristine) ** 0.5
 
 
 @torch.no_grad()
-def learned_norm(session: Session) -> float:
+def learned_norm(training: Training) -> float:
     """Frobenius norm, over all adapted modules, of the trained update scaling (B A - B0 A0)."""
-    base = base_weights(session.policy.model)
-    merged = {n.removesuffix(".weight"): w for n, w in merged_weights(session.policy.model)}
+    base = base_weights(training.policy.model)
+    merged = {n.removesuffix(".weight"): w for n, w in merged_weights(training.policy.model)}
     return sum(float((merged[n] - base[n]).norm() ** 2) for n in base) ** 0.5
 
 

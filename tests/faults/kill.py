@@ -43,7 +43,7 @@ PHASES = {
     "write_rollouts": "logging",
     "log": "logging",
     "finish": "summary",
-    "_steps": "between two of these",
+    "run_steps": "between two of these",
     "build": "loading",
 }
 """Functions on the stack, the first of which that is found says what a run was doing."""

@@ -86,7 +86,7 @@ def make_groups() -> list[Group]:
             [response(n) for n in lengths[p]],
             rewards[p],
             ["correct" if r > 0.5 else "wrong" for r in rewards[p]],
-            step=0,
+            policy_version=0,
         )
         for p in range(3)
     ]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from rlvr.engines.engine import Engine, Request, Response, Sampling
+from rlvr.engines.engine import Engine, ForwardingEngine
 from rlvr.training.build import new_engine, refuse_unservable
 
 if TYPE_CHECKING:
@@ -14,39 +13,11 @@ if TYPE_CHECKING:
 
     from rlvr.adapters.base import Sync
     from rlvr.config.train import TrainRecipe
-    from rlvr.engines.weights.fingerprint import Piece
     from rlvr.policy.policy import Policy
 
 
-class _Borrowed(Engine):
+class _Borrowed(ForwardingEngine):
     """A live engine whose `close` leaves it running for the next run."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.name = engine.name
-        self._engine = engine
-
-    def stream(
-        self, requests: Sequence[Request], sampling: Sampling
-    ) -> Generator[list[tuple[int, Response]], None, None]:
-        return self._engine.stream(requests, sampling)
-
-    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
-        return self._engine.score(sequences)
-
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
-        return self._engine.load_weights(weights)
-
-    def load_adapter(self, folder: Path) -> int:
-        return self._engine.load_adapter(folder)
-
-    def held(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
-        return self._engine.held(names)
-
-    def sleep(self) -> None:
-        self._engine.sleep()
-
-    def wake(self) -> None:
-        self._engine.wake()
 
     def close(self) -> None:
         """Leaves the engine as it is."""

@@ -63,14 +63,14 @@ def correct_rows(recipe: TrainRecipe, count: int) -> list[TokenRow]:
     """
     from rewards import Verifier
     from rlvr.common.seeds import sample_seed
-    from rlvr.engines.engine import Request, Sampling
+    from rlvr.engines.engine import Request, SamplingParams
     from rlvr.engines.stop_tokens import with_stops
     from rlvr.engines.transformers import TransformersEngine
 
     policy = _policy(recipe, "full")
     data, prompts = _training_prompts(recipe, policy.tokenizer)
     engine, rows = TransformersEngine(policy), []
-    sampling = Sampling(
+    sampling = SamplingParams(
         recipe.rollout.max_response_len,
         recipe.rollout.temperature,
         stop_token_ids=with_stops(recipe.rollout, policy.tokenizer).stop_token_ids,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.engines.engine import Request, Response, Sampling
-from rlvr.engines.server.guard import HELD_PATH, INSTANCE_HEADER
+from rlvr.engines.engine import Request, Response, SamplingParams
+from rlvr.engines.server.guard import INSTANCE_HEADER, READ_BACK_PATH
 from rlvr.engines.weights.fingerprint import Piece
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Server:
         self.adapters = {card["id"] for card in cards} - {self.base}
         return (self.instance, self.base) != before
 
-    async def complete(self, request: Request, sampling: Sampling) -> Response:
+    async def complete(self, request: Request, sampling: SamplingParams) -> Response:
         """The response to one request, drawn as the local engine draws it. Raises: as `call`."""
         reply = await self.call("POST", COMPLETIONS, _body(self.model, request, sampling))
         (choice,) = reply["choices"]
@@ -137,7 +137,7 @@ class Server:
 
     async def score(self, token_ids: list[int]) -> list[float]:
         """As Engine.score, for one sequence. Raises: as `call`."""
-        body = _body(self.model, Request(token_ids, seed=0), Sampling(max_len=1))
+        body = _body(self.model, Request(token_ids, seed=0), SamplingParams(max_len=1))
         reply = await self.call("POST", COMPLETIONS, body | {"prompt_logprobs": 0})
         places = reply["choices"][0]["prompt_logprobs"][1:]
         return [at[str(token)]["logprob"] for at, token in zip(places, token_ids[1:], strict=True)]
@@ -166,12 +166,12 @@ class Server:
             raise RunError(f"{self.url} kept prefixes of the old weights: it serves others too")
         self.model = self.base
 
-    async def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
-        """As Engine.held; nothing from a server that cannot. Raises: as `call`."""
+    async def read_back(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+        """As Engine.read_back; nothing from a server that cannot. Raises: as `call`."""
         found: dict[str, list[Piece]] = {}
         if self.can_read:
             asked = {"names": list(names), "has_adapter": self.model != self.base}
-            for worker in await self.call("POST", HELD_PATH, asked, WEIGHTS_S):
+            for worker in await self.call("POST", READ_BACK_PATH, asked, WEIGHTS_S):
                 for name, pieces in worker.items():
                     found.setdefault(name, []).extend(map(Piece.from_json, pieces))
         return found
@@ -183,7 +183,7 @@ class Server:
             task.cancel()
 
 
-def _body(model: str, request: Request, sampling: Sampling) -> dict[str, Any]:
+def _body(model: str, request: Request, sampling: SamplingParams) -> dict[str, Any]:
     """A completion request; every default that a server takes from the model's folder is set."""
     return {
         "model": model,
@@ -225,7 +225,7 @@ async def _can_read(server: Server) -> bool:
     """Whether it was started with rlvr serve. Raises: ServerLost."""
     nothing = {"names": [], "has_adapter": False}
     try:
-        await server.call("POST", HELD_PATH, nothing, HEALTH_S)
+        await server.call("POST", READ_BACK_PATH, nothing, HEALTH_S)
     except ServerLost:
         raise
     except RunError:
@@ -258,7 +258,9 @@ async def examine(server: Server, max_len: int, mode: str) -> None:
             f"rollout.servers: {server.url} does not name its process, so that a restart with the"
             f" base's weights would go unnoticed; {how}"
         )
-    body = _body(server.base, Request(list(range(1, 9)), seed=0), Sampling(max_len=1, top_k=1))
+    body = _body(
+        server.base, Request(list(range(1, 9)), seed=0), SamplingParams(max_len=1, top_k=1)
+    )
     reply = await server.call("POST", COMPLETIONS, body | {"logprobs": 5})
     if min(reply["choices"][0]["logprobs"]["top_logprobs"][0].values()) > IMPOSSIBLE:
         raise ConfigError(

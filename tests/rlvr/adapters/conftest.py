@@ -17,7 +17,7 @@ from rlvr.config.train import AdapterConfig, TrainRecipe
 from rlvr.engines.engine import Response
 from rlvr.policy.policy import Policy, TokenRow, load_policy
 from rlvr.sampling.rollouts import Group
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.update import update
 from tests.rlvr import plain
 
@@ -40,10 +40,10 @@ class Trained:
         """Real updates of the framework on groups of drawn responses, num_groups per step."""
         for _ in range(steps):
             groups = [drawn_group(self.policy, self.step, i) for i in range(num_groups)]
-            batch = make_batch(groups, self.policy, self.recipe)
+            config = UpdateConfig.of(self.recipe)
+            batch = make_batch(groups, self.policy, config)
             entropy = EntropyControl(self.recipe.algorithm)
-            parts = (self.policy, self.optimizer, batch, self.recipe, self.step, entropy)
-            update(*parts, lambda: None)
+            update(self.policy, self.optimizer, batch, config, self.step, entropy)
             self.step += 1
 
     @torch.no_grad()

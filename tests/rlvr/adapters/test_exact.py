@@ -12,7 +12,7 @@ import torch
 from rlvr.adapters import METHODS
 from rlvr.adapters.export import merge_and_export
 from rlvr.config.train import AdapterConfig, ModelConfig
-from rlvr.engines.engine import Request, Sampling
+from rlvr.engines.engine import Request, SamplingParams
 from rlvr.engines.transformers import TransformersEngine
 from rlvr.policy.policy import TokenRow, load_policy
 from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -222,7 +222,7 @@ def assert_samples(make_trained, method: str, dtype: str, tolerance: float) -> N
     trained.train(2)
     prompts = [PROMPTS[i % 4] for i in range(6)]
     requests = [Request(prompt, seed=i) for i, prompt in enumerate(prompts)]
-    responses = TransformersEngine(trained.policy).generate(requests, Sampling(max_len=8))
+    responses = TransformersEngine(trained.policy).generate(requests, SamplingParams(max_len=8))
     rows = [TokenRow(p, r.token_ids) for p, r in zip(prompts, responses, strict=True)]
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
         expected = plain.token_logprobs(trained.policy.model, rows)

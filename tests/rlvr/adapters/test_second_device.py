@@ -15,14 +15,19 @@ from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.config.train import AdapterConfig
 from rlvr.data import word_problems
 from rlvr.data.problems import encode_prompts, load_problems
-from rlvr.engines.engine import Request, Sampling
+from rlvr.engines.engine import Request, SamplingParams
 from rlvr.engines.transformers import TransformersEngine
 from rlvr.policy.policy import load_policy
-from rlvr.policy.reference import follow, load_reference, prepare_reference, save_reference
+from rlvr.policy.reference import (
+    load_reference,
+    prepare_reference,
+    save_reference,
+    update_reference,
+)
 from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.sampling.rollouts import Group
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.update import update
 from rlvr.warm_start import tiny_model as tiny
 from tests.rlvr.adapters.conftest import PROMPTS, settings
@@ -123,13 +128,13 @@ def test_the_other_parts_of_a_run_work_on_a_second_device(make_recipe, one_layer
         optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
         engine = TransformersEngine(policy)
         groups = [drawn_group(engine, number) for number in range(2)]
-        with policy.reference_at_hand():
-            batch = make_batch(groups, policy, recipe)
+        with policy.reference_on_device():
+            batch = make_batch(groups, policy, UpdateConfig.of(recipe))
         data = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, 100)[0]
         facts = manifest(recipe, policy, optimizer, data, engine.name, "none")
         entropy = EntropyControl(recipe.algorithm)
-        stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
-        follow(policy, recipe.algorithm, 1)
+        stats = update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, entropy).metrics
+        update_reference(policy, recipe.algorithm, 1)
         save_reference(policy, recipe.algorithm, tmp_path)
         load_reference(policy, recipe.algorithm, tmp_path)
         policy.save(tmp_path / "saved")
@@ -143,5 +148,5 @@ def test_the_other_parts_of_a_run_work_on_a_second_device(make_recipe, one_layer
 def drawn_group(engine: TransformersEngine, number: int) -> Group:
     """Four responses of the engine to a prompt, the first and the last of them right."""
     requests = [Request(PROMPTS[number], seed) for seed in range(4)]
-    responses = engine.generate(requests, Sampling(temperature=1.0, top_p=0.9, max_len=6))
+    responses = engine.generate(requests, SamplingParams(temperature=1.0, top_p=0.9, max_len=6))
     return Group(f"p{number}", PROMPTS[number], responses, [1.0, 0.0, 0.0, 1.0], ["wrong"] * 4, 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlvr.algorithm.loss import TokenBatch, kl_penalty, mismatch_weights, policy_loss, row_weights
-from rlvr.algorithm.surrogate import Rows, surrogate
+from rlvr.algorithm.surrogate import RowLayout, surrogate
 from rlvr.common.errors import ConfigError
 from rlvr.config.algorithm import AlgorithmConfig
 from rlvr.config.presets import PRESETS
@@ -48,7 +48,7 @@ def make_batch(numbers, chosen, weights, on_policy, entropy_weight=0.0, proximal
         advantage_T=torch.tensor(spread(advantage), dtype=torch.float64),
         weight_T=torch.tensor(spread(weights), dtype=torch.float64),
         on_policy_T=torch.tensor(spread(on_policy)),
-        rows=Rows.of(torch.tensor([len(logp[i]) for i in chosen])),
+        layout=RowLayout.of(torch.tensor([len(logp[i]) for i in chosen])),
         entropy_weight=entropy_weight,
         proximal_T=None if proximal is None else joined(proximal),
         stale_T=None if stale is None else torch.tensor(spread(stale)),
@@ -217,7 +217,7 @@ def test_one_token_by_hand(clip, old, new, advantage, gain, slope):
     logp_T = torch.tensor([math.log(new)], dtype=torch.float64, requires_grad=True)
     old_T = torch.tensor([math.log(old)], dtype=torch.float64)
     a_T = torch.tensor([advantage], dtype=torch.float64)
-    gain_T, clipped_T = surrogate(logp_T, old_T, a_T, Rows.of(torch.tensor([1])), config)
+    gain_T, clipped_T = surrogate(logp_T, old_T, a_T, RowLayout.of(torch.tensor([1])), config)
     gain_T.sum().backward()
     assert float(gain_T.detach()) == pytest.approx(gain)
     assert float(logp_T.grad) == pytest.approx(slope)
@@ -271,7 +271,7 @@ def test_the_expected_gradient_of_the_kl_term_is_the_gradient_of_the_kl(
     first, stale = drawn_from in ("itself", "older_weights"), drawn_from.startswith("older")
     sampled = engine if stale else logp.detach() if first else proximal
     zeros = torch.zeros_like(engine)
-    rows = Rows.of(torch.tensor([1] * 5))
+    rows = RowLayout.of(torch.tensor([1] * 5))
 
     def batch(probs):
         flags = (zeros == 0) & first, (zeros == 0) & stale
@@ -290,7 +290,7 @@ def test_ratio_and_mismatch_weight_together_give_the_policy_gradient_of_any_engi
     rewards = torch.tensor([0.3, -1.0, 2.0, 0.1, 0.7], dtype=torch.float64)
     exact = torch.autograd.grad((logp.exp() * rewards).sum(), scores, retain_graph=True)[0]
     config = AlgorithmConfig(clip="none", mismatch="tis", mismatch_cap=1e6)
-    rows = Rows.of(torch.tensor([1] * 5))
+    rows = RowLayout.of(torch.tensor([1] * 5))
 
     def batch(probs):
         same = torch.full((5,), first)
@@ -334,7 +334,7 @@ def test_mismatch_weights_by_hand():
     engine = torch.log(torch.tensor([0.4, 0.2, 1.25, 0.2]))
     ones = torch.ones(4)
     on_policy = torch.tensor([True, True, True, False])
-    batch = TokenBatch(engine, None, ones, ones, on_policy, Rows.of(torch.tensor([1, 2, 1])))
+    batch = TokenBatch(engine, None, ones, ones, on_policy, RowLayout.of(torch.tensor([1, 2, 1])))
 
     def weights(**settings):
         return mismatch_weights(logp, batch, AlgorithmConfig(**settings)).tolist()

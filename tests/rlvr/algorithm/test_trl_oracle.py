@@ -9,8 +9,10 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from rlvr.policy.policy import TokenRow, load_policy
-from rlvr.training.batch import make_batch
-from rlvr.training.update import SUMS, accumulate, make_rows, micro_batches
+from rlvr.training.batch import UpdateConfig, make_batch
+from rlvr.training.rows import make_rows, micro_batches
+from rlvr.training.update import accumulate
+from rlvr.training.update_stats import SUMS
 from tests.rlvr.cases import make_groups, make_recipe
 
 SHARED = {
@@ -143,14 +145,15 @@ def our_step(recipe, groups, *, off_policy=False):
     """The same three from this project's own update, in several micro-batches."""
     policy = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=True)
     move(policy.reference)
-    batch = make_batch(groups, policy, recipe)
+    config = UpdateConfig.of(recipe)
+    batch = make_batch(groups, policy, config)
     coef = recipe.algorithm.entropy_coef
-    rows = make_rows(batch, recipe, step=1 if off_policy else 0, entropy_on=coef > 0)
+    rows = make_rows(batch, config, step=1 if off_policy else 0, entropy_on=coef > 0)
     num_tokens = sum(len(row.tokens.response_ids) for row in rows)
     sums = dict.fromkeys(SUMS, 0.0)
     for part in micro_batches(policy, rows, 40):
-        accumulate(policy, part, recipe, coef / num_tokens, sums)
-    values = torch.tensor([value for group in batch.advantages for value in group])
+        accumulate(policy, part, config, coef / num_tokens, sums)
+    values = torch.tensor([value for group in batch.advantages_PG for value in group])
     return values, float(sums["loss"]), gradient(policy.model)
 
 

@@ -27,13 +27,12 @@ from rlvr.common.signals import Stopped
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.data.problems import Problem
-from rlvr.distributed import ranks
 from rlvr.distributed import world as world_module
-from rlvr.distributed.world import World
+from rlvr.distributed.world import World, join_world
 from rlvr.engines.transformers import TransformersEngine
-from rlvr.sampling.sampler import Sampler
 from rlvr.training import loop as train
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
+from rlvr.training.build import make_sampler
 from rlvr.training.update import update
 from tests.rlvr.cases import make_groups
 from tests.rlvr.distributed import sharding_worker
@@ -75,9 +74,10 @@ def not_finite(recipe: TrainRecipe, world: World) -> dict[str, float]:
     policy, optimizer = sharding_worker.start(recipe, world)
     groups = make_groups()
     before = [p.detach().clone() for p in policy.trainable]
-    batch, entropy = make_batch(groups, policy, recipe), EntropyControl(recipe.algorithm)
-    batch.advantages[0][0] = math.nan
-    stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+    batch = make_batch(groups, policy, UpdateConfig.of(recipe))
+    entropy = EntropyControl(recipe.algorithm)
+    batch.advantages_PG[0][0] = math.nan
+    stats = update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, entropy).metrics
     moved = [(p - start).abs().max() for p, start in zip(policy.trainable, before, strict=True)]
     return {"skipped": stats["optim/skipped"], "moved": float(max(moved))}
 
@@ -101,9 +101,11 @@ def shared_out(recipe: TrainRecipe, met: dict[str, float], world: World) -> dict
     engine = Recording(policy)
     problems = [Problem(f"p{i}", (), "7", Gold.parse("7")) for i in range(6)]
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
-        sampler = Sampler(recipe, problems, [[2, 3]] * 6, policy.tokenizer.decode)
+        prompts = [[2, 3]] * 6
+        parts = (engine, verifier, policy.decode)
+        sampler = make_sampler(recipe, problems, prompts, *parts, world=world)
         sampler.load_state(sampler.state() | {"lengths": met})
-        got = sampler.collect(0, engine, verifier, lambda: None)
+        got = sampler.collect(0)
     means = {g.problem_id: g.num_tokens / len(g.responses) for g in got.groups}
     return {
         "num_asked": engine.num_asked,
@@ -180,7 +182,7 @@ def fork(num_ranks: int) -> None:
 
 def main() -> None:
     fork(2)
-    world = ranks.join()
+    world = join_world()
     torch.set_num_threads(1)
     console = Console(quiet=True)
     for path in map(Path, sys.argv[1:]):
@@ -189,9 +191,9 @@ def main() -> None:
         elif path.suffix == ".pt":
             train_sharded(path, world)
         elif path.suffix == ".toml":
-            train.train(load_recipe(path, [], TrainRecipe), path, console)
+            train.train(load_recipe(path, [], TrainRecipe), path, console, world=world)
         else:
-            train.resume(path, console)
+            train.resume(path, console, world=world)
     world.shutdown()
 
 

@@ -18,14 +18,14 @@ from rlvr.adapters.merge import merged_weights
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
-from rlvr.distributed import ranks, zero
+from rlvr.distributed import zero
 from rlvr.distributed.sharded_tensors import is_sharded, num_elements
-from rlvr.distributed.world import World
+from rlvr.distributed.world import World, join_world
 from rlvr.policy.policy import Policy, load_policy
 from rlvr.policy.reference import prepare_reference
-from rlvr.policy.sharded import gathered, shard_policy
+from rlvr.policy.sharded import shard_policy
 from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.update import update
 from tests.rlvr.cases import make_groups, make_recipe
 
@@ -87,15 +87,16 @@ def train(recipe: TrainRecipe, folder: Path, world: World, first_step: int = 0) 
     facts = module_facts(policy.model)
     metrics, left_out = [], []
     for step in range(first_step, STEPS):
-        batch = make_batch(make_groups(), policy, recipe)
+        config = UpdateConfig.of(recipe)
+        batch = make_batch(make_groups(), policy, config)
         entropy = EntropyControl(recipe.algorithm)
         if step == 1:
             left_out = _spoilt(policy, optimizer, recipe)
-        metrics.append(update(policy, optimizer, batch, recipe, step, entropy, lambda: None))
-        with gathered(policy, optimizer, only_main=True):
+        metrics.append(update(policy, optimizer, batch, config, step, entropy).metrics)
+        with policy.gathered(optimizer, only_main=True):
             world.on_main(partial(save_checkpoint, folder, step + 1, policy, optimizer, {}))
     parameters = dict(policy.model.named_parameters())
-    with gathered(policy):
+    with policy.gathered():
         in_sync = {n: is_sharded(p) for n, p in policy.model.named_parameters()}
     return {
         "facts": facts,
@@ -110,10 +111,10 @@ def train(recipe: TrainRecipe, folder: Path, world: World, first_step: int = 0) 
 def _spoilt(policy: Policy, optimizer: Optimizer, recipe: TrainRecipe) -> list[bool]:
     """Whether updates are left out whose loss, on one of the ranks, or whose verdict is bad."""
     groups, entropy = make_groups(), EntropyControl(recipe.algorithm)
-    batch = make_batch(groups, policy, recipe)
-    for values in batch.advantages:
+    batch = make_batch(groups, policy, UpdateConfig.of(recipe))
+    for values in batch.advantages_PG:
         values[0] = math.nan
-    stats = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+    stats = update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, entropy).metrics
     num_updates = min(recipe.optim.updates_per_step, len(groups))
     refused = policy.strategy.step(policy.trainable, optimizer, 1.0, valid=False)
     return [stats["optim/skipped"] == num_updates, refused is None]
@@ -127,7 +128,7 @@ def _held(value: Any) -> int:
 
 
 def main() -> None:
-    world = ranks.join()
+    world = join_world()
     torch.set_num_threads(1)
     out, whole = map(Path, sys.argv[1:3])
     for path in map(Path, sys.argv[3:]):

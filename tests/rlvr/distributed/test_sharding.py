@@ -20,7 +20,7 @@ from rlvr.adapters import METHODS
 from rlvr.common.errors import ConfigError
 from rlvr.config.toml import dump_toml, load_recipe
 from rlvr.config.train import TrainRecipe
-from rlvr.distributed import fsdp, ranks, zero
+from rlvr.distributed import fsdp, zero
 from rlvr.distributed.world import World
 from rlvr.training.preflight import check
 from tests.rlvr import cases
@@ -221,11 +221,10 @@ def test_every_method_that_is_not_refused_trains_in_parts(way, half, tmp_path):
 
 
 def refuse(monkeypatch, flags: dict[str, str], recipe, message: str) -> None:
-    monkeypatch.setattr(ranks, "world", World(0, 2))
     for key, value in flags.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(ConfigError, match=message):
-        check(recipe)
+        check(recipe, World(0, 2))
 
 
 @pytest.mark.parametrize(

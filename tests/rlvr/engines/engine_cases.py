@@ -5,12 +5,12 @@ from dataclasses import replace
 import torch
 
 from rlvr.common.seeds import sample_seed
-from rlvr.engines.engine import Request, Sampling
+from rlvr.engines.engine import Request, SamplingParams
 from rlvr.policy.policy import TokenRow, load_policy
 from tests.rlvr import plain
 
 PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
-SAMPLING = Sampling(max_len=24)
+SAMPLING = SamplingParams(max_len=24)
 
 
 def requests(count: int) -> list[Request]:
@@ -29,7 +29,7 @@ def adapted_policy(recipe, steps: int = 3):
 
 
 @torch.no_grad()
-def sampled_error(policy, engine, sampling: Sampling = SAMPLING) -> float:
+def sampled_error(policy, engine, sampling: SamplingParams = SAMPLING) -> float:
     """Largest difference between the log-probabilities that the engine reports, the trainer's, and
     those of the model's own logits."""
     responses = engine.generate(requests(8), sampling)

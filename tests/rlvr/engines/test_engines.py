@@ -8,7 +8,7 @@ import torch
 from rlvr.adapters.merge import merged_weights
 from rlvr.common.seeds import sample_seed
 from rlvr.config.train import AdapterConfig
-from rlvr.engines.engine import Sampling
+from rlvr.engines.engine import SamplingParams
 from rlvr.engines.transformers import TransformersEngine, draw
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.engines.weights.sync import Syncer, SyncError
@@ -42,7 +42,7 @@ def test_after_real_updates_vllm_serves_exactly_the_policy(make_recipe, vllm_eng
     assert stats.num_bytes > 0
     assert stats.logprob_error < 1e-4
     for temperature in (1.0, 0.7):
-        assert sampled_error(policy, vllm_engine, Sampling(24, temperature)) < 1e-4
+        assert sampled_error(policy, vllm_engine, SamplingParams(24, temperature)) < 1e-4
     clear_adapter(vllm_engine, recipe)
 
 
@@ -158,7 +158,7 @@ def test_transformers_rollouts_do_not_depend_on_their_batch(make_recipe):
     alone = [engine.generate([request], SAMPLING)[0] for request in requests(12)]
     assert [r.token_ids for r in together] == [r.token_ids for r in alone]
     assert sampled_error(policy, engine) < 1e-4
-    assert sampled_error(policy, engine, Sampling(24, 0.5)) < 1e-4
+    assert sampled_error(policy, engine, SamplingParams(24, 0.5)) < 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -176,11 +176,11 @@ def test_the_base_is_bit_identical_after_50_syncs(make_recipe, dtype):
 def test_draws_follow_the_distribution_and_report_its_probabilities():
     logits = torch.tensor([[0.0, math.log(3.0), -math.inf, 1.0]]).repeat(4000, 1)
     generators = [torch.Generator().manual_seed(sample_seed(1, i)) for i in range(4000)]
-    tokens, logp = draw(logits, Sampling(1, top_k=2), generators)
+    tokens, logp = draw(logits, SamplingParams(1, top_k=2), generators)
     assert set(tokens.tolist()) == {1, 3}
     expected = torch.tensor([3.0, math.e]) / (3 + math.e)
     share = float((tokens == 1).float().mean())
     assert abs(share - float(expected[0])) < 0.03
     assert logp[tokens == 1][0].exp() == pytest.approx(float(expected[0]), abs=1e-6)
-    greedy, _ = draw(logits[:2], Sampling(1, temperature=0), generators[:2])
+    greedy, _ = draw(logits[:2], SamplingParams(1, temperature=0), generators[:2])
     assert greedy.tolist() == [1, 1]

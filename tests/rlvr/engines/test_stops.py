@@ -25,11 +25,11 @@ from rlvr.evaluation.problem_sets import eval_sets, held_out_data
 from rlvr.policy.policy import TokenRow, load_policy
 from rlvr.report.diagnosis.signal import truncation
 from rlvr.runs.reader import RunData
-from rlvr.sampling.sampler import Sampler
 from rlvr.sft.finetune import finetune
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
+from rlvr.training.build import make_sampler
 from rlvr.training.evaluate import sample_responses
-from rlvr.training.update import make_rows
+from rlvr.training.rows import make_rows
 from tests.rlvr.engines.engine_cases import assert_ends_at_a_stop_token
 
 PAD, END = 0, 1
@@ -57,9 +57,9 @@ def collect(recipe, policy, verifier):
     """The groups of one step of the recipe, with its stops resolved."""
     recipe = recipe.model_copy(update={"rollout": with_stops(recipe.rollout, policy.tokenizer)})
     data, prompts = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, 100)
-    sampler = Sampler(recipe, data.problems, prompts, lambda ids: policy.tokenizer.decode(ids))
     engine = TransformersEngine(policy)
-    return sampler.collect(0, engine, verifier, lambda: None).groups
+    sampler = make_sampler(recipe, data.problems, prompts, engine, verifier, policy.decode)
+    return sampler.collect(0).groups
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,8 @@ def test_the_stop_token_is_trained_on_and_a_stopped_response_is_not_masked_as_tr
     )
     rewards = [float(i % 2) for i in range(recipe.rollout.group_size)]
     groups = [replace(group, rewards=rewards) for group in groups]
-    rows = make_rows(make_batch(groups, policy, recipe), recipe, step=0)
+    config = UpdateConfig.of(recipe)
+    rows = make_rows(make_batch(groups, policy, config), config, step=0)
     responses = [r for group in groups for r in group.responses]
     whole = [r.token_ids for r in responses if not r.truncated]
     assert 0 < len(whole) < len(responses)

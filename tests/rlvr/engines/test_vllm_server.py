@@ -14,7 +14,7 @@ import torch
 
 from rlvr.cli import main
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.engines.engine import Sampling
+from rlvr.engines.engine import SamplingParams
 from rlvr.engines.server.engine import ServerEngine, check_servers
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.engines.weights.sync import Syncer, SyncError
@@ -105,7 +105,7 @@ def test_after_real_updates_the_server_serves_exactly_the_policy(server, server_
         assert stats.num_bytes > 0
         assert stats.logprob_error < 1e-4
         for temperature in (1.0, 0.7):
-            assert sampled_error(policy, engine, Sampling(24, temperature)) < 1e-4
+            assert sampled_error(policy, engine, SamplingParams(24, temperature)) < 1e-4
         with torch.no_grad():
             for parameter in policy.trainable:
                 parameter.mul_(1.5)
@@ -149,14 +149,18 @@ def test_the_server_samples_the_tokens_of_the_local_engine(server, server_recipe
     recipe = server_recipe(server)
     remote = connect(recipe, "merged")
     local = VllmEngine(recipe.model, recipe.rollout, recipe.model.path, max_lora_rank=8)
-    for sampling in (SAMPLING, Sampling(24, 0.7, top_p=0.9), Sampling(24, temperature=0)):
+    for sampling in (
+        SAMPLING,
+        SamplingParams(24, 0.7, top_p=0.9),
+        SamplingParams(24, temperature=0),
+    ):
         ours = remote.generate(requests(12), sampling)
         theirs = local.generate(requests(12), sampling)
         assert [r.token_ids for r in ours] == [r.token_ids for r in theirs]
         assert [r.truncated for r in ours] == [r.truncated for r in theirs]
         for x, y in zip(ours, theirs, strict=True):
             assert x.logprobs == pytest.approx(y.logprobs, abs=1e-5)
-    assert remote.generate(requests(2), Sampling(8, logprobs=False))[0].logprobs == []
+    assert remote.generate(requests(2), SamplingParams(8, logprobs=False))[0].logprobs == []
     assert remote.score(PROMPTS)[2] == pytest.approx(local.score(PROMPTS)[2], abs=1e-5)
     local.close()
     remote.close()
@@ -176,7 +180,7 @@ def num_running(server: ServerProcess) -> float:
 def test_closing_a_stream_aborts_its_requests_and_leaves_the_engine_usable(server, server_recipe):
     recipe = server_recipe(server)
     engine = connect(recipe, "adapter")
-    stream = engine.stream(requests(64), Sampling(max_len=128))
+    stream = engine.stream(requests(64), SamplingParams(max_len=128))
     num_finished = 0
     while not num_finished:
         num_finished += len(next(stream))
@@ -232,7 +236,7 @@ def test_two_servers_share_the_requests_and_one_does_them_all_when_the_other_die
     engine = connect(recipe, "adapter")
     syncer = Syncer(recipe.rollout, policy, engine, "adapter", PROMPTS)
     assert syncer.sync().logprob_error < 1e-4
-    sampling = Sampling(max_len=140)
+    sampling = SamplingParams(max_len=140)
     whole = engine.generate(requests(48), sampling)
     found, stream = {}, engine.stream(requests(48), sampling)
     while len(found) < 8:

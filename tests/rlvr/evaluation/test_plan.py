@@ -6,7 +6,7 @@ import pytest
 
 from eval.benchmarks import load_benchmark
 from rlvr.common.errors import ConfigError
-from rlvr.engines.engine import Sampling
+from rlvr.engines.engine import SamplingParams
 from rlvr.evaluation.plan import SamplingJob, SamplingPlan, request, wanted_keys
 from rlvr.evaluation.targets import Target, fingerprint, resolve
 
@@ -23,7 +23,7 @@ def plan(keys, names=("a",)):
         SamplingJob(Target(n, None, "base"), tuple(keys), tuple(request([1], 0, k) for k in keys))
         for n in names
     )
-    return SamplingPlan("m", None, False, "vllm", "float32", 64, Sampling(8), 0.9, 8, jobs)
+    return SamplingPlan("m", None, False, "vllm", "float32", 64, SamplingParams(8), 0.9, 8, jobs)
 
 
 def test_a_checkpoint_folder_names_its_base_and_is_named_after_its_run(tmp_path):

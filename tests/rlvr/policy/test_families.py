@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from rlvr.adapters import METHODS
 from rlvr.common.errors import ConfigError
 from rlvr.config.train import AdapterConfig, ModelConfig
-from rlvr.engines.engine import Request, Sampling
+from rlvr.engines.engine import Request, SamplingParams
 from rlvr.engines.transformers import TransformersEngine, check_cache
 from rlvr.policy import logits
 from rlvr.policy.loading import check_weights, context_len
@@ -69,7 +69,7 @@ def test_the_transformers_engine_draws_from_the_models_own_probabilities(folder_
     check_cache(policy)
     engine = TransformersEngine(policy)
     requests = [Request([8 + i for i in range(length)], length) for length in (3, 9)]
-    responses = engine.generate(requests, Sampling(8))
+    responses = engine.generate(requests, SamplingParams(8))
     pairs = [
         (request.prompt_ids, response.token_ids)
         for request, response in zip(requests, responses, strict=True)

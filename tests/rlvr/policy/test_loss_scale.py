@@ -12,7 +12,7 @@ from rlvr.policy.loss_scale import LossScale
 from rlvr.policy.policy import Policy, TokenRow, load_policy
 from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlvr.sampling.rollouts import Group
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.preflight import check
 from rlvr.training.update import update
 from tests.rlvr import small
@@ -72,9 +72,9 @@ def descend(recipe: TrainRecipe, policy: Policy, best: float = 1.0) -> tuple[dic
     """(metrics, the gradient that the update went along), by how far plain descent moved."""
     before = torch.cat([p.detach().flatten().clone() for p in policy.trainable])
     optimizer = torch.optim.SGD(policy.trainable, lr=LR)
-    batch = make_batch(make_groups(policy, best), policy, recipe)
+    batch = make_batch(make_groups(policy, best), policy, UpdateConfig.of(recipe))
     entropy = EntropyControl(recipe.algorithm)
-    metrics = update(policy, optimizer, batch, recipe, 0, entropy, lambda: None)
+    metrics = update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, entropy).metrics
     after = torch.cat([p.detach().flatten() for p in policy.trainable])
     return metrics, (before - after).double() / LR
 
@@ -164,12 +164,11 @@ def test_a_penalty_of_the_method_keeps_its_weight_beside_a_scaled_loss(real_logi
 
 
 def test_float16_under_deepspeed_is_refused_with_the_remedy(make_recipe, monkeypatch):
-    from rlvr.distributed import ranks, zero
+    from rlvr.distributed import zero
     from rlvr.distributed.world import World
 
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv(zero.STAGE, "2")
-    monkeypatch.setattr(ranks, "world", World(0, 2))
     recipe = make_recipe(model={"dtype": "float16"}, rollout={"engine": "vllm"})
     with pytest.raises(ConfigError, match=r'model\.dtype = "float16": .* launch with .*fsdp2'):
-        check(recipe)
+        check(recipe, World(0, 2))

@@ -6,7 +6,12 @@ import torch
 from rlvr.common.errors import ConfigError
 from rlvr.config.algorithm import AlgorithmConfig
 from rlvr.policy.policy import load_policy
-from rlvr.policy.reference import follow, load_reference, prepare_reference, save_reference
+from rlvr.policy.reference import (
+    load_reference,
+    prepare_reference,
+    save_reference,
+    update_reference,
+)
 from tests.rlvr.cases import make_recipe
 
 KL = {"preset": "grpo"}
@@ -33,28 +38,28 @@ def distance(policy):
 
 def test_a_fixed_reference_stays():
     policy, config = moved_policy()
-    follow(policy, config, 100)
+    update_reference(policy, config, 100)
     assert distance(policy) == pytest.approx(1.0)
 
 
 def test_an_anchored_reference_becomes_the_policy_at_multiples_only():
     policy, config = moved_policy(reference="anchor", reference_every=3)
-    follow(policy, config, 2)
+    update_reference(policy, config, 2)
     assert distance(policy) == pytest.approx(1.0)
-    follow(policy, config, 3)
+    update_reference(policy, config, 3)
     assert distance(policy) == 0.0
 
 
 def test_an_average_reference_closes_its_share_of_the_gap_every_step():
     policy, config = moved_policy(reference="ema", reference_decay=0.5)
-    follow(policy, config, 1)
-    follow(policy, config, 2)
+    update_reference(policy, config, 1)
+    update_reference(policy, config, 2)
     assert distance(policy) == pytest.approx(0.25, abs=1e-6)
 
 
 def test_a_saved_reference_comes_back(tmp_path):
     policy, config = moved_policy(reference="ema", reference_decay=0.5)
-    follow(policy, config, 1)
+    update_reference(policy, config, 1)
     save_reference(policy, config, tmp_path)
     again, _ = moved_policy(reference="ema", reference_decay=0.5)
     load_reference(again, config, tmp_path)

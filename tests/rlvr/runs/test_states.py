@@ -23,6 +23,7 @@ from rlvr.policy.packing import TokenRow
 from rlvr.policy.policy import load_policy
 from rlvr.sampling.problem_selection import PassRates, Selector
 from rlvr.sampling.sampler import Sampler
+from rlvr.training.build import make_sampler
 
 Use = Callable[[Any, int], Any]
 """Uses the thing, differently for each number, and gives what it did."""
@@ -122,13 +123,13 @@ def test_the_sampler(make_recipe: Any) -> None:
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
 
         def use(sampler: Sampler, number: int) -> Any:
-            got = sampler.collect(number, engine, verifier, lambda: None)
+            got = sampler.collect(number)
             return [
                 (g.problem_id, g.rewards, [r.token_ids for r in g.responses]) for g in got.groups
             ]
 
         check(
-            lambda: Sampler(recipe, data.problems, prompts, policy.tokenizer.decode),
+            lambda: make_sampler(recipe, data.problems, prompts, engine, verifier, policy.decode),
             use,
             as_json,
             load,

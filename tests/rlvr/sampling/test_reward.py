@@ -17,7 +17,8 @@ def rewards(right=CORRECT, **settings):
     responses = [Response(list(range(n)), [0.0] * n, n == 12) for n in LENGTHS]
     reasons = {True: Reason.CORRECT, False: Reason.WRONG}
     verdicts = [Verdict(c, reasons[c], "1", "fast", 0.1) for c in right]
-    return shaped_rewards(make_recipe(reward=settings), responses, verdicts, TEXTS)
+    config = make_recipe(reward=settings).reward
+    return shaped_rewards(config, responses, verdicts, TEXTS, 12)
 
 
 TABLE = [
@@ -40,8 +41,8 @@ def test_a_repeated_n_gram_costs_its_share():
         Response([1, 2, 3, 4, 5], [0.0] * 5, False) for _ in range(3)
     ]
     verdicts = [Verdict(False, Reason.WRONG, "1", "fast", 0.1)] * 4
-    recipe = make_recipe(reward={"repetition_weight": 2.0, "repetition_ngram_len": 2})
-    assert shaped_rewards(recipe, responses, verdicts, TEXTS) == pytest.approx([-1.5, 0, 0, 0])
+    config = make_recipe(reward={"repetition_weight": 2.0, "repetition_ngram_len": 2}).reward
+    assert shaped_rewards(config, responses, verdicts, TEXTS, 12) == pytest.approx([-1.5, 0, 0, 0])
 
 
 def test_normalised_parts_weigh_the_same_whatever_their_range():

@@ -10,14 +10,14 @@ import pytest
 from rewards import Verifier
 from rlvr.common.seeds import sample_seed
 from rlvr.data.problems import encode_prompts, load_problems
-from rlvr.engines.engine import Request, Sampling
+from rlvr.engines.engine import Request, SamplingParams
 from rlvr.engines.transformers import BATCH_ROWS, TransformersEngine
 from rlvr.policy.policy import load_policy
-from rlvr.sampling.rollout_round import Asked, run_round
+from rlvr.sampling.rollout_round import GroupRequest, run_round
 from rlvr.sampling.rollouts import Group
 from tests.waiting import HANG_S
 
-SAMPLING = Sampling(max_len=24)
+SAMPLING = SamplingParams(max_len=24)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,11 @@ def ask(make_recipe, policy):
     recipe = make_recipe()
     data, prompts = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, 100)
 
-    def some(count: int, size: int) -> list[Asked]:
+    def some(count: int, size: int) -> list[GroupRequest]:
         return [
-            Asked(i, data.problems[i], prompts[i], [sample_seed(0, i, k) for k in range(size)])
+            GroupRequest(
+                i, data.problems[i], prompts[i], [sample_seed(0, i, k) for k in range(size)]
+            )
             for i in range(count)
         ]
 
@@ -85,7 +87,7 @@ def whole_groups_by_step(asked, engine, sampling) -> list[list[int]]:
 
 def test_stragglers_are_aborted_at_the_step_that_the_tokens_fix(policy, ask):
     engine, asked = TransformersEngine(policy), ask(3 * BATCH_ROWS // 8, 8)
-    sampling, threads = Sampling(max_len=32), {"num_threads": 4}
+    sampling, threads = SamplingParams(max_len=32), {"num_threads": 4}
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
         judge = judge_with(verifier, policy)
         every = run_round(asked, engine, sampling, judge, do_nothing, **threads).groups
@@ -120,7 +122,7 @@ def test_generation_goes_on_while_responses_are_judged_and_judging_does_not_wait
 ):
     """The engine keeps its last response back until a group is judged, and the first verdict waits
     for another response: one after the other, neither would ever come."""
-    engine, asked, sampling = TransformersEngine(policy), ask(12, 16), Sampling(max_len=32)
+    engine, asked, sampling = TransformersEngine(policy), ask(12, 16), SamplingParams(max_len=32)
     judged, generated = threading.Event(), threading.Event()
     met = []
 

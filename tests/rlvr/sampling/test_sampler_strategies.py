@@ -8,7 +8,7 @@ from rewards import Verifier
 from rlvr.data.problems import encode_prompts, load_problems
 from rlvr.engines.transformers import BATCH_ROWS, TransformersEngine
 from rlvr.policy.policy import load_policy
-from rlvr.sampling.sampler import Sampler
+from rlvr.training.build import make_sampler
 
 
 @pytest.mark.parametrize("strategy", ["predictive", "curriculum"])
@@ -21,19 +21,19 @@ def test_a_restored_sampler_asks_for_the_same_problems(strategy, make_recipe):
     policy = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
     data, prompts = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, 100)
 
-    def make_sampler():
-        return Sampler(recipe, data.problems, prompts, policy.tokenizer.decode)
+    def fresh_sampler():
+        return make_sampler(recipe, data.problems, prompts, engine, verifier, policy.decode)
 
     def collect(sampler, step):
-        got = sampler.collect(step, engine, verifier, lambda: None)
+        got = sampler.collect(step)
         responses = [(g.problem_id, g.rewards, g.responses) for g in got.groups]
         return responses, got.metrics["sampler/problems_used_frac"]
 
     engine = TransformersEngine(policy)
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
-        first = make_sampler()
+        first = fresh_sampler()
         collect(first, 0)
-        second = make_sampler()
+        second = fresh_sampler()
         second.load_state(json.loads(json.dumps(first.state())))
         assert collect(second, 1) == collect(first, 1)
         assert second.state() == first.state()
@@ -41,26 +41,26 @@ def test_a_restored_sampler_asks_for_the_same_problems(strategy, make_recipe):
     assert sum(first.state()["used"].values()) == 4
 
 
-@pytest.fixture(scope="module")
-def make_sampler(make_recipe):
-    """(sampler, engine) of a small recipe whose policy generates itself."""
+@pytest.fixture
+def sampler_of(make_recipe):
+    """The sampler of a small recipe whose policy generates itself."""
 
-    def make(**sections):
+    def make(verifier, **sections):
         recipe = make_recipe(**sections)
         path = recipe.model.path
         policy = load_policy(recipe.model, recipe.adapter, path, 0, keep_reference=False)
         problems = load_problems(recipe.data)
         data, prompts = encode_prompts(problems, policy.tokenizer, recipe.data, 100)
-        sampler = Sampler(recipe, data.problems, prompts, policy.tokenizer.decode)
-        return sampler, TransformersEngine(policy)
+        engine = TransformersEngine(policy)
+        return make_sampler(recipe, data.problems, prompts, engine, verifier, policy.decode)
 
     return make
 
 
-def test_a_step_that_the_bound_on_refills_leaves_short_goes_on_and_says_why(make_sampler, capsys):
-    sampler, engine = make_sampler(rollout={"prompts_per_step": 8}, sampling={"max_refills": 0})
+def test_a_step_that_the_bound_on_refills_leaves_short_goes_on_and_says_why(sampler_of, capsys):
+    sections = {"rollout": {"prompts_per_step": 8}, "sampling": {"max_refills": 0}}
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
-        got = sampler.collect(0, engine, verifier, lambda: None)
+        got = sampler_of(verifier, **sections).collect(0)
     assert 0 < len(got.groups) < 8
     assert got.metrics["sampler/refills"] == 0
     said = capsys.readouterr().err
@@ -68,29 +68,28 @@ def test_a_step_that_the_bound_on_refills_leaves_short_goes_on_and_says_why(make
     assert "carried a signal in 1 round (16 prompts" in said
 
 
-def test_left_over_groups_age_and_are_dropped_at_the_limit(make_sampler):
+def test_left_over_groups_age_and_are_dropped_at_the_limit(sampler_of):
     for limit, dropped, ages in ((4, 0, 1.0), (0, 32, 0.0)):
-        sampler, engine = make_sampler(
-            rollout={"max_staleness": limit, "prompts_per_step": 1, "group_size": 32}
-        )
+        rollout = {"max_staleness": limit, "prompts_per_step": 1, "group_size": 32}
         with Verifier(answer_mode="last_number", num_workers=1) as verifier:
-            step = 0
+            sampler, step = sampler_of(verifier, rollout=rollout), 0
             while not sampler.state()["surplus"]:
-                sampler.collect(step, engine, verifier, lambda: None)
+                sampler.collect(step)
                 step += 1
             left = len(sampler.state()["surplus"])
-            metrics = sampler.collect(step, engine, verifier, lambda: None).metrics
+            metrics = sampler.collect(step).metrics
         assert metrics["rollout/stale_dropped"] == dropped * left
         assert metrics["rollout/staleness_mean"] == ages
 
 
-def test_aborted_groups_are_counted_and_their_problems_not_observed(make_sampler):
-    sampler, engine = make_sampler(
-        rollout={"abort_stragglers": True, "prompts_per_step": 2, "group_size": BATCH_ROWS},
-        sampling={"strategy": "predictive"},
-    )
+def test_aborted_groups_are_counted_and_their_problems_not_observed(sampler_of):
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
-        metrics = sampler.collect(0, engine, verifier, lambda: None).metrics
+        sampler = sampler_of(
+            verifier,
+            rollout={"abort_stragglers": True, "prompts_per_step": 2, "group_size": BATCH_ROWS},
+            sampling={"strategy": "predictive"},
+        )
+        metrics = sampler.collect(0).metrics
     selector = sampler.state()["selector"]
     asked = selector["num_drawn"]
     assert metrics["rollout/responses"] == BATCH_ROWS * asked

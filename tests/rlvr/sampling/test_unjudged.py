@@ -17,9 +17,9 @@ from rlvr.engines.engine import Response
 from rlvr.engines.transformers import TransformersEngine
 from rlvr.policy.policy import load_policy
 from rlvr.sampling.reward import shaped_rewards
-from rlvr.sampling.rollouts import Tally
-from rlvr.sampling.sampler import Sampler
-from rlvr.training.batch import make_batch
+from rlvr.sampling.rollouts import RolloutStats
+from rlvr.training.batch import UpdateConfig, make_batch
+from rlvr.training.build import make_sampler
 from rlvr.training.update import update
 from tests.rlvr.cases import make_groups, make_recipe, model_folder
 
@@ -90,8 +90,8 @@ def test_shaping_within_a_group_does_not_see_an_unjudged_response():
     responses = [Response([1] * n, [0.0] * n, False) for n in [*lengths, 12]]
     reasons = [Reason.CORRECT, Reason.WRONG, Reason.CORRECT, Reason.TIMEOUT]
     verdicts = [Verdict(r == Reason.CORRECT, r, "1", "fast", 0.1) for r in reasons]
-    recipe = make_recipe(reward={"length_weight": 1.0, "normalise": True})
-    got = shaped_rewards(recipe, responses, verdicts, [""] * 4)
+    config = make_recipe(reward={"length_weight": 1.0, "normalise": True}).reward
+    got = shaped_rewards(config, responses, verdicts, [""] * 4, 12)
     answer, length = [1.0, 0.0, 1.0], [0.5, 0.0, -0.5]  # the wrong one gets at most 0: 0.5 - 2 / 5
     length[1] = min(0.0, 0.5 - (6 - 4) / (9 - 4))
     expected = [
@@ -124,8 +124,8 @@ def test_the_gradient_is_that_of_the_step_without_the_unjudged_responses():
     for name, p in policy.model.named_parameters():
         p.register_post_accumulate_grad_hook(lambda q, name=name: kept.update({name: q.grad}))
     optimizer = build_optimizer(policy.trainable, recipe.optim)
-    batch = make_batch(groups, policy, recipe)
-    update(policy, optimizer, batch, recipe, 0, EntropyControl(recipe.algorithm), lambda: None)
+    batch = make_batch(groups, policy, UpdateConfig.of(recipe))
+    update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, EntropyControl(recipe.algorithm))
     for name, p in model.named_parameters():
         torch.testing.assert_close(kept[name], p.grad, atol=1e-6, rtol=1e-4, msg=name)
 
@@ -134,7 +134,7 @@ def test_the_step_counts_what_nobody_judged_and_leaves_it_out_of_the_mean():
     groups = make_groups()
     groups[0] = replace(groups[0], reasons=["correct", "timeout", "wrong", "correct"])
     groups[1] = replace(groups[1], reasons=["worker_died", "gold_invalid", "timeout", "wrong"])
-    tally = Tally(generate_s=1.0, num_asked=12, num_rounds=1, fresh=groups)
+    tally = RolloutStats(generate_s=1.0, num_asked=12, num_rounds=1, fresh=groups)
     metrics = tally.metrics(groups, 0)
     judged = [1.0, 0.0, 1.0, 0.25, *groups[2].rewards]
     assert metrics["reward/mean"] == pytest.approx(fmean(judged))
@@ -155,9 +155,10 @@ def test_a_problem_that_cannot_be_judged_is_asked_for_nothing(make_recipe, dynam
     problems = load_problems(recipe.data)
     data, prompts = encode_prompts(problems, policy.tokenizer, recipe.data, 100)
     asked = [replace(p, gold=p.gold if i % 2 else "") for i, p in enumerate(data.problems)]
-    sampler = Sampler(recipe, asked, prompts, policy.tokenizer.decode)
+    engine = TransformersEngine(policy)
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
-        got = sampler.collect(0, TransformersEngine(policy), verifier, lambda: None)
+        sampler = make_sampler(recipe, asked, prompts, engine, verifier, policy.decode)
+        got = sampler.collect(0)
     assert got.metrics["sampler/unjudged_groups"] > 0, "the case has unusable golds"
     assert got.metrics["reward/gold_invalid_frac"] == got.metrics["sampler/unjudged_frac"]
     assert len(got.groups) == 6

@@ -6,111 +6,84 @@ import time
 
 import pytest
 
-import rlvr.common.signals
-import rlvr.training.loop
-from rewards import Verifier
-from rlvr.algorithm.entropy_control import EntropyControl
+import rlvr.sampling.background
+import rlvr.training.step
 from rlvr.cli import main
-from rlvr.common.signals import Stopped
-from rlvr.config.train import AdapterConfig
-from rlvr.data.problems import encode_prompts, load_problems
-from rlvr.engines.vllm_local import VllmEngine
-from rlvr.engines.weights.sync import Syncer, choose_mode
-from rlvr.policy.policy import load_policy
+from rlvr.common.signals import Stopped, never_stop
+from rlvr.compare.execution.warm_engine import WarmEngine
 from rlvr.runs.checkpoint import load_checkpoint
-from rlvr.sampling.sampler import Sampler
-from rlvr.training.build import Session
-from rlvr.training.loop import Run, one_step
+from rlvr.runs.folder import Run
+from rlvr.training.build import Training, build
 from rlvr.training.resume import save
+from rlvr.training.step import train_step
 from tests.rlvr.small import steady, steady_metrics
 from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="module")
-def engine(make_recipe):
-    recipe = make_recipe(rollout={"engine": "vllm"})
-    engine = VllmEngine(recipe.model, recipe.rollout, recipe.model.path, max_lora_rank=None)
+def warm_engine():
+    engine = WarmEngine()
     yield engine
     engine.close()
 
 
-@pytest.fixture(scope="module")
-def verifier():
-    with Verifier(answer_mode="last_number", num_workers=1) as verifier:
-        yield verifier
-
-
 @pytest.fixture
-def make_session(make_recipe, engine, verifier):
-    """A session on the shared engine, which starts from the base policy."""
+def make_training(make_recipe, warm_engine, request):
+    """The parts of a run on the shared engine, which starts from the base policy."""
 
-    def make(method: str = "lora", **rollout) -> Session:
+    def make(method: str = "lora", safe_point=never_stop, **rollout) -> Training:
         recipe = make_recipe(
             rollout={"engine": "vllm", "mode": "async"} | rollout,
             train={"steps": 5},
             track={"rollouts_per_step": 0},
         )
-        path = recipe.model.path
-        whole = load_policy(recipe.model, AdapterConfig(method="full"), path, 0, False)
-        engine.load_weights(whole.engine_weights())
         if method == "full":
-            recipe = recipe.model_copy(update={"adapter": AdapterConfig(method="full")})
-        policy = load_policy(recipe.model, recipe.adapter, path, 0, keep_reference=False)
-        problems = load_problems(recipe.data)
-        data, prompts = encode_prompts(problems, policy.tokenizer, recipe.data, 100)
-        session = Session(
-            recipe,
-            policy,
-            policy.method.optimizer(policy.model, policy.adapter, recipe.optim),
-            EntropyControl(recipe.algorithm),
-            engine,
-            Syncer(recipe.rollout, policy, engine, choose_mode(recipe.rollout, policy), prompts),
-            verifier,
-            Sampler(recipe, data.problems, prompts, policy.tokenizer.decode),
-            data,
-            None,
-        )
-        session.syncer.sync()
-        return session
+            adapter = type(recipe.adapter)(method="full")
+            recipe = recipe.model_copy(update={"adapter": adapter})
+        training = build(recipe, recipe.model.path, warm_engine, safe_point=safe_point)
+        request.addfinalizer(training.close)
+        training.engine.syncer.sync()
+        return training
 
     return make
 
 
-def drive(session: Session, run: Run, stop_in_update_of: int | None = None):
-    """(metrics of every step, the sampler's state to save), as the command's loop does it."""
-
-    def safe_point() -> None:
-        if run.next_step == stop_in_update_of:
-            raise Stopped(signal.SIGTERM)
-
+def drive(training: Training, run: Run):
+    """(metrics of every step, the sampler's state to save), until a safe point raises Stopped."""
     run.folder.mkdir(exist_ok=True)
     rows = []
-    while run.next_step < session.recipe.train.steps:
-        state = session.sampler.state()
+    while run.next_step < training.recipe.train.steps:
+        state = training.sampler.state()
         try:
-            metrics = one_step(session, run, safe_point)
+            metrics = train_step(training, run.next_step).metrics
         except Stopped:
             return rows, state
         rows.append(steady(metrics))
         run.next_step += 1
-    return rows, session.sampler.state()
+    return rows, training.sampler.state()
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_run_stopped_with_rollouts_in_flight_resumes_bit_for_bit(make_session, method, tmp_path):
-    whole = make_session(method)
+def test_a_run_stopped_with_rollouts_in_flight_resumes_bit_for_bit(make_training, method, tmp_path):
+    whole = make_training(method)
     expected, end = drive(whole, Run(tmp_path / "whole", "a"))
-    first, run = make_session(method), Run(tmp_path / "stopped", "b")
-    rows, state = drive(first, run, stop_in_update_of=2)
+    run = Run(tmp_path / "stopped", "b")
+
+    def stop_in_the_third_update() -> None:
+        if run.next_step == 2:
+            raise Stopped(signal.SIGTERM)
+
+    first = make_training(method, stop_in_the_third_update)
+    rows, state = drive(first, run)
     assert len(rows) == 2
     assert state["ahead"]["groups"], "the groups of the stopped step are in the checkpoint"
-    run.boundary, run.unlogged = state, None
+    run.sampler_state = state
     folder = save(first, run)
-    second = make_session(method)
+    second = make_training(method)
     saved = load_checkpoint(folder, second.policy, second.optimizer)
     second.sampler.load_state(saved["sampler"])
-    second.syncer.sync()
+    second.engine.syncer.sync()
     later, again = drive(second, Run(run.folder, "b", saved["step"]))
     assert rows + later == expected
     assert again == end
@@ -119,11 +92,10 @@ def test_a_run_stopped_with_rollouts_in_flight_resumes_bit_for_bit(make_session,
 
 
 @pytest.mark.engine
-def test_generation_of_the_next_step_starts_before_the_update_ends(
-    make_session, engine, monkeypatch, tmp_path
-):
-    session, events, begun = make_session(), [], threading.Event()
-    stream, update, sync = engine.stream, rlvr.training.loop.update, session.syncer.sync
+def test_generation_of_the_next_step_starts_before_the_update_ends(make_training, monkeypatch):
+    training, events, begun = make_training(), [], threading.Event()
+    engine, update = training.engine, rlvr.training.step.update
+    stream, sync = engine.stream, engine.syncer.sync
 
     def watched(name, function):
         def call(*args):
@@ -143,14 +115,12 @@ def test_generation_of_the_next_step_starts_before_the_update_ends(
         events.append("generation ends")
 
     monkeypatch.setattr(engine, "stream", watched_stream)
-    monkeypatch.setattr(rlvr.training.loop, "update", watched("update", update))
-    monkeypatch.setattr(session.syncer, "sync", watched("sync", sync))
-    run = Run(tmp_path, "a", 0)
-    one_step(session, run, lambda: None)
-    run.next_step = 1
+    monkeypatch.setattr(rlvr.training.step, "update", watched("update", update))
+    monkeypatch.setattr(engine.syncer, "sync", watched("sync", sync))
+    train_step(training, 0)
     begun.clear()
     events.clear()
-    one_step(session, run, lambda: None)
+    train_step(training, 1)
     names = [*events]
     assert names.index("generation starts") < names.index("update ends")
     last = len(names) - 1 - names[::-1].index("generation ends")
@@ -159,39 +129,42 @@ def test_generation_of_the_next_step_starts_before_the_update_ends(
 
 @pytest.mark.engine
 def test_groups_that_take_long_after_a_signal_are_dropped_and_sampled_anew(
-    make_session, engine, monkeypatch, tmp_path
+    make_training, monkeypatch, tmp_path
 ):
-    expected = make_session(mode="sync")
-    one_step(expected, Run(tmp_path, "b"), lambda: None)
-    session, run, stream = make_session(), Run(tmp_path, "a"), engine.stream
+    expected = make_training(mode="sync")
+    train_step(expected, 0)
+    run = Run(tmp_path, "a")
+
+    def stop_after_the_update() -> None:
+        if run.pending is not None:
+            raise Stopped(signal.SIGTERM)
+
+    training = make_training(safe_point=stop_after_the_update)
+    stream = training.engine.stream
 
     def slow_ahead(*args):
         for finished in stream(*args):
             time.sleep(0 if threading.current_thread() is threading.main_thread() else 0.5)
             yield finished
 
-    def safe_point() -> None:
-        if run.unlogged is not None:
-            raise Stopped(signal.SIGTERM)
-
-    monkeypatch.setattr(rlvr.common.signals, "GRACE_S", 0.5)
+    monkeypatch.setattr(rlvr.sampling.background, "GRACE_S", 0.5)
     with monkeypatch.context() as slowly:
-        slowly.setattr(engine, "stream", slow_ahead)
+        slowly.setattr(training.engine, "stream", slow_ahead)
         with pytest.raises(Stopped):
-            one_step(session, run, safe_point)
-    assert run.unlogged["step"] == 1, "it has trained"
-    assert session.sampler.state() == expected.sampler.state(), "as if nothing had been collected"
-    run.next_step, run.unlogged = 1, None
-    session.syncer.sync()
-    assert one_step(session, run, lambda: None)["rollout/staleness_mean"] == 0
+            train_step(training, 0, run.update_done)
+    assert run.next_step == 1, "it has trained"
+    assert training.sampler.state() == expected.sampler.state(), "as if nothing had been collected"
+    run.pending = None
+    training.engine.syncer.sync()
+    assert train_step(training, 1).metrics["rollout/staleness_mean"] == 0
 
 
 @pytest.mark.engine
-def test_no_response_is_trained_on_beyond_its_age(make_session, tmp_path):
+def test_no_response_is_trained_on_beyond_its_age(make_training, tmp_path):
     ages, dropped = [], 0.0
     for limit in (1, 4):
-        session = make_session(max_staleness=limit)
-        rows, _ = drive(session, Run(tmp_path / str(limit), "a"))
+        training = make_training(max_staleness=limit)
+        rows, _ = drive(training, Run(tmp_path / str(limit), "a"))
         assert rows[0]["rollout/staleness_mean"] == 0
         ages.append(max(row["rollout/staleness_mean"] for row in rows))
         dropped = dropped or sum(row["rollout/stale_dropped"] for row in rows)

@@ -19,10 +19,10 @@ from safetensors.torch import load
 from rlvr.common.errors import ConfigError
 from rlvr.common.signals import Stopped
 from rlvr.engines.engine import EngineLost
+from rlvr.engines.restarting import MAX_RESTARTS
 from rlvr.engines.transformers import TransformersEngine
 from rlvr.runs.checkpoint import NotWrittenError, intact_checkpoints
 from rlvr.training.loop import resume, train
-from rlvr.training.resume import MAX_RESTARTS
 from rlvr.training.skipped_steps import MAX_IN_A_ROW, NotFiniteError
 from tests.rlvr.small import steady_metrics
 

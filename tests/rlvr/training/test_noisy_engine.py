@@ -12,7 +12,7 @@ from rlvr.config.presets import PRESETS
 from rlvr.engines.engine import Response
 from rlvr.policy.policy import load_policy
 from rlvr.sampling.rollouts import Group
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.update import update
 from tests.rlvr.cases import make_recipe
 
@@ -74,10 +74,12 @@ def steps(responses, real_logits_policy):
             Group(f"p{i}", prompt, shifted(rows, shift), given, ["wrong"] * G, STEP - age)
             for i, (prompt, rows, given) in enumerate(zip(*responses, rewards, strict=True))
         ]
-        batch = make_batch(groups, policy, recipe)
+        batch = make_batch(groups, policy, UpdateConfig.of(recipe))
         optimizer = torch.optim.SGD(policy.trainable, lr=0.0)
         entropy = EntropyControl(recipe.algorithm)
-        return batch, update(policy, optimizer, batch, recipe, STEP, entropy, lambda: None)
+        return batch, update(
+            policy, optimizer, batch, UpdateConfig.of(recipe), STEP, entropy
+        ).metrics
 
     return step
 
@@ -102,7 +104,7 @@ def test_no_preset_cuts_or_charges_for_the_rounding_of_an_engine(preset, num_upd
     assert metrics.get("policy/kl_ref", 0.0) <= 1e-3
     if PRESETS[preset].get("kl_in") == "reward":
         free, _ = steps(age, num_updates=num_updates, preset=preset, kl_beta=0.0)
-        for charged, uncharged in zip(batch.advantages, free.advantages, strict=True):
+        for charged, uncharged in zip(batch.advantages_PG, free.advantages_PG, strict=True):
             assert charged == pytest.approx(uncharged, abs=1e-4)
 
 
@@ -111,7 +113,7 @@ def test_in_bfloat16_the_trainer_agrees_with_itself_bit_for_bit(preset, steps):
     batch, metrics = steps(1, "lora", "bfloat16", num_updates=3, preset=preset)
     free, _ = steps(1, "lora", "bfloat16", num_updates=3, preset=preset, kl_beta=0.0)
     assert metrics["policy/clip_frac"] == 0
-    assert batch.advantages == free.advantages
+    assert batch.advantages_PG == free.advantages_PG
 
 
 @pytest.mark.parametrize("num_updates", [1, 2])
@@ -124,5 +126,5 @@ def test_truncated_sampling_charges_no_kl_in_the_reward(num_updates, steps):
         mismatch="none",
         rollout={"top_p": 0.9, "max_staleness": 0},
     )
-    assert batch.advantages == [[0.0] * G] * P
+    assert batch.advantages_PG == [[0.0] * G] * P
     assert metrics["optim/grad_norm"] == 0

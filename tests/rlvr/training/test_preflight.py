@@ -4,16 +4,14 @@ import pytest
 import torch
 
 from rlvr.common.errors import ConfigError
-from rlvr.distributed import ranks
 from rlvr.distributed.world import World
 from rlvr.training.preflight import check
 
 
-def test_every_process_needs_a_server_of_its_own(make_recipe, monkeypatch):
-    monkeypatch.setattr(ranks, "world", World(0, 2))
+def test_every_process_needs_a_server_of_its_own(make_recipe):
     recipe = make_recipe(rollout={"engine": "vllm_server", "servers": ["http://127.0.0.1:8000"]})
     with pytest.raises(ConfigError, match="lists 1: each of 2 processes needs one of its own"):
-        check(recipe)
+        check(recipe, World(0, 2))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

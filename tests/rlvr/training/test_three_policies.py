@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.config.presets import PRESETS
 from rlvr.policy.policy import load_policy
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.update import update
 from tests.rlvr.cases import make_groups, make_recipe, model_folder
 
@@ -220,9 +220,9 @@ def updates(start, groups, algorithm, num_updates, **sections):
             {name: p.grad.clone() for p, name in names.items() if p.grad is not None}
         )
     )
-    batch = make_batch(groups, policy, recipe)
+    batch = make_batch(groups, policy, UpdateConfig.of(recipe))
     entropy = EntropyControl(recipe.algorithm)
-    return found, update(policy, optimizer, batch, recipe, STEP, entropy, lambda: None)
+    return found, update(policy, optimizer, batch, UpdateConfig.of(recipe), STEP, entropy).metrics
 
 
 def rollouts(age, bad_at=()):
@@ -232,7 +232,7 @@ def rollouts(age, bad_at=()):
     """
     stale = {"fresh": (), "stale": (0, 1, 2), "mixed": (0, 1)}[age]
     groups = [
-        replace(group, step=STEP - 2 if i in stale else STEP)
+        replace(group, policy_version=STEP - 2 if i in stale else STEP)
         for i, group in enumerate(make_groups())
     ]
     answers = [

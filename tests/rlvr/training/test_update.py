@@ -10,9 +10,11 @@ from rlvr.adapters.optimizers import build_optimizer
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.common.errors import ConfigError
 from rlvr.policy.policy import load_policy
-from rlvr.training.batch import make_batch
+from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.preflight import check
-from rlvr.training.update import SUMS, accumulate, make_rows, micro_batches, update
+from rlvr.training.rows import make_rows, micro_batches
+from rlvr.training.update import accumulate, update
+from rlvr.training.update_stats import SUMS
 from tests.rlvr.cases import make_groups, make_recipe
 
 LORA = {"method": "lora", "rank": 4}
@@ -28,19 +30,20 @@ def gradients(recipe, policy, max_tokens=40):
     with torch.no_grad():  # adapters start at zero, where half of the gradients vanish
         for i, p in enumerate(policy.trainable):
             p.normal_(std=0.2, generator=torch.Generator().manual_seed(i))
-    rows = make_rows(make_batch(make_groups(), policy, recipe), recipe, step=0)
+    config = UpdateConfig.of(recipe)
+    rows = make_rows(make_batch(make_groups(), policy, config), config, step=0)
     sums = dict.fromkeys(SUMS, 0.0)
     policy.model.zero_grad()
     for part in micro_batches(policy, rows, max_tokens):
-        accumulate(policy, part, recipe, 0.0, sums)
+        accumulate(policy, part, config, 0.0, sums)
     return {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
 
 
 def run(recipe, policy, groups):
     optimizer = build_optimizer(policy.trainable, recipe.optim)
-    batch = make_batch(groups, policy, recipe)
+    batch = make_batch(groups, policy, UpdateConfig.of(recipe))
     control = EntropyControl(recipe.algorithm)
-    return update(policy, optimizer, batch, recipe, 0, control, lambda: None)
+    return update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, control)
 
 
 def assert_same(ours, theirs):
@@ -140,12 +143,14 @@ def test_the_metrics_are_those_of_all_micro_batches_together():
     whole, split = (
         run(*load(train={"tokens_per_microbatch": n}), make_groups()) for n in (10_000, 30)
     )
-    assert whole.keys() == split.keys()
-    for name in whole.keys() - {"train/padding_frac"}:
-        assert whole[name] == pytest.approx(split[name], rel=1e-4, abs=1e-6), name
-    assert whole["train/tokens"] == sum(
+    ours, theirs = whole.metrics, split.metrics
+    assert ours.keys() == theirs.keys()
+    for name in ours.keys() - {"train/padding_frac"}:
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
+    num_tokens = sum(
         len(g.prompt_ids) + len(r.token_ids) for g in make_groups() for r in g.responses
     )
+    assert whole.num_tokens == split.num_tokens == num_tokens
 
 
 def test_compiling_a_quantised_policy_is_refused():

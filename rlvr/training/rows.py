@@ -1,0 +1,130 @@
+"""The rows of an optimizer step, and the tensors of a micro-batch of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlvr.algorithm.loss import TokenBatch, has_logprob, num_trained, row_weights
+from rlvr.algorithm.surrogate import RowLayout
+from rlvr.policy.packing import to_device
+from rlvr.policy.policy import Policy, TokenRow
+from rlvr.training.batch import StepBatch, UpdateConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One response ready for training.
+
+    num_tokens, weight: of its tokens in the step's loss. proximal_logprobs: None where the weights
+    that train it are themselves the proximal policy. stale: sampled by the weights of an earlier
+    step.
+    """
+
+    tokens: TokenRow
+    engine_logprobs: list[float]
+    reference_logprobs: list[float] | None
+    proximal_logprobs: list[float] | None
+    advantage: float
+    num_tokens: int
+    weight: float
+    stale: bool
+
+
+def make_rows(
+    batch: StepBatch, config: UpdateConfig, step: int, entropy_on: bool = False
+) -> list[TrainingRow]:
+    """The rows of one optimizer step, without those that cannot move the policy.
+
+    Truncated responses are masked when config.mask_truncated: they count in their group's
+    advantages but not in the loss. Its denominator leaves their tokens out, but counts them as rows
+    (response_mean, response_sum, constant), as trl does. Responses that nobody judged are always
+    masked, and count in no advantage. A token for which the engine gave no log-probability is in
+    neither the loss nor its denominator.
+    """
+    algorithm, groups = config.algorithm, batch.groups
+    responses = [response for group in groups for response in group.responses]
+    judged = [known for group in groups for known in group.judged]
+    lengths = [
+        num_trained(r.logprobs) if known and not (config.mask_truncated and r.truncated) else 0
+        for r, known in zip(responses, judged, strict=True)
+    ]
+    weights = row_weights(lengths, algorithm.aggregation, config.max_response_len)
+    stale = [group.policy_version != step for group in groups for _ in group.responses]
+    # Without a mismatch weight nothing would account for the age of a stale row. Its ratio then
+    # does: the engine's probability takes the place of the proximal one.
+    by_engine = algorithm.mismatch == "none"
+    values = [value for advantages_G in batch.advantages_PG for value in advantages_G]
+    prompts = [group.prompt_ids for group in groups for _ in group.responses]
+    references: list[list[float] | None] = [None] * len(responses)
+    if batch.references_PGT is not None:
+        references = [scores_T for scores_GT in batch.references_PGT for scores_T in scores_GT]
+    # the KL penalty and the entropy bonus have gradients where the advantage is 0
+    keep_all = entropy_on or (algorithm.kl_beta > 0 and algorithm.kl_in == "loss")
+    return [
+        TrainingRow(
+            TokenRow(prompt, r.token_ids),
+            r.logprobs,
+            reference,
+            r.logprobs if old and by_engine else None,
+            value,
+            n,
+            weight,
+            old,
+        )
+        for prompt, r, n, reference, value, weight, old in zip(
+            prompts, responses, lengths, references, values, weights, stale, strict=True
+        )
+        if n and (value != 0 or keep_all)
+    ]
+
+
+def micro_batches(
+    policy: Policy, rows: Sequence[TrainingRow], max_tokens: int
+) -> list[list[TrainingRow]]:
+    """The rows of each forward pass: `max_tokens` tokens at most, or one row."""
+    parts = policy.micro_batches([row.tokens for row in rows], max_tokens)
+    return [[rows[i] for i in part] for part in parts]
+
+
+def token_batch(
+    batch: Sequence[TrainingRow], device: torch.device, entropy_weight: float
+) -> tuple[TokenBatch, Tensor | None]:
+    """Inputs of the loss besides log-probabilities, and which of the rows' tokens they are for, as
+    [T] indices; None: all of them."""
+    layout = RowLayout.of(torch.tensor([len(row.tokens.response_ids) for row in batch]))
+    per_row = torch.tensor(
+        [[r.advantage, r.weight, r.proximal_logprobs is None, r.stale] for r in batch]
+    )
+    columns = [
+        torch.tensor([x for row in batch for x in row.engine_logprobs]),
+        torch.tensor([x for row in batch for x in row.proximal_logprobs or row.engine_logprobs]),
+    ]
+    references = [row.reference_logprobs for row in batch if row.reference_logprobs is not None]
+    if references:
+        columns.append(torch.tensor([x for scores_T in references for x in scores_T]))
+    # one table, so that everything takes one copy to the device instead of seven
+    table = torch.stack([*columns, *per_row[layout.row_T].unbind(dim=1)])
+    has_T = has_logprob(columns[0])
+    kept_T = None if has_T.all() else has_T.nonzero().squeeze(1)
+    if kept_T is not None:
+        table = table[:, kept_T]
+        layout = RowLayout.of(torch.bincount(layout.row_T[kept_T], minlength=len(batch)))
+    engine_T, proximal_T, *reference, advantage_T, weight_T, same_T, stale_T = to_device(
+        table, device
+    )
+    tokens = TokenBatch(
+        engine_T,
+        reference[0] if references else None,
+        advantage_T,
+        weight_T,
+        on_policy_T=same_T.bool(),
+        layout=RowLayout(to_device(layout.row_T, device), to_device(layout.length_N, device)),
+        entropy_weight=entropy_weight,
+        proximal_T=proximal_T,
+        stale_T=stale_T.bool(),
+    )
+    return tokens, kept_T if kept_T is None else to_device(kept_T, device)

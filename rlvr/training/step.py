@@ -1,0 +1,152 @@
+"""One step of the algorithm: collect, batch, update, sync."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from rewards import Verifier
+from rlvr.algorithm.lr_schedule import lr_at
+from rlvr.common.log import get_logger
+from rlvr.distributed.world import World
+from rlvr.engines.weights.sync import SyncStats
+from rlvr.policy.reference import update_reference
+from rlvr.sampling.rollouts import StepRollouts
+from rlvr.training.batch import StepBatch, UpdateConfig, make_batch
+from rlvr.training.build import Training
+from rlvr.training.update import update
+from rlvr.training.update_stats import UpdateStats
+
+logger = get_logger(__name__)
+
+MAX_VERIFIER_FAILURES = 0.01
+"""Fraction of a step's verdicts above which timeouts and dead workers are an alarm."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step sampled, what it trained on, and its metrics by name."""
+
+    rollouts: StepRollouts
+    batch: StepBatch
+    stats: UpdateStats
+    metrics: dict[str, float]
+
+
+class StepTimer:
+    """Seconds of a step's phases, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times the block; one that raises is not recorded."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+def _keep_nothing(_metrics: dict[str, float]) -> None:
+    """For callers that need not know when the policy has moved."""
+
+
+def train_step(
+    training: Training,
+    step: int,
+    on_update: Callable[[dict[str, float]], None] = _keep_nothing,
+) -> StepResult:
+    """One step of GRPO (2402.03300, algorithm 1) with DAPO's dynamic sampling (2503.14476).
+
+    step: finished ones so far. on_update: given the metrics known so far as soon as the policy has
+    moved. What raises before that leaves the policy as it was; what raises after it (a signal, an
+    engine that cannot be restarted, a failed sync) leaves a step that must not be trained again.
+    """
+    recipe, policy, timer = training.recipe, training.policy, StepTimer()
+    config = UpdateConfig.of(recipe)
+    lr = _set_lr(training, step)
+    with timer.phase("step"):
+        rollouts = training.sampler.collect(step)  # P informative groups of G responses
+        training.engine.sleep()  # its GPU memory is the update's now; the sync wakes it
+        # with rollout.mode = "async" the next step's rollouts are generated beside the update
+        with training.sampler.collecting_ahead(step + 1), timer.phase("train"):
+            batch = make_batch(rollouts.groups, policy, config)
+            stats = update(
+                policy,
+                training.optimizer,
+                batch,
+                config,
+                step,
+                training.entropy,
+                training.safe_point,
+            )
+            update_reference(policy, recipe.algorithm, step + 1)
+            on_update(stats.metrics | rollouts.metrics)
+        with timer.phase("wait"):
+            training.sampler.finish_ahead()  # the engine has to be idle when its weights change
+        with timer.phase("sync"):
+            synced = training.engine.sync(step + 1)
+    metrics = {
+        "optim/lr": lr,
+        **_step_metrics(training.world, timer.seconds, stats, synced),
+        **stats.metrics,
+        **_verifier_metrics(training.world, training.verifier),
+        **rollouts.metrics,
+    }
+    return StepResult(rollouts, batch, stats, metrics)
+
+
+def _set_lr(training: Training, step: int) -> float:
+    lr = lr_at(step, training.recipe.optim, training.recipe.train.steps)
+    for group in training.optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_ratio", 1.0)  # LoRA+ trains B faster than A
+    return lr
+
+
+def _step_metrics(
+    world: World, seconds: dict[str, float], stats: UpdateStats, synced: SyncStats
+) -> dict[str, float]:
+    return {
+        "time/train_s": seconds["train"],
+        "time/wait_s": seconds["wait"],
+        "time/sync_s": seconds["sync"],
+        "time/step_s": seconds["step"],
+        "train/tokens_per_s": stats.num_tokens / seconds["train"],
+        "memory/peak_gib": max(world.gather(_peak_gib())),
+        "sync/bytes": float(synced.num_bytes),
+        "sync/logprob_error": synced.logprob_error,
+        "sync/logprob_error_mean": synced.logprob_error_mean,
+        "sync/logprob_error_p99": synced.logprob_error_p99,
+    }
+
+
+def _verifier_metrics(world: World, verifier: Verifier) -> dict[str, float]:
+    """Where the step's verdicts came from; failures of ours above 1% are an alarm.
+
+    Fractions and times are those of the rank that had the most trouble.
+    """
+    # reset: the pool counts on, and a step's fractions should be its own
+    parts = world.gather(verifier.stats(reset=True))
+    stats = max(parts, key=lambda part: part.failure_frac)
+    if stats.failure_frac > MAX_VERIFIER_FAILURES and world.is_main:
+        logger.warning(
+            f"verifier: {stats.failure_frac:.1%} of this step's verdicts are failures of ours"
+            f" ({stats.reasons}); raise reward.timeout_s or reward.num_workers"
+        )
+    return {
+        "verify/failure_frac": stats.failure_frac,
+        "verify/kills": float(sum(part.kills for part in parts)),
+        "verify/p50_ms": max(part.p50_ms for part in parts),
+        "verify/p99_ms": max(part.p99_ms for part in parts),
+    }
+
+
+def _peak_gib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
