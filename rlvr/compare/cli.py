@@ -17,20 +17,14 @@ from rlvr.compare.execution.executors import open_executor
 from rlvr.compare.fairness import examine, refuse_unfair
 from rlvr.compare.resolve import Comparison, open_comparison
 
-EPILOG = "Any setting of the recipe can be given as --section.key value, e.g. --budget.steps 10."
-
 
 def compare_main(words: Sequence[str]) -> int:
     """Runs `rlvr compare`; the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="rlvr compare", description="Compare methods on equal terms.", epilog=EPILOG
-    )
-    parser.add_argument("recipe", type=Path, help="a comparison recipe, see recipes/compare/")
+    parser = _parser("compare", "Compare methods on equal terms.")
     parser.add_argument("--plan", action="store_true", help="print the plan and stop")
     parser.add_argument(
         "--calibrate", action="store_true", help="measure 2 steps of the first method before"
     )
-    parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
     args, rest = parser.parse_known_args(list(words))
     set_environment()
     console = _console()
@@ -57,13 +51,9 @@ def compare_main(words: Sequence[str]) -> int:
 
 def lr_find_main(words: Sequence[str]) -> int:
     """Runs `rlvr lr-find`; the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="rlvr lr-find", description="Find the learning rate of each method.", epilog=EPILOG
-    )
-    parser.add_argument("recipe", type=Path, help="a comparison recipe, see recipes/compare/")
+    parser = _parser("lr-find", "Find the learning rate of each method.")
     parser.add_argument("--methods", metavar="A,B", help="only these labels of the recipe")
     parser.add_argument("--dense", action="store_true", help="sweep the whole grid of [dense]")
-    parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
     args, rest = parser.parse_known_args(list(words))
     set_environment()
     console = _console()
@@ -83,6 +73,16 @@ def lr_find_main(words: Sequence[str]) -> int:
     except Stopped as stopped:
         return _stopped(stopped, args.recipe, console)
     return 0
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    epilog = (
+        "Any setting of the recipe can be given as --section.key value, e.g. --budget.steps 10."
+    )
+    parser = argparse.ArgumentParser(prog=f"rlvr {command}", description=description, epilog=epilog)
+    parser.add_argument("recipe", type=Path, help="a comparison recipe, see recipes/compare/")
+    parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
+    return parser
 
 
 def _console() -> Console:

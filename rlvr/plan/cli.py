@@ -17,6 +17,7 @@ from rlvr.plan.hardware import GPUS, Gpu, Shape, parse_cluster, shape_of
 from rlvr.plan.memory import engine_memory, num_sequences, peak_memory, trainer_memory
 from rlvr.plan.rates import Rates, roofline
 from rlvr.plan.simulate import Workload, best_split, log_normal_lengths, step_time
+from rlvr.warm_start.policy_path import model_path
 
 SCALES = (1, 8, 64, 256, 1024)
 
@@ -26,7 +27,7 @@ def main(words: Sequence[str]) -> int:
     args, settings = _parser().parse_known_args(list(words))
     recipe = load_recipe(args.recipe, settings, TrainRecipe)
     count, gpu = parse_cluster(args.gpus)
-    shape = shape_of(recipe, _path(recipe, Path(args.recipe)))
+    shape = shape_of(recipe, model_path(recipe, Path(args.recipe)))
     if args.calibrate:
         modelled = sum(trainer_memory(recipe, shape).values())
         modelled += sum(engine_memory(recipe, shape, None, colocated=True).values())
@@ -61,12 +62,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--calibrate", action="store_true", help="measure this machine first")
     parser.add_argument("--json", action="store_true")
     return parser
-
-
-def _path(recipe: TrainRecipe, recipe_path: Path) -> str:
-    from rlvr.warm_start.policy_path import model_path
-
-    return model_path(recipe, recipe_path)
 
 
 def workload(recipe: TrainRecipe, args: Any) -> Workload:
