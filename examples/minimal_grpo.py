@@ -13,23 +13,25 @@ trains the quickstart's policy with the real vLLM on two CPU cores. It is algori
             min(rho A, clip(rho, 1 - eps, 1 + eps) A) - beta KL(pi || pi_ref)                update
         hand pi to the engine, and prove that it arrived                                       sync
 
-`rlvr train` adds dynamic and async sampling, evaluation, checkpoints, several GPUs and more losses.
+`rlvr train` adds dynamic sampling, rollouts beside the update, restarts of the engine, evaluation,
+checkpoints, several GPUs, and the other losses. Fork this file where you want none of that.
 """
 
 import argparse
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from rlvr.common.environment import set_environment
+
+set_environment()  # OpenMP and transformers read it once, when they are imported
 
 import torch
 
 from rewards import Verifier
-from rlvr.algorithm.loss import TokenBatch, policy_loss, row_weights
-from rlvr.algorithm.surrogate import RowLayout
-from rlvr.common.environment import set_environment
+from rlvr.algorithm.loss import policy_loss
 from rlvr.common.seeds import sample_seed
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
@@ -37,10 +39,11 @@ from rlvr.data.problems import Problem, encode_prompts, load_problems
 from rlvr.engines.choose import choose_engine
 from rlvr.engines.engine import Engine, Request, SamplingParams
 from rlvr.engines.weights.sync import Syncer, choose_mode
-from rlvr.policy.policy import Policy, TokenRow, load_policy
+from rlvr.policy.policy import Policy, load_policy
 from rlvr.sampling.rollouts import Group
 from rlvr.training.batch import StepBatch, UpdateConfig, make_batch
 from rlvr.training.build import new_engine
+from rlvr.training.rows import make_rows, micro_batches, token_batch
 from rlvr.warm_start.policy_path import model_path
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
@@ -60,7 +63,7 @@ class Parts(NamedTuple):
 
 def build(recipe: TrainRecipe, path: str, stack: ExitStack) -> Parts:
     """The parts for the policy in the folder `path`; the stack ends their processes."""
-    # first of all: its workers are forked, and a fork copies what the process has loaded by then
+    # before all else: its workers are forked, and a fork copies what is loaded by then
     verifier = stack.enter_context(Verifier(answer_mode=recipe.reward.answer_mode))
     policy = load_policy(recipe.model, recipe.adapter, path, recipe.train.seed, keep_reference=True)
     room = recipe.model.max_len - recipe.rollout.max_response_len
@@ -83,8 +86,7 @@ def sample_groups(parts: Parts, recipe: TrainRecipe, step: int) -> list[Group]:
         [Request(parts.prompts[i], sample_seed(seed, step, problems[i].id, n)) for i, n in each],
         SamplingParams(rollout.max_response_len, rollout.temperature),
     )
-    ids = [response.token_ids for response in responses]
-    texts = parts.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    texts = [parts.policy.decode(response.token_ids) for response in responses]
     golds = [problems[i].golds for i, _ in each]
     verdicts = parts.verifier.verify_many(list(zip(texts, golds, strict=True)))
     rewards, reasons = [float(v.correct) for v in verdicts], [v.reason.value for v in verdicts]
@@ -95,55 +97,44 @@ def sample_groups(parts: Parts, recipe: TrainRecipe, step: int) -> list[Group]:
     ]
 
 
-def update(parts: Parts, batch: StepBatch, recipe: TrainRecipe) -> float:
+def update(parts: Parts, batch: StepBatch, config: UpdateConfig, step: int) -> float:
     """One optimizer step on the batch; its loss."""
-    policy, responses = parts.policy, [r for group in batch.groups for r in group.responses]
-    tensor = partial(torch.tensor, device=policy.device)
-    rows = [TokenRow(g.prompt_ids, r.token_ids) for g in batch.groups for r in g.responses]
-    reference_NT = [scores for group in batch.references_PGT or [] for scores in group]
-    advantage_N = tensor([value for group in batch.advantages_PG for value in group])
-    lengths = [len(row.response_ids) for row in rows]
-    # fixed for the whole batch before it is split, so that the split changes nothing
-    weight_N = tensor(row_weights(lengths, "response_mean", max(lengths)))
+    policy, total = parts.policy, 0.0
+    # a row per response, with its advantage and its weight: 1 / (responses x its tokens). Weights
+    # are fixed before the batch is split, so that the split changes nothing
+    rows = make_rows(batch, config, step)
     parts.optimizer.zero_grad()
-    total = 0.0
-    for chosen in policy.micro_batches(rows, recipe.train.tokens_per_microbatch):
-        logp_T, entropy_T = policy.logprobs([rows[i] for i in chosen], recipe.rollout.temperature)
-        layout = RowLayout.of(tensor([lengths[i] for i in chosen]))
-        tokens = TokenBatch(
-            engine_T=tensor([x for i in chosen for x in responses[i].logprobs]),
-            ref_T=tensor([x for i in chosen for x in reference_NT[i]]),
-            advantage_T=advantage_N[chosen][layout.row_T],
-            weight_T=weight_N[chosen][layout.row_T],
-            # the weights that sampled: rho is 1, without a pass for old log-probabilities
-            on_policy_T=torch.ones_like(logp_T, dtype=torch.bool),
-            layout=layout,
-        )
-        loss, _ = policy_loss(logp_T, entropy_T, tokens, recipe.algorithm)
+    for chosen in micro_batches(policy, rows, config.tokens_per_microbatch):
+        tokens, kept = token_batch(chosen, policy.device, entropy_weight=0.0)
+        logp_T, entropy_T = policy.logprobs([row.tokens for row in chosen], config.temperature)
+        if kept is not None:  # the engine gave no log-probability for the others
+            logp_T, entropy_T = logp_T[kept], entropy_T[kept]
+        # the weights that sampled are those that train: rho is exp(logp_T - logp_T.detach()), and
+        # no second pass for old log-probabilities is needed
+        loss, _sums = policy_loss(logp_T, entropy_T, tokens, config.algorithm)
         loss.backward()
         total += loss.item()
-    torch.nn.utils.clip_grad_norm_(policy.trainable, recipe.optim.max_grad_norm)
+    torch.nn.utils.clip_grad_norm_(policy.trainable, config.optim.max_grad_norm)
     parts.optimizer.step()
     return total
 
 
 def train(parts: Parts, recipe: TrainRecipe, steps: int) -> Iterator[tuple[float, float]]:
     """After every step its mean reward and its loss."""
-    parts.syncer.sync()  # vLLM has loaded the base; the adapter may start elsewhere
+    config = UpdateConfig.of(recipe)
+    parts.syncer.sync()  # vLLM has loaded the base; some adapters start elsewhere
     for step in range(steps):
-        groups = sample_groups(parts, recipe, step)
-        batch = make_batch(groups, parts.policy, UpdateConfig.of(recipe))
-        loss = update(parts, batch, recipe)
+        batch = make_batch(sample_groups(parts, recipe, step), parts.policy, config)
+        loss = update(parts, batch, config, step)
         parts.syncer.sync(step + 1)  # raises where the engine holds other weights than the policy
         rewards = [reward for group in batch.groups for reward in group.rewards]
         yield sum(rewards) / len(rewards), loss
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="GRPO on the quickstart's policy.")
     parser.add_argument("--steps", type=int, default=30)
     steps = parser.parse_args().steps
-    set_environment()
     recipe = load_recipe(RECIPE, ["--algorithm.preset", "grpo"], TrainRecipe)
     with ExitStack() as stack:
         parts = build(recipe, model_path(recipe, RECIPE), stack)

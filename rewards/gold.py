@@ -91,7 +91,7 @@ _HASHES = re.compile(r"(?:\s*####)*\s*")
 
 def _unwrap(text: str) -> str:
     for _ in range(MAX_WRAPPINGS):
-        if "\\boxed" not in text and "\\fbox" not in text:
+        if "\\boxed" not in text:
             break
         inner = extract(text).answer
         if inner is None:

@@ -46,6 +46,7 @@ class Builder:
 
     def expression(self, node: Node) -> Any:
         tag = node[0]
+        # First of all the exact value: its size is bounded, that of sympy's own powers is not.
         if not symbols(node):
             number = self.rational(node)
             if number is not None:
@@ -103,6 +104,7 @@ class Builder:
         """Return the real root where the degree is odd and the radicand a negative number."""
         if not degree.is_Rational or degree.is_zero or max(abs(degree.p), degree.q) > MAX_POWER:
             raise NotSymbolic
+        # sympy's own root of a negative number is the complex one.
         if value.is_negative and degree.q == 1 and degree.p % 2:
             return -((-value) ** (1 / degree))
         return value ** (1 / degree)
@@ -110,6 +112,7 @@ class Builder:
     def function(self, name: str, args: tuple[Node, ...]) -> Any:
         values = [self.expression(arg) for arg in args]
         if name.startswith("@"):
+            # Expanded, so that f(x + 1) and f(1 + x) become one object.
             return self.sympy.Function(name[1:])(*(self.sympy.expand(value) for value in values))
         if name == "root":
             return self.root(*values)
@@ -142,6 +145,7 @@ class Builder:
             raise NotSymbolic
         index = below[2][0][1]
         first, last = self.expression(below[2][1]), self.expression(limits["^"])
+        # An index may hide a symbol of the same name outside of the sum.
         kept = self.bound.get(index)
         self.bound[index] = self.sympy.Symbol(f"{index}~", integer=True)
         body = self.expression(parts[-1])

@@ -225,6 +225,7 @@ def _proved(a: Family, g: Family, same: Same) -> bool:
     cosets = [_affine(term, a.parameter, same) for term in a.terms]
     for term in g.terms:
         coset = _affine(term, g.parameter, same)
+        # Families over N begin somewhere: their cosets would not, so only equal terms count.
         if a.field == "Z" and coset and _in_cosets(coset, [c for c in cosets if c], same):
             continue
         moved = renamed(term, g.parameter, a.parameter)
@@ -278,5 +279,6 @@ def moves(parameter: str, field: str) -> list[Node]:
     k: Node = ("s", parameter)
     if field != "Z":
         return [k]
+    # Small shifts first: they are the usual ones.
     shifts = sorted(range(-MAX_SHIFT, MAX_SHIFT + 1), key=abs)
     return [("+", (sign, ("n", m, 1))) for m, sign in product(shifts, (k, ("-", k)))]

@@ -7,6 +7,7 @@ Nothing is evaluated before its size has been bounded in log space.
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from rewards.equality.approx import Point
 from rewards.equality.exact import NotExact, TooLarge, Undefined, exact
@@ -74,11 +75,15 @@ class WholePoint(Point):
 
 
 class WidePoint(Point):
-    """A point far from zero, for functions that are not defined near it, as ln(x - 20)."""
+    """A point far from zero whose symbols differ in sign and size, for narrow domains.
+
+    So ln(x - 20) is defined at some, and so is the root of b^2 - 4ac.
+    """
 
     def value(self, name: str) -> float:
-        """Return the symbol's value at this point, negative at every second one."""
-        return super().value(name) * (5 + 7 * self.index) * (-1 if self.index % 2 else 1)
+        """Return the symbol's value: the same for the same name and index, in every process."""
+        seed = crc32(name.encode(), 104_729 * (self.index + 1))
+        return super().value(name) * (1 + seed // 2 % 60) * (-1 if seed % 2 else 1)
 
 
 def _points(a: Node, b: Node) -> Iterator[Point]:

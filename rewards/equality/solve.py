@@ -19,6 +19,7 @@ _INEQUALITIES = {"<", "<=", ">", ">=", "!="}
 
 def same_solutions(a: Node, g: Node) -> bool | None:
     """Say whether both describe the same set of real or whole numbers; None when that is open."""
+    # `|S| >= 8` says nothing of n.
     if a[0] == g[0] == "rel" and symbols(a) != symbols(g):
         return False
     try:
@@ -127,6 +128,7 @@ def _where(member: Node, condition: Node) -> Any:
     domain, found = as_set(member[2][1]), as_set(condition)
     if domain not in (sympy.S.Integers, sympy.S.Naturals, sympy.S.Naturals0):
         return sympy.Intersection(domain, found)
+    # Membership is asked of each whole number, so there must be few.
     span = sympy.Intersection(found, sympy.Interval(-MAX_WHOLE, MAX_WHOLE))
     if not found.is_subset(span):
         raise NotSymbolic

@@ -78,6 +78,7 @@ class Comparison:
 
     def _compare(self, a: Node, b: Node) -> bool | None:
         probed = same_slow(a, b)
+        # A decimal is equal by convention, up to its digits: sympy would only show a difference.
         if probed is False or _is_rounded(a, b):
             return probed
         confirmed = self._confirm(a, b)
@@ -107,6 +108,7 @@ def vanishes(a: Node, b: Node, left: TimeLeft) -> bool | None:
     Roots and logarithms need positive values; probes have looked at negative ones too. Formulas
     that count are compared for whole numbers.
     """
+    # Real symbols first: as positive ones sympy would take sqrt(x^2) for x.
     domains = ("whole",) if counts(a) or counts(b) else ("real", "positive")
     for domain in domains if symbols(a) | symbols(b) else domains[:1]:
         try:
@@ -129,7 +131,7 @@ def differs_at_a_point(a: Node, b: Node, left: TimeLeft) -> bool:
     try:
         with within(left.for_a_step()):
             difference = build(a) - build(b)
-            value = difference.xreplace(_point(difference, whole=counted))
+            value = cast("Expr", difference.xreplace(_point(difference, whole=counted)))
             real, imaginary = value.evalf(ZERO_DIGITS, maxn=4 * ZERO_DIGITS).as_real_imag()
             return _is_shown(real) and not _is_shown(imaginary)
     except OutOfTime:
@@ -156,6 +158,7 @@ def is_zero(difference: "Expr", left: TimeLeft, *, force: bool = False) -> bool 
 
     force: take every logarithm and power apart as for positive arguments.
     """
+    # Most steps make a large expression larger first; the first two stay in proportion to it.
     large = difference.count_ops() > MAX_OPERATIONS
     for step in steps(bool(difference.free_symbols), force)[: 2 if large else None]:
         step_s = left.for_a_step()
@@ -177,6 +180,7 @@ def is_zero(difference: "Expr", left: TimeLeft, *, force: bool = False) -> bool 
 def _known(found: "Expr") -> bool | None:
     if found.is_zero:
         return True
+    # f(x) and f(x + 1) are unrelated as long as f is unknown: each is a variable of its own.
     if found.has(_undefined()):
         return False if _differs(found) else None
     return False if found.is_number and _has_digits(found) else None

@@ -1,4 +1,4 @@
-"""What every engine does: generate with a seed per sample, score given tokens, take new weights."""
+"""The engine protocol: generate with a seed per sample, score given tokens, take new weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ R = TypeVar("R")
 
 
 class EngineLost(RunError):
-    """The engine died and answers no more; another one may do the same work."""
+    """The engine died; another one may do the same work."""
 
 
 def refusal(reason: str, engine: str, mode: str) -> ConfigError:
-    """What is said of an engine that does not take the model or its adapter, with the remedy.
+    """The error of an engine that does not take the model or its adapter, with the remedy.
 
     engine: as in rollout.engine. mode: of the sync.
     """
@@ -83,9 +83,11 @@ class Engine(Protocol):
     def stream(
         self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
-        """After every decoding step the responses that it finished, often none, with the index of
-        their request. What finishes when is decided by the tokens alone, unless the engine's
-        `name` is vllm_server. Closing the generator aborts the requests that are left."""
+        """Yields after every decoding step the responses that it finished, often none, each with
+        the index of its request. Closing the generator aborts the rest.
+
+        Which finishes when depends on the tokens alone, unless the engine's `name` is vllm_server.
+        """
         ...
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Response]:
@@ -105,17 +107,20 @@ class Engine(Protocol):
         """Serves the low-rank adapter in `folder` from now on, without it; the bytes read."""
         ...
 
-    def held(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
-        """What it answers with of these weights, read back: by name, one or several pieces, none of
-        what it cannot read. Names are those of `load_weights`; a module X's low-rank factors, zero
-        where it answers without an adapter, are X.lora_A.weight and X.lora_B.weight."""
+    def read_back(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
+        """Fingerprints of the weights that it serves, by name: one or several pieces of each,
+        without those that it cannot read.
+
+        Names are those of `load_weights`; a module X's low-rank factors, zero where no adapter is
+        served, are X.lora_A.weight and X.lora_B.weight.
+        """
         ...
 
     def sleep(self) -> None:
         """Gives up GPU memory, where the engine can, until `wake`; nothing is asked in between."""
 
     def wake(self) -> None:
-        """Serves again what it served before `sleep`; nothing, where it is awake."""
+        """Ends `sleep`; it serves what it served before."""
 
     def close(self) -> None:
         """Releases memory and processes."""
@@ -148,8 +153,8 @@ class ForwardingEngine(Engine):
     def load_adapter(self, folder: Path) -> int:
         return self.engine.load_adapter(folder)
 
-    def held(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
-        return self.engine.held(names)
+    def read_back(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
+        return self.engine.read_back(names)
 
     def sleep(self) -> None:
         self.engine.sleep()

@@ -139,7 +139,7 @@ class TransformersEngine(Engine):
     def load_adapter(self, folder: Path) -> int:
         return 0
 
-    def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+    def read_back(self, names: Sequence[str]) -> dict[str, list[Piece]]:
         """What the policy that generates has: the same tensors, unless it is another policy."""
         factors = any(name.endswith(FACTORS) for name in names)
         mode, wanted = "adapter" if factors else "merged", set(names)

@@ -65,17 +65,18 @@ class VllmEngine(Engine):
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM
 
-        on_cpu = not torch.cuda.is_available()
-        if on_cpu and rollout.tensor_parallel_size > 1:
-            _remove_leftovers(world, rollout.tensor_parallel_size)
-        # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot do
-        whole_prefill = {
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(8192, model.max_len),
-        }
-        # inside the ranks' process group: each takes its own local GPU, neighbours share an engine
-        per_rank: dict[str, Any] = {"distributed_executor_backend": "external_launcher"}
-        lora = {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
+        options: dict[str, Any] = {}
+        if not torch.cuda.is_available():
+            if rollout.tensor_parallel_size > 1:
+                _remove_leftovers(world, rollout.tensor_parallel_size)
+            # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot
+            options |= {"enforce_eager": True, "enable_chunked_prefill": False}
+            options["max_num_batched_tokens"] = max(8192, model.max_len)
+        if max_lora_rank:
+            options |= {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
+        if world.size > 1:
+            # inside the ranks' process group: each takes its own GPU, neighbours share an engine
+            options["distributed_executor_backend"] = "external_launcher"
         self._llm: Any = LLM(
             model=path,
             revision=model.revision,
@@ -86,16 +87,14 @@ class VllmEngine(Engine):
             tensor_parallel_size=rollout.tensor_parallel_size,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             enable_sleep_mode=rollout.sleep,
-            enforce_eager=on_cpu,
             enable_prefix_caching=True,
+            # the ratio needs the probabilities that tokens were drawn with, not the model's
             logprobs_mode="processed_logprobs",
             skip_tokenizer_init=False,
             disable_log_stats=True,
             use_tqdm_on_load=False,
             seed=seed,
-            **(whole_prefill if on_cpu else {}),
-            **(lora if max_lora_rank else {}),
-            **(per_rank if world.size > 1 else {}),
+            **options,
         )
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._adapter: Any = None
@@ -127,16 +126,13 @@ class VllmEngine(Engine):
 
     @contextmanager
     def _alive(self) -> Iterator[Any]:
-        """vLLM's LLM; whatever it raises in the block is its end. Raises: EngineLost.
-
-        What it draws from torch's own generator, on CPU for seeded requests too, leaves no trace:
-        a resumed run, which hands its weights over once more, would go on with another state. In
-        async mode that holds too, as long as an update draws from generators of its own.
-        """
+        """vLLM's LLM; whatever it raises in the block is its end. Raises: EngineLost."""
         import torch
 
         if self.lost:
             raise EngineLost("vLLM died before")
+        # vLLM draws from torch's global generator, on CPU for seeded requests too. A resumed run
+        # syncs once more than one that was never stopped, so without this the two would differ.
         rng = torch.get_rng_state()
         try:
             yield self._llm
@@ -144,7 +140,7 @@ class VllmEngine(Engine):
             raise
         except Exception as error:
             self.lost = True
-            if self._has_served:  # else it is a refusal, said in one line
+            if self._has_served:  # else it is a refusal, for which one line is enough
                 traceback.print_exc()
             traceback.clear_frames(error.__traceback__)  # they keep its memory
             raise EngineLost(f"vLLM: {type(error).__name__}: {error}") from error
@@ -167,7 +163,7 @@ class VllmEngine(Engine):
         ]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
-        counted = _Counter(weights)
+        counted = _Counter(weights)  # a stream: the merged weights never exist all at once
         with self._alive() as llm:
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(counted)})
         self._forget_prefixes()
@@ -182,7 +178,7 @@ class VllmEngine(Engine):
         self._forget_prefixes()
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
-    def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+    def read_back(self, names: Sequence[str]) -> dict[str, list[Piece]]:
         from rlvr.engines.weights.vllm_weights import read
 
         asked = {"names": names, "has_adapter": self._adapter is not None}
@@ -196,7 +192,7 @@ class VllmEngine(Engine):
             raise RunError("vLLM kept prefixes of the old weights: requests are still running")
 
     def drop_adapter(self) -> None:
-        """The base answers from now on."""
+        """Serves the base without an adapter from now on."""
         self._adapter = None
         self._llm.reset_prefix_cache()
 
@@ -210,7 +206,7 @@ class VllmEngine(Engine):
         if self._asleep:
             import torch
 
-            torch.cuda.empty_cache()  # what the update has left is vLLM's now
+            torch.cuda.empty_cache()  # vLLM maps its memory again, which torch may still cache
             with self._alive() as llm:
                 llm.wake_up()
             self._asleep = False
@@ -220,7 +216,7 @@ class VllmEngine(Engine):
         if llm is None:
             return
         llm.llm_engine.engine_core.shutdown()
-        if self.lost:  # its memory is needed by the one that follows
+        if self.lost:  # the engine that takes its place needs the memory
             import torch
 
             del llm
@@ -230,7 +226,7 @@ class VllmEngine(Engine):
 
 
 class _Counter:
-    """Passes weights on and counts their bytes."""
+    """Yields weights and counts their bytes."""
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self._weights, self.num_bytes = weights, 0

@@ -68,7 +68,7 @@ class Policy(LanguageModel):
         return [p for p in self.model.parameters() if p.requires_grad]
 
     @contextlib.contextmanager
-    def reference_at_hand(self) -> Iterator[None]:
+    def reference_on_device(self) -> Iterator[None]:
         """Keeps the frozen copy, if there is one, on the device; outside it waits in CPU memory."""
         copied = None if self.strategy.shards_weights else self.reference
         if copied is not None:

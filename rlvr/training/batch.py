@@ -119,7 +119,7 @@ def score_by_reference(
     def forward(rows: Sequence[TokenRow]) -> Tensor:
         return policy.reference_logprobs(rows, config.temperature)
 
-    with policy.reference_at_hand():
+    with policy.reference_on_device():
         return _score_groups(groups, policy, config, forward)
 
 

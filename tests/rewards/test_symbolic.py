@@ -51,6 +51,9 @@ SAME = [
     (r"\arctan\frac12+\arctan\frac13", r"\frac{\pi}{4}"),
     (r"\pi-\arccos\frac13", r"\arccos\left(-\frac13\right)"),
     (r"2\arcsin\sqrt a", r"\arccos(1-2a)"),
+    (r"\ln(x+\sqrt{x^2+1})", r"\operatorname{arsinh} x"),
+    (r"\sqrt{x^4+2x^2+1}", "x^2+1"),
+    (r"\max(a,b)", r"\frac{a+b+|a-b|}{2}"),
     ("f(x+1)+1", "1+f(1+x)"),
 ]
 DIFFERENT = [

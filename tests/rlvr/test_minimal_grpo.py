@@ -62,16 +62,17 @@ def test_the_update_raises_what_is_rewarded(example, make_recipe, tiny_policy):
     with ExitStack() as stack:
         parts = example.build(recipe, str(tiny_policy), stack)
         groups = example.sample_groups(parts, recipe, step=0)
-        batch = example.make_batch(groups, parts.policy, recipe)
+        config = example.UpdateConfig.of(recipe)
+        batch = example.make_batch(groups, parts.policy, config)
         assert any(is_informative(group.rewards) for group in groups)
 
         def gain() -> float:
             """Sum of advantage times mean log-probability over all responses."""
             rows = [TokenRow(g.prompt_ids, r.token_ids) for g in groups for r in g.responses]
-            values = [value for group in batch.advantages for value in group]
+            values = [value for group in batch.advantages_PG for value in group]
             logp = [float(parts.policy.logprobs([row], 1.0)[0].mean()) for row in rows]
             return sum(value * x for value, x in zip(values, logp, strict=True))
 
         before = gain()
-        example.update(parts, batch, recipe)
+        example.update(parts, batch, config, step=0)
         assert gain() > before

@@ -65,7 +65,7 @@ def test_many_cycles_move_the_base_and_most_under_a_start(make_recipe):
 def test_only_the_controls_sync_touches_the_base(make_recipe, make):
     recipe, policy = a_policy(make_recipe, "lora")
     before = base_weights(policy.model)
-    syncer = make(recipe, policy, TransformersEngine(policy), "none", PROMPTS)
+    syncer = make(recipe.rollout, policy, TransformersEngine(policy), "none", PROMPTS)
     shake(policy)
     syncer.sync()
     after = base_weights(policy.model)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.engines.engine import Request, Response, SamplingParams
-from rlvr.engines.server.guard import HELD_PATH, INSTANCE_HEADER
+from rlvr.engines.server.guard import INSTANCE_HEADER, READ_BACK_PATH
 from rlvr.engines.weights.fingerprint import Piece
 
 if TYPE_CHECKING:
@@ -166,12 +166,12 @@ class Server:
             raise RunError(f"{self.url} kept prefixes of the old weights: it serves others too")
         self.model = self.base
 
-    async def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
-        """As Engine.held; nothing from a server that cannot. Raises: as `call`."""
+    async def read_back(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+        """As Engine.read_back; nothing from a server that cannot. Raises: as `call`."""
         found: dict[str, list[Piece]] = {}
         if self.can_read:
             asked = {"names": list(names), "has_adapter": self.model != self.base}
-            for worker in await self.call("POST", HELD_PATH, asked, WEIGHTS_S):
+            for worker in await self.call("POST", READ_BACK_PATH, asked, WEIGHTS_S):
                 for name, pieces in worker.items():
                     found.setdefault(name, []).extend(map(Piece.from_json, pieces))
         return found
@@ -225,7 +225,7 @@ async def _can_read(server: Server) -> bool:
     """Whether it was started with rlvr serve. Raises: ServerLost."""
     nothing = {"names": [], "has_adapter": False}
     try:
-        await server.call("POST", HELD_PATH, nothing, HEALTH_S)
+        await server.call("POST", READ_BACK_PATH, nothing, HEALTH_S)
     except ServerLost:
         raise
     except RunError:

@@ -18,6 +18,7 @@ from rlvr.common.errors import RunError
 from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.engines.server.client import Server, ServerLost, examine, session
+from rlvr.engines.server.dispatch import Dispatch
 from rlvr.engines.server.key import find_key
 from rlvr.engines.server.pool import Handover, Pool
 from rlvr.engines.weights.fingerprint import Piece
@@ -109,7 +110,8 @@ class ServerEngine(Engine):
         self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
         out: queue.SimpleQueue[tuple[int, Response]] = queue.SimpleQueue()
-        serving = self._run(_start(self._servers.serve(requests, sampling, out.put)))
+        dispatch = Dispatch(self._servers, requests, sampling)
+        serving = self._run(_start(dispatch.serve(out.put)))
         num_left = len(requests)
         try:
             while num_left:
@@ -136,8 +138,8 @@ class ServerEngine(Engine):
         self._hand_over(partial, is_adapter=True)
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
-    def held(self, names: Sequence[str]) -> dict[str, list[Piece]]:
-        return self._run(self._servers.held(names))
+    def read_back(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+        return self._run(self._servers.read_back(names))
 
     def _new_folder(self) -> Path:
         self._num_handovers += 1

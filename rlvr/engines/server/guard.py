@@ -14,12 +14,12 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from rlvr.engines.weights.vllm_weights import METHOD
+from rlvr.engines.weights.vllm_weights import READ_BACK
 
 INSTANCE_HEADER = "x-rlvr-instance"
 """Header of every reply: a random name of the server process, so that a restart is noticed."""
 
-HELD_PATH = "/rlvr/held"
+READ_BACK_PATH = "/rlvr/held"
 """Answers a POST with what each worker holds (`vllm_weights.read`), a list. vLLM's own path to its
 workers would let a server that takes adapters have its base replaced too."""
 
@@ -47,21 +47,21 @@ class Guard:
 
         given = dict(scope["headers"]).get(b"authorization", b"")
         if scope["path"] == "/health" or hmac.compare_digest(given, self._wanted):
-            if scope["path"] == HELD_PATH:
-                return await _answer(send_named, 200, await _held(scope, receive))
+            if scope["path"] == READ_BACK_PATH:
+                return await _answer(send_named, 200, await _read_back(scope, receive))
             return await self._app(scope, receive, send_named)
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
         await _answer(send_named, 401, {"error": "Unauthorized"})
 
 
-async def _held(scope: Message, receive: Receive) -> list[Any]:
+async def _read_back(scope: Message, receive: Receive) -> list[Any]:
     body, more = b"", True
     while more:
         message = await receive()
         body, more = body + message.get("body", b""), message.get("more_body", False)
     engine = scope["app"].state.engine_client
-    return await engine.collective_rpc(METHOD, kwargs=json.loads(body))
+    return await engine.collective_rpc(READ_BACK, kwargs=json.loads(body))
 
 
 async def _answer(send: Send, status: int, content: Any) -> None:

@@ -1,4 +1,4 @@
-"""Whether weights arrived: what the engine holds, read back, against what the policy has.
+"""Whether weights arrived: those read back from the engine, compared with the policy's.
 
 Log-probabilities cannot tell. In bfloat16 two right computations differ by up to 0.5 nats on some
 token, and an update at a rate of 1e-5 moves tokens by 0.01.
@@ -29,8 +29,8 @@ NUM_TURNS = 50
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """Names of the modules looked at; of those that the engine holds otherwise than the policy has
-    them; of those that it does not let be read back."""
+    """Names of the modules compared, of those where the engine's weights differ from the policy's,
+    and of those that it cannot read back."""
 
     modules: tuple[str, ...]
     differing: tuple[str, ...]
@@ -44,37 +44,39 @@ def check_arrival(
     step: int | None = None,
     everything: bool = False,
 ) -> Arrival:
-    """What the engine holds of the policy after a handover by `mode`: every number, compared with
-    the policy's own, rounded to the type in which the engine holds it.
+    """The comparison of every number that the engine serves, after a sync by `mode`, with the
+    policy's own, rounded to the type in which the engine keeps it.
 
-    step: looks only at the modules whose turn it is after this step. everything: looks also at what
-    training does not change. All ranks of a sharded policy call it together.
+    step: compares only the modules whose turn it is after this step. everything: compares what
+    training does not change, too. All ranks of a sharded policy call it together.
     """
     names = sent_names(policy, mode, everything)
     if step is not None:
         names = {module: names[module] for module in whose_turn(list(names), step)}
     module_of = {name: module for module, own in names.items() for name in own}
-    held: Mapping[str, Sequence[Piece]] = {}
+    found: Mapping[str, Sequence[Piece]] = {}
     differing: dict[str, None] = {}
     try:
-        held = engine.held(list(module_of))
-    finally:  # whatever the engine says: others wait for this rank's part of every weight
+        found = engine.read_back(list(module_of))
+    finally:
+        # even after an error: the other ranks wait for this one's shard of every weight
         for name, value in sent_weights(policy, mode, names, everything):
-            if not all(piece.is_of(value) for piece in held.get(name, ())):
+            if not all(piece.is_of(value) for piece in found.get(name, ())):
                 differing[module_of[name]] = None
-    unread = dict.fromkeys(module for name, module in module_of.items() if not held.get(name))
+    unread = dict.fromkeys(module for name, module in module_of.items() if not found.get(name))
     return Arrival(tuple(names), tuple(differing), tuple(unread))
 
 
 def whose_turn(modules: Sequence[str], step: int) -> list[str]:
-    """The modules to look at after a step: a fiftieth, at least one, and all of them in turn."""
+    """The modules to compare after a step: a fiftieth, at least one, and all of them in turn."""
+    # strided, so that every turn takes modules from all depths of the model
     size = -(-len(modules) // NUM_TURNS)
     num_turns = -(-len(modules) // max(size, 1)) or 1
     return list(modules[step % num_turns :: num_turns])
 
 
 def sent_names(policy: LanguageModel, mode: Sync, everything: bool = False) -> dict[str, list[str]]:
-    """By module, the names of what is handed over; see `rlvr.engines.weights.vllm_weights.read`."""
+    """The names of what a sync hands over, by module; see `vllm_weights.read`."""
     if mode == "merged":
         return handed_names(policy.model, everything)
     return {name: [name + factor for factor in FACTORS] for name in _lora_layers(policy)}
@@ -83,7 +85,7 @@ def sent_names(policy: LanguageModel, mode: Sync, everything: bool = False) -> d
 def sent_weights(
     policy: LanguageModel, mode: Sync, modules: Collection[str], everything: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
-    """What the engine has to hold of these modules, from the policy as it is now: linear weights
+    """What the engine should serve of these modules, from the policy as it is now: linear weights
     [out, in], and low-rank factors with their scaling in B."""
     if mode == "merged":
         yield from _as_linear(policy.model, merged_weights(policy.model, everything, only=modules))

@@ -1,4 +1,4 @@
-"""Fingerprints of tensors, equal where the numbers are: what was sent against what is held.
+"""Fingerprints of tensors, equal where the numbers are, to compare weights across processes.
 
 64 bits of integer arithmetic, so that every device and process gives the same. Source: a bilinear
 form sum_rc u_r v_c bits_rc mod 2^64 with pseudo-random u and v: two different matrices agree with a
@@ -18,9 +18,9 @@ CHUNK = 1 << 22
 
 
 class Piece(NamedTuple):
-    """What a process holds of a tensor, seen as a matrix (a vector is one column).
+    """The part of a tensor that one process has, seen as a matrix (a vector is one column).
 
-    rows, columns: first and last + 1 of the whole tensor's. dtype: in which it is held, by torch's
+    rows, columns: [first, last + 1) in the full tensor. dtype: in which it is kept, by torch's
     name. in_order: False where the engine sorts the rows in a way of its own.
     """
 
@@ -32,15 +32,15 @@ class Piece(NamedTuple):
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> Piece:
-        """The piece that went through JSON."""
+        """The piece back from JSON, which has lists for tuples."""
         rows, columns, dtype, in_order, digest = values
         return cls(tuple(rows), tuple(columns), dtype, in_order, digest)
 
-    def is_of(self, whole: Tensor) -> bool:
-        """Whether this is a piece of `whole`, rounded to the type in which it is held."""
+    def is_of(self, full: Tensor) -> bool:
+        """Whether this is a piece of the full tensor, rounded to the piece's type."""
         import torch
 
-        matrix = whole.reshape(len(whole), -1)
+        matrix = full.reshape(len(full), -1)
         part = matrix[slice(*self.rows), slice(*self.columns)].to(getattr(torch, self.dtype))
         return digest(part, self.in_order) == self.digest
 
@@ -52,7 +52,7 @@ NOTHING = Piece((0, ANY), (0, ANY), "float32", True, 0)
 
 
 def whole_piece(value: Tensor) -> Piece:
-    """The piece that is all of a tensor."""
+    """The piece of a process that has all of the tensor."""
     number = digest(value.reshape(len(value), -1))
     return Piece((0, ANY), (0, ANY), str(value.dtype).removeprefix("torch."), True, number)
 
@@ -60,14 +60,16 @@ def whole_piece(value: Tensor) -> Piece:
 def digest(matrix: Tensor, in_order: bool = True) -> int:
     """A signed 64-bit fingerprint of a matrix of floats [R, C].
 
-    Rows and columns of zeros at the end do not change it, nor the sign of a zero, nor numbers that
-    some processors take for zero. in_order: rows in another order give another one.
+    Zeros do not count: neither rows and columns of them at the end, with which engines pad, nor
+    their sign, nor subnormal numbers, which some processors flush to zero. in_order: rows in
+    another order give another fingerprint.
     """
     import torch
 
     if not matrix.numel():
         return 0
     num_rows, num_columns = matrix.shape
+    # 1 << 40 keeps the columns' numbers apart from the rows': a transposed matrix is another one
     columns = _mixed(torch.arange(1, num_columns + 1, device=matrix.device) + (1 << 40))
     step = max(1, CHUNK // num_columns)
     rows = torch.cat([(_bits(part) * columns).sum(dim=1) for part in matrix.detach().split(step)])

@@ -1,4 +1,4 @@
-"""From the policy to the engine after every update, and the proof that it arrived."""
+"""Hands the policy's weights to the engine after every update, and proves that they arrived."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ logger = get_logger(__name__)
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 """Largest difference of a token's log-probability (nats) that rounding alone usually makes, by
-compute type: beyond it a run in float32 stops, one in 16 bits is told. See `stop_tolerance`."""
+compute type: beyond it a run in float32 stops, one in 16 bits is warned. See `stop_tolerance`."""
 
 
 PROBE_ROWS, PROBE_LEN = 4, 64
 """The probe: this many training prompts, cut to this many tokens."""
 
 GROWTH, MIN_MEAN = 3.0, 0.02
-"""The mean difference is told when it is this many times that of the first sync, and this large
-(nats)."""
+"""A warning is due when the mean difference is this many times that of the first sync, and this
+large (nats)."""
 
 
 class SyncError(RunError):
-    """The engine holds other weights than were handed over, or computes something else of them."""
+    """The engine serves other weights than it was given, or computes something else with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ class SyncStats:
 
 
 def stop_tolerance(rollout: RolloutConfig, dtype: torch.dtype) -> float:
-    """The largest difference of a log-probability (nats) that a run goes on with.
+    """The largest difference of a log-probability (nats) that does not stop a run.
 
-    In 16 bits there is none unless the recipe sets one: rounding makes differences of any size, and
-    whether weights arrived is not seen in them.
+    No difference does in 16 bits unless the recipe sets one: rounding makes differences of any
+    size, which say nothing about whether weights arrived.
     """
     if rollout.sync_tolerance is not None:
         return rollout.sync_tolerance
@@ -84,8 +84,7 @@ def mode_of(rollout: RolloutConfig, method: Method, on_cpu: bool) -> Sync:
 
 
 class Syncer:
-    """Hands the policy's weights to the engine, proves that they arrived, and scores a fixed probe
-    with both."""
+    """Hands the policy's weights to the engine, reads them back, and compares both on a probe."""
 
     def __init__(
         self,
@@ -149,6 +148,7 @@ class Syncer:
         if self.mode == "none":
             return 0
         if self.mode == "adapter":
+            # vLLM takes adapters from folders only; this one never reaches a disk
             memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
             with tempfile.TemporaryDirectory(prefix="rlvr-adapter-", dir=memory) as folder:
                 self._policy.save_adapter(Path(folder))
@@ -157,7 +157,8 @@ class Syncer:
         try:
             return self._engine.load_weights(weights)
         finally:
-            deque(weights, maxlen=0)  # what is left: other ranks may wait for a part of it
+            # an engine that fails leaves the stream half read: other ranks still gather with us
+            deque(weights, maxlen=0)
 
     def _prove(self, step: int | None) -> tuple[str, ...]:
         """The modules that the engine does not let be read back. Raises: SyncError."""
@@ -227,7 +228,7 @@ def _cause(unread: Sequence[str]) -> str:
 
 
 def explain(found: Arrival) -> str:
-    """Which modules the engine holds otherwise than the policy has them, all by name."""
+    """Which modules have other weights in the engine than in the policy, all by name."""
     names, of = ", ".join(found.differing), len(found.modules)
     if len(found.differing) == of > 1:
         return f"the engine ignored the whole update: it holds other weights in all {of}: {names}"

@@ -1,4 +1,4 @@
-"""What a vLLM worker holds, read beside its model: in this process, or in a server's.
+"""Reads weights back from a vLLM worker: in this process, or in a server's.
 
 The layout is worked out here from the sizes of vLLM's layers, not by the loaders that put the
 weights there. Linear weights that vLLM has repacked for CPUs are read by applying them to one-hot
@@ -16,24 +16,24 @@ from rlvr.engines.weights.fingerprint import ANY, NOTHING, Piece, digest
 if TYPE_CHECKING:
     from torch import Tensor
 
-METHOD = "rlvr_held"
+READ_BACK = "rlvr_held"
 """Name of the call that a server's workers answer, see `Reader`."""
 FACTORS = (".lora_A.weight", ".lora_B.weight")
 ONE_HOT_ROWS = 1024
 
 
 class Reader:
-    """Extends vLLM's worker class, as `vllm serve --worker-extension-cls` takes it."""
+    """A mixin for vLLM's worker class, given as `vllm serve --worker-extension-cls`."""
 
     def rlvr_held(self, names: Sequence[str], has_adapter: bool) -> dict[str, list[list[Any]]]:
-        """As `read`, of this worker, in lists."""
-        held = read(self, names, has_adapter)
-        return {name: [list(piece) for piece in pieces] for name, pieces in held.items()}
+        """`read` of this worker, with lists for tuples."""
+        found = read(self, names, has_adapter)
+        return {name: [list(piece) for piece in pieces] for name, pieces in found.items()}
 
 
 def read(worker: Any, names: Sequence[str], has_adapter: bool) -> dict[str, list[Piece]]:
-    """What the worker holds of these tensors, named as in transformers; without those that cannot
-    be read. Low-rank factors are X.lora_A.weight and X.lora_B.weight of a module X.
+    """The worker's pieces of these tensors, named as in transformers; without those that cannot be
+    read. Low-rank factors are X.lora_A.weight and X.lora_B.weight of a module X.
 
     has_adapter: whether requests are answered with the adapter.
     """
@@ -47,7 +47,8 @@ def read(worker: Any, names: Sequence[str], has_adapter: bool) -> dict[str, list
 
 @dataclass(frozen=True)
 class _Place:
-    """What a layer holds of a weight: rows of the weight, and of the layer's; columns of both."""
+    """Where a layer's part of a weight lies: rows in the full weight and in the layer's; columns in
+    both."""
 
     rows: tuple[int, int]
     columns: tuple[int, int]
@@ -180,7 +181,7 @@ def _piece(matrix: Tensor, place: _Place, dtype: Any) -> Piece:
 
 
 def _place(layer: Any, shard: int | None) -> _Place | None:
-    """What this worker's part of a linear layer or embedding is of the whole; None: not known."""
+    """Where this worker's part of a linear layer or embedding lies; None where it is unknown."""
     from vllm.model_executor.layers.linear import (
         ColumnParallelLinear,
         LinearBase,

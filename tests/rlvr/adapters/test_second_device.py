@@ -128,7 +128,7 @@ def test_the_other_parts_of_a_run_work_on_a_second_device(make_recipe, one_layer
         optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
         engine = TransformersEngine(policy)
         groups = [drawn_group(engine, number) for number in range(2)]
-        with policy.reference_at_hand():
+        with policy.reference_on_device():
             batch = make_batch(groups, policy, UpdateConfig.of(recipe))
         data = encode_prompts(load_problems(recipe.data), policy.tokenizer, recipe.data, 100)[0]
         facts = manifest(recipe, policy, optimizer, data, engine.name, "none")

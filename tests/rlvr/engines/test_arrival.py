@@ -214,7 +214,7 @@ def test_every_weight_of_the_base_is_read_back_from_vllm_as_it_lies_on_the_disk(
     """Embedding, head, norms and biases too: read by their names, compared in plain torch."""
     vllm_engine.drop_adapter()
     on_disk = load_file(Path(real_logits_policy) / "model.safetensors")
-    held = vllm_engine.held(list(on_disk))
+    held = vllm_engine.read_back(list(on_disk))
     assert held.keys() == on_disk.keys()
     for name, value in on_disk.items():
         (piece,) = held[name]
@@ -323,7 +323,7 @@ def test_reading_back_nothing_is_said(make_recipe, real_logits_policy, capfd):
     policy = a_policy(recipe)
 
     class Silent(TransformersEngine):
-        def held(self, names):
+        def read_back(self, names):
             return {}
 
     for mode in ("merged", "none"):
