@@ -45,9 +45,9 @@ class Options:
     curvature: bool = False
     attention: bool = False
     max_rows: int = 64
-    multiple_choice: tuple[Path, ...] = ()
+    multiple_choice: Sequence[Path] = ()
     harness: bool = False
-    samples: tuple[Path, ...] = ()
+    samples: Sequence[Path] = ()
     answer_mode: str = "boxed"
 
 

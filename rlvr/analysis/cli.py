@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,18 +105,8 @@ def _options(args: argparse.Namespace) -> Options:
         raise ConfigError(f"--max-rows {args.max_rows}: must be at least 1")
     if args.answer_mode not in MODES:
         raise ConfigError(f"--answer-mode {args.answer_mode}: it is one of {', '.join(MODES)}")
-    return Options(
-        base=args.base,
-        layers=_layers(args.layers),
-        data=args.data,
-        curvature=args.curvature,
-        attention=args.attention,
-        max_rows=args.max_rows,
-        multiple_choice=tuple(args.multiple_choice),
-        harness=args.harness,
-        samples=tuple(args.samples),
-        answer_mode=args.answer_mode,
-    )
+    args.layers = _layers(args.layers)
+    return Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
 
 
 def _layers(text: str | None) -> tuple[int, ...] | None:

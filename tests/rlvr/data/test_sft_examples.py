@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from rlvr.common.errors import ConfigError
-from rlvr.config.sft import ExamplesConfig
+from rlvr.config.sft import ExamplesConfig, FinetuneRecipe
 from rlvr.config.toml import validate
 from rlvr.config.train import DataConfig
 from rlvr.data.problems import encode_prompts, load_problems
@@ -169,10 +169,16 @@ def test_a_conversation_without_an_answer_is_refused(tokenizer, write_rows, mess
         ({"messages_field": "c", "response_field": "b"}, "one format only"),
         ({"prompt_field": "a"}, "give data.prompt_field and data.response_field, or"),
         ({}, "give data.prompt_field and data.response_field, or"),
-        ({"messages_field": "c", "system_prompt": "s"}, "taken as they are"),
+        ({"messages_field": "c", "system_prompt": "s"}, "would be ignored with"),
         ({"path": "generated:word_problems", "prompt_field": "a"}, "would be ignored"),
     ],
 )
 def test_one_format_has_to_be_named(given, message):
+    tree = {
+        "model": {"path": "m"},
+        "data": {"path": "x.jsonl"} | given,
+        "optim": {"lr": 1e-3},
+        "train": {"batch_size": 8},
+    }
     with pytest.raises(ConfigError, match=message):
-        validate({"path": "x.jsonl"} | given, ExamplesConfig)
+        validate(tree, FinetuneRecipe)
