@@ -8,10 +8,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-BY_OTHERS = {"sympy"}
-"""rewards.judging.in_worker imports it by name, in the worker alone."""
-
-
 def imported() -> set[str]:
     """Top-level names that the packages import, lazily too."""
     names = set()
@@ -28,4 +24,4 @@ def imported() -> set[str]:
 def test_every_dependency_is_imported():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in project["dependencies"]}
-    assert wanted - imported() == BY_OTHERS
+    assert wanted - imported() == set()

@@ -61,7 +61,7 @@ def start_server(make_recipe, folder, sync: str = "adapter") -> ServerProcess:
     from rlvr.config.toml import dump_toml
 
     path = folder / "recipe.toml"
-    path.write_text(dump_toml(make_recipe()))
+    path.write_text(dump_toml(make_recipe(rollout={"engine": "auto"})))
     words = ["--rollout.sync", sync]
     server = ServerProcess(path, folder / "log", *words, VLLM_SERVER_DEV_MODE="1")
     server.start()
