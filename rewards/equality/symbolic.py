@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import import_module
 from time import monotonic, process_time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -236,6 +237,7 @@ def within(seconds: float) -> Iterator[None]:
 
     Only the main thread can be interrupted, which is where a worker judges.
     """
+    import_module("sympy")  # before the clock runs: an import cut short leaves half a package
     if seconds <= 0:
         raise OutOfTime
     if threading.current_thread() is not threading.main_thread():

@@ -18,6 +18,7 @@ from pairs import RIGHT, WRONG
 from tests.rewards.counting import num_calls
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("ample_time")
 
 
 def pays(answer: str, gold: str | Gold) -> bool:

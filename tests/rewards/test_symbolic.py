@@ -1,6 +1,8 @@
 """The symbolic stage: sympy objects built from trees, what they confirm and show different."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -148,6 +150,22 @@ def test_work_without_end_is_interrupted_and_the_alarm_is_taken_back():
         work_without_end()
     assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
     assert signal.getsignal(signal.SIGVTALRM) is before
+
+
+def test_sympy_is_whole_after_a_first_use_without_time():
+    script = (
+        "from rewards.equality.symbolic import TimeLeft, vanishes\n"
+        "from rewards.judging.in_worker import load, tree\n"
+        r"sides = tree(r'\cos 3x'), tree(r'4\cos^3 x-3\cos x')"
+        "\n"
+        "print(vanishes(*sides, TimeLeft(0.001, 0.001, 60)))\n"
+        "load()\n"
+        "print(vanishes(*sides, TimeLeft(600, 600, 600)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[-1] == "True"
 
 
 SETS = [
