@@ -152,6 +152,7 @@ def test_work_without_end_is_interrupted_and_the_alarm_is_taken_back():
     assert signal.getsignal(signal.SIGVTALRM) is before
 
 
+@pytest.mark.process
 def test_sympy_is_whole_after_a_first_use_without_time():
     script = (
         "from rewards.equality.symbolic import TimeLeft, vanishes\n"
