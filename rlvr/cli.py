@@ -22,7 +22,7 @@ SUBCOMMANDS = {
     "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),
     "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
     "serve": ("rlvr.training.serve:main", "start the vLLM server of a recipe"),
-    "doctor": ("rlvr.doctor:main", "check this machine: versions, GPUs, disk, ports, data"),
+    "doctor": ("rlvr.doctor.cli:main", "check this machine, and what a recipe needs of it"),
 }
 """Commands that parse their own arguments: module:function, and the line of help."""
 

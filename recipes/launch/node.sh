@@ -8,7 +8,9 @@ set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,6s/^# //p' "$0"; exit 2; }
 config=${CONFIG:-$(dirname "$0")/../accelerate/ddp.yaml}
 
-rlvr doctor
+# micro-batches of every length fragment what vLLM leaves; it switches this off around its sleep
+export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
+case $1 in --*) rlvr doctor ;; *) rlvr doctor "$@" ;; esac
 gpus=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
 if [ "$gpus" -eq 1 ]; then
     exec rlvr train "$@"

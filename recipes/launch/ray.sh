@@ -9,6 +9,7 @@
 set -euo pipefail
 usage() { sed -n '2,8s/^# //p' "$0"; exit 2; }
 PORT=${PORT:-6379}
+export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True} # see node.sh
 
 case "${1:-}" in
 head)

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 #SBATCH --requeue
-#SBATCH --signal=B:TERM@60
+#SBATCH --signal=B:TERM@600
 #SBATCH --open-mode=append
 # Starts the run NAME by RECIPE, or continues it where it stopped; asks Slurm for another turn when
 # it was preempted. Usage: [sbatch] recipes/launch/requeue.sh RECIPE NAME [--section.key value ...]
 set -u
+export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True} # see node.sh
 recipe=$1 name=$2
 shift 2
 

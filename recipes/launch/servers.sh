@@ -15,6 +15,7 @@ if [ $# -lt 3 ]; then sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; fi
 recipe=$1 server_gpus=$2 train_gpus=$3
 shift 3
 
+export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True} # see node.sh
 rlvr doctor || { echo "servers.sh: mend what fails above first" >&2; exit 1; }
 
 RLVR_API_KEY=${RLVR_API_KEY:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')}

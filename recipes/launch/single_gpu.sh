@@ -5,5 +5,7 @@
 set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,4s/^# //p' "$0"; exit 2; }
 
-rlvr doctor
+# micro-batches of every length fragment what vLLM leaves; it switches this off around its sleep
+export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
+case $1 in --*) rlvr doctor ;; *) rlvr doctor "$@" ;; esac
 exec rlvr train "$@"

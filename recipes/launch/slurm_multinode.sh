@@ -9,7 +9,7 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
-#SBATCH --signal=TERM@120
+#SBATCH --signal=TERM@600
 #SBATCH --output=slurm-%j.out
 set -euo pipefail
 [ $# -ge 1 ] || { echo "give a recipe, or --resume RUN" >&2; exit 2; }
@@ -19,8 +19,14 @@ HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 PORT=$((20000 + SLURM_JOB_ID % 20000))
 CONFIG=${CONFIG:-recipes/accelerate/ddp.yaml} # fsdp2.yaml, zero2.yaml: too large for each GPU
 export GPUS_PER_NODE HEAD PORT CONFIG
+# since Slurm 22.05 srun does not take over --cpus-per-task: all ranks of a node would share a core
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+# micro-batches of every length fragment what vLLM leaves; it switches this off around its sleep
+export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
 
-srun rlvr doctor
+doctor=(rlvr doctor)
+[[ $1 == --* ]] || doctor+=("$@")
+srun "${doctor[@]}"
 # each node fills in its own number
 srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
     --config_file "$CONFIG" \

@@ -143,12 +143,18 @@ class ExecutorConfig(Section):
     at a time."""
     gpus_per_run: float = Field(default=1.0, ge=0)
     """ray, slurm: GPUs of one run; 0 on CPU."""
-    cpus_per_run: int = Field(default=1, ge=1)
-    """ray, slurm: CPU cores of one run."""
+    cpus_per_run: int | None = Field(default=None, ge=1)
+    """ray, slurm: CPU cores of one run, for engine, verifier and trainer; None takes 8 with a GPU,
+    1 without."""
     max_retries: int = Field(default=3, ge=0)
     """ray: times that a run is started again after its worker was lost."""
     sbatch_options: tuple[str, ...] = ()
     """slurm: further options, such as "--partition=gpu", "--time=08:00:00"."""
+
+    @property
+    def cpus(self) -> int:
+        """CPU cores of one run."""
+        return self.cpus_per_run or (8 if self.gpus_per_run else 1)
 
 
 class CompareRecipe(Section):

@@ -20,6 +20,7 @@ from scipy.optimize import nnls
 from eval.formats.jsonl import read_objects
 from rlvr.common.checkout import cache_dir
 from rlvr.common.errors import RunError
+from rlvr.common.gpus import gpu_named
 from rlvr.plan.rates import Rates
 from rlvr.plan.simulate import decoding_steps
 from rlvr.runs.reader import read_metrics, rollout_files
@@ -42,11 +43,13 @@ class Measured:
 
 
 def device_name() -> str:
-    """What rates are stored under."""
+    """What rates are stored under: a GPU's name as --gpus takes it, where it has one there."""
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name().replace(" ", "-")
+        name = torch.cuda.get_device_name()
+        gpu = gpu_named(name)
+        return gpu.name if gpu else name.replace(" ", "-")
     return f"{platform.machine()}-{len(os.sched_getaffinity(0))}-cores"
 
 

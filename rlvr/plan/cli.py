@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.common.errors import ConfigError
+from rlvr.common.gpus import GPUS, Gpu
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.plan.calibrate import calibrate, rates_path, recorded
-from rlvr.plan.hardware import GPUS, Gpu, Shape, parse_cluster, shape_of
-from rlvr.plan.memory import engine_memory, num_sequences, peak_memory, trainer_memory
-from rlvr.plan.rates import Rates, roofline
+from rlvr.plan.hardware import GPUS_PER_NODE, Shape, parse_cluster, shape_of
+from rlvr.plan.header import read_header
+from rlvr.plan.memory import (
+    TIGHT,
+    device_memory,
+    engine_memory,
+    host_memory,
+    num_sequences,
+    trainer_memory,
+)
+from rlvr.plan.rates import FAST, SLOW, USUAL, Rates, Reached, roofline
 from rlvr.plan.simulate import Workload, best_split, log_normal_lengths, step_time
 from rlvr.warm_start.policy_path import model_path
 
@@ -26,11 +35,13 @@ def main(words: Sequence[str]) -> int:
     """Prints the plan."""
     args, settings = _parser().parse_known_args(list(words))
     recipe = load_recipe(args.recipe, settings, TrainRecipe)
-    count, gpu = parse_cluster(args.gpus)
+    header = read_header(Path(args.recipe))
+    args.lengths = args.lengths or header.lengths
+    count, gpu = parse_cluster(args.gpus or header.hardware or "cpu")
     shape = shape_of(recipe, model_path(recipe, Path(args.recipe)))
     if args.calibrate:
         modelled = sum(trainer_memory(recipe, shape).values())
-        modelled += sum(engine_memory(recipe, shape, None, colocated=True).values())
+        modelled += sum(engine_memory(recipe, shape, gpu, colocated=True).values())
         calibrate(recipe, Path(args.recipe), modelled).save(rates_path())
         print(f"measured rates are in {rates_path()}")
     plan = make_plan(recipe, shape, count, gpu, args)
@@ -47,11 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("recipe")
     parser.add_argument(
-        "--gpus", default="cpu", help=f"COUNTxNAME of {', '.join(GPUS)}, or cpu: this machine"
+        "--gpus",
+        help=f"COUNTxNAME of {', '.join(GPUS)}, or cpu: this machine (default: as the recipe's"
+        " header says)",
     )
     parser.add_argument("--shards", type=int, default=1, help="devices that share the weights")
     parser.add_argument(
-        "--lengths", help="MEDIAN,SIGMA of log-normal response lengths (default: a fifth, 1)"
+        "--lengths",
+        help="MEDIAN,SIGMA of log-normal response lengths (default: as the recipe's header says,"
+        " else a fifth of the longest, 1)",
     )
     parser.add_argument("--run", help="take lengths and informative groups from this run")
     parser.add_argument(
@@ -94,49 +109,60 @@ def make_plan(
             " multiple of it, or set it to 1"
         )
     work = workload(recipe, args)
-    rates = rates_of(recipe, shape, gpu, work)
-    memory = trainer_memory(recipe, shape, args.shards)
-    engine = engine_memory(recipe, shape, gpu, colocated=True)
-    peak = peak_memory(memory, engine, recipe.rollout.sleep) + rates.runtime_gib
-    memory |= engine | {"runtime": rates.runtime_gib}
-    slots = num_sequences(recipe, shape, engine["key-value cache"], work.prompt_len + work.mean_len)
-    now = step_time(work, rates, shape, gpu, count, slots)
-    split = best_split(work, rates, shape, gpu, count, slots)
-    best = split[1].step_s if split else now.step_s
-    hours = recipe.train.steps * min(now.step_s, best) / 3600  # by the faster of the two ways
+    usual, slow, fast = (rates_of(recipe, shape, gpu, work, one) for one in (USUAL, SLOW, FAST))
+    memory = device_memory(recipe, shape, gpu, args.shards, usual.runtime_gib)
+    cache_gib = memory["key-value cache"]
+    slots = num_sequences(recipe, shape, cache_gib, work.prompt_len + work.mean_len)
+    now = step_time(work, usual, shape, gpu, count, slots)
+    split = best_split(work, usual, shape, gpu, count, slots)
+
+    def hours(rates: Rates) -> float:
+        """By the faster of the two ways."""
+        steps = [step_time(work, rates, shape, gpu, count, slots)]
+        if split:
+            steps.append(step_time(work, rates, shape, gpu, count, slots, generating=split[0]))
+        return recipe.train.steps * min(step.step_s for step in steps) / 3600
+
     plan = {
         "devices": count,
         "device": gpu.name if gpu else "this machine",
-        "rates": rates.origin,
-        "memory_gib": memory | {"total": peak},
+        "rates": usual.origin,
+        "memory_gib": memory,
         "device_memory_gib": gpu.memory_gib if gpu else None,
+        "fits": memory["total"] <= TIGHT * gpu.memory_gib if gpu else None,
+        "host_memory_gib": host_memory(recipe, shape, min(count, GPUS_PER_NODE)),
         "sequences_per_engine": slots,
         "tokens_per_step": round(work.num_rollouts * work.mean_len),
+        "rounds_per_step": sum(map(len, work.rounds)) / len(work.rounds),
         "sync": asdict(now),
         "async": {"generating": split[0], **asdict(split[1])} if split else None,
         "steps": recipe.train.steps,
-        "hours": hours,
-        "cost": hours * count * args.price if args.price else None,
+        "hours": hours(usual),
+        "hours_range": [hours(fast), hours(slow)],
+        "cost": hours(usual) * count * args.price if args.price else None,
     }
     if gpu:
         plan["scaling"] = {
-            str(n): asdict(step_time(work, rates, shape, gpu, n, slots))
+            str(n): asdict(step_time(work, usual, shape, gpu, n, slots))
             for n in SCALES
             if n >= work.engine_devices
         }
     return plan
 
 
-def rates_of(recipe: TrainRecipe, shape: Shape, gpu: Gpu | None, work: Workload) -> Rates:
-    """Measured rates where there are some, else the data sheet's. Raises: ConfigError."""
+def rates_of(
+    recipe: TrainRecipe, shape: Shape, gpu: Gpu | None, work: Workload, reached: Reached
+) -> Rates:
+    """Measured rates where there are some, else the data sheet's, of which so much is reached.
+
+    Raises: ConfigError.
+    """
     stored = rates_path(gpu.name if gpu else None)
     if stored.exists():
         return Rates.load(stored)
     if gpu is None:
         raise ConfigError("--gpus cpu: this machine has no measured rates yet; add --calibrate")
-    full = recipe.adapter.method.startswith("full")
-    recomputes = bool(recipe.train.activation_checkpointing)
-    return roofline(gpu, shape, full, recomputes, work.prompt_len, work.mean_len)
+    return roofline(gpu, shape, recipe, work.prompt_len, work.lengths, reached)
 
 
 def _print(plan: dict[str, Any]) -> None:
@@ -145,17 +171,16 @@ def _print(plan: dict[str, Any]) -> None:
 
     console = Console()
     console.print(f"{plan['devices']} x {plan['device']}; rates: {plan['rates']}")
-    memory = Table("part", "GiB per device", title="memory")
-    for name, size in plan["memory_gib"].items():
-        memory.add_row(name, f"{size:.2f}")
-    console.print(memory)
-    held = plan["device_memory_gib"]
-    if held and plan["memory_gib"]["total"] > held:
-        console.print(
-            f"does not fit {held:g} GiB: shard the weights (--shards), lower"
-            " train.tokens_per_microbatch or rollout.gpu_memory_utilization, or turn on"
-            " train.activation_checkpointing"
-        )
+    for title, parts in (
+        ("memory of a device", plan["memory_gib"]),
+        ("CPU memory of a machine", plan["host_memory_gib"]),
+    ):
+        table = Table("part", "GiB", title=title)
+        for name, size in parts.items():
+            table.add_row(name, f"{size:.2f}")
+        console.print(table)
+    if plan["fits"] is False:
+        console.print(_too_large(plan["memory_gib"]["total"], plan["device_memory_gib"]))
     console.print(_step_table(plan))
     if "scaling" in plan:
         scaling = Table("devices", "s per step", "speed-up", "binds", title="the same step on more")
@@ -164,8 +189,35 @@ def _print(plan: dict[str, Any]) -> None:
             gain = f"{least / step['step_s']:.1f}x"
             scaling.add_row(count, f"{step['step_s']:.1f}", gain, step["binds"])
         console.print(scaling)
-    cost = f", {plan['cost']:,.0f} in all" if plan["cost"] else ""
-    console.print(f"{plan['steps']} steps: {plan['hours']:.2f} hours{cost}")
+    console.print(_summary(plan))
+
+
+def _too_large(total: float, held: float) -> str:
+    remedy = (
+        "shard the weights (--shards), lower train.tokens_per_microbatch or"
+        " rollout.gpu_memory_utilization, or turn on train.activation_checkpointing"
+    )
+    if total > held:
+        return f"does not fit {held:g} GiB: {remedy}"
+    return (
+        f"warning: {total:.1f} of {held:g} GiB is above {TIGHT:.0%}, and fragments and library"
+        f" buffers are not counted: {remedy}"
+    )
+
+
+def _summary(plan: dict[str, Any]) -> str:
+    """Hours, and cost where a price is known: a range as long as nothing was measured."""
+    low, high = plan["hours_range"]
+    hours, note = f"{low:.2f} to {high:.2f}", " (no rate was measured: what is reached is assumed)"
+    if low == high:
+        hours, note = f"{low:.2f}", ""
+    cost = ""
+    if plan["cost"]:
+        per_hour = plan["cost"] / plan["hours"]
+        bounds = dict.fromkeys(f"{per_hour * bound:,.0f}" for bound in (low, high))
+        cost = f", {' to '.join(bounds)} in all"
+    rounds = f"{plan['rounds_per_step']:.2f} rounds of prompts a step"
+    return f"{plan['steps']} steps: {hours} hours{cost}, evaluations not counted; {rounds}{note}"
 
 
 def _step_table(plan: dict[str, Any]) -> Any:

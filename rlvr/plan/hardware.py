@@ -1,4 +1,4 @@
-"""GPUs by name, and the shape of a model: what memory and time are computed from."""
+"""A cluster by its name, and the shape of a model: what memory and time are computed from."""
 
 from __future__ import annotations
 
@@ -7,36 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError
+from rlvr.common.gpus import GPUS, Gpu
+from rlvr.policy.flops import ModelDims
 
 if TYPE_CHECKING:
+    from rlvr.config.adapter import AdapterConfig
+    from rlvr.config.sft import FinetuneRecipe
     from rlvr.config.train import TrainRecipe
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One device. flops: dense bf16 per second; bytes_per_s: memory; link_bytes_per_s: all-reduce
-    between devices, per device, inside a node (nodes of 8) and between nodes."""
-
-    name: str
-    memory_gib: float
-    flops: float
-    bytes_per_s: float
-    link_bytes_per_s: float
-    node_link_bytes_per_s: float
-
-
-GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        Gpu("A100-40G", 40, 312e12, 1.55e12, 250e9, 25e9),
-        Gpu("A100", 80, 312e12, 2.0e12, 250e9, 25e9),
-        Gpu("L40S", 48, 362e12, 0.86e12, 25e9, 25e9),
-        Gpu("H100", 80, 989e12, 3.35e12, 400e9, 50e9),
-        Gpu("H200", 141, 989e12, 4.8e12, 400e9, 50e9),
-        Gpu("B200", 180, 2250e12, 7.7e12, 800e9, 50e9),
-    )
-}
-"""Published peaks of the vendors' data sheets; what is reached of them is in rates.py."""
 
 GPUS_PER_NODE = 8
 
@@ -53,19 +30,18 @@ def parse_cluster(text: str) -> tuple[int, Gpu | None]:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A policy's size. trainable: parameters with a gradient; kv_width: of one layer's keys."""
+    """A policy's size. trainable: parameters with a gradient. config: transformers'. adapter: with
+    its rank."""
 
     num_params: int
     trainable: int
-    num_layers: int
-    hidden: int
-    intermediate: int
-    kv_width: int
-    vocab: int
+    dims: ModelDims
+    config: Any
+    adapter: AdapterConfig
 
     def kv_bytes(self, bytes_per_value: int) -> int:
         """Of the key-value cache, per token."""
-        return 2 * self.num_layers * self.kv_width * bytes_per_value
+        return 2 * self.dims.num_layers * self.dims.kv_width * bytes_per_value
 
 
 QWEN2 = {
@@ -100,7 +76,7 @@ def model_config(path: str) -> Any:
         ) from None
 
 
-def shape_of(recipe: TrainRecipe, path: str) -> Shape:
+def shape_of(recipe: TrainRecipe | FinetuneRecipe, path: str) -> Shape:
     """The policy's sizes, counted on a model without weights."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -112,13 +88,11 @@ def shape_of(recipe: TrainRecipe, path: str) -> Shape:
     with torch.device("meta"):  # shapes alone, without memory
         model = AutoModelForCausalLM.from_config(config)
     method = check_adapter(recipe.adapter)
-    heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    adapter = match_rank(method, recipe.adapter, config)
     return Shape(
         sum(p.numel() for p in model.parameters()),
-        count_parameters(method, match_rank(method, recipe.adapter, config), config),
-        config.num_hidden_layers,
-        config.hidden_size,
-        config.intermediate_size,
-        config.num_key_value_heads * heads,
-        config.vocab_size,
+        count_parameters(method, adapter, config),
+        ModelDims.of(config),
+        config,
+        adapter,
     )

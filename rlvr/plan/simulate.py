@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlvr.plan.hardware import Gpu, Shape
+from rlvr.common.gpus import Gpu
+from rlvr.plan.hardware import Shape
 from rlvr.plan.rates import Rates, all_reduce_s
+
+NUM_STEPS = 24
+"""Steps that are simulated: whether one needs a second round is a matter of chance."""
+MAX_ROUNDS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,11 @@ class Workload:
     groups_per_informative: float
     tokens_per_row: float | None = None
     engine_devices: int = 1
+
+    @property
+    def rounds(self) -> list[list[int]]:
+        """Prompts of every round of every simulated step."""
+        return refill_rounds(self.groups, 1 / self.groups_per_informative)
 
     @property
     def num_rollouts(self) -> int:
@@ -66,6 +77,28 @@ def log_normal_lengths(median: float, sigma: float, longest: int, count: int = 4
     ]
 
 
+def prompts_asked(missing: int, informative_frac: float) -> int:
+    """Prompts of a round that lacks so many groups: as the sampler asks for them, 1.5 standard
+    deviations more than are needed on average."""
+    frac = max(informative_frac, 1 / 3)
+    return math.ceil((missing + 1.5 * math.sqrt(missing * (1 - frac))) / frac)
+
+
+@functools.cache
+def refill_rounds(groups: int, informative_frac: float) -> list[list[int]]:
+    """Prompts of the rounds of NUM_STEPS steps: a step asks until it has its groups, and leaves
+    those beyond to the next."""
+    rng, have, steps = random.Random(2), 0, []
+    for _ in range(NUM_STEPS):
+        rounds: list[int] = []
+        while have < groups and len(rounds) < MAX_ROUNDS:
+            rounds.append(prompts_asked(groups - have, informative_frac))
+            have += sum(rng.random() < informative_frac for _ in range(rounds[-1]))
+        have = max(0, have - groups)
+        steps.append(rounds)
+    return steps
+
+
 def decoding_steps(lengths: Sequence[int], slots: int) -> tuple[int, int]:
     """(steps with at least one sequence, tokens) of an engine that runs `slots` at a time."""
     ends, now = [], 0
@@ -77,18 +110,31 @@ def decoding_steps(lengths: Sequence[int], slots: int) -> tuple[int, int]:
 
 
 def rollout_s(work: Workload, rates: Rates, devices: int, slots: int) -> tuple[float, float]:
-    """(seconds until the slowest engine is done, seconds that its longest response takes alone).
+    """(seconds until the slowest engine is done, seconds that the longest responses take alone), of
+    a step's rounds one after another, mean over the simulated steps."""
+    rng = random.Random(1)  # every plan sees the same responses, so that plans compare
+    slowest, tail = 0.0, 0.0
+    for rounds in work.rounds:
+        for num_prompts in rounds:
+            chosen = rng.choices(work.lengths, k=num_prompts * work.group_size)
+            seconds, alone = _round_s(work, chosen, rates, devices, slots)
+            slowest, tail = slowest + seconds, tail + alone
+    return slowest / len(work.rounds), tail / len(work.rounds)
+
+
+def _round_s(
+    work: Workload, lengths: Sequence[int], rates: Rates, devices: int, slots: int
+) -> tuple[float, float]:
+    """As `rollout_s`, of one round of these responses.
 
     Devices that share an engine share its steps evenly; what they tell each other is not counted.
     """
     engines = max(1, devices // work.engine_devices)
     step_s = rates.decode_step_s / work.engine_devices
     seq_s = rates.decode_seq_s / work.engine_devices
-    rng = random.Random(1)  # every plan sees the same responses, so that plans compare
-    chosen = rng.choices(work.lengths, k=work.num_rollouts)
     slowest, tail = 0.0, 0.0
-    for engine in range(min(engines, len(chosen))):
-        own = chosen[engine::engines]
+    for engine in range(min(engines, len(lengths))):
+        own = lengths[engine::engines]
         steps, tokens = decoding_steps(own, slots)
         seconds = steps * step_s + tokens * seq_s
         seconds += len(own) * rates.request_s

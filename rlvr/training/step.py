@@ -15,6 +15,8 @@ from rlvr.algorithm.lr_schedule import lr_at
 from rlvr.common.log import get_logger
 from rlvr.distributed.world import World
 from rlvr.engines.weights.sync import SyncStats
+from rlvr.policy.flops import peak_flops
+from rlvr.policy.policy import Policy
 from rlvr.policy.reference import update_reference
 from rlvr.sampling.rollouts import StepRollouts
 from rlvr.training.batch import StepBatch, UpdateConfig, make_batch
@@ -94,6 +96,7 @@ def train_step(
     metrics = {
         "optim/lr": lr,
         **_step_metrics(training.world, timer.seconds, stats, synced),
+        **_utilisation(policy, stats, timer.seconds["train"]),
         **stats.metrics,
         **_verifier_metrics(training.world, training.verifier),
         **rollouts.metrics,
@@ -123,6 +126,14 @@ def _step_metrics(
         "sync/logprob_error_mean": synced.logprob_error_mean,
         "sync/logprob_error_p99": synced.logprob_error_p99,
     }
+
+
+def _utilisation(policy: Policy, stats: UpdateStats, seconds: float) -> dict[str, float]:
+    """perf/mfu, where the operations of the update and the peak of the GPUs are known."""
+    peak = peak_flops(policy.device, policy.dtype)
+    if peak is None or not stats.flops:
+        return {}
+    return {"perf/mfu": stats.flops / seconds / (peak * policy.strategy.world.size)}
 
 
 def _verifier_metrics(world: World, verifier: Verifier) -> dict[str, float]:

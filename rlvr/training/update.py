@@ -14,6 +14,7 @@ from torch import Tensor
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.algorithm.loss import policy_loss
 from rlvr.common.signals import never_stop
+from rlvr.policy.flops import Work, update_cost_of
 from rlvr.policy.policy import Policy, TokenRow
 from rlvr.policy.sharded import IDLE
 from rlvr.training.batch import StepBatch, UpdateConfig, policy_logprobs, score_rows
@@ -47,6 +48,7 @@ def update(
     first_update = (step + 1) * config.optim.updates_per_step - len(updates)
     sums: Sums = dict.fromkeys(SUMS, 0.0)
     grad_norms, num_skipped = [], 0
+    cost, flops = update_cost_of(policy), 0.0
     for number, (rows, mine) in enumerate(updates):
         if not rows:
             continue
@@ -62,6 +64,7 @@ def update(
         if policy.method.schedule:
             policy.method.schedule.after_update(policy.model, first_update + number)
         grad_norms.append(grad_norm)
+        flops += cost(Work.of(row.tokens for row in rows)) if cost else 0.0
         entropy.observe(mean_entropy)
     optimizer.zero_grad(set_to_none=True)
     numbers = read_sums(sums, policy.strategy.world)
@@ -73,7 +76,7 @@ def update(
         metrics["optim/loss_scale"] = policy.strategy.scale
     if entropy.enabled:
         metrics["policy/entropy_coef"] = entropy.coef
-    return UpdateStats(numbers["real"], num_skipped, metrics)
+    return UpdateStats(numbers["real"], num_skipped, metrics, flops)
 
 
 def _rows_of_updates(

@@ -20,11 +20,13 @@ Sums = dict[str, Tensor | float]
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
     """num_tokens: prompt and response tokens trained on. num_skipped: optimizer steps that were not
-    made because loss or gradient was not finite. metrics: by name."""
+    made because loss or gradient was not finite. metrics: by name. flops: that the steps made need
+    of all ranks (`rlvr.policy.flops`); 0 where they cannot be counted."""
 
     num_tokens: float
     num_skipped: int
     metrics: dict[str, float]
+    flops: float
 
 
 def read_sums(sums: Sums, world: World) -> dict[str, float]:

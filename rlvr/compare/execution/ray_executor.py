@@ -33,7 +33,7 @@ def open_ray(config: ExecutorConfig, folder: Path) -> Iterator[Executor]:
     if ours:
         ray.init(log_to_driver=False, include_dashboard=False)
     remote = ray.remote(
-        num_gpus=config.gpus_per_run, num_cpus=config.cpus_per_run, max_retries=config.max_retries
+        num_gpus=config.gpus_per_run, num_cpus=config.cpus, max_retries=config.max_retries
     )(_run)
 
     def run(tasks: Sequence[RunTask]) -> Iterator[RunOutcome]:

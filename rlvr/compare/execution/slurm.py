@@ -59,7 +59,9 @@ def write_job(tasks: Sequence[RunTask], config: ExecutorConfig, folder: Path) ->
     options = [
         f"--job-name=rlvr-{folder.name}",
         f"--array=0-{last}{limit}",
-        f"--cpus-per-task={config.cpus_per_run}",
+        "--nodes=1",
+        "--ntasks=1",  # sbatch wants a number of tasks beside --gpus-per-task
+        f"--cpus-per-task={config.cpus}",
         f"--output={folder.absolute()}/logs/slurm-%A_%a.log",
         *([f"--gpus-per-task={config.gpus_per_run:g}"] if config.gpus_per_run else []),
         *config.sbatch_options,

@@ -104,7 +104,7 @@ def describe_find(comparison: Comparison, label: str, lr: float) -> PastSearch:
         recipe.rollout.prompts_per_step * recipe.rollout.group_size,
         recipe.train.steps,
         shape.num_params,
-        shape.hidden,
+        shape.dims.hidden,
         f"{recipe.data.path} {Path(str(recipe.model.path)).name}",
     )
 

@@ -10,18 +10,21 @@ from pathlib import Path
 import pytest
 
 from rlvr.common.errors import ConfigError
+from rlvr.common.gpus import GPUS
+from rlvr.config.adapter import AdapterConfig
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.plan.calibrate import Measured, fit, run_steps
-from rlvr.plan.hardware import GPUS, Shape, parse_cluster, shape_of
+from rlvr.plan.hardware import Shape, parse_cluster, shape_of
 from rlvr.plan.memory import engine_memory, num_sequences, peak_memory, trainer_memory
 from rlvr.plan.rates import Rates, all_reduce_s
 from rlvr.plan.simulate import Workload, best_split, decoding_steps, rollout_s, step_time
+from rlvr.policy.flops import ModelDims
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 CACHE = os.environ.get("RLVR_CACHE", RECIPES.parent / ".cache" / "rlvr")
 RATES = Rates(0.01, 0.001, 0.1, 0.5, 1e-3, 0.2, 1e-3, 0.3, 1.0, "by hand")
-SHAPE = Shape(1000, 1000, 2, 8, 16, 4, 32)
+SHAPE = Shape(1000, 1000, ModelDims(2, 8, 16, 8, 4, 32), None, AdapterConfig())
 
 
 def plan(*words, cache):

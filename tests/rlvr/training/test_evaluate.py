@@ -138,6 +138,7 @@ CONDITIONAL = {
     "policy/kl_ref": "algorithm.kl_beta above 0",
     "policy/entropy_coef": "algorithm.entropy_coef above 0, or entropy_target",
     "optim/loss_scale": 'model.dtype = "float16"',
+    "perf/mfu": "a GPU whose peak is known",
 }
 """Metrics of the table that a plain run has not, and what brings them."""
 

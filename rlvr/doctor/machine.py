@@ -1,57 +1,28 @@
-"""`rlvr doctor`: checks whether this machine can run recipes; a line and a remedy per check."""
+"""The checks of the machine: packages, GPUs, memory, disk, ports, tracking and benchmarks."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import socket
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+
+from rlvr.doctor.check import Check
+from rlvr.doctor.gpu import gpu_checks
 
 MIN_DISK_GIB, MIN_SHM_GIB = 20, 1
 PORTS = {29500: "torchrun", 8000: "vllm serve"}
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A finding about the machine. remedy: what to do, unless status is "ok"."""
-
-    name: str
-    status: Literal["ok", "warn", "fail"]
-    found: str
-    remedy: str = ""
-
-
-def main(words: Sequence[str]) -> int:
-    """Prints every check; exit code 1 when one fails."""
-    parser = argparse.ArgumentParser(
-        prog="rlvr doctor", description="Check versions, GPUs, disk, ports, tracking and data."
-    )
-    parser.add_argument("--run-dir", default="runs", help="folder for runs (default: runs)")
-    parser.add_argument("--json", action="store_true", help="as a JSON list of objects")
-    args = parser.parse_args(list(words))
-    checks = examine(Path(args.run_dir))
-    if args.json:
-        print(json.dumps([asdict(check) for check in checks], indent=1))
-    else:
-        for check in checks:
-            remedy = f"; {check.remedy}" if check.remedy else ""
-            print(f"{check.status:4}  {check.name}: {check.found}{remedy}")
-    return int(any(check.status == "fail" for check in checks))
-
-
-def examine(run_dir: Path) -> list[Check]:
-    """Every check of this machine, in the order in which to fix what fails."""
+def examine(run_dir: Path, dtype: str) -> list[Check]:
+    """Every check of this machine, in the order in which to fix what fails. dtype: of the
+    computation on a GPU."""
     return [
         *_packages(),
         *_torch_and_vllm(),
-        *_gpus(),
+        *gpu_checks(dtype),
         _cpus(),
         *_half_types(),
         _disk(run_dir),
@@ -114,31 +85,6 @@ def _torch_and_vllm() -> list[Check]:
     return [Check("vllm", "ok", f"{name} {version} with torch {torch}")]
 
 
-def _gpus() -> list[Check]:
-    import torch
-    from torch.cuda import nccl
-
-    if not torch.cuda.is_available():
-        remedy = "fine for the quickstart; for a GPU, install its driver and torch for CUDA"
-        return [Check("gpu", "warn", "no CUDA device: the CPU trains and generates", remedy)]
-    checks = []
-    for index in range(torch.cuda.device_count()):
-        free, total = (part / 2**30 for part in torch.cuda.mem_get_info(index))
-        found = f"{torch.cuda.get_device_name(index)}, {free:.0f} of {total:.0f} GiB free"
-        busy = free < 0.9 * total
-        remedy = "another process holds its memory: see nvidia-smi" if busy else ""
-        checks.append(Check(f"gpu {index}", "warn" if busy else "ok", found, remedy))
-    if not torch.cuda.is_bf16_supported():
-        remedy = 'set model.dtype = "float16"'
-        checks.append(Check("bfloat16", "warn", "not supported by this GPU", remedy))
-    if len(checks) > 1:
-        found = torch.distributed.is_nccl_available()
-        status, remedy = ("ok", "") if found else ("fail", "install torch built with NCCL")
-        text = f"version {'.'.join(map(str, nccl.version()))}" if found else "missing"
-        checks.append(Check("nccl", status, text, remedy))
-    return checks
-
-
 def _cpus() -> Check:
     cores, gib = len(os.sched_getaffinity(0)), _memory_gib()
     found = f"{cores} cores, {gib:.0f} GiB memory"
@@ -169,17 +115,23 @@ def _memory_gib() -> float:
 
 
 def _disk(run_dir: Path) -> Check:
-    folder = run_dir.absolute()  # which need not exist yet: its nearest parent has the same disk
-    while not folder.exists():
-        folder = folder.parent
+    folder = existing(run_dir)
     free = shutil.disk_usage(folder).free / 2**30
     found = f"{free:.0f} GiB free at {folder}"
     if not os.access(folder, os.W_OK):
         return Check("disk", "fail", f"{folder} cannot be written", "set run.dir to another folder")
     if free < MIN_DISK_GIB:
-        remedy = "a 1.5B checkpoint with its optimizer takes 18 GiB; make room or set run.dir"
+        remedy = "name a recipe, to compare with what it writes; make room or set run.dir"
         return Check("disk", "warn", found, remedy)
     return Check("disk", "ok", found)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or its nearest parent that is there: on the same disk."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
 
 
 def _shared_memory() -> Check:

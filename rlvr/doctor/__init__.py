@@ -1,0 +1,1 @@
+"""`rlvr doctor`: whether this machine can run recipes, or a given one; a remedy per finding."""
