@@ -27,8 +27,8 @@ SMALL = Qwen2Config(
     tie_word_embeddings=False,
 )
 FAMILIES = """
-    full full_frozen_embeddings lora dora lora_fa pissa adalora miss lokr glora vera randlora fourierft
-    oft hra ia3 ln_tuning bitfit houlsby orthogeolora
+    full full_frozen_embeddings lora dora lora_fa pissa adalora miss lokr glora vera randlora
+    fourierft oft hra ia3 ln_tuning bitfit houlsby orthogeolora
 """.split()
 """A method of every way to compute a layer."""
 
