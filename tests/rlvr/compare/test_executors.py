@@ -85,6 +85,7 @@ def test_a_job_array_runs_every_task_and_leaves_its_outcome(open_written, tmp_pa
     assert "#SBATCH --array=0-1\n" in script
     assert "#SBATCH --qos=low\n" in script
     assert "gpus-per-task" not in script
+    assert "#SBATCH --cpus-per-task=1\n" in script
     assert all(settled(task) is not None for task in tasks)
 
 
@@ -95,6 +96,8 @@ def test_the_script_of_a_gpu_array_asks_for_gpus_and_limits_the_tasks_at_a_time(
     script = write_job(tasks_of(comparison), comparison.recipe.executor, comparison.folder)
     text = script.read_text()
     assert "#SBATCH --gpus-per-task=1\n" in text
+    assert "#SBATCH --nodes=1\n#SBATCH --ntasks=1\n" in text, "sbatch wants them beside it"
+    assert "#SBATCH --cpus-per-task=8\n" in text
     assert "#SBATCH --array=0-1%4\n" in text
     lines = script.with_suffix(".jsonl").read_text().split("\n")
     assert json.loads(lines[1])["label"] == "full"

@@ -16,14 +16,29 @@ from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.plan.calibrate import Measured, fit, run_steps
 from rlvr.plan.hardware import Shape, parse_cluster, shape_of
-from rlvr.plan.memory import engine_memory, num_sequences, peak_memory, trainer_memory
-from rlvr.plan.rates import Rates, all_reduce_s
-from rlvr.plan.simulate import Workload, best_split, decoding_steps, rollout_s, step_time
+from rlvr.plan.memory import (
+    engine_memory,
+    host_memory,
+    num_sequences,
+    peak_memory,
+    trainer_memory,
+)
+from rlvr.plan.rates import USUAL, Rates, all_reduce_s, roofline
+from rlvr.plan.simulate import (
+    Workload,
+    best_split,
+    decoding_steps,
+    prompts_asked,
+    refill_rounds,
+    rollout_s,
+    step_time,
+)
 from rlvr.policy.flops import ModelDims
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 CACHE = os.environ.get("RLVR_CACHE", RECIPES.parent / ".cache" / "rlvr")
 RATES = Rates(0.01, 0.001, 0.1, 0.5, 1e-3, 0.2, 1e-3, 0.3, 1.0, "by hand")
+STUDY = ModelDims(28, 1536, 8960, 1536, 256, 151936)
 SHAPE = Shape(1000, 1000, ModelDims(2, 8, 16, 8, 4, 32), None, AdapterConfig())
 
 
@@ -169,6 +184,88 @@ def test_fitted_rates_return_the_seconds_they_were_made_from(disturbed):
         assert getattr(fitted, name) == pytest.approx(getattr(RATES, name), rel=0.02), name
     assert fitted.other_s == pytest.approx(0.3)
     assert fitted.runtime_gib == pytest.approx(1.0)
+
+
+def test_a_round_asks_for_what_is_missing_and_a_margin():
+    """By hand: 16 missing, half informative: (16 + 1.5 sqrt(8)) / 0.5 = 40.5."""
+    assert prompts_asked(16, 0.5) == 41
+    assert prompts_asked(16, 1.0) == 16
+    assert prompts_asked(16, 0.1) == prompts_asked(16, 1 / 3), "three times at most, and the margin"
+
+
+def test_every_informative_group_is_used_and_few_steps_need_a_second_round():
+    steps = refill_rounds(16, 0.5)
+    assert sum(map(sum, steps)) / len(steps) == pytest.approx(16 / 0.5, rel=0.15)
+    assert 1 <= sum(map(len, steps)) / len(steps) < 1.3
+    assert refill_rounds(16, 1.0) == [[16]] * len(steps)
+
+
+def test_a_second_round_waits_for_a_longest_response_of_its_own():
+    lengths = [50] * 9 + [500]
+    once = Workload(8, 8, 10, lengths, 1.0)
+    seldom = Workload(8, 8, 10, lengths, 1 / 0.2)
+    tails = [rollout_s(work, RATES, devices=1024, slots=64)[1] for work in (once, seldom)]
+    rounds = sum(map(len, seldom.rounds)) / len(seldom.rounds)
+    assert tails[1] == pytest.approx(rounds * tails[0], rel=0.1)
+
+
+def rates_by(lengths, *settings, gpu="H100") -> Rates:
+    recipe = load_recipe(RECIPES / "r1_distill_qwen_1.5b_lora.toml", settings, TrainRecipe)
+    shape = Shape(1_777_088_000, 36_929_536, STUDY, None, recipe.adapter)
+    return roofline(GPUS[gpu], shape, recipe, 0, lengths)
+
+
+def test_long_responses_look_further_back_than_half_of_the_mean():
+    even, uneven = rates_by([4000]), rates_by([1000, 7000])
+    context = (1000**2 + 7000**2) / 8000 / 2
+    kv = 2 * 28 * 256 * 2 / (3.35e12 * USUAL.decode)
+    pairs = 4 * 1536 * 28 / (989e12 * USUAL.prefill)
+    grown = uneven.decode_seq_s - even.decode_seq_s
+    assert grown == pytest.approx((kv + pairs) * (context - 2000))
+    assert uneven.update_token_s > even.update_token_s
+
+
+def test_an_adapter_costs_kernels_while_decoding_and_merged_weights_none():
+    merged = rates_by([4000], "--rollout.sync", "merged")
+    served = rates_by([4000])
+    assert served.decode_step_s - merged.decode_step_s == pytest.approx(28 * 8 * 4e-6)
+
+
+def test_attention_is_a_fifth_of_a_forward_pass_at_the_studys_lengths():
+    short, long = (rates_by([n], "--train.activation_checkpointing", "0") for n in (10, 9000))
+    assert 1.15 < long.update_token_s / short.update_token_s < 1.4
+
+
+def test_a_machine_holds_every_ranks_loading_weights_and_sleeping_engine():
+    path = RECIPES / "r1_distill_qwen_7b_lora.toml"
+    awake, asleep = (
+        load_recipe(path, ["--rollout.sleep", word], TrainRecipe) for word in ("false", "true")
+    )
+    shape = Shape(7_615_616_512, 1, STUDY, None, awake.adapter)
+    weights = 8 * 7_615_616_512 * 2 / 2**30
+    assert host_memory(awake, shape, 8)["weights, while they load"] == pytest.approx(weights)
+    assert host_memory(asleep, shape, 8)["sleeping engines"] == pytest.approx(weights)
+    assert host_memory(asleep, shape, 8)["total"] == host_memory(awake, shape, 8)["total"]
+
+
+def test_a_plan_that_is_too_tight_warns_before_it_does_not_fit(tmp_path):
+    recipe = RECIPES / "r1_distill_qwen_1.5b_lora.toml"
+    said = {}
+    for share in ("0.5", "0.83", "0.95"):
+        words = ["--gpus", "1xH100", "--rollout.gpu_memory_utilization", share]
+        said[share] = plan(recipe, *words, cache=tmp_path).stdout
+    assert "does not fit" not in said["0.5"]
+    assert "warning" not in said["0.5"]
+    assert "is above 92%" in " ".join(said["0.83"].split())
+    assert "does not fit" in said["0.95"]
+    assert " to " in said["0.5"].split("steps: ")[1].split("hours")[0], "nothing was measured"
+
+
+def test_a_recipe_is_planned_on_what_its_header_names(tmp_path):
+    done = plan(RECIPES / "r1_distill_qwen_1.5b_lora.toml", "--json", cache=tmp_path)
+    found = json.loads(done.stdout)
+    assert (found["devices"], found["device"]) == (1, "H100")
+    assert found["hours_range"][0] < found["hours"] < found["hours_range"][1]
 
 
 def test_a_wrong_cluster_is_refused_with_the_names_known(tmp_path):
