@@ -143,9 +143,9 @@ class ExecutorConfig(Section):
     at a time."""
     gpus_per_run: float = Field(default=1.0, ge=0)
     """ray, slurm: GPUs of one run; 0 on CPU."""
-    cpus_per_run: int | None = Field(default=None, ge=1)
-    """ray, slurm: CPU cores of one run, for engine, verifier and trainer; None takes 8 with a GPU,
-    1 without."""
+    cpus_per_run: int = Field(default=8, ge=1)
+    """ray, slurm: CPU cores of one run, for engine, verifier and trainer; where it is not given and
+    gpus_per_run = 0, one."""
     max_retries: int = Field(default=3, ge=0)
     """ray: times that a run is started again after its worker was lost."""
     sbatch_options: tuple[str, ...] = ()
@@ -154,7 +154,8 @@ class ExecutorConfig(Section):
     @property
     def cpus(self) -> int:
         """CPU cores of one run."""
-        return self.cpus_per_run or (8 if self.gpus_per_run else 1)
+        is_meant = self.gpus_per_run > 0 or "cpus_per_run" in self.model_fields_set
+        return self.cpus_per_run if is_meant else 1
 
 
 class CompareRecipe(Section):

@@ -93,12 +93,10 @@ def _layers(config_text: str, adapter: AdapterConfig, compute: Any, depth: int) 
 
     from rlvr.adapters import get_method
     from rlvr.adapters.base import Setup
+    from rlvr.plan.hardware import with_depth
     from rlvr.policy.attention import use_packing
 
-    tree = json.loads(config_text) | {"num_hidden_layers": depth}
-    if tree.get("layer_types"):
-        tree["layer_types"] = tree["layer_types"][:depth]
-    config = AutoConfig.for_model(**tree)
+    config = with_depth(AutoConfig.for_model(**json.loads(config_text)), depth)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=compute)
         use_packing(model)

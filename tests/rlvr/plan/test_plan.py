@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from rlvr.adapters import METHODS, get_method
+from rlvr.adapters.budget import count_parameters
 from rlvr.common.errors import ConfigError
 from rlvr.common.gpus import GPUS
 from rlvr.config.adapter import AdapterConfig
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.plan.calibrate import Measured, fit, run_steps
+from rlvr.plan.cli import main
 from rlvr.plan.hardware import Shape, parse_cluster, shape_of
 from rlvr.plan.memory import (
     engine_memory,
@@ -248,24 +251,46 @@ def test_a_machine_holds_every_ranks_loading_weights_and_sleeping_engine():
     assert host_memory(asleep, shape, 8)["total"] == host_memory(awake, shape, 8)["total"]
 
 
-def test_a_plan_that_is_too_tight_warns_before_it_does_not_fit(tmp_path):
-    recipe = RECIPES / "r1_distill_qwen_1.5b_lora.toml"
-    said = {}
-    for share in ("0.5", "0.83", "0.95"):
+def printed(capsys, *words) -> str:
+    """What `rlvr plan` prints, in this process, without the line breaks of a narrow terminal."""
+    assert main([str(RECIPES / "r1_distill_qwen_1.5b_lora.toml"), *words]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture
+def no_measured_rates(monkeypatch, tmp_path):
+    monkeypatch.setenv("RLVR_CACHE", str(tmp_path))
+
+
+def test_a_plan_that_is_too_tight_warns_before_it_does_not_fit(capsys, no_measured_rates):
+    def said(share: str) -> str:
         words = ["--gpus", "1xH100", "--rollout.gpu_memory_utilization", share]
-        said[share] = plan(recipe, *words, cache=tmp_path).stdout
-    assert "does not fit" not in said["0.5"]
-    assert "warning" not in said["0.5"]
-    assert "is above 92%" in " ".join(said["0.83"].split())
-    assert "does not fit" in said["0.95"]
-    assert " to " in said["0.5"].split("steps: ")[1].split("hours")[0], "nothing was measured"
+        return printed(capsys, *words)
+
+    assert "does not fit" not in said("0.5") + said("0.78")
+    assert "warning" not in said("0.5")
+    assert "is above 92%" in said("0.78")
+    assert "does not fit" in said("0.95")
+    hours = said("0.5").split("1024 steps: ")[1].split(" hours")[0]
+    assert " to " in hours, "nothing was measured"
 
 
-def test_a_recipe_is_planned_on_what_its_header_names(tmp_path):
-    done = plan(RECIPES / "r1_distill_qwen_1.5b_lora.toml", "--json", cache=tmp_path)
-    found = json.loads(done.stdout)
+def test_a_recipe_is_planned_on_what_its_header_names(capsys, no_measured_rates):
+    found = json.loads(printed(capsys, "--json"))
     assert (found["devices"], found["device"]) == (1, "H100")
     assert found["hours_range"][0] < found["hours"] < found["hours_range"][1]
+
+
+@pytest.mark.parametrize("method", ["full", "dora", "vera", "tinylora", "ln_tuning"])
+def test_two_layers_tell_how_many_parameters_all_have(method, tiny_policy):
+    settings = ["--adapter.method", method, "--optim.lr", "1e-3"]
+    recipe = load_recipe(RECIPES / "quickstart.toml", settings, TrainRecipe)
+    shape = shape_of(recipe, str(tiny_policy))
+    assert shape.config.num_hidden_layers > 2
+    assert shape.trainable == count_parameters(
+        get_method(recipe.adapter), recipe.adapter, shape.config
+    )
+    assert shape.num_params == count_parameters(METHODS["full"], recipe.adapter, shape.config)
 
 
 def test_a_wrong_cluster_is_refused_with_the_names_known(tmp_path):

@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from rlvr.adapters.optimizers import build_optimizer
 from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.common.errors import ConfigError
+from rlvr.policy.flops import ModelDims, Work
+from rlvr.policy.packing import TokenRow
 from rlvr.policy.policy import load_policy
 from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.preflight import check
@@ -79,6 +82,20 @@ def test_groups_without_an_advantage_are_never_forwarded():
         for group in (first, third)
     )
     assert sum(seen) == expected
+
+
+def test_the_operations_of_an_update_are_those_that_torch_counts_while_it_runs():
+    recipe, policy = load(train={"tokens_per_microbatch": 10_000})  # one line: prompts once
+    with FlopCounterMode(display=False) as counter:
+        stats = run(recipe, policy, make_groups())
+    rows = [TokenRow(g.prompt_ids, r.token_ids) for g in make_groups() for r in g.responses]
+    work, dims = Work.of(rows), ModelDims.of(policy.causal_lm.config)
+    # torch has no count for the CPU's attention kernel and for products added in place ...
+    attention = 12 * dims.num_layers * dims.query_width * work.pairs
+    head_gradient = 2 * dims.head_weights * work.responses
+    # ... and counts what an update need not do: a trained head's logits again, positions' angles
+    again, angles = 2 * dims.head_weights * work.responses, work.tokens * 8
+    assert counter.get_total_flops() == stats.flops - attention - head_gradient + again + angles
 
 
 @pytest.mark.parametrize("num_updates", [1, 2, 3])
