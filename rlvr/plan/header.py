@@ -1,7 +1,7 @@
 """What the first lines of a recipe say of the hardware it is for, and of what a plan gave there.
 
     # hardware: 1xH100
-    # plan: 62 of 79 GiB, 211 sequences at a time, 73 to 165 hours; lengths 8000,1
+    # plan: 69 of 79 GiB, 200 sequences at a time, 104 to 165 hours; lengths 8000,1
 
 hardware: as --gpus takes it, or "cpu"; a comparison's is that of all runs that go on at a time.
 lengths: as --lengths takes them. A test holds the numbers to `rlvr plan`.
