@@ -16,7 +16,6 @@ recipe=$1 server_gpus=$2 train_gpus=$3
 shift 3
 
 export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True} # see node.sh
-rlvr doctor || { echo "servers.sh: mend what fails above first" >&2; exit 1; }
 
 RLVR_API_KEY=${RLVR_API_KEY:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')}
 export RLVR_API_KEY
@@ -26,6 +25,7 @@ for gpus in ${server_gpus//,/ }; do urls+=("\"http://127.0.0.1:$((port + ${#urls
 servers=$(IFS=,; echo "[${urls[*]}]")
 settings=("$@" --rollout.engine vllm_server --rollout.servers "$servers")
 rlvr serve "$recipe" "${settings[@]}" --print >/dev/null # a mistake ends it here
+rlvr doctor "$recipe" "${settings[@]}" || { echo "servers.sh: mend what fails above first" >&2; exit 1; }
 
 stop() {
   for loop in "${loops[@]}"; do kill -- "-$loop" 2>/dev/null || true; done
