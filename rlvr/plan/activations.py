@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlvr.config.adapter import AdapterConfig
+from rlvr.policy.attention import PLAIN_CAUSAL
+from rlvr.policy.flops import ModelDims
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +42,15 @@ class Kept:
 
 
 def kept_bytes(config: Any, adapter: AdapterConfig, dtype: str) -> Kept:
-    """What the layers of a transformers configuration keep. dtype: of the computation."""
+    """What the layers of a transformers configuration keep. dtype: of the computation.
+
+    Of models whose rows are not packed it is a guess: a gated MLP's and attention's inputs and
+    outputs once each, and the norms' in float32.
+    """
+    if config.model_type not in PLAIN_CAUSAL:
+        dims, width = ModelDims.of(config), 4 if dtype == "float32" else 2
+        values = 7 * dims.hidden + 2 * dims.kv_width + 4 * dims.intermediate
+        return Kept(width * values + 8 * dims.hidden, 0, width * dims.hidden, 0)
     method = "lora" if adapter.method in AS_LORA else adapter.method
     adapter = adapter.model_copy(update={"method": method})
     return _kept(json.dumps(config.to_dict(), default=str), adapter.model_dump_json(), dtype)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, Qwen2Config
 
 from rlvr.adapters import METHODS
 from rlvr.adapters.base import Setup
@@ -90,3 +90,11 @@ def test_a_layer_of_the_study_keeps_what_was_measured_there(method, kilobytes):
     config = model_config("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B")
     kept = kept_bytes(config, AdapterConfig(method=method), "bfloat16")
     assert kept.layer_token / 1e3 == pytest.approx(kilobytes, rel=0.03)
+
+
+def test_a_model_whose_rows_are_not_packed_is_guessed_at():
+    config = Gemma2Config(hidden_size=64, intermediate_size=160, num_hidden_layers=2, head_dim=16)
+    kept = kept_bytes(config, AdapterConfig(), "bfloat16")
+    assert kept.layer_token == pytest.approx(
+        kept_bytes(SMALL, AdapterConfig(rank=1), "bfloat16").layer_token, rel=0.2
+    )
