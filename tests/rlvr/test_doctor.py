@@ -13,6 +13,7 @@ import torch
 from rlvr.config.adapter import AdapterConfig
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
+from rlvr.doctor.cli import main
 from rlvr.doctor.gpu import MAX_DIFFERENCE, judge_capability, judge_driver, varlen_difference
 from rlvr.doctor.recipe import (
     check_hub,
@@ -75,8 +76,14 @@ def of_study(name: str, *settings: str) -> TrainRecipe:
     return load_recipe(RECIPES / f"r1_distill_qwen_1.5b_{name}.toml", settings, TrainRecipe)
 
 
-def test_a_recipe_is_checked_and_what_needs_a_gpu_says_so(write_recipe, tmp_path):
-    checks, code = doctor(str(write_recipe()), HF_HUB_OFFLINE="1")
+def of_recipe(capsys, *words):
+    """As `doctor`, in this process."""
+    code = main(["--json", *map(str, words)])
+    return {check["name"]: check for check in json.loads(capsys.readouterr().out)}, code
+
+
+def test_a_recipe_is_checked_and_what_needs_a_gpu_says_so(capsys, write_recipe):
+    checks, code = of_recipe(capsys, write_recipe())
     failed = {name: check for name, check in checks.items() if check["status"] == "fail"}
     assert not failed
     assert code == 0
@@ -86,10 +93,10 @@ def test_a_recipe_is_checked_and_what_needs_a_gpu_says_so(write_recipe, tmp_path
         assert checks["gpu memory"]["status"] == "skip"
 
 
-def test_missing_data_and_an_unreached_hub_fail_with_a_remedy(tmp_path):
-    recipe = str(RECIPES / "gsm8k_qwen_0.5b_lora.toml")
+def test_missing_data_and_an_unreached_hub_fail_with_a_remedy(capsys):
+    recipe = RECIPES / "gsm8k_qwen_0.5b_lora.toml"
     settings = ["--data.path", "not_there.jsonl", "--model.path", "nobody/nothing"]
-    checks, code = doctor(recipe, *settings, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    checks, code = of_recipe(capsys, recipe, *settings)
     assert code == 1
     assert checks["data.path"]["status"] == "fail"
     assert "RLVR_DATA" in checks["data.path"]["found"]
