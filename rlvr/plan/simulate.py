@@ -6,6 +6,7 @@ import functools
 import heapq
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -112,14 +113,15 @@ def decoding_steps(lengths: Sequence[int], slots: int) -> tuple[int, int]:
 def rollout_s(work: Workload, rates: Rates, devices: int, slots: int) -> tuple[float, float]:
     """(seconds until the slowest engine is done, seconds that the longest responses take alone), of
     a step's rounds one after another, mean over the simulated steps."""
-    rng = random.Random(1)  # every plan sees the same responses, so that plans compare
+    steps = work.rounds
+    sizes = Counter(num_prompts for rounds in steps for num_prompts in rounds)
     slowest, tail = 0.0, 0.0
-    for rounds in work.rounds:
-        for num_prompts in rounds:
-            chosen = rng.choices(work.lengths, k=num_prompts * work.group_size)
-            seconds, alone = _round_s(work, chosen, rates, devices, slots)
-            slowest, tail = slowest + seconds, tail + alone
-    return slowest / len(work.rounds), tail / len(work.rounds)
+    for num_prompts, count in sizes.items():
+        # every plan sees the same responses, so that plans compare
+        chosen = random.Random(1).choices(work.lengths, k=num_prompts * work.group_size)
+        seconds, alone = _round_s(work, chosen, rates, devices, slots)
+        slowest, tail = slowest + count * seconds, tail + count * alone
+    return slowest / len(steps), tail / len(steps)
 
 
 def _round_s(
