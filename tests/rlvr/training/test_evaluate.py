@@ -138,6 +138,8 @@ CONDITIONAL = {
     "policy/kl_ref": "algorithm.kl_beta above 0",
     "policy/entropy_coef": "algorithm.entropy_coef above 0, or entropy_target",
     "optim/loss_scale": 'model.dtype = "float16"',
+    "memory/trainer_gib": "a GPU",
+    "memory/engine_gib": "a GPU",
 }
 """Metrics of the table that a plain run has not, and what brings them."""
 
