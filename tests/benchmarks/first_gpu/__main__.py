@@ -105,7 +105,7 @@ def execute_in_time(part: Part, run: Run) -> dict[str, Any]:
     left_s = run.deadline - time.monotonic()
     if left_s < LEAST_S:
         row = {"name": part.name, "question": part.question, "status": "skipped", "seconds": 0.0}
-        return row | {"result": {"skipped": "no time left"}}
+        return row | {"result": {"why_not": "no time left"}}
     limit_s = min(part.limit_s, left_s)
     return execute(part, run.command(part, limit_s), run, limit_s)
 
@@ -138,7 +138,7 @@ def execute(part: Part, command: list[str], run: Run, limit_s: float) -> dict[st
     seconds, path = time.monotonic() - start, run.result_of(part)
     result = json.loads(path.read_text()) if path.exists() else {}
     status = "timed out" if code is None else "failed" if code else "ok"
-    if status == "ok" and "skipped" in result:
+    if status == "ok" and "why_not" in result:
         status = "skipped"
     row = {"name": part.name, "question": part.question, "status": status, "seconds": seconds}
     row["result"] = result
@@ -150,7 +150,7 @@ def execute(part: Part, command: list[str], run: Run, limit_s: float) -> dict[st
 def line(row: dict[str, Any]) -> str:
     """The row of the table; a failed part's reason is in its last lines, which follow."""
     result = row["result"]
-    said = result.get("skipped") or result.get("headline") or row["question"]
+    said = result.get("why_not") or result.get("headline") or row["question"]
     text = f"{row['name']:20} {row['status']:9} {row['seconds']:6.1f} s  {said}"
     return "\n".join([text, *(f"    | {last}" for last in row.get("tail", ()))])
 

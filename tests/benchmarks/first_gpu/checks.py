@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from tests.benchmarks.first_gpu.child import Report, Skip, need
+from tests.benchmarks.first_gpu.report import Report, Skip, need
 
 ROOT = Path(__file__).parents[3]
 TESTS = """

@@ -5,37 +5,10 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import importlib
-import importlib.util
-import json
 from pathlib import Path
-from typing import Any
 
-from rlvr.common.files import write_whole
 from tests.benchmarks.first_gpu.parts import PARTS, PLANTED
-
-
-class Skip(Exception):
-    """This machine lacks what the part needs."""
-
-
-class Report:
-    """What a part has found so far: in its file after every call, so that an end loses nothing."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.values: dict[str, Any] = {}
-
-    def __call__(self, **values: Any) -> None:
-        """Adds or replaces values, JSON-ready. headline: the part's line in the table."""
-        self.values |= values
-        write_whole(self._path, json.dumps(self.values))
-
-
-def need(*modules: str) -> None:
-    """Raises: Skip, with the first of the modules that is not installed."""
-    for name in modules:
-        if importlib.util.find_spec(name) is None:
-            raise Skip(f"{name} is not installed")
+from tests.benchmarks.first_gpu.report import Report, Skip
 
 
 def main() -> None:
@@ -55,7 +28,7 @@ def main() -> None:
         work = getattr(importlib.import_module(f"tests.benchmarks.first_gpu.{module}"), function)
         work(report, args.tiny, **dict(part.options))
     except Skip as reason:
-        report(skipped=str(reason))
+        report(why_not=str(reason))
 
 
 if __name__ == "__main__":

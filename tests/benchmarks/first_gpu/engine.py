@@ -22,7 +22,7 @@ from tests.benchmarks.first_gpu.case import (
     make_model,
     memory_now,
 )
-from tests.benchmarks.first_gpu.child import Report, Skip, need
+from tests.benchmarks.first_gpu.report import Report, Skip, need
 from tests.rlvr import small
 
 if TYPE_CHECKING:

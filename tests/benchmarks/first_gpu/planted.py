@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from tests.benchmarks.first_gpu.child import Report
+from tests.benchmarks.first_gpu.report import Report
 
 
 def fails(report: Report, _tiny: bool) -> None:

@@ -31,7 +31,7 @@ from tests.benchmarks.first_gpu.case import (
     peak_memory,
     timed,
 )
-from tests.benchmarks.first_gpu.child import Report, Skip, need
+from tests.benchmarks.first_gpu.report import Report, Skip, need
 
 PEAK_FLOPS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 """Dense bfloat16 FLOP/s by a part of the GPU's name, from the vendor's data sheets."""
