@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     # where a part hangs, the log's last lines say at which line of Python
-    faulthandler.dump_traceback_later(max(1.0, args.limit - 2), exit=False)
+    faulthandler.dump_traceback_later(args.limit - min(5.0, args.limit / 2), exit=False)
     part = next(one for one in (*PARTS, *PLANTED) if one.name == args.part)
     module, _, function = part.work.partition(":")
     report = Report(args.result)

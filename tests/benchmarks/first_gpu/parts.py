@@ -54,6 +54,6 @@ PARTS = (
 
 PLANTED = (
     Part("fails", "a part that fails", "planted:fails", 60),
-    Part("hangs", "a part that never ends, and what it has started", "planted:hangs", 3),
+    Part("hangs", "a part that never ends, and what it has started", "planted:hangs", 6),
 )
 """For the test of the script; run only by name."""
