@@ -178,6 +178,7 @@ def resume(report: Report, tiny: bool) -> None:
     from tests.rlvr.adapters.trained import make, stop_and_resume
 
     rows: dict[str, dict[str, Any]] = {}
+    dtype = "bfloat16" if DEVICE.type == "cuda" else "float32"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         policy = small.write_policy(folder / "policy")
@@ -187,7 +188,7 @@ def resume(report: Report, tiny: bool) -> None:
             return validate(small.recipe_tree(policy, problems, **sections), TrainRecipe)
 
         for method in TINY_METHODS if tiny else METHODS:
-            start = partial(make, make_recipe, method, device=DEVICE, path=policy)
+            start = partial(make, make_recipe, method, dtype, device=DEVICE, path=policy)
             try:
                 found = stop_and_resume(start, folder / method)
                 rows[method] = {"lost": found.lost, "apart": found.apart}
