@@ -84,8 +84,8 @@ def test_wheels_in_parts_are_joined_and_a_missing_part_is_named(tmp_path):
         start, end = (len(content) * place // 11 for place in (number, number + 1))
         (folder / f"big-1.0-py3-none-any.whl.part{number}").write_bytes(content[start:end])
     (folder / "small-1.0-py3-none-any.whl").write_bytes(b"")
-    small, big = join(folder, joined)
-    assert (small.name, big.name) == ("small-1.0-py3-none-any.whl", "big-1.0-py3-none-any.whl")
+    big, small = join(folder, joined)
+    assert (big.name, small.name) == ("big-1.0-py3-none-any.whl", "small-1.0-py3-none-any.whl")
     assert big.read_bytes() == content
     (folder / "big-1.0-py3-none-any.whl.part3").unlink()
     with pytest.raises(SystemExit, match="lacks its part 3"):

@@ -28,7 +28,7 @@ def join(folder: Path, joined: Path) -> list[Path]:
         with (joined / name).open("wb") as whole:
             for number in sorted(numbered):
                 whole.write(numbered[number].read_bytes())
-    return sorted([*folder.glob("*.whl"), *joined.glob("*.whl")])
+    return sorted([*folder.glob("*.whl"), *joined.glob("*.whl")], key=lambda path: path.name)
 
 
 def main(folder: str, target: str) -> None:
