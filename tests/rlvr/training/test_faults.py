@@ -226,9 +226,6 @@ def test_a_timer_writes_checkpoints_that_no_step_is_due_for(begin, calm, tmp_pat
     run = begin(tmp_path / "run", train=often)
     assert [path.name for path in intact_checkpoints(run)] == ["step_1", "step_2", "step_3"]
     assert weights(run, 3) == weights(calm, 3), "it changes nothing"
-    rare = often | {"checkpoint_minutes": 1e6}
-    run = begin(tmp_path / "rare", train=rare)
-    assert [path.name for path in intact_checkpoints(run)] == ["step_3"]
 
 
 def test_a_checkpoint_slower_than_a_launchers_grace_is_said_where_no_timer_bounds_the_loss():
