@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 import time
@@ -227,4 +226,4 @@ def one_update(recipe: TrainRecipe, tiny: bool, start_engine: Any) -> dict[str, 
     stats = training.engine.sync(1)
     found = {"built_s": built_s, "sync": asdict(stats)} | memory_now()
     training.close()
-    return json.loads(json.dumps(found))
+    return found
