@@ -81,18 +81,18 @@ def probe(report: Report, tiny: bool, method: str) -> None:
     with everything read back. lora: as an adapter; else merged weights."""
     need("vllm")
     _need_gpu(tiny)
-    from rlvr.engines.vllm_local import VllmEngine
     from rlvr.engines.weights.arrival import check_arrival
     from rlvr.engines.weights.sync import Syncer
     from rlvr.policy.policy import load_policy
+    from rlvr.training.build import new_engine
 
     mode = "adapter" if method == "lora" else "merged"
     with tempfile.TemporaryDirectory() as temporary:
         folder = write_model(Path(temporary) / "policy", tiny)
         recipe = make_recipe(folder, tiny, method, mode)
         policy = load_policy(recipe.model, recipe.adapter, str(folder), 0, keep_reference=False)
-        start, rank = time.perf_counter(), recipe.adapter.rank if mode == "adapter" else None
-        engine = VllmEngine(recipe.model, recipe.rollout, str(folder), max_lora_rank=rank)
+        start = time.perf_counter()
+        engine = new_engine(recipe, policy, use_vllm=True, mode=mode)
         report(engine_start_s=time.perf_counter() - start, **memory_now())
         prompts = _prompts(8 if tiny else 256)
         syncer = Syncer(recipe.rollout, policy, engine, mode, prompts)
