@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,12 @@ def test_the_update_is_measured_on_both_sides_on_the_same_rows(method):
 
 
 def test_the_flops_of_one_group_are_those_counted_by_hand():
-    sizes = {"hidden_size": 4, "intermediate_size": 8, "num_layers": 3, "num_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 4,
+        "intermediate_size": 8,
+        "num_layers": 3,
+        "num_heads": 2,
+    }
     sizes |= {"num_kv_heads": 1, "head_dim": 3, "vocab_size": 10}
     case = Case(**sizes, num_groups=1, group_size=2, prompt_len=5, max_len=1)
     groups = make_groups(case)  # prompt 5, two responses of one token

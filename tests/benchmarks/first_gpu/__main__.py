@@ -72,7 +72,7 @@ class Run:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the parts; exit code 1 when one failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything (default: 9)")
     parser.add_argument(
         "--slack", type=float, default=1.0, help="factor of the parts' limits, for a slower GPU"

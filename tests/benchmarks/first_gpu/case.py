@@ -54,8 +54,19 @@ class Case:
 def _of_length(row_len: int, **shape: Any) -> Case:
     """Two rows of exactly so many tokens, one in a micro-batch, LoRA of rank 16: as the published
     numbers that docs/benchmarks.md names."""
-    lengths = {"prompt_len": 64, "max_len": row_len - 64, "median_len": row_len - 64, "sigma": 0.0}
-    step = {"num_groups": 1, "group_size": 2, "max_tokens": row_len, "rank": 16, "checkpointing": 1}
+    lengths: dict[str, Any] = {
+        "prompt_len": 64,
+        "max_len": row_len - 64,
+        "median_len": row_len - 64,
+        "sigma": 0.0,
+    }
+    step: dict[str, Any] = {
+        "num_groups": 1,
+        "group_size": 2,
+        "max_tokens": row_len,
+        "rank": 16,
+        "checkpointing": 1,
+    }
     return Case(model_type="qwen3", num_kv_heads=8, **shape, **lengths, **step)
 
 
