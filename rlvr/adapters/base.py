@@ -60,7 +60,8 @@ class Schedule:
 
     penalty(model): a scalar added to the loss once per optimizer step. after_update(model, n): runs
     after optimizer step n (from 0) while gradients are there; n grows, and may jump. state(model)
-    and load_state(model, saved) carry what is not a weight through a checkpoint.
+    and load_state(model, saved) carry what is not a weight through a checkpoint; saved tensors come
+    on the model's device.
     """
 
     penalty: Callable[[nn.Module], Tensor]

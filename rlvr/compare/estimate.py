@@ -78,7 +78,7 @@ def _cost_of(folder: Path) -> tuple[float, float, float] | None:
     return (
         statistics.fmean(steps),
         max(summary["seconds"] - sum(steps), 0.0),
-        rows[-1]["memory/peak_gib"],
+        max(row["memory/peak_gib"] for row in rows),
     )
 
 

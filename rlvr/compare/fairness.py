@@ -43,6 +43,7 @@ MAY_DIFFER: dict[str, str] = {
     "rollout.tensor_parallel_size": _MEMORY,
     "reward.num_workers": _MEMORY,
     "train.checkpoint_every": _STORAGE,
+    "train.checkpoint_minutes": _STORAGE,
     "train.keep_checkpoints": _STORAGE,
     "track": _STORAGE,
     "run": _STORAGE,

@@ -73,7 +73,7 @@ def read_result(task: RunTask, outcome: RunOutcome) -> RunResult:
         fmean(rewards[-WINDOW:]) if rewards else None,
         sampled_tokens(rows),
         step_seconds(rows),
-        last.get("memory/peak_gib", 0.0),
+        max((row.get("memory/peak_gib", 0.0) for row in rows), default=0.0),
         last.get("sync/bytes", 0.0),
         read_manifest(task.folder).get("trainable_parameters", 0),
     )

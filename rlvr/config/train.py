@@ -154,6 +154,10 @@ class TrainConfig(Section):
     """Compile the decoder layers with torch.compile: minutes at the start, then faster on a GPU."""
     checkpoint_every: int = Field(default=50, ge=0)
     """Steps between checkpoints; 0 writes only the last and those that evaluate best so far."""
+    checkpoint_minutes: float = Field(default=0, ge=0)
+    """Minutes after which a checkpoint is written at the end of a step although none is due by
+    steps; 0: by steps alone. It bounds what is lost where a scheduler kills a run before the
+    checkpoint that its signal asks for is written."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept."""
     num_threads: int | None = Field(default=None, ge=1)

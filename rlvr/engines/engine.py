@@ -122,6 +122,10 @@ class Engine(Protocol):
     def wake(self) -> None:
         """Ends `sleep`; it serves what it served before."""
 
+    def held_gib(self) -> float:
+        """What it took of this process's GPU memory when it started (GiB), asleep or not."""
+        return 0.0
+
     def close(self) -> None:
         """Releases memory and processes."""
         ...
@@ -161,6 +165,9 @@ class ForwardingEngine(Engine):
 
     def wake(self) -> None:
         self.engine.wake()
+
+    def held_gib(self) -> float:
+        return self.engine.held_gib()
 
     def close(self) -> None:
         self.engine.close()

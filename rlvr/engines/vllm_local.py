@@ -77,6 +77,7 @@ class VllmEngine(Engine):
         if world.size > 1:
             # inside the ranks' process group: each takes its own GPU, neighbours share an engine
             options["distributed_executor_backend"] = "external_launcher"
+        before = torch.cuda.memory_allocated()
         self._llm: Any = LLM(
             model=path,
             revision=model.revision,
@@ -96,6 +97,7 @@ class VllmEngine(Engine):
             seed=seed,
             **options,
         )
+        self._held_gib = (torch.cuda.memory_allocated() - before) / 2**30
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._adapter: Any = None
         self._has_served = False
@@ -210,6 +212,9 @@ class VllmEngine(Engine):
             with self._alive() as llm:
                 llm.wake_up()
             self._asleep = False
+
+    def held_gib(self) -> float:
+        return self._held_gib
 
     def close(self) -> None:
         llm, self._llm = self._llm, None

@@ -1,7 +1,7 @@
 """Checkpoints: folders that transformers, peft and vLLM load as they are, with the trainer's state.
 
 Written to a folder beside it, flushed to disk, then renamed: a checkpoint is complete or absent. A
-list of hashes inside tells when a disk lost something later.
+list of hashes inside tells when a disk lost something later; it is made while the disk writes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from rlvr.common.errors import RunError
+from rlvr.common.files import write_whole
 from rlvr.common.log import get_logger
 from rlvr.policy.policy import Policy
 from rlvr.runs.reader import read_evaluations
@@ -56,7 +58,7 @@ def save_checkpoint(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         _write(partial, step, policy, optimizer, state, save_more)
-        _flush(partial)
+        _seal(partial)
         # rename does not replace a folder that has content
         if final.exists():
             _delete(final)
@@ -98,7 +100,18 @@ def _write(
     (inner / "state.json").write_text(json.dumps({"step": step, **state}))
     if save_more is not None:
         save_more(inner)
-    (inner / HASHES).write_text(json.dumps(_hashes(partial), indent=1))
+
+
+def _seal(partial: Path) -> None:
+    """Brings everything below the folder to the disk, then the list of hashes."""
+    with ThreadPoolExecutor(1) as pool:
+        # the processor hashes while the disk writes: a scheduler's grace is short
+        flushed = pool.submit(_flush, partial)
+        hashes = _hashes(partial)
+        flushed.result()
+    listed = partial / STATE_FOLDER / HASHES
+    write_whole(listed, json.dumps(hashes, indent=1))
+    _flush_folder(listed.parent)
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -149,7 +162,9 @@ def damage(checkpoint: Path) -> str | None:
 def _hashes(folder: Path) -> dict[str, str]:
     """sha256 of every file below the folder but the list itself, by relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != HASHES)
-    return {str(path.relative_to(folder)): _sha256(path) for path in files}
+    with ThreadPoolExecutor(min(4, len(files) or 1)) as pool:  # hashlib lets other threads run
+        digests = pool.map(_sha256, files)
+        return {str(path.relative_to(folder)): d for path, d in zip(files, digests, strict=True)}
 
 
 def _sha256(path: Path) -> str:

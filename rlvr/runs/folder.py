@@ -37,7 +37,7 @@ class Run:
     next_step: steps whose update is done. pending: metrics, as far as they are known, of a step
     whose update is done but which is not in the log. sampler_state: the sampler's after the last
     logged step. num_skipped: logged steps in a row, up to the last, with an update skipped because
-    it was not finite.
+    it was not finite. saved_s: `seconds` when a checkpoint was last tried.
     """
 
     folder: Path
@@ -47,6 +47,7 @@ class Run:
     sampler_state: dict[str, Any] = field(default_factory=dict)
     pending: dict[str, float] | None = None
     num_skipped: int = 0
+    saved_s: float = 0.0
 
     def update_done(self, metrics: dict[str, float]) -> None:
         """Counts a step whose update is done: a checkpoint from here on has its weights, and a

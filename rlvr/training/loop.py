@@ -237,7 +237,8 @@ def _finish_step(training: Training, run: Run, reporting: Reporting) -> bool:
     run.num_skipped = run.num_skipped + 1 if metrics["optim/skipped"] else 0
     run.sampler_state = training.sampler.state()
     due = last or _is_due(recipe.train.checkpoint_every, step)
-    if due or training.world.on_main(partial(is_best, run.folder, step)):
+    # rank 0 decides: clocks differ
+    if due or training.world.on_main(partial(_is_wanted, run, recipe.train.checkpoint_minutes)):
         # a sync reads back a sample of the modules; weights that are kept were all served
         training.engine.prove()
         try:
@@ -252,6 +253,12 @@ def _finish_step(training: Training, run: Run, reporting: Reporting) -> bool:
 
 def _is_due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _is_wanted(run: Run, minutes: float) -> bool:
+    """Whether a checkpoint is written that is not due by steps: the best, or after `minutes`."""
+    is_late = 0 < 60 * minutes <= run.seconds - run.saved_s
+    return is_late or is_best(run.folder, run.next_step)
 
 
 def _evaluate(training: Training, run: Run, reporting: Reporting) -> dict[str, float]:

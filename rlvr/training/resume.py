@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from rlvr.common.errors import ConfigError
+from rlvr.common.log import get_logger
 from rlvr.common.signals import never_stop
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
@@ -27,15 +29,37 @@ from rlvr.training.build import StartEngine, Training, build
 from rlvr.training.evaluate import forget_evaluations
 from rlvr.training.preflight import check, check_reachable
 
+logger = get_logger(__name__)
+
+GRACE_S = 30.0
+"""Between SIGTERM and SIGKILL, where torchrun launched the run and was not told otherwise."""
+
 
 def save(training: Training, run: Run) -> Path:
     """Writes a checkpoint of where the run stands; deletes those that are not kept.
 
     Raises: NotWrittenError.
     """
+    start, run.saved_s = time.perf_counter(), run.seconds
     # all ranks take part, as each has a shard; rank 0 writes
     with training.policy.gathered(training.optimizer, only_main=True):
-        return training.world.on_main(partial(_write, training, run))
+        path = training.world.on_main(partial(_write, training, run))
+    text = short_grace(time.perf_counter() - start, training.recipe.train.checkpoint_minutes)
+    if text is not None and training.world.is_main:
+        logger.warning(text)
+    return path
+
+
+def short_grace(seconds: float, checkpoint_minutes: float) -> str | None:
+    """What to say of a checkpoint that took so long: a launcher may kill the run before a signal's
+    checkpoint is written. None where it is fast, or a timer bounds what is lost then."""
+    if seconds <= GRACE_S or checkpoint_minutes:
+        return None
+    return (
+        f"a checkpoint takes {seconds:.0f} s, and torchrun kills {GRACE_S:.0f} s after SIGTERM:"
+        " give it more (TORCH_ELASTIC_SHUTDOWN_TIMEOUT, Slurm's --signal=TERM@600), or bound what"
+        " is lost by train.checkpoint_minutes"
+    )
 
 
 def _write(training: Training, run: Run) -> Path:
@@ -121,4 +145,5 @@ def _load(checkpoint: Path, training: Training) -> Run:
         state["seconds"],
         pending=pending or None,
         num_skipped=state.get("num_skipped", 0),
+        saved_s=state["seconds"],
     )

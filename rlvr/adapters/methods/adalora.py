@@ -139,10 +139,8 @@ def _state(model: Any) -> dict[str, Any]:
 
 def _load_state(model: Any, saved: dict[str, Any]) -> None:
     allocator = model.base_model.rankallocator
-    live = dict(model.base_model.model.named_parameters())
     for name in _AVERAGES:
-        values = {n: value.to(live[n].device) for n, value in saved[name].items()}
-        setattr(allocator, name, values)
+        setattr(allocator, name, dict(saved[name]))
     setattr(allocator, _CLOCK, saved.get(_CLOCK))
     model.peft_config["default"].rank_pattern = copy.deepcopy(saved["rank_pattern"])
 

@@ -193,6 +193,8 @@ def config_diff(runs: dict[str, RunData]) -> Block | None:
 
 def _facts_of(run: RunData) -> dict[str, Any]:
     config = {k: v for k, v in flatten(run.config).items() if k not in IGNORED}
-    names = ("versions", "git_commit", "data", "engine", "sync", "trainable_parameters", "device")
+    names = (
+        "versions", "git_commit", "data", "engine", "sync", "trainable_parameters", "device", "gpu",
+    )  # fmt: skip
     manifest = flatten({k: run.manifest[k] for k in names if k in run.manifest})
     return config | {f"manifest: {k}": v for k, v in manifest.items()}

@@ -242,7 +242,8 @@ COSTS = (
      {name: f"time/{name}_s" for name in ("rollout", "verify", "train", "sync")}),
     ("Tokens per second", "tokens/s",
      {"generated": "rollout/tokens_per_s", "trained (with prompts)": "train/tokens_per_s"}),
-    ("Peak memory so far", "GiB", {"peak": "memory/peak_gib"}),
+    ("Peak memory", "GiB",
+     {name: f"memory/{name}_gib" for name in ("peak", "trainer", "engine")}),
 )  # fmt: skip
 """Title, unit, and metrics by the name of their line."""
 

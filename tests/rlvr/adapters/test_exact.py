@@ -17,7 +17,7 @@ from rlvr.engines.transformers import TransformersEngine
 from rlvr.policy.policy import TokenRow, load_policy
 from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
 from tests.rlvr import plain
-from tests.rlvr.adapters.conftest import settings
+from tests.rlvr.adapters.trained import settings
 
 PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
 every_method = pytest.mark.parametrize("method", METHODS)

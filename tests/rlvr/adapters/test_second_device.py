@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,13 +24,12 @@ from rlvr.policy.reference import (
     save_reference,
     update_reference,
 )
-from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.sampling.rollouts import Group
 from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.update import update
 from rlvr.warm_start import tiny_model as tiny
-from tests.rlvr.adapters.conftest import PROMPTS, settings
+from tests.rlvr.adapters.trained import PROMPTS, settings, stop_and_resume
 from tests.rlvr.second_device import CPU, DEVICE, SecondDevice, is_there
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -70,34 +69,21 @@ def test_the_second_device_refuses_what_cuda_refuses():
         assert weight.grad.device == weight.data.device == DEVICE
 
 
-def on_cpu(state: Any) -> dict[str, Tensor]:
-    """Every tensor inside nested dicts, by path, brought to the CPU."""
-    if isinstance(state, Tensor):
-        return {"": state.cpu()}
-    inner = state.items() if isinstance(state, dict) else ()
-    return {f"{key}.{name}": x for key, part in inner for name, x in on_cpu(part).items()}
-
-
 @every_method
 def test_a_method_trains_and_resumes_on_a_second_device(make_trained, one_layer, tmp_path, method):
     with SecondDevice():
-        whole = make_trained(method, device=DEVICE, path=one_layer)
-        parameters = whole.policy.model.named_parameters()
+        found = stop_and_resume(
+            partial(make_trained, method, device=DEVICE, path=one_layer), tmp_path
+        )
+        parameters = found.whole.policy.model.named_parameters()
         assert [name for name, value in parameters if not is_there(value)] == []
-        whole.train(1)
-        folder = save_checkpoint(tmp_path, 1, whole.policy, whole.optimizer, {})
-        saved = on_cpu(whole.optimizer.state_dict())
-        resumed = make_trained(method, device=DEVICE, path=one_layer)
-        load_checkpoint(folder, resumed.policy, resumed.optimizer)
-        loaded = on_cpu(resumed.optimizer.state_dict())
-        resumed.step = 1
-        resumed.train(1)
-        for _ in resumed.policy.engine_weights() if METHODS[method].merges else ():
-            pass
-        assert all(map(is_there, resumed.policy.trainable))
-    assert saved
-    assert loaded.keys() == saved.keys()
-    assert all(torch.equal(value, saved[name]) for name, value in loaded.items())
+        assert all(map(is_there, found.resumed.policy.trainable))
+        apart = found.apart
+    assert found.lost == []
+    assert apart == 0
+    assert any(name.startswith("optimizer.state.") for name in found.saved)
+    averages = any(name.startswith("schedule.exp_avg_ipt.") for name in found.saved)
+    assert averages == (METHODS[method].schedule is not None)
 
 
 KL = {"preset": "grpo", "kl_beta": 0.1}

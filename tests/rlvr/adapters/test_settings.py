@@ -23,7 +23,7 @@ from rlvr.policy.language_model import load_base
 from rlvr.policy.policy import load_policy
 from rlvr.runs.manifest import finish_manifest
 from rlvr.training.preflight import check
-from tests.rlvr.adapters.conftest import Trained
+from tests.rlvr.adapters.trained import Trained
 
 DOWN = "model.layers.2.mlp.down_proj"
 PROMPT = [11 * i % 300 + 8 for i in range(12)]

@@ -55,7 +55,8 @@ ALWAYS = {
         optim.name optim.lr optim.betas optim.eps optim.weight_decay optim.schedule
         optim.warmup_steps optim.max_grad_norm optim.updates_per_step
         train.steps train.seed train.tokens_per_microbatch train.activation_checkpointing
-        train.compile train.checkpoint_every train.keep_checkpoints train.num_threads
+        train.compile train.checkpoint_every train.checkpoint_minutes
+        train.keep_checkpoints train.num_threads
         eval.path eval.benchmarks
         track.wandb track.rollouts_per_step run.dir run.name
     """,

@@ -139,6 +139,8 @@ CONDITIONAL = {
     "policy/entropy_coef": "algorithm.entropy_coef above 0, or entropy_target",
     "optim/loss_scale": 'model.dtype = "float16"',
     "perf/mfu": "a GPU whose peak is known",
+    "memory/trainer_gib": "a GPU",
+    "memory/engine_gib": "a GPU",
 }
 """Metrics of the table that a plain run has not, and what brings them."""
 

@@ -23,6 +23,7 @@ from rlvr.engines.restarting import MAX_RESTARTS
 from rlvr.engines.transformers import TransformersEngine
 from rlvr.runs.checkpoint import NotWrittenError, intact_checkpoints
 from rlvr.training.loop import resume, train
+from rlvr.training.resume import short_grace
 from rlvr.training.skipped_steps import MAX_IN_A_ROW, NotFiniteError
 from tests.rlvr.small import steady_metrics
 
@@ -218,6 +219,19 @@ def test_a_full_disk_is_said_and_training_goes_on_where_it_can(begin, calm, tmp_
     assert weights(run, 3) == weights(calm, 3)
     assert logged(run) == [1, 2, 3], "the line waited for room"
     assert not list(run.rglob(".*.partial"))
+
+
+def test_a_timer_writes_checkpoints_that_no_step_is_due_for(begin, calm, tmp_path):
+    often = {"checkpoint_every": 0, "checkpoint_minutes": 1e-9, "keep_checkpoints": 3}
+    run = begin(tmp_path / "run", train=often)
+    assert [path.name for path in intact_checkpoints(run)] == ["step_1", "step_2", "step_3"]
+    assert weights(run, 3) == weights(calm, 3), "it changes nothing"
+
+
+def test_a_checkpoint_slower_than_a_launchers_grace_is_said_where_no_timer_bounds_the_loss():
+    assert short_grace(29.0, checkpoint_minutes=0) is None
+    assert "41 s" in str(short_grace(41.2, checkpoint_minutes=0))
+    assert short_grace(41.2, checkpoint_minutes=10) is None
 
 
 def test_a_disk_full_to_the_end_stops_the_run_which_goes_on_when_there_is_room(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlvr.cli import main
+from rlvr.common.machine import gpu_facts
 from rlvr.runs.metrics import is_known
 from tests.rlvr.small import read_lines, steady_metrics
 from tests.waiting import HANG_S, wait_until
@@ -60,6 +61,8 @@ def test_a_run_folder_holds_everything_that_was_promised(finished):
     lo, hi = summary["difference_ci95"]
     assert lo <= summary["accuracy_after"] - summary["accuracy_before"] <= hi
     manifest = json.loads((run / "manifest.json").read_text())
+    assert {"torch", "accelerate", "transformers"} <= manifest["versions"].keys()
+    assert manifest["gpu"] == gpu_facts()
     module = manifest["modules"]["model.layers.0.self_attn.q_proj"]
     assert (module["rank"], module["scaling"]) == (4, 2.0)
     assert manifest["trainable_parameters"] < manifest["total_parameters"] / 5

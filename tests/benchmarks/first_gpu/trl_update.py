@@ -1,6 +1,5 @@
-"""trl's side of the GPU benchmark: GRPOTrainer's own loss on the same rows."""
+"""trl's side of the update: GRPOTrainer's own loss on the same rows."""
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -10,31 +9,37 @@ from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
-from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from rlvr.sampling.rollouts import Group
-from tests.benchmarks.gpu_case import DEVICE, Case, make_model, peak_memory, timed
+from tests.benchmarks.first_gpu.case import (
+    DEVICE,
+    Case,
+    make_model,
+    num_tokens,
+    peak_memory,
+    timed,
+)
 
 
-def measure_trl(
-    case: Case, method: str, groups: Sequence[Group], args: argparse.Namespace
-) -> dict[str, Any]:
+def measure_trl(case: Case, method: str, groups: Sequence[Group], num_steps: int) -> dict[str, Any]:
     """Seconds of each update by trl's loss, rows padded as it pads a generation batch."""
-    trainer = make_trainer(case, method, args)
+    trainer = make_trainer(case, method)
     optimizer = torch.optim.AdamW(
         [p for p in trainer.model.parameters() if p.requires_grad], lr=1e-6, fused=True
     )
     inputs = padded_inputs(case, groups)
     num_rows, width = inputs["completion_ids"].shape[0], inputs["completion_ids"].shape[1]
     rows = max(1, case.max_tokens // (width + case.prompt_len))
-    num_tokens = inputs["completion_mask"].sum()
+    num_trained = inputs["completion_mask"].sum()
     trainer.current_gradient_accumulation_steps = -(-num_rows // rows)
     trainer.args.steps_per_generation = trainer.current_gradient_accumulation_steps
 
     def step() -> None:
         for start in range(0, num_rows, rows):
             part = {name: value[start : start + rows] for name, value in inputs.items()}
-            loss = trainer.compute_loss(trainer.model, part | {"num_items_in_batch": num_tokens})
+            loss = trainer.compute_loss(trainer.model, part | {"num_items_in_batch": num_trained})
             loss.backward()
         torch.nn.utils.clip_grad_norm_(
             [p for group in optimizer.param_groups for p in group["params"]], 1.0
@@ -42,13 +47,12 @@ def measure_trl(
         optimizer.step()
         optimizer.zero_grad()
 
-    seconds = timed(step, args.steps)
-    real = sum(len(g.prompt_ids) + len(r.token_ids) for g in groups for r in g.responses)
-    padding = 1 - real / (num_rows * (width + case.prompt_len))
+    seconds = timed(step, num_steps)
+    padding = 1 - num_tokens(groups) / (num_rows * (width + case.prompt_len))
     return {"seconds": seconds, "padding_frac": padding} | peak_memory()
 
 
-def make_trainer(case: Case, method: str, args: argparse.Namespace) -> Any:
+def make_trainer(case: Case, method: str) -> Any:
     """trl's GRPOTrainer around the same model, in training mode."""
     words = Tokenizer(models.WordLevel({"<pad>": 0, "<end>": 1, "w": 2}, unk_token="<pad>"))
     tokenizer = PreTrainedTokenizerFast(
@@ -56,7 +60,9 @@ def make_trainer(case: Case, method: str, args: argparse.Namespace) -> Any:
     )
     half = case.dtype != "float32"
     modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    lora = LoraConfig(r=32, lora_alpha=64, target_modules=modules, task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=case.rank, lora_alpha=2 * case.rank, target_modules=modules, task_type="CAUSAL_LM"
+    )
     config = GRPOConfig(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=case.group_size,
@@ -81,7 +87,7 @@ def make_trainer(case: Case, method: str, args: argparse.Namespace) -> Any:
         processing_class=tokenizer,
         peft_config=lora if method == "lora" else None,
     )
-    if args.checkpointing:
+    if case.recomputes:
         trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
     trainer.model.train()
     return trainer
