@@ -73,7 +73,13 @@ _TRAIN: Table = {
     "rollout.servers": (_SERVERS,),
     "rollout.server_wait_s": (_SERVERS,),
     # without dynamic sampling no group is left over from a step for a later one
-    "rollout.max_staleness": ({"rollout.mode": _among("async"), "sampling.dynamic": _among(True)},),
+    "rollout.max_staleness": (
+        {
+            "rollout.mode": _among("async"),
+            "rollout.partial": _among(True),
+            "sampling.dynamic": _among(True),
+        },
+    ),
     "rollout.sync": (_VLLM,),
     "rollout.gpu_memory_utilization": (_IN_PROCESS,),
     "rollout.sleep": (_IN_PROCESS,),

@@ -123,7 +123,8 @@ def _of_truncated_sampling(recipe: TrainRecipe) -> Iterator[str]:
 
 def _trains_on_older(recipe: TrainRecipe) -> bool:
     """Whether a step may train on responses of an earlier step's weights."""
-    may_keep = recipe.rollout.mode == "async" or recipe.sampling.dynamic
+    rollout = recipe.rollout
+    may_keep = rollout.mode == "async" or rollout.partial or recipe.sampling.dynamic
     return recipe.rollout.max_staleness > 0 and may_keep
 
 
@@ -140,6 +141,16 @@ def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
         yield (
             f"rollout.max_staleness = {staleness}: async rollouts are one step"
             ' old when they are trained on; set it to 1 or more, or rollout.mode to "sync"'
+        )
+    if recipe.rollout.partial and staleness < 1:
+        yield (
+            f"rollout.max_staleness = {staleness}: with rollout.partial responses go on by newer"
+            " weights; set it to 1 or more, or partial to false"
+        )
+    if recipe.rollout.partial and recipe.rollout.abort_stragglers:
+        yield (
+            "rollout.abort_stragglers = true: rollout.partial keeps the responses that it would"
+            " abort; turn one of them off"
         )
     if _truncates(recipe) and _trains_on_older(recipe):
         yield (
