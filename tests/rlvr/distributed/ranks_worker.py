@@ -87,9 +87,16 @@ class Recording(TransformersEngine):
 
     num_asked = 0
 
-    def stream(self, requests, sampling):
-        self.num_asked += len(requests)
-        return super().stream(requests, sampling)
+    def open(self, sampling):
+        session = super().open(sampling)
+        add = session.add
+
+        def count(requests):
+            self.num_asked += len(requests)
+            add(requests)
+
+        session.add = count
+        return session
 
 
 def shared_out(recipe: TrainRecipe, met: dict[str, float], world: World) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rlvr.engines.transformers import TransformersEngine
 from rlvr.runs.checkpoint import NotWrittenError, intact_checkpoints
 from rlvr.training.loop import resume, train
 from rlvr.training.skipped_steps import MAX_IN_A_ROW, NotFiniteError
+from tests.rlvr.sessions import WatchedSession
 from tests.rlvr.small import steady_metrics
 
 
@@ -54,7 +55,7 @@ def calm(begin, tmp_path_factory):
 
 
 class Watched(TransformersEngine):
-    """The real engine, which asks `dies` in every `stream` and `score` whether it dies there.
+    """The real engine, which asks `dies` in every session and `score` whether it dies there.
 
     dies gets the names of all such calls so far, of all engines of the run.
     """
@@ -69,11 +70,12 @@ class Watched(TransformersEngine):
         if self.lost:
             raise EngineLost(f"{name} was its last call")
 
-    def stream(self, requests, sampling):
-        for number, finished in enumerate(super().stream(requests, sampling)):
-            if number == 3:
-                self._ask("stream")
-            yield finished
+    def open(self, sampling):
+        def ask(number: int) -> None:
+            if number == 4:
+                self._ask("session")
+
+        return WatchedSession(super().open(sampling), ask)
 
     def score(self, sequences):
         self._ask("score")
