@@ -84,6 +84,7 @@ _TRAIN: Table = {
     "rollout.gpu_memory_utilization": (_IN_PROCESS,),
     "rollout.sleep": (_IN_PROCESS,),
     "rollout.kv_cache_gib": (_VLLM,),
+    "rollout.engine_args": (_VLLM,),
     "rollout.max_num_seqs": (_VLLM,),
     "rollout.tensor_parallel_size": (_VLLM,),
     "sampling.discount": (_CHOSEN,),

@@ -1,6 +1,6 @@
 """Settings of generation and of the choice of prompts. Imports no torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,9 @@ class RolloutConfig(Section):
     abort_stragglers: bool = False
     """Once enough informative groups are in, abort the responses still running and drop their
     groups: no waiting for long tails, but a bias towards short responses."""
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of vLLM, passed on as they are: quantization, kv_cache_dtype,
+    speculative_config, ... Those that sync, seeds or log-probabilities depend on are refused."""
     prompts_per_step: int = Field(default=16, ge=1)
     """Groups P that one optimizer step trains on."""
     group_size: int = Field(default=8, ge=2)

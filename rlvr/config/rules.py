@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from rlvr.common.errors import ConfigError
 from rlvr.config.compare import UNITS, CompareRecipe
+from rlvr.config.engine_args import refused_args
 from rlvr.config.needs import ignored
 from rlvr.config.presets import USES_EQUAL_REWARDS
 from rlvr.config.sft import FinetuneRecipe
@@ -161,6 +162,10 @@ def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
         )
 
 
+def _of_engine_args(recipe: TrainRecipe) -> Iterator[str]:
+    yield from refused_args(recipe.rollout.engine_args)
+
+
 def _of_behaviour(recipe: TrainRecipe) -> Iterator[str]:
     algorithm, dtype = recipe.algorithm, recipe.model.dtype
     # a token's ratio carries the rounding once; over a response of 1,000 tokens it adds up
@@ -292,6 +297,7 @@ RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
         _of_engine,
         _of_truncated_sampling,
         _of_staleness,
+        _of_engine_args,
         _of_behaviour,
         _of_batch,
         _of_reward,

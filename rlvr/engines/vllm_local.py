@@ -10,11 +10,13 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
+from difflib import get_close_matches
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.common.errors import RunError
+from rlvr.common.errors import ConfigError, RunError
 from rlvr.distributed.world import World
 from rlvr.engines.engine import (
     Engine,
@@ -74,7 +76,7 @@ class VllmEngine(Engine):
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM
 
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"enable_prefix_caching": True, "disable_log_stats": True}
         if not torch.cuda.is_available():
             if rollout.tensor_parallel_size > 1:
                 _remove_leftovers(world, rollout.tensor_parallel_size)
@@ -86,6 +88,7 @@ class VllmEngine(Engine):
         if world.size > 1:
             # inside the ranks' process group: each takes its own GPU, neighbours share an engine
             options["distributed_executor_backend"] = "external_launcher"
+        options |= known_args(rollout.engine_args)
         self._llm: Any = LLM(
             model=path,
             revision=model.revision,
@@ -96,11 +99,9 @@ class VllmEngine(Engine):
             tensor_parallel_size=rollout.tensor_parallel_size,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             enable_sleep_mode=rollout.sleep,
-            enable_prefix_caching=True,
             # the ratio needs the probabilities that tokens were drawn with, not the model's
             logprobs_mode="processed_logprobs",
             skip_tokenizer_init=False,
-            disable_log_stats=True,
             use_tqdm_on_load=False,
             seed=seed,
             **options,
@@ -250,6 +251,27 @@ class VllmEngine(Engine):
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def known_args(engine_args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments. Raises: ConfigError for one that this vLLM does not have."""
+    import torch
+    from vllm import EngineArgs
+
+    known = {field.name for field in fields(EngineArgs)}
+    if engine_args.get("enable_chunked_prefill") and not torch.cuda.is_available():
+        raise ConfigError(
+            "rollout.engine_args.enable_chunked_prefill = true: on CPU vLLM would draw other"
+            " samples with the same seed; remove it"
+        )
+    for name in engine_args:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            meant = f"did you mean {close[0]}?" if close else "see the options of vllm serve"
+            raise ConfigError(
+                f"rollout.engine_args.{name}: this vLLM has no such argument; {meant}"
+            )
+    return engine_args
 
 
 class VllmSession(Session):

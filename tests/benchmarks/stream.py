@@ -1,9 +1,9 @@
-"""What one stream of rollouts saves, counted in decoding steps: rounds of prompts against continuous
-refill, and against partial rollouts; and how far async rollouts hide the update.
+"""What one stream of rollouts saves: rounds of prompts against continuous refill and against partial
+rollouts, counted in decoding steps; and how far async rollouts hide the update.
 
-The long-tailed recipe with the real vLLM: every step needs 16 groups of 8 that carry a signal, and
-about half of them do. The three ways take turns on one engine, with weights that stay as they are, so
-the counts hold on any machine. Run: python -m tests.benchmarks.stream [--quick] [--json FILE]
+The long-tailed recipe with the real vLLM: every step needs 40 groups of 8 that carry a signal. The
+three ways take turns on one engine, with weights that stay as they are, so the counts hold on any
+machine. Run: python -m tests.benchmarks.stream [--quick] [--json FILE]
 """
 
 import argparse
@@ -32,8 +32,8 @@ WAYS = ("rounds", "refill", "partial")
 
 @contextmanager
 def rounds() -> Iterator[None]:
-    """The sampler as it was before there was a stream: a round of as many prompts as are expected to
-    be needed, and another one when all of it has ended."""
+    """The sampler as it was before there was a stream: as many prompts as are expected to be needed,
+    and more when all of these have ended."""
     before = sampler.MARGIN, group_stream.TICK
     sampler.MARGIN, group_stream.TICK = 0.0, math.inf  # pyright: ignore[reportAttributeAccessIssue]
     try:
@@ -81,7 +81,8 @@ def decoding_steps(num_steps: int) -> dict[str, float]:
         print(
             f"{way:8} {mean('rollout/decoding_steps'):8.0f} decoding steps,"
             f" {mean('sampler/refills'):5.1f} refills,"
-            f" {mean('sampler/informative_frac'):5.2f} informative, lag {mean('policy/lag_mean'):.2f}",
+            f" {mean('sampler/informative_frac'):5.2f} informative,"
+            f" lag {mean('policy/lag_mean'):.2f}",
             flush=True,
         )
     return {way: mean_of(rows, "rollout/decoding_steps") for way, rows in found.items()}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rlvr.adapters.merge import merged_weights
+from rlvr.common.errors import ConfigError
 from rlvr.common.seeds import sample_seed
 from rlvr.config.train import AdapterConfig
 from rlvr.engines.engine import SamplingParams
@@ -18,6 +19,7 @@ from tests.rlvr.engines.engine_cases import (
     SAMPLING,
     adapted_policy,
     assert_ends_at_a_stop_token,
+    assert_pauses_and_goes_on,
     requests,
     sampled_error,
 )
@@ -136,6 +138,33 @@ def test_our_loop_gives_what_vllms_own_gives(vllm_engine):
 @pytest.mark.engine
 def test_vllm_ends_a_response_at_a_stop_token(vllm_engine):
     assert_ends_at_a_stop_token(vllm_engine)
+
+
+@pytest.mark.engine
+def test_vllm_pauses_and_goes_on(vllm_engine):
+    assert_pauses_and_goes_on(vllm_engine, SAMPLING, num_steps=6)
+
+
+def test_transformers_pauses_and_goes_on(make_recipe):
+    recipe = make_recipe()
+    policy = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
+    assert_pauses_and_goes_on(TransformersEngine(policy), SAMPLING, num_steps=6)
+
+
+@pytest.mark.engine
+def test_vllm_is_given_arguments_as_they_are_and_says_which_it_does_not_have(make_recipe):
+    args = {"max_num_batched_tokens": 4096}
+    rollout = make_recipe(rollout={"engine": "vllm", "engine_args": args}).rollout
+    recipe = make_recipe()
+    engine = VllmEngine(recipe.model, rollout, recipe.model.path, max_lora_rank=None)
+    try:
+        config = engine._llm.llm_engine.vllm_config.scheduler_config
+        assert config.max_num_batched_tokens == 4096
+    finally:
+        engine.close()
+    rollout = make_recipe(rollout={"engine": "vllm", "engine_args": {"blok_size": 16}}).rollout
+    with pytest.raises(ConfigError, match=r"blok_size: vLLM has no .* mean block_size\?"):
+        VllmEngine(recipe.model, rollout, recipe.model.path, max_lora_rank=None)
 
 
 @pytest.mark.engine

@@ -1,4 +1,4 @@
-"""rollout.partial: a step leaves unfinished responses to the next one, which go on from their tokens
+"""rollout.partial: a step leaves unfinished responses to the next one. They go on from their tokens
 by newer weights, survive a stop, and are trained on with the versions that sampled them."""
 
 import json
