@@ -1,4 +1,4 @@
-"""What one stream of rollouts saves: rounds of prompts against continuous refill and against partial
+"""What one stream of rollouts saves: rounds of prompts against continuous refill and partial
 rollouts, counted in decoding steps; and how far async rollouts hide the update.
 
 The long-tailed recipe with the real vLLM: every step needs 40 groups of 8 that carry a signal. The
@@ -32,8 +32,8 @@ WAYS = ("rounds", "refill", "partial")
 
 @contextmanager
 def rounds() -> Iterator[None]:
-    """The sampler as it was before there was a stream: as many prompts as are expected to be needed,
-    and more when all of these have ended."""
+    """The sampler as it was before there was a stream: as many prompts as are expected to be
+    needed, and more when all of these have ended."""
     before = sampler.MARGIN, group_stream.TICK
     sampler.MARGIN, group_stream.TICK = 0.0, math.inf  # pyright: ignore[reportAttributeAccessIssue]
     try:
