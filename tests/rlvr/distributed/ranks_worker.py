@@ -126,6 +126,7 @@ def paused(recipe: TrainRecipe, world: World) -> list[Any]:
     """What three steps of partial rollouts train on and leave for the next."""
     policy, _ = sharding_worker.start(recipe, world)
     sizes = {"partial": True, "prompts_per_step": 2, "max_response_len": 40}
+    sizes["stop_token_ids"] = tuple(range(2, 5))  # so that responses end at different ticks
     recipe = recipe.model_copy(update={"rollout": recipe.rollout.model_copy(update=sizes)})
     problems = [Problem(f"p{i}", (), "7", Gold.parse("7")) for i in range(6)]
     prompts = [[2, 3 + i] for i in range(6)]
