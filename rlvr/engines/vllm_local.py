@@ -268,9 +268,7 @@ def known_args(engine_args: dict[str, Any]) -> dict[str, Any]:
         if name not in known:
             close = get_close_matches(name, known, n=1)
             meant = f"did you mean {close[0]}?" if close else "see the options of vllm serve"
-            raise ConfigError(
-                f"rollout.engine_args.{name}: this vLLM has no such argument; {meant}"
-            )
+            raise ConfigError(f"rollout.engine_args.{name}: vLLM has no such argument; {meant}")
     return engine_args
 
 
