@@ -11,7 +11,7 @@ from rlvr.common.seeds import sample_seed
 from rlvr.config.train import AdapterConfig
 from rlvr.engines.engine import SamplingParams
 from rlvr.engines.transformers import TransformersEngine, draw
-from rlvr.engines.vllm_local import VllmEngine
+from rlvr.engines.vllm_local import VllmEngine, known_args
 from rlvr.engines.weights.sync import Syncer, SyncError
 from rlvr.policy.policy import load_policy
 from tests.rlvr.engines.engine_cases import (
@@ -29,7 +29,10 @@ from tests.rlvr.engines.engine_cases import (
 def vllm_engine(make_recipe):
     """One real engine for the module, able to take merged weights and adapters."""
     recipe = make_recipe()
-    engine = VllmEngine(recipe.model, recipe.rollout, recipe.model.path, max_lora_rank=8)
+    rollout = make_recipe(
+        rollout={"engine": "vllm", "engine_args": {"max_num_batched_tokens": 4096}}
+    ).rollout
+    engine = VllmEngine(recipe.model, rollout, recipe.model.path, max_lora_rank=8)
     yield engine
     engine.close()
 
@@ -152,19 +155,11 @@ def test_transformers_pauses_and_goes_on(make_recipe):
 
 
 @pytest.mark.engine
-def test_vllm_is_given_arguments_as_they_are_and_says_which_it_does_not_have(make_recipe):
-    args = {"max_num_batched_tokens": 4096}
-    rollout = make_recipe(rollout={"engine": "vllm", "engine_args": args}).rollout
-    recipe = make_recipe()
-    engine = VllmEngine(recipe.model, rollout, recipe.model.path, max_lora_rank=None)
-    try:
-        config = engine._llm.llm_engine.vllm_config.scheduler_config
-        assert config.max_num_batched_tokens == 4096
-    finally:
-        engine.close()
-    rollout = make_recipe(rollout={"engine": "vllm", "engine_args": {"blok_size": 16}}).rollout
+def test_vllm_is_given_arguments_as_they_are_and_says_which_it_does_not_have(vllm_engine):
+    config = vllm_engine._llm.llm_engine.vllm_config.scheduler_config
+    assert config.max_num_batched_tokens == 4096
     with pytest.raises(ConfigError, match=r"blok_size: vLLM has no .* mean block_size\?"):
-        VllmEngine(recipe.model, rollout, recipe.model.path, max_lora_rank=None)
+        known_args({"blok_size": 16})
 
 
 @pytest.mark.engine

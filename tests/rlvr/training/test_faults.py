@@ -296,13 +296,12 @@ def test_a_run_whose_verifier_workers_are_killed_goes_on(begin, tmp_path):
         return False
 
     try:
-        run = begin(tmp_path / "run", end=after, train={"steps": 6, "checkpoint_every": 0})
+        sections = {"train": {"steps": 4, "checkpoint_every": 0}, "sampling": {"dynamic": False}}
+        run = begin(tmp_path / "run", end=after, **sections)
     finally:
         over.set()
         if thread.is_alive():
             thread.join()
     assert killed
-    assert logged(run) == [1, 2, 3, 4, 5, 6]
-    # a step that trains on what the one before left over samples nothing
-    sampled = [row for row in steady_metrics(run)[3:] if "reward/worker_died_frac" in row]
-    assert sampled[-1]["reward/worker_died_frac"] == 0, "it has recovered"
+    assert logged(run) == [1, 2, 3, 4]
+    assert steady_metrics(run)[-1]["reward/worker_died_frac"] == 0, "it has recovered"
