@@ -143,7 +143,7 @@ def paused(recipe: TrainRecipe, world: World) -> list[Any]:
             ]
             for one in sampler.state()["paused"]
         ]
-    return [spans, left, [step.metrics["rollout/decoding_steps"] for step in steps]]
+    return [spans, left]
 
 
 def stopped(world: World) -> list[str]:
