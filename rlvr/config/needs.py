@@ -73,11 +73,18 @@ _TRAIN: Table = {
     "rollout.servers": (_SERVERS,),
     "rollout.server_wait_s": (_SERVERS,),
     # without dynamic sampling no group is left over from a step for a later one
-    "rollout.max_staleness": ({"rollout.mode": _among("async"), "sampling.dynamic": _among(True)},),
+    "rollout.max_staleness": (
+        {
+            "rollout.mode": _among("async"),
+            "rollout.partial": _among(True),
+            "sampling.dynamic": _among(True),
+        },
+    ),
     "rollout.sync": (_VLLM,),
     "rollout.gpu_memory_utilization": (_IN_PROCESS,),
     "rollout.sleep": (_IN_PROCESS,),
     "rollout.kv_cache_gib": (_VLLM,),
+    "rollout.engine_args": (_VLLM,),
     "rollout.max_num_seqs": (_VLLM,),
     "rollout.tensor_parallel_size": (_VLLM,),
     "sampling.discount": (_CHOSEN,),

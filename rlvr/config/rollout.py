@@ -1,6 +1,6 @@
 """Settings of generation and of the choice of prompts. Imports no torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -26,9 +26,15 @@ class RolloutConfig(Section):
     max_staleness: int = Field(default=4, ge=0)
     """Steps by which the weights that sampled a response may be older than those it trains; older
     responses are dropped and counted. 0 keeps nothing for a later step."""
+    partial: bool = False
+    """Once a step has its groups, keep the responses still running and go on with them by the next
+    weights: no waiting for long tails, and none is lost."""
     abort_stragglers: bool = False
     """Once enough informative groups are in, abort the responses still running and drop their
     groups: no waiting for long tails, but a bias towards short responses."""
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of vLLM, passed on as they are: quantization, kv_cache_dtype,
+    speculative_config, ... Those that sync, seeds or log-probabilities depend on are refused."""
     prompts_per_step: int = Field(default=16, ge=1)
     """Groups P that one optimizer step trains on."""
     group_size: int = Field(default=8, ge=2)
@@ -88,5 +94,6 @@ class SamplingConfig(Section):
     """Refill until prompts_per_step groups with non-zero reward variance are there (DAPO). With
     algorithm.advantage = "batch" (preset reinforce_pp) it is false: other groups count there."""
     max_refills: int = Field(default=8, ge=0)
-    """Further rounds of prompts in one step, before it goes on with the informative groups it has
-    or, without any, stops the run and says why."""
+    """Prompts that one step may ask for beyond its first ones, in multiples of prompts_per_step,
+    before it goes on with the informative groups it has or, without any, stops the run and says
+    why."""

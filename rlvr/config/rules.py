@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from rlvr.common.errors import ConfigError
 from rlvr.config.compare import UNITS, CompareRecipe
+from rlvr.config.engine_args import refused_args
 from rlvr.config.needs import ignored
 from rlvr.config.presets import USES_EQUAL_REWARDS
 from rlvr.config.sft import FinetuneRecipe
@@ -123,7 +124,8 @@ def _of_truncated_sampling(recipe: TrainRecipe) -> Iterator[str]:
 
 def _trains_on_older(recipe: TrainRecipe) -> bool:
     """Whether a step may train on responses of an earlier step's weights."""
-    may_keep = recipe.rollout.mode == "async" or recipe.sampling.dynamic
+    rollout = recipe.rollout
+    may_keep = rollout.mode == "async" or rollout.partial or recipe.sampling.dynamic
     return recipe.rollout.max_staleness > 0 and may_keep
 
 
@@ -141,6 +143,16 @@ def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
             f"rollout.max_staleness = {staleness}: async rollouts are one step"
             ' old when they are trained on; set it to 1 or more, or rollout.mode to "sync"'
         )
+    if recipe.rollout.partial and staleness < 1:
+        yield (
+            f"rollout.max_staleness = {staleness}: with rollout.partial responses go on by newer"
+            " weights; set it to 1 or more, or partial to false"
+        )
+    if recipe.rollout.partial and recipe.rollout.abort_stragglers:
+        yield (
+            "rollout.abort_stragglers = true: rollout.partial keeps the responses that it would"
+            " abort; turn one of them off"
+        )
     if _truncates(recipe) and _trains_on_older(recipe):
         yield (
             f"rollout.max_staleness = {staleness}: responses of older weights"
@@ -148,6 +160,10 @@ def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
             ' top_k, min_p) renormalises; set it to 0 with rollout.mode = "sync", or sample'
             " from the full distribution"
         )
+
+
+def _of_engine_args(recipe: TrainRecipe) -> Iterator[str]:
+    yield from refused_args(recipe.rollout.engine_args)
 
 
 def _of_behaviour(recipe: TrainRecipe) -> Iterator[str]:
@@ -281,6 +297,7 @@ RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
         _of_engine,
         _of_truncated_sampling,
         _of_staleness,
+        _of_engine_args,
         _of_behaviour,
         _of_batch,
         _of_reward,

@@ -12,18 +12,21 @@ T = TypeVar("T")
 P = TypeVar("P", bound="Tensor")
 
 
-def shares(lengths: Sequence[float], num_ranks: int) -> list[list[int]]:
+def shares(
+    lengths: Sequence[float], num_ranks: int, loads: Sequence[float] | None = None
+) -> list[list[int]]:
     """The indices of each rank's items, in order, so that the sums of lengths are about equal.
 
-    The longest goes first, each to the rank with the least so far.
+    The longest goes first, each to the rank with the least so far. loads: what each rank has
+    already.
     Source: LPT scheduling, Graham 1969: the largest sum is at most 4/3 of the smallest possible.
     """
     parts: list[list[int]] = [[] for _ in range(num_ranks)]
-    loads = [0.0] * num_ranks
+    totals = list(loads or [0.0] * num_ranks)
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        least = loads.index(min(loads))
+        least = totals.index(min(totals))
         parts[least].append(i)
-        loads[least] += lengths[i]
+        totals[least] += lengths[i]
     return [sorted(part) for part in parts]
 
 

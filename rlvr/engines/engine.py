@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -55,22 +56,60 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One response wanted: the prompt's token ids and the seed of every draw in it."""
+    """One response wanted: the prompt's token ids and the seed of every draw in it.
+
+    begun_ids: tokens that the response has already, which count towards its longest length. What
+    comes back are those after them.
+    """
 
     prompt_ids: list[int]
     seed: int
+    begun_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
     """One response. logprobs: of each token, as drawn (after temperature). truncated: hit max_len.
 
-    token_ids end with the end-of-sequence or stop token unless truncated.
+    token_ids end with the end-of-sequence or stop token unless truncated. spans: (policy version,
+    number of tokens) of the weights that sampled it, one after the other; empty where they are
+    those of its group.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     truncated: bool
+    spans: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Session(Protocol):
+    """Responses under way in an engine. Requests may join between any two decoding steps."""
+
+    by_clock: bool = False
+    """Whether the clock decides which responses a step finishes. Otherwise that depends on the
+    tokens and on when requests joined."""
+
+    @property
+    def num_running(self) -> int:
+        """Responses that have been asked for and have not ended."""
+        ...
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Asks for a response to each, numbered on from those asked before."""
+        ...
+
+    def step(self) -> list[tuple[int, Response]]:
+        """Decodes one step; the responses that it finished, often none, each with its number."""
+        ...
+
+    def pause(self) -> tuple[list[tuple[int, Response]], list[tuple[int, Response]]]:
+        """Cuts off every response that is running: (those that had ended all the same, what the
+        others have so far), with their numbers. The session is over then."""
+        ...
+
+    def close(self) -> None:
+        """Aborts what is running."""
+        ...
 
 
 class Engine(Protocol):
@@ -80,15 +119,19 @@ class Engine(Protocol):
     lost: bool = False
     """Whether it died: every further call raises EngineLost."""
 
+    def open(self, sampling: SamplingParams) -> Session:
+        """A session whose responses are drawn so. It is closed before weights change."""
+        ...
+
     def stream(
         self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
         """Yields after every decoding step the responses that it finished, often none, each with
-        the index of its request. Closing the generator aborts the rest.
-
-        Which finishes when depends on the tokens alone, unless the engine's `name` is vllm_server.
-        """
-        ...
+        the index of its request. Closing the generator aborts the rest."""
+        with closing(self.open(sampling)) as session:
+            session.add(requests)
+            while session.num_running:
+                yield session.step()
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Response]:
         """One response per request, in order."""
@@ -143,10 +186,8 @@ class ForwardingEngine(Engine):
         self.name = engine.name
         self.engine = engine
 
-    def stream(
-        self, requests: Sequence[Request], sampling: SamplingParams
-    ) -> Generator[list[tuple[int, Response]], None, None]:
-        return self.engine.stream(requests, sampling)
+    def open(self, sampling: SamplingParams) -> Session:
+        return self.engine.open(sampling)
 
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         return self.engine.score(sequences)

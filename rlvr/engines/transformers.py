@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Generator, Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from transformers import DynamicCache
 from transformers.generation import logits_process
 
 from rlvr.common.errors import ConfigError
-from rlvr.engines.engine import Engine, Request, Response, SamplingParams
+from rlvr.engines.engine import Engine, Request, Response, SamplingParams, Session
 from rlvr.engines.stop_tokens import ends_of
 from rlvr.engines.weights.arrival import sent_names, sent_weights
 from rlvr.engines.weights.fingerprint import Piece, whole_piece
@@ -68,63 +69,8 @@ class TransformersEngine(Engine):
         self._model = model
         self._ends = ends_of(model.causal_lm.generation_config, model.tokenizer)
 
-    @torch.no_grad()
-    def stream(
-        self, requests: Sequence[Request], sampling: SamplingParams
-    ) -> Generator[list[tuple[int, Response]], None, None]:
-        for first in range(0, len(requests), BATCH_ROWS):
-            batch = requests[first : first + BATCH_ROWS]
-            for finished in self._stream_batch(batch, sampling):
-                yield [(first + row, response) for row, response in finished]
-
-    def _stream_batch(
-        self, requests: Sequence[Request], sampling: SamplingParams
-    ) -> Generator[list[tuple[int, Response]], None, None]:
-        device = self._model.device
-        longest = max(len(request.prompt_ids) for request in requests)
-        pads = [longest - len(request.prompt_ids) for request in requests]
-        ids_NL = torch.tensor(
-            [[0] * pad + r.prompt_ids for pad, r in zip(pads, requests, strict=True)], device=device
-        )
-        mask_NL = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads], device=device)
-        generators = [torch.Generator(device).manual_seed(r.seed) for r in requests]
-        tokens: list[list[int]] = [[] for _ in requests]
-        logprobs: list[list[float]] = [[] for _ in requests]
-        ends = self._ends | set(sampling.stop_token_ids)
-        running, cache = set(range(len(requests))), self._model.prefix(len(requests))
-        if cache is None:
-            cache = DynamicCache(config=self._model.causal_lm.config)
-        else:
-            mask_NL = torch.cat(
-                [mask_NL.new_ones(len(requests), cache.get_seq_length()), mask_NL], 1
-            )
-        while running:
-            logits_NV = self._next_logits(ids_NL, mask_NL, cache)
-            next_N, logp_N = draw(logits_NV, sampling, generators)
-            finished = []
-            for row in sorted(running):
-                tokens[row].append(int(next_N[row]))
-                logprobs[row].append(float(logp_N[row]))
-                ended = tokens[row][-1] in ends
-                if ended or len(tokens[row]) == sampling.max_len:
-                    running.remove(row)
-                    finished.append((row, Response(tokens[row], logprobs[row], not ended)))
-            yield finished
-            ids_NL = next_N.unsqueeze(1)
-            mask_NL = torch.cat([mask_NL, torch.ones_like(ids_NL)], dim=1)
-
-    def _next_logits(self, ids_NL: Tensor, mask_NL: Tensor, cache: DynamicCache) -> Tensor:
-        positions_NL = (mask_NL.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_NL.shape[1] :]
-        with self._model.autocast():
-            output = self._model.causal_lm(
-                input_ids=ids_NL,
-                attention_mask=mask_NL,
-                position_ids=positions_NL,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        return output.logits[:, -1].float()
+    def open(self, sampling: SamplingParams) -> TransformersSession:
+        return TransformersSession(self._model, self._ends | set(sampling.stop_token_ids), sampling)
 
     @torch.no_grad()
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
@@ -152,6 +98,119 @@ class TransformersEngine(Engine):
 
     def close(self) -> None:
         pass
+
+
+class TransformersSession(Session):
+    """Batches of at most BATCH_ROWS rows in all; rows that join later are a batch of their own."""
+
+    def __init__(self, model: LanguageModel, ends: set[int], sampling: SamplingParams) -> None:
+        self._model, self._ends, self._sampling = model, ends, sampling
+        self._waiting: deque[list[tuple[int, Request]]] = deque()
+        self._batches: list[_Batch] = []
+        self._num_asked = 0
+
+    @property
+    def num_running(self) -> int:
+        return sum(map(len, self._waiting)) + sum(len(one.running) for one in self._batches)
+
+    def add(self, requests: Sequence[Request]) -> None:
+        numbered = list(enumerate(requests, self._num_asked))
+        self._num_asked += len(requests)
+        for first in range(0, len(numbered), BATCH_ROWS):
+            self._waiting.append(numbered[first : first + BATCH_ROWS])
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[int, Response]]:
+        while self._waiting and len(self._waiting[0]) + self._num_decoding <= BATCH_ROWS:
+            self._batches.append(_Batch(self._model, self._waiting.popleft(), self._sampling))
+        finished = [one for batch in self._batches for one in batch.step(self._ends)]
+        self._batches = [batch for batch in self._batches if batch.running]
+        return finished
+
+    @property
+    def _num_decoding(self) -> int:
+        return sum(len(batch.running) for batch in self._batches)
+
+    def pause(self) -> tuple[list[tuple[int, Response]], list[tuple[int, Response]]]:
+        begun = [one for batch in self._batches for one in batch.so_far()]
+        idle = [(number, Response([], [], False)) for part in self._waiting for number, _ in part]
+        self.close()
+        return [], begun + idle
+
+    def close(self) -> None:
+        self._batches.clear()
+        self._waiting.clear()
+
+
+class _Batch:
+    """Rows decoded together, padded on the left."""
+
+    def __init__(
+        self, model: LanguageModel, rows: Sequence[tuple[int, Request]], sampling: SamplingParams
+    ) -> None:
+        self._model, self._sampling = model, sampling
+        self._numbers = [number for number, _ in rows]
+        requests = [request for _, request in rows]
+        prompts = [[*request.prompt_ids, *request.begun_ids] for request in requests]
+        longest, device = max(map(len, prompts)), model.device
+        pads = [longest - len(ids) for ids in prompts]
+        self._ids_NL = torch.tensor(
+            [[0] * pad + ids for pad, ids in zip(pads, prompts, strict=True)], device=device
+        )
+        self._mask_NL = torch.tensor(
+            [[0] * pad + [1] * (longest - pad) for pad in pads], device=device
+        )
+        self._generators = [torch.Generator(device).manual_seed(r.seed) for r in requests]
+        self._max_lens = [sampling.max_len - len(request.begun_ids) for request in requests]
+        self._tokens: list[list[int]] = [[] for _ in requests]
+        self._logprobs: list[list[float]] = [[] for _ in requests]
+        self.running = set(range(len(requests)))
+        cache = model.prefix(len(requests))
+        if cache is None:
+            cache = DynamicCache(config=model.causal_lm.config)
+        else:
+            ones = self._mask_NL.new_ones(len(requests), cache.get_seq_length())
+            self._mask_NL = torch.cat([ones, self._mask_NL], 1)
+        self._cache = cache
+
+    def step(self, ends: set[int]) -> list[tuple[int, Response]]:
+        """Decodes a token of every row; the responses that it finished, with their numbers."""
+        next_N, logp_N = draw(self._next_logits(), self._sampling, self._generators)
+        finished = []
+        for row in sorted(self.running):
+            self._tokens[row].append(int(next_N[row]))
+            self._logprobs[row].append(float(logp_N[row]))
+            ended = self._tokens[row][-1] in ends
+            if ended or len(self._tokens[row]) == self._max_lens[row]:
+                self.running.remove(row)
+                finished.append((self._numbers[row], self._response(row, truncated=not ended)))
+        self._ids_NL = next_N.unsqueeze(1)
+        self._mask_NL = torch.cat([self._mask_NL, torch.ones_like(self._ids_NL)], dim=1)
+        return finished
+
+    def so_far(self) -> list[tuple[int, Response]]:
+        """What each unfinished row has, with its number."""
+        return [
+            (self._numbers[row], self._response(row, truncated=False))
+            for row in sorted(self.running)
+        ]
+
+    def _response(self, row: int, truncated: bool) -> Response:
+        return Response(self._tokens[row], self._logprobs[row], truncated)
+
+    def _next_logits(self) -> Tensor:
+        """[N, V] in float32."""
+        positions_NL = (self._mask_NL.cumsum(dim=1) - 1).clamp(min=0)
+        with self._model.autocast():
+            output = self._model.causal_lm(
+                input_ids=self._ids_NL,
+                attention_mask=self._mask_NL,
+                position_ids=positions_NL[:, -self._ids_NL.shape[1] :],
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return output.logits[:, -1].float()
 
 
 def _warpers(sampling: SamplingParams) -> logits_process.LogitsProcessorList:

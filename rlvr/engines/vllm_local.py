@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import os
 import traceback
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
+from difflib import get_close_matches
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.common.errors import RunError
+from rlvr.common.errors import ConfigError, RunError
 from rlvr.distributed.world import World
-from rlvr.engines.engine import Engine, EngineLost, Request, Response, SamplingParams
+from rlvr.engines.engine import (
+    Engine,
+    EngineLost,
+    Request,
+    Response,
+    SamplingParams,
+    Session,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +76,7 @@ class VllmEngine(Engine):
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM
 
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"enable_prefix_caching": True, "disable_log_stats": True}
         if not torch.cuda.is_available():
             if rollout.tensor_parallel_size > 1:
                 _remove_leftovers(world, rollout.tensor_parallel_size)
@@ -77,6 +88,7 @@ class VllmEngine(Engine):
         if world.size > 1:
             # inside the ranks' process group: each takes its own GPU, neighbours share an engine
             options["distributed_executor_backend"] = "external_launcher"
+        options |= known_args(rollout.engine_args)
         before = torch.cuda.memory_allocated()
         self._llm: Any = LLM(
             model=path,
@@ -88,11 +100,9 @@ class VllmEngine(Engine):
             tensor_parallel_size=rollout.tensor_parallel_size,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             enable_sleep_mode=rollout.sleep,
-            enable_prefix_caching=True,
             # the ratio needs the probabilities that tokens were drawn with, not the model's
             logprobs_mode="processed_logprobs",
             skip_tokenizer_init=False,
-            disable_log_stats=True,
             use_tqdm_on_load=False,
             seed=seed,
             **options,
@@ -100,31 +110,49 @@ class VllmEngine(Engine):
         self._held_gib = (torch.cuda.memory_allocated() - before) / 2**30
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._adapter: Any = None
+        self._numbers, self._running = itertools.count(), dict[str, str]()
+        self.finished: dict[str, Response] = {}
         self._has_served = False
         self._can_sleep, self._asleep = rollout.sleep, False
 
-    def stream(
-        self, requests: Sequence[Request], sampling: SamplingParams
-    ) -> Generator[list[tuple[int, Response]], None, None]:
-        running: dict[int, str] = {}
+    def open(self, sampling: SamplingParams) -> VllmSession:
+        return VllmSession(self, sampling)
+
+    def begin(self, request: Request, sampling: SamplingParams) -> str:
+        """Asks for a response; its name in `finished` and for `end`. Raises: EngineLost."""
+        name = str(next(self._numbers))
+        prompt: Any = {
+            "type": "token",
+            "prompt_token_ids": [*request.prompt_ids, *request.begun_ids],
+        }
         self._has_served = True
-        try:
-            with self._alive() as llm:
-                for index, request in enumerate(requests):
-                    prompt: Any = {"type": "token", "prompt_token_ids": request.prompt_ids}
-                    params = _sampling_params(sampling, request.seed)
-                    running[index] = llm.llm_engine.add_request(
-                        str(index), prompt, params, lora_request=self._adapter
-                    )
-            while running:
-                with self._alive() as llm:
-                    outputs: list[Any] = llm.llm_engine.step()
-                for output in outputs:
-                    del running[int(output.request_id)]
-                yield [(int(o.request_id), _response(o.outputs[0])) for o in outputs]
-        finally:
-            if running and not self.lost:
-                self._llm.llm_engine.abort_request(list(running.values()), internal=True)
+        with self._alive() as llm:
+            self._running[name] = llm.llm_engine.add_request(
+                name, prompt, _sampling_params(sampling, request), lora_request=self._adapter
+            )
+        return name
+
+    def step(self) -> None:
+        """Decodes one step of all that runs; what ends goes to `finished`. Raises: EngineLost."""
+        with self._alive() as llm:
+            outputs: list[Any] = llm.llm_engine.step()
+        for output in outputs:
+            del self._running[output.request_id]
+            self.finished[output.request_id] = _response(output.outputs[0])
+
+    def end(self, names: Sequence[str]) -> list[Response]:
+        """Ends these; what each has so far."""
+        if self.lost or not names:
+            return [Response([], [], truncated=False) for _ in names]
+        from vllm.v1.engine import FinishReason
+
+        ids = [self._running.pop(name) for name in names]
+        engine = self._llm.llm_engine
+        # vLLM itself makes this output of a request that it aborts, for its asynchronous engine
+        states = [engine.output_processor.request_states[each] for each in ids]
+        outputs = [one.make_request_output([], None, FinishReason.ABORT, None) for one in states]
+        engine.abort_request(ids, internal=True)
+        return [_response(output.outputs[0]) for output in outputs]
 
     @contextmanager
     def _alive(self) -> Iterator[Any]:
@@ -230,6 +258,64 @@ class VllmEngine(Engine):
                 torch.cuda.empty_cache()
 
 
+def known_args(engine_args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments. Raises: ConfigError for one that this vLLM does not have."""
+    import torch
+    from vllm import EngineArgs
+
+    known = {field.name for field in fields(EngineArgs)}
+    if engine_args.get("enable_chunked_prefill") and not torch.cuda.is_available():
+        raise ConfigError(
+            "rollout.engine_args.enable_chunked_prefill = true: on CPU vLLM would draw other"
+            " samples with the same seed; remove it"
+        )
+    for name in engine_args:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            meant = f"did you mean {close[0]}?" if close else "see the options of vllm serve"
+            raise ConfigError(f"rollout.engine_args.{name}: vLLM has no such argument; {meant}")
+    return engine_args
+
+
+class VllmSession(Session):
+    """Responses of one caller; a step is one of the whole engine."""
+
+    def __init__(self, engine: VllmEngine, sampling: SamplingParams) -> None:
+        self._engine, self._sampling = engine, sampling
+        self._names: dict[str, int] = {}
+        self._num_asked = 0
+
+    @property
+    def num_running(self) -> int:
+        return len(self._names)
+
+    def add(self, requests: Sequence[Request]) -> None:
+        for number, request in enumerate(requests, self._num_asked):
+            self._names[self._engine.begin(request, self._sampling)] = number
+        self._num_asked += len(requests)
+
+    def step(self) -> list[tuple[int, Response]]:
+        if not self._ended():
+            self._engine.step()
+        return self._take(self._ended())
+
+    def pause(self) -> tuple[list[tuple[int, Response]], list[tuple[int, Response]]]:
+        finished = self._take(self._ended())
+        names, self._names = self._names, {}
+        return finished, list(zip(names.values(), self._engine.end(list(names)), strict=True))
+
+    def close(self) -> None:
+        self.pause()
+
+    def _ended(self) -> set[str]:
+        # a step of another session may have ended responses of this one
+        return self._engine.finished.keys() & self._names.keys()
+
+    def _take(self, names: Iterable[str]) -> list[tuple[int, Response]]:
+        pairs = [(self._names.pop(name), self._engine.finished.pop(name)) for name in names]
+        return sorted(pairs, key=itemgetter(0))
+
+
 class _Counter:
     """Yields weights and counts their bytes."""
 
@@ -242,7 +328,7 @@ class _Counter:
             yield name, value
 
 
-def _sampling_params(sampling: SamplingParams, seed: int) -> Any:
+def _sampling_params(sampling: SamplingParams, request: Request) -> Any:
     from vllm import SamplingParams as VllmParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -251,9 +337,9 @@ def _sampling_params(sampling: SamplingParams, seed: int) -> Any:
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         min_p=sampling.min_p,
-        max_tokens=sampling.max_len,
+        max_tokens=sampling.max_len - len(request.begun_ids),
         stop_token_ids=list(sampling.stop_token_ids),
-        seed=seed,
+        seed=request.seed,
         logprobs=0 if sampling.logprobs else None,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,

@@ -18,7 +18,9 @@ METRICS: dict[str, str] = {
     "rollout/aborted_frac": "fraction of responses asked for that went with an aborted group",
     "rollout/staleness_mean": "mean age of the responses trained on (steps since their weights)",
     "rollout/stale_dropped": "responses dropped because they were older than max_staleness",
-    "sampler/refills": "rounds of prompts beyond the first",
+    "rollout/decoding_steps": "decoding steps of the engine, of several the one with most",
+    "rollout/paused": "responses that the next step goes on with (rollout.partial)",
+    "sampler/refills": "prompts asked for beyond the first ones of the step",
     "sampler/unjudged_frac": "fraction of responses that nobody judged (timeout, worker_died,"
     " gold_invalid): in no statistic, not trained on",
     "sampler/unjudged_groups": "groups dropped because fewer than two responses were judged",
@@ -34,6 +36,8 @@ METRICS: dict[str, str] = {
     "policy/kl_engine": "mean KL from engine to trainer on the sampled tokens, k3 (nats per token)",
     "policy/ratio_max": "largest trainer / engine probability of a sampled token",
     "policy/clip_frac": "fraction of trained tokens whose ratio is clipped",
+    "policy/lag_mean": "mean age of the tokens trained on (steps since their weights)",
+    "policy/lag_max": "age of the oldest token trained on (steps since its weights)",
     "policy/dropped_tokens": "response tokens left out of the loss: the engine gave no finite"
     " log-probability",
     "optim/lr": "learning rate",

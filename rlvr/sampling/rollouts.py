@@ -18,7 +18,7 @@ class Group:
     """G responses to one prompt, with a reward and a verdict's reason for each.
 
     rewards: shaped, and 0 for a response that nobody judged. policy_version: how many steps had
-    trained the weights that sampled it.
+    trained the weights that sampled it, or its oldest token.
     """
 
     problem_id: str
@@ -54,32 +54,47 @@ class Group:
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-ready; shares the lists."""
-        tree = _tree(self) | {"responses": [_tree(response) for response in self.responses]}
+        tree = fields_of(self) | {"responses": [fields_of(response) for response in self.responses]}
         tree["step"] = tree.pop("policy_version")  # its name in checkpoints since the first one
         return tree
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> Self:
         """The group that `to_tree` made the tree of."""
-        responses = [Response(**response) for response in tree["responses"]]
+        responses = [response_of(response) for response in tree["responses"]]
         parts: dict[str, Any] = {**tree, "responses": responses}
         return cls(policy_version=parts.pop("step"), **parts)
 
+    def spans(self) -> list[tuple[int, int]]:
+        """(policy version, number of tokens) of all its tokens."""
+        return [
+            span
+            for response in self.responses
+            for span in response.spans or [(self.policy_version, len(response.token_ids))]
+        ]
 
-def _tree(row: Any) -> dict[str, Any]:
+
+def fields_of(row: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name; shares their values."""
     return {part.name: getattr(row, part.name) for part in fields(row)}
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One engine's output for one round of prompts, with seconds.
+def response_of(tree: dict[str, Any]) -> Response:
+    """The response that `fields_of` made the tree of, or JSON of it."""
+    spans = [(version, count) for version, count in tree.get("spans", ())]
+    parts: dict[str, Any] = {**tree, "spans": spans}
+    return Response(**parts)
 
-    groups: one per requested prompt, None where it was aborted. verify_s: beyond generate_s.
-    """
 
-    groups: list[Group | None]
-    generate_s: float
-    verify_s: float
+@dataclass(slots=True)
+class EngineCost:
+    """What one engine has spent on a step: decoding steps, tokens, seconds. verify_s: that
+    generation did not hide."""
+
+    num_steps: int = 0
+    num_tokens: int = 0
+    generate_s: float = 0.0
+    verify_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,44 +115,39 @@ class StepRollouts:
 
 @dataclass
 class RolloutStats:
-    """The cost of a step's rollouts, summed over its rounds.
+    """The cost of a step's rollouts.
 
-    fresh: groups sampled in this step, in the order requested. num_asked, num_aborted, num_stale:
-    responses. most_tokens, mean_tokens: of the engine with the most, and of the mean one.
-    generate_s, verify_s: of the slowest engine; verification that generation did not hide.
+    fresh: groups that ended in this step, in the order requested. num_asked, num_continued,
+    num_paused, num_stale: responses. num_refills: prompts asked for beyond the first ones.
+    costs: of each engine.
     """
 
     fresh: list[Group] = field(default_factory=list)
     num_asked: int = 0
-    num_aborted: int = 0
+    num_continued: int = 0
+    num_paused: int = 0
     num_stale: int = 0
-    num_rounds: int = 0
-    most_tokens: float = 0.0
-    mean_tokens: float = 0.0
-    generate_s: float = 0.0
-    verify_s: float = 0.0
-
-    def add(self, fresh: list[Group], num_asked: int, rounds: Sequence[Round]) -> None:
-        """Adds a round of every engine; responses asked for that `fresh` lacks were aborted."""
-        self.fresh += fresh
-        self.num_asked += num_asked
-        self.num_aborted += num_asked - sum(len(group.responses) for group in fresh)
-        self.num_rounds += 1
-        # ranks wait for each other after a round: each round has a slowest engine of its own
-        tokens = [sum(group.num_tokens for group in one.groups if group) for one in rounds]
-        self.most_tokens += max(tokens)
-        self.mean_tokens += sum(tokens) / len(tokens)
-        self.generate_s += max(one.generate_s for one in rounds)
-        self.verify_s += max(one.verify_s for one in rounds)
+    num_refills: int = 0
+    costs: Sequence[EngineCost] = ()
 
     def metrics(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """Metrics of a step that trains on `groups`."""
+        spans = [span for group in groups for span in group.spans()]
+        num_trained = sum(count for _, count in spans)
+        # engines wait for each other at every tick: the slowest one is what the step took
+        generate_s = max(one.generate_s for one in self.costs)
+        tokens = [one.num_tokens for one in self.costs]
+        num_begun = self.num_asked + self.num_continued
+        num_ended = sum(len(group.responses) for group in self.fresh)
         values = {
+            "policy/lag_mean": sum((step - v) * n for v, n in spans) / max(num_trained, 1),
+            "policy/lag_max": float(step - min(version for version, _ in spans)),
             # of the groups trained on, whichever step sampled them
             "rollout/staleness_mean": sum(step - g.policy_version for g in groups) / len(groups),
             "rollout/stale_dropped": float(self.num_stale),
-            "time/rollout_s": self.generate_s,
-            "time/verify_s": self.verify_s,
+            "time/rollout_s": generate_s,
+            "time/verify_s": max(one.verify_s for one in self.costs),
+            "rollout/decoding_steps": float(max(one.num_steps for one in self.costs)),
         }
         if not self.fresh:  # all groups were left over from the step before
             return values
@@ -156,11 +166,12 @@ class RolloutStats:
             | {
                 "rollout/response_len_mean": num_tokens / num_responses,
                 "rollout/truncated_frac": truncated / num_responses,
-                "rollout/tokens_per_s": num_tokens / self.generate_s,
-                "rollout/imbalance": self.most_tokens / max(self.mean_tokens, 1),
+                "rollout/tokens_per_s": sum(tokens) / generate_s,
+                "rollout/imbalance": max(tokens) * len(tokens) / max(sum(tokens), 1),
                 "rollout/responses": float(self.num_asked),
-                "rollout/aborted_frac": self.num_aborted / self.num_asked,
-                "sampler/refills": self.num_rounds - 1.0,
+                "rollout/aborted_frac": (num_begun - num_ended - self.num_paused) / num_begun,
+                "rollout/paused": float(self.num_paused),
+                "sampler/refills": float(self.num_refills),
                 "sampler/unjudged_frac": (num_responses - len(rewards)) / num_responses,
                 "sampler/unjudged_groups": float(sum(not g.comparable for g in self.fresh)),
                 "sampler/informative_frac": informative / len(self.fresh),
@@ -169,7 +180,7 @@ class RolloutStats:
         )
 
 
-def diagnose(groups: Sequence[Group], num_rounds: int) -> str:
+def diagnose(groups: Sequence[Group]) -> str:
     """A sentence on why too few groups carried a signal, and a remedy."""
     reasons = Counter(reason for group in groups for reason in group.reasons)
     num_responses = reasons.total()
@@ -177,8 +188,8 @@ def diagnose(groups: Sequence[Group], num_rounds: int) -> str:
     shares = ", ".join(f"{count / num_responses:.0%} {r}" for r, count in reasons.most_common(3))
     informative = sum(group.informative for group in groups)
     return (
-        f"{informative or 'no'} group{'s' * (informative > 1)} carried a signal in {num_rounds}"
-        f" round{'s' * (num_rounds > 1)} ({len(groups)} prompts, {num_responses} responses):"
+        f"{informative or 'no'} group{'s' * (informative > 1)} carried a signal in"
+        f" {len(groups)} prompts, {num_responses} responses:"
         f" {_spread(groups)} ({shares}; {truncated:.0%} truncated). {_remedy(reasons, truncated)}"
     )
 

@@ -14,20 +14,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import RunError
 from rlvr.common.log import get_logger
 from rlvr.common.seeds import sample_seed
 from rlvr.common.signals import Stopped, never_stop
-from rlvr.distributed.shares import in_order
 from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine, EngineLost, Response, SamplingParams
 from rlvr.sampling.background import BackgroundCollection
+from rlvr.sampling.group_stream import GroupRequest, GroupStream
 from rlvr.sampling.problem_selection import Selector, difficulty_levels
 from rlvr.sampling.reward import shaped_rewards
-from rlvr.sampling.rollout_round import GroupRequest, run_round
-from rlvr.sampling.rollouts import Group, RolloutStats, Round, StepRollouts, diagnose
+from rlvr.sampling.rollouts import Group, RolloutStats, StepRollouts, diagnose
 
 if TYPE_CHECKING:
     from rewards import Verifier
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 
 logger = get_logger(__name__)
+
+MARGIN = 1.5
+"""Standard deviations of the number of informative groups that are asked for beyond its mean, so
+that a step seldom has to ask again: that costs another response's length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,7 @@ class Sampler:
         # a guess, and only the number of prompts in the first rounds depends on it
         self._informative_frac = 0.5
         self._surplus: list[Group] = []
+        self._paused: list[GroupRequest] = []
         self._ahead: StepRollouts | None = None
         self._background: BackgroundCollection | None = None
         # one thread for the whole run: libraries keep state by thread, such as OpenMP its team
@@ -147,32 +152,43 @@ class Sampler:
             return self._collect(CollectRequest(step, step - 1, safe_point))
 
     def _collect(self, request: CollectRequest) -> StepRollouts:
-        """Rounds of prompts until the step has its groups, or sampling.max_refills are used up.
+        """Groups until the step has those it wants, or sampling.max_refills are used up.
 
         Raises: EngineLost, Stopped; then the sampler is as it was before.
         """
-        wanted, max_rounds = self._rollout.prompts_per_step, 1 + self._sampling.max_refills
-        with self._restored_on_failure():
-            groups, stats = self._begin(request.step)
-            while len(groups) < wanted and stats.num_rounds < max_rounds:
-                missing = wanted - len(groups)
-                asked = self._ask(self._num_prompts(missing), request.step)
-                dealt, rounds = self._world.scatter_work(
-                    asked,
-                    self._expected_tokens(asked),
-                    self._round_of(request, missing),
-                    self._rollout.ranks_per_engine,
-                )
-                parts = in_order(dealt, [done.groups for done in rounds])
-                # in the order requested, on every rank: all ranks have the same sampler state
-                fresh = self._observe(asked, parts, request.step)
-                stats.add(fresh, len(asked) * self._rollout.group_size, rounds)
-                groups += self._usable(fresh)
-            if len(groups) < wanted:
-                self._say_short(request.step, groups, stats)
-            groups, self._surplus = groups[:wanted], groups[wanted:]
-            self._used.update(group.problem_id for group in groups)
-            return StepRollouts(groups, stats.metrics(groups, request.step) | self._reuse())
+        step, wanted = request.step, self._rollout.prompts_per_step
+        with self._restored_on_failure(), self._open(request) as stream:
+            groups, paused, stats = self._begin(step)
+            done: list[tuple[int, Group]] = []
+            stream.add(paused, self._expected_tokens(paused))
+            while True:
+                num_usable = len(groups) + sum(self._is_usable(group) for _, group in done)
+                if num_usable >= wanted and (self._ends_early or not stream.num_running):
+                    break
+                more = self._num_more(wanted - num_usable, stream.num_running, stats)
+                asked = self._ask(more, step)
+                stream.add(asked, self._expected_tokens(asked))
+                if not stream.num_running:
+                    break
+                done += self._observe(stream.advance(), step)
+            if self._rollout.partial:
+                self._paused = stream.pause()
+                stats.num_paused = sum(len(one.seeds) for one in self._paused)
+            stats.costs = stream.costs()
+        # in the order requested, whatever ended first: long responses count as much as short ones
+        stats.fresh = [group for _, group in sorted(done, key=itemgetter(0))]
+        groups += [group for group in stats.fresh if self._is_usable(group)]
+        self._learn(stats.fresh)
+        if len(groups) < wanted:
+            self._say_short(step, groups, stats)
+        groups, self._surplus = groups[:wanted], groups[wanted:]
+        self._used.update(group.problem_id for group in groups)
+        return StepRollouts(groups, stats.metrics(groups, step) | self._reuse())
+
+    @property
+    def _ends_early(self) -> bool:
+        """Whether a step that has its groups leaves what is running, instead of waiting for it."""
+        return self._rollout.partial or self._rollout.abort_stragglers
 
     @contextmanager
     def _restored_on_failure(self) -> Iterator[None]:
@@ -185,18 +201,50 @@ class Sampler:
             self.load_state(before)
             raise
 
-    def _begin(self, step: int) -> tuple[list[Group], RolloutStats]:
-        """The groups left over from earlier steps that are young enough for this one."""
+    def _begin(self, step: int) -> tuple[list[Group], list[GroupRequest], RolloutStats]:
+        """(groups left over from earlier steps that are young enough, groups to go on with)."""
         oldest = step - self._rollout.max_staleness
         groups = [group for group in self._surplus if group.policy_version >= oldest]
-        num_dropped = len(self._surplus) - len(groups)
-        return groups, RolloutStats(num_stale=num_dropped * self._rollout.group_size)
+        num_stale = (len(self._surplus) - len(groups)) * self._rollout.group_size
+        paused = []
+        for one in self._paused:
+            young, num_dropped = one.without_older(oldest)
+            num_stale += num_dropped
+            paused.append(young)
+        num_continued = sum(len(one.seeds) for one in paused)
+        return groups, paused, RolloutStats(num_stale=num_stale, num_continued=num_continued)
+
+    def _num_more(self, missing: int, num_running: int, stats: RolloutStats) -> int:
+        """How many prompts to ask for now, so that what is running is what is expected to be
+        needed; counts them."""
+        is_first = stats.num_asked == 0
+        if missing <= 0:
+            wanted = 0
+        elif self._rollout.partial:
+            # what outlives this step is the next one's: as much as a whole step needs keeps running
+            wanted = self._num_prompts(self._rollout.prompts_per_step)
+        elif is_first or num_running * self._usable_frac < missing:
+            wanted = self._num_prompts(missing)
+        else:
+            wanted = 0
+        count = max(0, wanted - num_running)
+        if not is_first:
+            left = self._sampling.max_refills * self._rollout.prompts_per_step - stats.num_refills
+            count = min(count, left)
+            stats.num_refills += count
+        stats.num_asked += count * self._rollout.group_size
+        return count
+
+    @property
+    def _usable_frac(self) -> float:
+        # a third at least: a policy that is lost on a batch should not cost more
+        return max(self._informative_frac, 1 / 3) if self._sampling.dynamic else 1.0
 
     def _num_prompts(self, missing: int) -> int:
-        if not self._sampling.dynamic:
-            return missing
-        # 3 times what is missing at most: a policy that is lost on a batch should not cost more
-        return math.ceil(missing / max(self._informative_frac, 1 / 3))
+        # what comes beyond the missing ones is used by the next steps, if they may be that old
+        margin = MARGIN if self._rollout.max_staleness > 0 else 0.0
+        spread = margin * math.sqrt(missing * (1 - self._usable_frac))
+        return math.ceil((missing + spread) / self._usable_frac)
 
     def _ask(self, num_prompts: int, step: int) -> list[GroupRequest]:
         """The next problems, with the seed of every response."""
@@ -219,15 +267,12 @@ class Sampler:
         mean = sum(known.values()) / len(known) if known else self._rollout.max_response_len
         return [len(one.prompt_ids) + size * known.get(one.problem.id, mean) for one in asked]
 
-    def _round_of(
-        self, request: CollectRequest, missing: int
-    ) -> Callable[[list[GroupRequest]], Round]:
-        """run_round(asked) by this sampler's engine and verifier."""
+    def _open(self, request: CollectRequest) -> GroupStream:
+        """A stream of groups by this sampler's engine and verifier."""
         rollout = self._rollout
-        return partial(
-            run_round,
-            engine=self._engine,
-            sampling=SamplingParams(
+        return GroupStream(
+            self._engine,
+            SamplingParams(
                 rollout.max_response_len,
                 rollout.temperature,
                 rollout.top_p,
@@ -235,10 +280,13 @@ class Sampler:
                 rollout.min_p,
                 stop_token_ids=rollout.stop_token_ids,
             ),
-            judge=partial(self._judge, request.policy_version),
-            safe_point=self._world.synchronized_stop(request.safe_point, rollout.ranks_per_engine),
+            partial(self._judge, request.policy_version),
+            request.safe_point,
+            policy_version=request.policy_version,
             num_threads=self._reward.num_workers,
-            num_enough=missing if rollout.abort_stragglers else None,
+            world=self._world,
+            ranks_per_engine=rollout.ranks_per_engine,
+            ends_early=self._ends_early,
         )
 
     def _judge(
@@ -254,36 +302,32 @@ class Sampler:
                 self._reward, responses, verdicts, texts, self._rollout.max_response_len
             ),
             [str(verdict.reason) for verdict in verdicts],
-            policy_version,
+            min([policy_version, *(one.spans[0][0] for one in responses if one.spans)]),
         )
 
     def _observe(
-        self, asked: Sequence[GroupRequest], groups: Sequence[Group | None], step: int
-    ) -> list[Group]:
-        """The groups that were not aborted; learns lengths and pass rates from them."""
-        fresh = []
-        for one, group in zip(asked, groups, strict=True):
-            if group is not None:
-                self._lengths[group.problem_id] = group.num_tokens / self._rollout.group_size
-                num_right = group.reasons.count("correct")
-                num_wrong = sum(group.judged) - num_right
-                self._selector.observe(one.index, num_right, num_wrong, step)
-                fresh.append(group)
-        return fresh
+        self, ended: Sequence[tuple[int, GroupRequest, Group]], step: int
+    ) -> list[tuple[int, Group]]:
+        """The groups; learns lengths and pass rates from them."""
+        for _, asked, group in ended:
+            self._lengths[group.problem_id] = group.num_tokens / self._rollout.group_size
+            num_right = group.reasons.count("correct")
+            self._selector.observe(asked.index, num_right, sum(group.judged) - num_right, step)
+        return [(number, group) for number, _, group in ended]
 
-    def _usable(self, fresh: Sequence[Group]) -> list[Group]:
-        """The groups that the step can train on."""
-        if not self._sampling.dynamic:  # another round only for what nobody judged
-            return [group for group in fresh if group.comparable]
-        informative = [group for group in fresh if group.informative]
-        now = len(informative) / len(fresh)
-        self._informative_frac = 0.8 * self._informative_frac + 0.2 * now
-        return informative
+    def _is_usable(self, group: Group) -> bool:
+        """Whether a step can train on it; without dynamic sampling on all that was judged."""
+        return group.informative if self._sampling.dynamic else group.comparable
+
+    def _learn(self, fresh: Sequence[Group]) -> None:
+        if fresh:
+            now = sum(group.informative for group in fresh) / len(fresh)
+            self._informative_frac = 0.8 * self._informative_frac + 0.2 * now
 
     def _say_short(self, step: int, groups: Sequence[Group], stats: RolloutStats) -> None:
         """Says that sampling.max_refills left the step short. Raises: NoSignalError when there is
         nothing to train on."""
-        reason = diagnose(stats.fresh, stats.num_rounds)
+        reason = diagnose(stats.fresh)
         if not groups:
             raise NoSignalError(reason)
         if self._world.is_main:
@@ -312,6 +356,7 @@ class Sampler:
             "lengths": dict(self._lengths),
             "informative_frac": self._informative_frac,
             "surplus": [group.to_tree() for group in self._surplus],
+            "paused": [one.to_tree() for one in self._paused],
             "ahead": self._ahead and self._ahead.to_tree(),
         }
 
@@ -322,4 +367,8 @@ class Sampler:
         self._lengths = dict(state.get("lengths", {}))  # a run begun before they were kept
         self._informative_frac = state["informative_frac"]
         self._surplus = [Group.from_tree(group) for group in state["surplus"]]
+        self._paused = [
+            GroupRequest.from_tree(one, self._problems, self._prompts)
+            for one in state.get("paused", ())  # a run begun before there were any
+        ]
         self._ahead = state["ahead"] and StepRollouts.from_tree(state["ahead"])

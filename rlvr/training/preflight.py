@@ -217,11 +217,6 @@ def _check_sharding(recipe: TrainRecipe, method: Method, world: World) -> None:
 
 def _check_ranks(recipe: TrainRecipe, world: World) -> None:
     """Raises: ConfigError for what several processes cannot do together."""
-    if world.size > 1 and recipe.rollout.abort_stragglers:
-        raise ConfigError(
-            f"rollout.abort_stragglers = true: not with {world.size} processes, none of which"
-            " sees what the others have finished; set it to false"
-        )
     servers = recipe.rollout.servers
     if servers and len(servers) < world.size:
         raise ConfigError(

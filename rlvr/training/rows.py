@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlvr.algorithm.loss import TokenBatch, has_logprob, num_trained, row_weights
 from rlvr.algorithm.surrogate import RowLayout
+from rlvr.engines.engine import Response
 from rlvr.policy.packing import to_device
 from rlvr.policy.policy import Policy, TokenRow
 from rlvr.training.batch import StepBatch, UpdateConfig
@@ -20,8 +21,8 @@ class TrainingRow:
     """One response ready for training.
 
     num_tokens, weight: of its tokens in the step's loss. proximal_logprobs: None where the weights
-    that train it are themselves the proximal policy. stale: sampled by the weights of an earlier
-    step.
+    that train it are themselves the proximal policy. num_stale: how many of its first tokens were
+    sampled by the weights of earlier steps.
     """
 
     tokens: TokenRow
@@ -31,7 +32,7 @@ class TrainingRow:
     advantage: float
     num_tokens: int
     weight: float
-    stale: bool
+    num_stale: int
 
 
 def make_rows(
@@ -54,7 +55,11 @@ def make_rows(
     ]
     # of the whole optimizer step, before it is split over micro-batches and ranks
     weights = row_weights(lengths, algorithm.aggregation, config.max_response_len)
-    stale = [group.policy_version != step for group in groups for _ in group.responses]
+    stale = [
+        _num_stale(response, group.policy_version, step)
+        for group in groups
+        for response in group.responses
+    ]
     # Without a mismatch weight nothing would account for the age of a stale row. Its ratio then
     # does: the engine's probability takes the place of the proximal one.
     by_engine = algorithm.mismatch == "none"
@@ -83,6 +88,11 @@ def make_rows(
     ]
 
 
+def _num_stale(response: Response, policy_version: int, step: int) -> int:
+    spans = response.spans or [(policy_version, len(response.token_ids))]
+    return sum(count for version, count in spans if version != step)
+
+
 def micro_batches(
     policy: Policy, rows: Sequence[TrainingRow], max_tokens: int
 ) -> list[list[TrainingRow]]:
@@ -97,9 +107,7 @@ def token_batch(
     """Inputs of the loss besides log-probabilities, and which of the rows' tokens they are for, as
     [T] indices; None: all of them."""
     layout = RowLayout.of(torch.tensor([len(row.tokens.response_ids) for row in batch]))
-    per_row = torch.tensor(
-        [[r.advantage, r.weight, r.proximal_logprobs is None, r.stale] for r in batch]
-    )
+    per_row = torch.tensor([[r.advantage, r.weight, r.proximal_logprobs is None] for r in batch])
     columns = [
         torch.tensor([x for row in batch for x in row.engine_logprobs]),
         torch.tensor([x for row in batch for x in row.proximal_logprobs or row.engine_logprobs]),
@@ -108,13 +116,15 @@ def token_batch(
     if references:
         columns.append(torch.tensor([x for scores_T in references for x in scores_T]))
     # one table, so that everything takes one copy to the device instead of seven
-    table = torch.stack([*columns, *per_row[layout.row_T].unbind(dim=1)])
+    stale_T = [torch.arange(len(r.tokens.response_ids)) < r.num_stale for r in batch]
+    columns.append(torch.cat(stale_T).float())
+    table = torch.stack([*per_row[layout.row_T].unbind(dim=1), *columns])
     has_T = has_logprob(columns[0])
     kept_T = None if has_T.all() else has_T.nonzero().squeeze(1)
     if kept_T is not None:
         table = table[:, kept_T]
         layout = RowLayout.of(torch.bincount(layout.row_T[kept_T], minlength=len(batch)))
-    engine_T, proximal_T, *reference, advantage_T, weight_T, same_T, stale_T = to_device(
+    advantage_T, weight_T, same_T, engine_T, proximal_T, *reference, stale_T = to_device(
         table, device
     )
     tokens = TokenBatch(

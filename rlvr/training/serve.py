@@ -115,6 +115,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
     import torch
 
     from rlvr.adapters import get_method
+    from rlvr.config.engine_args import as_options
     from rlvr.engines.weights.sync import mode_of
 
     model, rollout = recipe.model, recipe.rollout
@@ -143,7 +144,8 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
         options |= {"max-lora-rank": largest_rank(recipe, path), "max-loras": 1}
         flags.append("enable-lora")
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return [*words, *(f"--{flag}" for flag in flags)]
+    given = as_options(rollout.engine_args)  # last: of two equal options the last one counts
+    return [*words, *(f"--{flag}" for flag in flags), *given]
 
 
 def serve_environment(recipe: TrainRecipe) -> dict[str, str]:

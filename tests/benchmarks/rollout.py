@@ -1,7 +1,7 @@
 """What streaming costs and gives, with the real vLLM and the quickstart's policy.
 
 Throughput: `LLM.generate` against our own loop of decoding steps on the same requests, A, B, A, B.
-Overlap: a round of rollouts with a slow pair to verify per group, against generation alone plus
+Overlap: rollouts with a slow pair to verify per group, against generation alone plus
 verification alone. Needs two idle cores. Run: python -m tests.benchmarks.rollout [--json FILE]
 """
 
@@ -17,9 +17,10 @@ from rlvr.common.seeds import sample_seed
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.config.warm_start import WarmStartRecipe
+from rlvr.distributed.world import World
 from rlvr.engines import vllm_local
 from rlvr.engines.engine import Request, SamplingParams
-from rlvr.sampling.rollout_round import GroupRequest, run_round
+from rlvr.sampling.group_stream import GroupRequest, GroupStream
 from rlvr.sampling.rollouts import Group
 from rlvr.warm_start.warm_start import run_warm_start
 
@@ -54,7 +55,7 @@ def library_generate(
     """The same requests through vLLM's own loop, its outputs made into responses."""
     outputs = engine._llm.generate(
         [{"prompt_token_ids": request.prompt_ids} for request in requests],
-        [vllm_local._sampling_params(sampling, request.seed) for request in requests],
+        [vllm_local._sampling_params(sampling, request) for request in requests],
         use_tqdm=False,
     )
     for output in outputs:
@@ -108,9 +109,23 @@ def overlap(engine: vllm_local.VllmEngine, asked: Sequence[GroupRequest], num_sl
         generate_s = seconds(lambda: engine.generate(requests, sampling))
         verify_s = seconds(lambda: [verifier.verify(*slow_pair(100 + i)) for i in range(num_slow)])
         judge = judged_by(verifier, 100 + num_slow)
-        both_s = seconds(
-            lambda: run_round(asked, engine, sampling, judge, lambda: None, num_threads=1)
-        )
+
+        def together() -> None:
+            stream = GroupStream(
+                engine,
+                sampling,
+                judge,
+                lambda: None,
+                policy_version=0,
+                num_threads=1,
+                world=World.alone(),
+            )
+            with stream:
+                stream.add(asked, [1.0] * len(asked))
+                while stream.num_running:
+                    stream.advance()
+
+        both_s = seconds(together)
     longer = max(generate_s, verify_s)
     return {
         "case": "overlap",

@@ -37,7 +37,7 @@ PHASES = {
     "prune_checkpoints": "checkpoint",
     "evaluate_step": "evaluation",
     "result": "verification",
-    "run_round": "rollout",
+    "advance": "rollout",
     "update": "update",
     "sync": "sync",
     "write_rollouts": "logging",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.engines.engine import Request, Response, SamplingParams
-from rlvr.engines.server.guard import INSTANCE_HEADER, READ_BACK_PATH
+from rlvr.engines.server.guard import INSTANCE_HEADER, PAUSE_PATH, READ_BACK_PATH
 from rlvr.engines.weights.fingerprint import Piece
 
 if TYPE_CHECKING:
@@ -126,14 +126,26 @@ class Server:
         self.adapters = {card["id"] for card in cards} - {self.base}
         return (self.instance, self.base) != before
 
-    async def complete(self, request: Request, sampling: SamplingParams) -> Response:
-        """The response to one request, drawn as the local engine draws it. Raises: as `call`."""
+    async def complete(
+        self, request: Request, sampling: SamplingParams, may_pause: Callable[[], bool]
+    ) -> tuple[Response, bool]:
+        """(the response to one request, drawn as the local engine draws it; whether it ended).
+
+        may_pause: whether `pause` was called, so that the response may have been cut off by it.
+        Raises: as `call`.
+        """
         reply = await self.call("POST", COMPLETIONS, _body(self.model, request, sampling))
         (choice,) = reply["choices"]
-        if choice["finish_reason"] not in ("stop", "length"):
-            raise ServerLost(f"it ended a response with {choice['finish_reason']!r}")
-        logprobs = choice["logprobs"]["token_logprobs"] if sampling.logprobs else []
-        return Response(choice["token_ids"], logprobs, choice["finish_reason"] == "length")
+        reason = choice["finish_reason"]
+        if reason not in ("stop", "length") and not (reason == "abort" and may_pause()):
+            raise ServerLost(f"it ended a response with {reason!r}")
+        has_logprobs = sampling.logprobs and choice["token_ids"]
+        logprobs = choice["logprobs"]["token_logprobs"] if has_logprobs else []
+        return Response(choice["token_ids"], logprobs, reason == "length"), reason != "abort"
+
+    async def pause(self) -> None:
+        """Cuts off every response that it is giving. Raises: as `call`."""
+        await self.call("POST", PAUSE_PATH, timeout_s=HEALTH_S)
 
     async def score(self, token_ids: list[int]) -> list[float]:
         """As Engine.score, for one sequence. Raises: as `call`."""
@@ -187,8 +199,8 @@ def _body(model: str, request: Request, sampling: SamplingParams) -> dict[str, A
     """A completion request; every default that a server takes from the model's folder is set."""
     return {
         "model": model,
-        "prompt": request.prompt_ids,
-        "max_tokens": sampling.max_len,
+        "prompt": [*request.prompt_ids, *request.begun_ids],
+        "max_tokens": sampling.max_len - len(request.begun_ids),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,

@@ -9,14 +9,15 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from rlvr.common.errors import RunError
 from rlvr.distributed.world import World
-from rlvr.engines.engine import Engine, Request, Response, SamplingParams
+from rlvr.engines.engine import Engine, Request, Response, SamplingParams, Session
 from rlvr.engines.server.client import Server, ServerLost, examine, session
 from rlvr.engines.server.dispatch import Dispatch
 from rlvr.engines.server.key import find_key
@@ -106,22 +107,8 @@ class ServerEngine(Engine):
             raise RunError("the engine was closed")
         return self._pool
 
-    def stream(
-        self, requests: Sequence[Request], sampling: SamplingParams
-    ) -> Generator[list[tuple[int, Response]], None, None]:
-        out: queue.SimpleQueue[tuple[int, Response]] = queue.SimpleQueue()
-        dispatch = Dispatch(self._servers, requests, sampling)
-        serving = self._run(_start(dispatch.serve(out.put)))
-        num_left = len(requests)
-        try:
-            while num_left:
-                finished = _drain(out)
-                if not finished and serving.done():
-                    serving.result()
-                num_left -= len(finished)
-                yield finished
-        finally:
-            self._run(_end(serving))
+    def open(self, sampling: SamplingParams) -> ServerSession:
+        return ServerSession(self._servers, self._run, sampling)
 
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         return self._run(self._servers.score(sequences))
@@ -170,6 +157,45 @@ class ServerEngine(Engine):
         self._folder.cleanup()
 
 
+class ServerSession(Session):
+    """Responses under way on the servers, each asked for by a coroutine of the engine's loop."""
+
+    by_clock = True
+
+    def __init__(
+        self, pool: Pool, run: Callable[[Coroutine[Any, Any, Any]], Any], sampling: SamplingParams
+    ) -> None:
+        """run: runs a coroutine in the engine's loop and waits for its result."""
+        self._out: queue.SimpleQueue[tuple[int, Response]] = queue.SimpleQueue()
+        self._dispatch, self._run = Dispatch(pool, sampling, self._out.put), run
+        self._serving: asyncio.Task[None] = run(_start(self._dispatch.serve()))
+        self._num_running = 0
+
+    @property
+    def num_running(self) -> int:
+        return self._num_running
+
+    def add(self, requests: Sequence[Request]) -> None:
+        self._run(_call(self._dispatch.add, requests))
+        self._num_running += len(requests)
+
+    def step(self) -> list[tuple[int, Response]]:
+        finished = _drain(self._out)
+        if not finished and self._serving.done():
+            self._serving.result()
+        self._num_running -= len(finished)
+        return finished
+
+    def pause(self) -> tuple[list[tuple[int, Response]], list[tuple[int, Response]]]:
+        paused = self._run(self._dispatch.pause())
+        self._run(_wait(self._serving))
+        self._num_running = 0
+        return _drain_now(self._out), sorted(paused.items())
+
+    def close(self) -> None:
+        self._run(_end(self._serving))
+
+
 async def _make_pool(
     model: ModelConfig, rollout: RolloutConfig, run_dir: Path, path: str, mode: Sync
 ) -> Pool:
@@ -194,6 +220,16 @@ async def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return asyncio.create_task(work)
 
 
+async def _wait(task: asyncio.Task[None]) -> None:
+    """Waits for the task's end. Raises: as the task."""
+    await task
+
+
+async def _call(function: Callable[[Sequence[Request]], None], given: Sequence[Request]) -> None:
+    """Calls it in the loop's thread."""
+    function(given)
+
+
 async def _end(task: asyncio.Task[None]) -> None:
     """Cancels a task and waits for its end."""
     task.cancel()
@@ -202,13 +238,18 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 def _drain(out: queue.SimpleQueue[tuple[int, Response]]) -> list[tuple[int, Response]]:
     """All that is there, after waiting a little for the first."""
-    found = []
     try:
-        found.append(out.get(timeout=STEP_S))
+        return [out.get(timeout=STEP_S), *_drain_now(out)]
+    except queue.Empty:
+        return []
+
+
+def _drain_now(out: queue.SimpleQueue[tuple[int, Response]]) -> list[tuple[int, Response]]:
+    found = []
+    with suppress(queue.Empty):
         while True:
             found.append(out.get_nowait())
-    except queue.Empty:
-        return found
+    return found
 
 
 def exchange_folder(servers: Sequence[str], run_dir: Path) -> Path | None:

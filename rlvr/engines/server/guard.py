@@ -1,5 +1,5 @@
-"""What `rlvr serve` puts before a vLLM server: a key on every path, a name for the process, and a
-path on which the workers read their weights back.
+"""What `rlvr serve` puts before a vLLM server: a key on every path, a name for the process, and
+paths on which the workers read their weights back and running responses are ended.
 
 vLLM asks for its API key under /v1 only, but its development endpoints, which replace the weights,
 lie outside.
@@ -22,6 +22,9 @@ INSTANCE_HEADER = "x-rlvr-instance"
 READ_BACK_PATH = "/rlvr/held"
 """Answers a POST with what each worker holds (`vllm_weights.read`), a list. vLLM's own path to its
 workers would let a server that takes adapters have its base replaced too."""
+
+PAUSE_PATH = "/rlvr/pause"
+"""A POST ends every response that is running; each is answered with the tokens that it has."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -49,6 +52,8 @@ class Guard:
         if scope["path"] == "/health" or hmac.compare_digest(given, self._wanted):
             if scope["path"] == READ_BACK_PATH:
                 return await _answer(send_named, 200, await _read_back(scope, receive))
+            if scope["path"] == PAUSE_PATH:
+                return await _answer(send_named, 200, await _pause(scope))
             return await self._app(scope, receive, send_named)
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
@@ -62,6 +67,14 @@ async def _read_back(scope: Message, receive: Receive) -> list[Any]:
         body, more = body + message.get("body", b""), message.get("more_body", False)
     engine = scope["app"].state.engine_client
     return await engine.collective_rpc(READ_BACK, kwargs=json.loads(body))
+
+
+async def _pause(scope: Message) -> int:
+    """The number of responses that it has ended."""
+    engine = scope["app"].state.engine_client
+    running = list(engine.output_processor.request_states)
+    await engine.abort(running, internal=True)
+    return len(running)
 
 
 async def _answer(send: Send, status: int, content: Any) -> None:

@@ -43,8 +43,9 @@ ALWAYS = {
         data.path data.split data.problem_field data.answer_field data.answer_after data.id_field
         data.system_prompt data.prompt_template data.chat_template data.max_prompt_len
         data.on_bad_row data.limit
-        rollout.engine rollout.mode rollout.abort_stragglers rollout.prompts_per_step
-        rollout.group_size rollout.max_response_len rollout.stop rollout.stop_token_ids
+        rollout.engine rollout.mode rollout.partial rollout.abort_stragglers
+        rollout.prompts_per_step rollout.group_size rollout.max_response_len
+        rollout.stop rollout.stop_token_ids
         rollout.temperature rollout.top_p rollout.top_k rollout.min_p rollout.sync_tolerance
         sampling.strategy sampling.dynamic sampling.max_refills
         reward.answer_mode reward.correct reward.incorrect reward.timeout_s reward.num_workers
@@ -104,7 +105,9 @@ CASES = [
     (TrainRecipe, "rollout.max_staleness", {"sampling.dynamic": False}, {}),
     (TrainRecipe, "rollout.max_staleness", {"sampling.dynamic": False},
      {"sampling.dynamic": False, "rollout.mode": "async"}),
-    (TrainRecipe, "rollout.sync rollout.kv_cache_gib"
+    (TrainRecipe, "rollout.max_staleness", {"sampling.dynamic": False},
+     {"sampling.dynamic": False, "rollout.partial": True}),
+    (TrainRecipe, "rollout.sync rollout.kv_cache_gib rollout.engine_args"
      " rollout.max_num_seqs rollout.tensor_parallel_size", {"rollout.engine": "transformers"},
      {"rollout.engine": "vllm_server"}),
     (TrainRecipe, "rollout.sleep rollout.gpu_memory_utilization",
@@ -244,6 +247,7 @@ def test_a_message_names_what_switches_the_setting_off():
     )
     assert said(rollout__max_staleness=0, sampling__dynamic=False) == (
         'rollout.max_staleness = 0: would be ignored with rollout.mode = "sync" and'
+        " rollout.partial = false and"
         " sampling.dynamic = false; remove it"
     )
     assert said(eval__samples=4) == (

@@ -87,9 +87,16 @@ class Recording(TransformersEngine):
 
     num_asked = 0
 
-    def stream(self, requests, sampling):
-        self.num_asked += len(requests)
-        return super().stream(requests, sampling)
+    def open(self, sampling):
+        session = super().open(sampling)
+        add = session.add
+
+        def count(requests):
+            self.num_asked += len(requests)
+            add(requests)
+
+        session.add = count
+        return session
 
 
 def shared_out(recipe: TrainRecipe, met: dict[str, float], world: World) -> dict[str, Any]:
@@ -115,6 +122,30 @@ def shared_out(recipe: TrainRecipe, met: dict[str, float], world: World) -> dict
     }
 
 
+def paused(recipe: TrainRecipe, world: World) -> list[Any]:
+    """What three steps of partial rollouts train on and leave for the next."""
+    policy, _ = sharding_worker.start(recipe, world)
+    sizes = {"partial": True, "prompts_per_step": 2, "max_response_len": 40}
+    sizes["stop_token_ids"] = tuple(range(2, 5))  # so that responses end at different ticks
+    recipe = recipe.model_copy(update={"rollout": recipe.rollout.model_copy(update=sizes)})
+    problems = [Problem(f"p{i}", (), "7", Gold.parse("7")) for i in range(6)]
+    prompts = [[2, 3 + i] for i in range(6)]
+    with Verifier(answer_mode="last_number", num_workers=1) as verifier:
+        parts = (TransformersEngine(policy), verifier, policy.decode)
+        sampler = make_sampler(recipe, problems, prompts, *parts, world=world)
+        steps = [sampler.collect(step) for step in range(3)]
+        spans = [[group.spans() for group in step.groups] for step in steps]
+        left = [
+            [
+                one["index"],
+                sorted(one["ended"]),
+                [len(x["token_ids"]) for x in one["begun"].values()],
+            ]
+            for one in sampler.state()["paused"]
+        ]
+    return [spans, left]
+
+
 def stopped(world: World) -> list[str]:
     """What stops this rank when rank 1 alone is told to, at its third safe point."""
     seen = []
@@ -137,6 +168,7 @@ def write_facts(path: Path, world: World) -> None:
         "raised": world.gather(raised(world)),
         "stopped": world.gather(stopped(world)),
         "shared_out": world.gather(shared_out(recipe, met, world)),
+        "paused": world.gather(paused(recipe, world)),
         "not_finite": world.gather(not_finite(recipe, world)),
         "gradients": [*world.gather(gradients(world, 1)), *world.gather(gradients(world, 1 << 26))],
     }

@@ -21,7 +21,7 @@ from rlvr.distributed.shares import in_order, shares
 from rlvr.distributed.world import REFUSED, World, join_world
 from rlvr.training import loop as train
 from tests.rlvr import cases
-from tests.rlvr.distributed import sharding_worker
+from tests.rlvr.distributed import ranks_worker, sharding_worker
 from tests.rlvr.small import steady_metrics
 from tests.rlvr.training.test_train import wait_for_step
 from tests.waiting import HANG_S, wait_until
@@ -69,8 +69,9 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
         row.keys() for row in steady_metrics(theirs)
     ]
     for one, other in zip(steady_metrics(ours), steady_metrics(theirs), strict=True):
-        # by the split; by the batch; by the length of shares
+        # by the split; by the batch; by the length of shares; by the rows of an engine
         exact = {"train/padding_frac", "sync/logprob_error", "rollout/imbalance"}
+        exact.add("rollout/decoding_steps")
         for name in one.keys() - exact:
             assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6), name
 
@@ -211,6 +212,16 @@ def test_a_rank_with_a_long_group_is_asked_for_fewer_and_groups_stay_in_order(ru
     assert first["imbalance"] == second["imbalance"] > 1
     assert first["learned"]
     assert second["learned"]
+
+
+def test_ranks_pause_and_go_on_together_with_what_one_process_would(runs, tmp_path):
+    first, second = json.loads((runs / "facts.json").read_text())["paused"]
+    assert first == second, "all ranks know what all engines have begun"
+    recipe = load_recipe(runs / "facts.toml", [], TrainRecipe)
+    assert json.loads(json.dumps(ranks_worker.paused(recipe, World.alone()))) == first
+    spans, left = first
+    assert left
+    assert {version for group in spans[2] for version, _ in group} - {2}, "some began before"
 
 
 def test_ranks_that_need_each_other_stop_together(runs):

@@ -60,3 +60,39 @@ def assert_ends_at_a_stop_token(engine) -> None:
         assert max(abs(a - b) for a, b in zip(after.logprobs, before.logprobs, strict=False)) < 1e-5
     assert num_stopped
     assert engine.generate(requests(12), SAMPLING) == free, "the next call stops there no more"
+
+
+def assert_pauses_and_goes_on(engine, sampling: SamplingParams, num_steps: int) -> None:
+    """Requests that join later give what they give alone; what is cut off is the beginning of it;
+    and what goes on from there has the probability of one whole response."""
+    asked = requests(64)
+    alone = engine.generate(asked, sampling)
+    session = engine.open(sampling)
+    session.add(asked[:32])
+    done = dict(pair for _ in range(num_steps) for pair in session.step())
+    session.add(asked[32:])
+    done |= dict(session.step())
+    ended, paused = session.pause()
+    done |= dict(ended)
+    paused = dict(paused)
+    assert session.num_running == 0
+    assert sorted([*done, *paused]) == list(range(64))
+    assert any(response.token_ids for response in paused.values()), "the case cuts something off"
+    for number, response in done.items():
+        assert response.token_ids == alone[number].token_ids
+    for number, begun in paused.items():
+        count = len(begun.token_ids)
+        assert count < len(alone[number].token_ids)
+        assert begun.token_ids == alone[number].token_ids[:count]
+        assert len(begun.logprobs) == count
+    again = [
+        replace(asked[number], seed=number, begun_ids=begun.token_ids)
+        for number, begun in paused.items()
+    ]
+    later = engine.generate(again, sampling)
+    for request, response in zip(again, later, strict=True):
+        total = len(request.begun_ids) + len(response.token_ids)
+        assert total == sampling.max_len if response.truncated else total <= sampling.max_len
+        scores = engine.score([[*request.prompt_ids, *request.begun_ids, *response.token_ids]])[0]
+        wanted = scores[-len(response.token_ids) :]
+        assert max(abs(a - b) for a, b in zip(wanted, response.logprobs, strict=True)) < 1e-4

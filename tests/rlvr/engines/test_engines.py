@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from rlvr.adapters.merge import merged_weights
+from rlvr.common.errors import ConfigError
 from rlvr.common.seeds import sample_seed
 from rlvr.config.train import AdapterConfig
 from rlvr.engines.engine import SamplingParams
 from rlvr.engines.transformers import TransformersEngine, draw
-from rlvr.engines.vllm_local import VllmEngine
+from rlvr.engines.vllm_local import VllmEngine, known_args
 from rlvr.engines.weights.sync import Syncer, SyncError
 from rlvr.policy.policy import load_policy
 from tests.rlvr.engines.engine_cases import (
@@ -18,6 +19,7 @@ from tests.rlvr.engines.engine_cases import (
     SAMPLING,
     adapted_policy,
     assert_ends_at_a_stop_token,
+    assert_pauses_and_goes_on,
     requests,
     sampled_error,
 )
@@ -27,7 +29,10 @@ from tests.rlvr.engines.engine_cases import (
 def vllm_engine(make_recipe):
     """One real engine for the module, able to take merged weights and adapters."""
     recipe = make_recipe()
-    engine = VllmEngine(recipe.model, recipe.rollout, recipe.model.path, max_lora_rank=8)
+    rollout = make_recipe(
+        rollout={"engine": "vllm", "engine_args": {"max_num_batched_tokens": 4096}}
+    ).rollout
+    engine = VllmEngine(recipe.model, rollout, recipe.model.path, max_lora_rank=8)
     yield engine
     engine.close()
 
@@ -136,6 +141,25 @@ def test_our_loop_gives_what_vllms_own_gives(vllm_engine):
 @pytest.mark.engine
 def test_vllm_ends_a_response_at_a_stop_token(vllm_engine):
     assert_ends_at_a_stop_token(vllm_engine)
+
+
+@pytest.mark.engine
+def test_vllm_pauses_and_goes_on(vllm_engine):
+    assert_pauses_and_goes_on(vllm_engine, SAMPLING, num_steps=6)
+
+
+def test_transformers_pauses_and_goes_on(make_recipe):
+    recipe = make_recipe()
+    policy = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
+    assert_pauses_and_goes_on(TransformersEngine(policy), SAMPLING, num_steps=6)
+
+
+@pytest.mark.engine
+def test_vllm_is_given_arguments_as_they_are_and_says_which_it_does_not_have(vllm_engine):
+    config = vllm_engine._llm.llm_engine.vllm_config.scheduler_config
+    assert config.max_num_batched_tokens == 4096
+    with pytest.raises(ConfigError, match=r"blok_size: vLLM has no .* mean block_size\?"):
+        known_args({"blok_size": 16})
 
 
 @pytest.mark.engine

@@ -24,6 +24,7 @@ from tests.rlvr.engines.engine_cases import (
     SAMPLING,
     adapted_policy,
     assert_ends_at_a_stop_token,
+    assert_pauses_and_goes_on,
     requests,
     sampled_error,
 )
@@ -141,6 +142,12 @@ def test_the_server_ends_a_response_at_a_stop_token(server, server_recipe):
     recipe = server_recipe(server)
     engine = connect(recipe, "merged")
     assert_ends_at_a_stop_token(engine)
+    engine.close()
+
+
+def test_the_server_pauses_and_goes_on(server, server_recipe):
+    engine = connect(server_recipe(server), "adapter")
+    assert_pauses_and_goes_on(engine, SamplingParams(max_len=128), num_steps=1)
     engine.close()
 
 

@@ -17,7 +17,7 @@ from rlvr.engines.engine import Response
 from rlvr.engines.transformers import TransformersEngine
 from rlvr.policy.policy import load_policy
 from rlvr.sampling.reward import shaped_rewards
-from rlvr.sampling.rollouts import RolloutStats
+from rlvr.sampling.rollouts import EngineCost, RolloutStats
 from rlvr.training.batch import UpdateConfig, make_batch
 from rlvr.training.build import make_sampler
 from rlvr.training.update import update
@@ -134,7 +134,7 @@ def test_the_step_counts_what_nobody_judged_and_leaves_it_out_of_the_mean():
     groups = make_groups()
     groups[0] = replace(groups[0], reasons=["correct", "timeout", "wrong", "correct"])
     groups[1] = replace(groups[1], reasons=["worker_died", "gold_invalid", "timeout", "wrong"])
-    tally = RolloutStats(generate_s=1.0, num_asked=12, num_rounds=1, fresh=groups)
+    tally = RolloutStats(num_asked=12, fresh=groups, costs=[EngineCost(generate_s=1.0)])
     metrics = tally.metrics(groups, 0)
     judged = [1.0, 0.0, 1.0, 0.25, *groups[2].rewards]
     assert metrics["reward/mean"] == pytest.approx(fmean(judged))

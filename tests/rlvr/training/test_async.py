@@ -16,6 +16,7 @@ from rlvr.runs.folder import Run
 from rlvr.training.build import Training, build
 from rlvr.training.resume import save
 from rlvr.training.step import train_step
+from tests.rlvr.sessions import WatchedSession, watched
 from tests.rlvr.small import steady, steady_metrics
 from tests.waiting import HANG_S
 
@@ -95,7 +96,7 @@ def test_a_run_stopped_with_rollouts_in_flight_resumes_bit_for_bit(make_training
 def test_generation_of_the_next_step_starts_before_the_update_ends(make_training, monkeypatch):
     training, events, begun = make_training(), [], threading.Event()
     engine, update = training.engine, rlvr.training.step.update
-    stream, sync = engine.stream, engine.syncer.sync
+    open_session, sync = engine.open, engine.syncer.sync
 
     def watched(name, function):
         def call(*args):
@@ -108,13 +109,19 @@ def test_generation_of_the_next_step_starts_before_the_update_ends(make_training
 
         return call
 
-    def watched_stream(*args):
-        events.append("generation starts")
-        begun.set()
-        yield from stream(*args)
-        events.append("generation ends")
+    class Generation(WatchedSession):
+        def step(self):
+            finished = super().step()
+            if not self.num_running:
+                events.append("generation ends")
+            return finished
 
-    monkeypatch.setattr(engine, "stream", watched_stream)
+    def start(number: int) -> None:
+        if number == 0:
+            events.append("generation starts")
+            begun.set()
+
+    monkeypatch.setattr(engine, "open", lambda sampling: Generation(open_session(sampling), start))
     monkeypatch.setattr(rlvr.training.step, "update", watched("update", update))
     monkeypatch.setattr(engine.syncer, "sync", watched("sync", sync))
     train_step(training, 0)
@@ -140,16 +147,13 @@ def test_groups_that_take_long_after_a_signal_are_dropped_and_sampled_anew(
             raise Stopped(signal.SIGTERM)
 
     training = make_training(safe_point=stop_after_the_update)
-    stream = training.engine.stream
 
-    def slow_ahead(*args):
-        for finished in stream(*args):
-            time.sleep(0 if threading.current_thread() is threading.main_thread() else 0.5)
-            yield finished
+    def wait_ahead(_number: int) -> None:
+        time.sleep(0 if threading.current_thread() is threading.main_thread() else 0.5)
 
     monkeypatch.setattr(rlvr.sampling.background, "GRACE_S", 0.5)
     with monkeypatch.context() as slowly:
-        slowly.setattr(training.engine, "stream", slow_ahead)
+        slowly.setattr(training.engine, "open", watched(training.engine.open, wait_ahead))
         with pytest.raises(Stopped):
             train_step(training, 0, run.update_done)
     assert run.next_step == 1, "it has trained"

@@ -25,6 +25,7 @@ from rlvr.runs.checkpoint import NotWrittenError, intact_checkpoints
 from rlvr.training.loop import resume, train
 from rlvr.training.resume import short_grace
 from rlvr.training.skipped_steps import MAX_IN_A_ROW, NotFiniteError
+from tests.rlvr.sessions import WatchedSession
 from tests.rlvr.small import steady_metrics
 
 
@@ -55,7 +56,7 @@ def calm(begin, tmp_path_factory):
 
 
 class Watched(TransformersEngine):
-    """The real engine, which asks `dies` in every `stream` and `score` whether it dies there.
+    """The real engine, which asks `dies` in every session and `score` whether it dies there.
 
     dies gets the names of all such calls so far, of all engines of the run.
     """
@@ -70,11 +71,12 @@ class Watched(TransformersEngine):
         if self.lost:
             raise EngineLost(f"{name} was its last call")
 
-    def stream(self, requests, sampling):
-        for number, finished in enumerate(super().stream(requests, sampling)):
-            if number == 3:
-                self._ask("stream")
-            yield finished
+    def open(self, sampling):
+        def ask(number: int) -> None:
+            if number == 4:
+                self._ask("session")
+
+        return WatchedSession(super().open(sampling), ask)
 
     def score(self, sequences):
         self._ask("score")
@@ -308,7 +310,8 @@ def test_a_run_whose_verifier_workers_are_killed_goes_on(begin, tmp_path):
         return False
 
     try:
-        run = begin(tmp_path / "run", end=after, train={"steps": 4, "checkpoint_every": 0})
+        sections = {"train": {"steps": 4, "checkpoint_every": 0}, "sampling": {"dynamic": False}}
+        run = begin(tmp_path / "run", end=after, **sections)
     finally:
         over.set()
         if thread.is_alive():

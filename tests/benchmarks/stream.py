@@ -1,0 +1,132 @@
+"""What one stream of rollouts saves: rounds of prompts against continuous refill and partial
+rollouts, counted in decoding steps; and how far async rollouts hide the update.
+
+The long-tailed recipe with the real vLLM: every step needs 40 groups of 8 that carry a signal. The
+three ways take turns on one engine, with weights that stay as they are, so the counts hold on any
+machine. Run: python -m tests.benchmarks.stream [--quick] [--json FILE]
+"""
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+from rewards import Verifier
+from rlvr.compare.execution.warm_engine import WarmEngine
+from rlvr.config.toml import load_recipe
+from rlvr.config.train import TrainRecipe
+from rlvr.data.problems import encode_prompts, load_problems
+from rlvr.sampling import group_stream, sampler
+from rlvr.sampling.sampler import Sampler
+from rlvr.training.build import Training, build, make_sampler
+from rlvr.training.step import train_step
+from rlvr.warm_start.policy_path import model_path
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "long_tailed.toml"
+WAYS = ("rounds", "refill", "partial")
+
+
+@contextmanager
+def rounds() -> Iterator[None]:
+    """The sampler as it was before there was a stream: as many prompts as are expected to be
+    needed, and more when all of these have ended."""
+    before = sampler.MARGIN, group_stream.TICK
+    sampler.MARGIN, group_stream.TICK = 0.0, math.inf  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        sampler.MARGIN, group_stream.TICK = before
+
+
+def start(engine: WarmEngine, overrides: Sequence[str]) -> Training:
+    recipe = load_recipe(RECIPE, ["--rollout.engine", "vllm", *overrides], TrainRecipe)
+    training = build(recipe, model_path(recipe, RECIPE), engine)
+    training.engine.syncer.sync()
+    return training
+
+
+def decoding_steps(num_steps: int) -> dict[str, float]:
+    """Decoding steps per training step of each way, after two steps that fill the stream."""
+    with closing(WarmEngine()) as engine:
+        training = start(engine, ["--rollout.partial", "false"])
+        recipe = training.recipe
+        data, prompts = encode_prompts(
+            load_problems(recipe.data),
+            training.policy.tokenizer,
+            recipe.data,
+            recipe.model.max_len - recipe.rollout.max_response_len,
+        )
+        with Verifier(answer_mode=recipe.reward.answer_mode, num_workers=1) as verifier:
+            samplers: dict[str, Sampler] = {}
+            for way in WAYS:
+                rollout = recipe.rollout.model_copy(update={"partial": way == "partial"})
+                one = recipe.model_copy(update={"rollout": rollout})
+                samplers[way] = make_sampler(
+                    one, data.problems, prompts, training.engine, verifier, training.policy.decode
+                )
+            found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+            for step in range(2 + num_steps):
+                for way in WAYS:
+                    with rounds() if way == "rounds" else nullcontext():
+                        metrics = samplers[way].collect(step).metrics
+                    if step >= 2:
+                        found[way].append(metrics)
+        training.close()
+    for way, rows in found.items():
+        mean = partial(mean_of, rows)
+        print(
+            f"{way:8} {mean('rollout/decoding_steps'):8.0f} decoding steps,"
+            f" {mean('sampler/refills'):5.1f} refills,"
+            f" {mean('sampler/informative_frac'):5.2f} informative,"
+            f" lag {mean('policy/lag_mean'):.2f}",
+            flush=True,
+        )
+    return {way: mean_of(rows, "rollout/decoding_steps") for way, rows in found.items()}
+
+
+def mean_of(rows: Sequence[dict[str, float]], name: str) -> float:
+    """The mean over the steps that have the metric."""
+    return statistics.fmean(row[name] for row in rows if name in row)
+
+
+def overlap(num_steps: int) -> float:
+    """Seconds of an async step over those of generation and update one after the other; medians of
+    steps that take turns."""
+    with closing(WarmEngine()) as engine:
+        seconds: dict[str, list[float]] = {"sync": [], "async": []}
+        for mode, times in seconds.items():
+            training = start(engine, ["--rollout.mode", mode])
+            for step in range(1 + num_steps):
+                times.append(train_step(training, step).metrics["time/step_s"])
+            training.close()
+    return statistics.median(seconds["async"][1:]) / statistics.median(seconds["sync"][1:])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table and writes it to --json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--quick", action="store_true", help="in at most 15 minutes")
+    args = parser.parse_args(argv)
+    num_steps = 6 if args.quick else 20
+    steps = decoding_steps(num_steps)
+    result = {
+        "decoding_steps": steps,
+        "refill_steps_ratio": steps["refill"] / steps["rounds"],
+        "partial_steps_ratio": steps["partial"] / steps["rounds"],
+    }
+    print(json.dumps(result, indent=1), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
+    result["overlap_ratio"] = overlap(num_steps)
+    print(json.dumps(result, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
