@@ -75,6 +75,11 @@ _TRAIN: Table = {
     # without dynamic sampling no group is left over from a step for a later one
     "rollout.max_staleness": ({"rollout.mode": _among("async"), "sampling.dynamic": _among(True)},),
     "rollout.sync": (_VLLM,),
+    "rollout.sync_rounding": (
+        _VLLM,
+        {"rollout.sync": _among("auto", "merged")},
+        {"model.dtype": _among("bfloat16")},
+    ),
     "rollout.gpu_memory_utilization": (_IN_PROCESS,),
     "rollout.sleep": (_IN_PROCESS,),
     "rollout.kv_cache_gib": (_VLLM,),

@@ -119,6 +119,7 @@ def _step_metrics(
         "train/tokens_per_s": stats.num_tokens / seconds["train"],
         "memory/peak_gib": max(world.gather(_peak_gib())),
         "sync/bytes": float(synced.num_bytes),
+        "sync/arrived_frac": synced.arrived_frac,
         "sync/logprob_error": synced.logprob_error,
         "sync/logprob_error_mean": synced.logprob_error_mean,
         "sync/logprob_error_p99": synced.logprob_error_p99,
