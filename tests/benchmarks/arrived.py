@@ -1,6 +1,6 @@
 """What share of an update reaches an engine in bfloat16, by method and by the way it goes there.
 
-One decoder layer of the 1.5B's shape with random weights (standard deviation 0.02, norms 1) in
+One decoder layer of half the 1.5B's width with random weights (standard deviation 0.02, norms 1) in
 bfloat16, trained by AdamW at 1e-5 on a policy gradient: fixed drawn tokens with an advantage of +1
 or -1 each row. Everything is computed by rlvr's own syncs; only the engine's forward pass is
 replaced by transformers in float32, so that nothing but the weights differs.
@@ -31,7 +31,7 @@ from tests.benchmarks.facts import facts
 METHODS = ("lora", "dora", "miss", "vera", "ia3", "ln_tuning")
 STEPS = (1, 10, 100)
 LR = 1e-5
-VOCABULARY, NUM_ROWS, ROWS_PER_STEP, ROW_LEN = 512, 64, 16, 8
+VOCABULARY, NUM_ROWS, ROWS_PER_STEP, ROW_LEN = 512, 64, 8, 8
 State = dict[str, Tensor]
 
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--steps", nargs="+", type=int, default=list(STEPS))
-    parser.add_argument("--hidden", type=int, default=1536, help="width; 8960/1536 in the MLP")
+    parser.add_argument("--hidden", type=int, default=768, help="width; 35/6 of it in the MLP")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         _write_base(Path(folder), args.hidden)

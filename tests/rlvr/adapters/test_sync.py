@@ -73,7 +73,7 @@ def test_the_factors_of_a_method_that_is_no_lora_are_its_update(make_trained, me
     base = dict(merged_weights(model, adapted=False))
     merged = dict(merged_weights(model))
     layers = low_rank_layers(model)
-    assert len(layers) == 14
+    assert len(layers) == 21
     for name, layer in layers.items():
         a, b = lora_factors(layer)
         weight = f"{plain_name(name)}.weight"

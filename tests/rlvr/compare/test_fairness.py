@@ -46,11 +46,11 @@ def test_methods_whose_updates_reach_the_engine_in_unlike_ways_are_named(
 ):
     """In float32 and on a CPU, where all go merged, nothing is to be said."""
     text = "[methods.lora]\nlr = 1e-3\n[methods.dora]\nlr = 1e-4\n"
-    on_gpu = {"engine": "vllm"} | rollout
-    assert "sync fidelity" in examine(open_written(text, rollout=on_gpu)).matched
+    engine, bfloat16 = {"engine": "vllm"}, {"dtype": "bfloat16"}
+    assert "sync fidelity" in examine(open_written(text, rollout=engine, model=bfloat16)).matched
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    bfloat16 = {"dtype": "bfloat16"}
-    fairness = examine(open_written(text, rollout=on_gpu, model=bfloat16))
+    assert "sync fidelity" in examine(open_written(text, rollout=engine)).matched
+    fairness = examine(open_written(text, rollout=engine | rollout, model=bfloat16))
     assert fairness.unfair == ()
     said = [line for line in fairness.unmatched if line.startswith("sync fidelity")]
     if unlike is None:

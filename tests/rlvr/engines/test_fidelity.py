@@ -144,7 +144,7 @@ def test_the_fraction_that_arrived_is_that_of_all_numbers(
         for name in start
     )
     assert found == pytest.approx((arrived / meant) ** 0.5, rel=0.1, abs=1e-3)
-    if rounding == "nearest":
+    if rounding == "nearest" and method != "bitfit":  # these biases are 0 at the start
         assert found < 0.9, "some was rounded away"
     syncer.prove()
 
@@ -206,6 +206,8 @@ class Bytes(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if any(a.alias_info and not a.alias_info.is_write for a in func._schema.returns):
             return out
+        if func is torch.ops.aten.index.Tensor:  # reads what it picks
+            args = (out, args[1])
         for value in (*args, *(out if isinstance(out, (tuple, list)) else (out,))):
             for one in value if isinstance(value, (tuple, list)) else (value,):
                 if isinstance(one, Tensor):
@@ -234,7 +236,7 @@ def fingerprint_bytes() -> float:
 
 @pytest.mark.parametrize(
     ("method", "mode", "largest_turn"),
-    [("lora", "adapter", 0.04), ("lora", "merged", 0.04), ("full", "merged", 0.15)],
+    [("lora", "adapter", 0.04), ("lora", "merged", 0.04), ("full", "merged", 0.16)],
 )
 def test_the_proof_of_a_step_of_the_1_5b_moves_few_bytes(method, mode, largest_turn):
     """All that both sides read and write for it, operation by operation, beside the sync itself and
