@@ -165,9 +165,9 @@ class Syncer:
             # vLLM takes adapters from folders only; this one never reaches a disk
             memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
             with tempfile.TemporaryDirectory(prefix="rlvr-adapter-", dir=memory) as folder:
-                with self._policy.gathered():
-                    self._policy.save_for_engine(Path(folder))
-                    if self._cast is not None:
+                self._policy.save_for_engine(Path(folder))
+                if self._cast is not None:
+                    with self._policy.gathered():
                         self.arrived_frac = adapter_frac(self._policy)
                 return self._engine.load_adapter(Path(folder))
         weights = self._policy.engine_weights()
