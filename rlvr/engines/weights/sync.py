@@ -128,17 +128,23 @@ class Syncer:
         Raises on every rank: SyncError, with every module that did not arrive, or when
         log-probabilities differ by more than `stop_tolerance` although all did.
         """
-        stats = self._world.on_all_ranks(partial(self._sync, step))
+        # two parts: ranks that share an engine score together, so all of them have to get there
+        unread = self._world.on_all_ranks(partial(self._give, step))[self._world.rank]
+        stats = self._world.on_all_ranks(partial(self._measure, unread))
         return SyncStats(*(max(of_ranks) for of_ranks in zip(*map(astuple, stats), strict=True)))
 
-    def _sync(self, step: int | None) -> SyncStats:
-        """This rank's sync. Raises: SyncError."""
+    def _give(self, step: int | None) -> tuple[str, ...]:
+        """Hands this rank's engine the weights; as `_prove`."""
         self._engine.wake()
         if self._cast is not None and step is not None:
             self._cast = replace(self._cast, step=step)
         self.num_bytes = self._hand_over()
         unread = self._prove(step if self._is_proven else None)
         self._is_proven = True
+        return unread
+
+    def _measure(self, unread: Sequence[str]) -> SyncStats:
+        """This rank's numbers. Raises: SyncError."""
         error = self._differences()
         stats = SyncStats(
             self.num_bytes,
