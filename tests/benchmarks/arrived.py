@@ -31,7 +31,7 @@ from tests.benchmarks.facts import facts
 METHODS = ("lora", "dora", "miss", "vera", "ia3", "ln_tuning")
 STEPS = (1, 10, 100)
 LR = 1e-5
-VOCABULARY, NUM_ROWS, ROWS_PER_STEP, ROW_LEN = 512, 64, 8, 8
+VOCABULARY, NUM_ROWS, ROWS_PER_STEP, ROW_LEN = 512, 64, 16, 8
 State = dict[str, Tensor]
 
 
