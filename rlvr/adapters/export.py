@@ -20,7 +20,10 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 def lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
     """(A [r, I], B [O, r]) with W + B A the adapted weight; all active adapters side by side."""
     import torch
+    from peft.tuners.lora import LoraLayer
 
+    if not isinstance(layer, LoraLayer):
+        return _factors_by_name(layer)
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if hasattr(layer, "lora_E"):  # AdaLoRA: B diag(E) A
         # peft's own 1e-5, which its forward pass adds against a rank of 0
@@ -32,21 +35,51 @@ def lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
     return torch.cat(a).detach(), torch.cat(b, dim=1).detach()
 
 
+def low_rank_layers(model: Any) -> dict[str, Any]:
+    """By their names, the layers whose update is B A, with factors from `lora_factors`."""
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.miss import MissLayer
+    from peft.tuners.vera import VeraLayer
+
+    kinds = (LoraLayer, MissLayer, VeraLayer)
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def saves_as_lora(model: Any) -> bool:
+    """Whether peft's own folder of the adapter is that of a LoRA."""
+    from peft.tuners.lora import LoraLayer
+
+    return all(isinstance(layer, LoraLayer) for layer in low_rank_layers(model).values())
+
+
+def _factors_by_name(layer: Any) -> tuple[Tensor, Tensor]:
+    """`lora_factors` of MiSS and VeRA, whose trained numbers all go into B."""
+    import torch
+
+    (name,) = layer.active_adapters
+    if hasattr(layer, "miss_block"):  # B is D^T: input i meets row i mod r of D
+        block = layer.miss_block[name].detach()
+        eye = torch.eye(len(block), dtype=block.dtype, device=block.device)
+        a = eye.repeat(1, -(-layer.in_features // len(block)))[:, : layer.in_features]
+        return a.contiguous(), block.t().contiguous()
+    a, b = layer.vera_A[name][:, : layer.in_features], layer.vera_B[name][: layer.out_features]
+    scale_b, scale_d = layer.vera_lambda_b[name].detach(), layer.vera_lambda_d[name].detach()
+    return a.detach(), scale_b.unsqueeze(1) * b.detach() * scale_d
+
+
 def save_as_lora(model: Any, folder: Path, _config: AdapterConfig | None = None) -> None:
     """A peft LoRA folder on the original base, scaling 1, rank 2 r where a start is subtracted."""
     import peft
-    from peft.tuners.lora import LoraLayer
     from safetensors.torch import save_file
 
     from rlvr.adapters.merge import plain_name
 
     tensors, ranks = {}, {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer):
-            a, b = lora_factors(layer)
-            tensors[f"{name}.lora_A.weight"] = a.float().cpu().contiguous()
-            tensors[f"{name}.lora_B.weight"] = b.float().cpu().contiguous()
-            ranks[plain_name(name)] = len(a)
+    for name, layer in low_rank_layers(model).items():
+        a, b = lora_factors(layer)
+        tensors[f"{name}.lora_A.weight"] = a.float().cpu().contiguous()
+        tensors[f"{name}.lora_B.weight"] = b.float().cpu().contiguous()
+        ranks[plain_name(name)] = len(a)
     rank = max(ranks.values())
     uneven = {name: r for name, r in ranks.items() if r != rank}
     config = peft.LoraConfig(
@@ -69,10 +102,8 @@ def max_lora_rank(model: Any) -> int:
 
     Raises: ConfigError for a rank that vLLM does not serve.
     """
-    from peft.tuners.lora import LoraLayer
-
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
-    embeddings = [name for name, layer in layers.items() if layer.lora_embedding_A]
+    layers = low_rank_layers(model)
+    embeddings = [name for name, m in layers.items() if getattr(m, "lora_embedding_A", None)]
     if embeddings:
         raise ConfigError(
             f"rollout.sync: vLLM serves no adapter on an embedding ({embeddings[0]}); set it to"

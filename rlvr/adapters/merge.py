@@ -60,19 +60,23 @@ def reference_on(model: Any) -> Iterator[None]:
 
 @torch.no_grad()
 def merged_weights(
-    model: nn.Module, everything: bool = False, only: Collection[str] | None = None
+    model: nn.Module,
+    everything: bool = False,
+    only: Collection[str] | None = None,
+    adapted: bool = True,
 ) -> Iterator[tuple[str, Tensor]]:
     """(name, W + delta) under the base's names, one module at a time; what merges is float32.
 
     Yields the modules that training changes and the untouched parts of weights that the engine
     keeps fused; with `everything`, all modules. A tied head comes once. only: names of modules,
-    where the others are not wanted.
+    where the others are not wanted. adapted: False gives W of the adapters' modules, as it is.
     """
     seen: set[nn.Parameter] = set()
     for name, module in handed_modules(model, everything).items():
         if isinstance(module, BaseTunerLayer):
             if only is None or name in only:
-                yield from ((f"{name}.{key}", value) for key, value in _merged(module))
+                inner = _merged(module) if adapted else _base(module)
+                yield from ((f"{name}.{key}", value) for key, value in inner)
             continue
         for key, value in module.named_parameters(recurse=False):
             if value not in seen:
@@ -144,6 +148,12 @@ def _merged(module: BaseTunerLayer) -> Iterator[tuple[str, Tensor]]:
     merged.merge()
     for key, value in merged.get_base_layer().named_parameters():
         yield key, value.detach()
+
+
+def _base(module: BaseTunerLayer) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of the base layer, which an adapter leaves alone."""
+    base = cast(nn.Module, module.get_base_layer())
+    yield from ((key, dense(value)) for key, value in base.named_parameters())
 
 
 def _low_rank(layer: Any) -> Tensor:

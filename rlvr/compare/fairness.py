@@ -9,6 +9,7 @@ from typing import Any
 from rlvr.common.errors import ConfigError
 from rlvr.common.nested import flatten
 from rlvr.compare.resolve import Comparison
+from rlvr.config.train import TrainRecipe
 
 MATCHED = {
     "model": "base model",
@@ -84,7 +85,7 @@ def examine(comparison: Comparison) -> Fairness:
     matched += [unit] if unit != "steps" else []
     soft += [f"{other}: not the budget" for other in ("tokens", "seconds", "FLOPs")
              if other.lower() != unit]  # fmt: skip
-    soft += _costs(flat)
+    soft += _costs(flat) + _fidelity(comparison, labels, matched)
     return Fairness(tuple(matched), tuple(unfair + soft), tuple(unfair), num_params)
 
 
@@ -146,6 +147,40 @@ def _parameters(
         unfair.append(f"parameters: {listed} (compare.match asks for 10%)")
         return []
     return [f"parameters: {listed}"]
+
+
+def _fidelity(comparison: Comparison, labels: Sequence[str], matched: list[str]) -> list[str]:
+    """How the updates reach the engine in 16 bits, where methods differ in it: merged weights
+    rounded to nearest lose small updates, low-rank factors do not."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        way = _way_to_engine(comparison.resolve(label, comparison.recipe.compare.seeds[0], None))
+        groups.setdefault(way, []).append(label)
+    if len(groups) == 1:
+        matched.append("sync fidelity")
+        return []
+    listed = "; ".join(f"{', '.join(own)} {way}" for way, own in groups.items())
+    remedy = 'rollout.sync = "merged" gives all the same, see sync/arrived_frac'
+    return [f"sync fidelity: {listed} ({remedy})"]
+
+
+def _way_to_engine(recipe: TrainRecipe) -> str:
+    import torch
+
+    from rlvr.adapters import get_method
+    from rlvr.engines.choose import choose_engine
+    from rlvr.engines.weights.sync import mode_of
+
+    method = get_method(recipe.adapter)
+    exact = choose_engine(recipe.rollout.engine, method) == "transformers"
+    if exact or recipe.model.dtype == "float32":
+        return "as the trainer has them"
+    if mode_of(recipe.rollout, method, on_cpu=not torch.cuda.is_available()) == "adapter":
+        return "as low-rank factors"
+    return f"as merged weights, rounded {_ROUNDED[recipe.rollout.sync_rounding]}"
+
+
+_ROUNDED = {"nearest": "to nearest", "stochastic": "stochastically"}
 
 
 def _modules(comparison: Comparison, labels: Sequence[str], matched: list[str]) -> list[str]:

@@ -81,6 +81,11 @@ _TRAIN: Table = {
         },
     ),
     "rollout.sync": (_VLLM,),
+    "rollout.sync_rounding": (
+        _VLLM,
+        {"rollout.sync": _among("auto", "merged")},
+        {"model.dtype": _among("bfloat16")},
+    ),
     "rollout.gpu_memory_utilization": (_IN_PROCESS,),
     "rollout.sleep": (_IN_PROCESS,),
     "rollout.kv_cache_gib": (_VLLM,),

@@ -57,6 +57,11 @@ class RolloutConfig(Section):
     sync: Literal["auto", "adapter", "merged"] = "auto"
     """What goes to the engine after a step: adapter weights, or base plus update; auto picks by
     device."""
+    sync_rounding: Literal["nearest", "stochastic"] = "nearest"
+    """How merged weights are rounded to bfloat16 for the engine. nearest: an update below half a
+    unit in the last place of its weight does not arrive. stochastic: each number goes up or down by
+    chance so that the update arrives on average, by draws from train.seed, step and name; factors
+    of an adapter stay rounded to nearest."""
     sync_tolerance: float | None = Field(default=None, gt=0)
     """Largest difference of a fixed token's log-probability (nats) between engine and trainer after
     a sync; None: 1e-3 in float32, any in 16 bits, where weights alone prove that they arrived."""

@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rlvr.adapters import get_method
 from rlvr.adapters.base import Method, Setup
 from rlvr.adapters.budget import match_rank
+from rlvr.adapters.export import save_as_lora, saves_as_lora
 from rlvr.adapters.merge import merged_weights, reference_on
 from rlvr.adapters.methods.full import frozen_copy
 from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_state
@@ -58,7 +59,7 @@ class Policy(LanguageModel):
 
     @property
     def saves_scaled_factors(self) -> bool:
-        return self.method.save is not None
+        return self.method.save is not None or not saves_as_lora(self.model)
 
     def _run(self, causal_lm: Any, work: Callable[[], T]) -> T:
         return self.strategy.run(causal_lm, work)
@@ -153,6 +154,14 @@ class Policy(LanguageModel):
                 self.method.save(model, folder, self.adapter)
             else:
                 model.save_pretrained(folder)
+
+    def save_for_engine(self, folder: Path) -> None:
+        """The adapter as a LoRA folder, which vLLM serves, where `save_adapter` writes another."""
+        if saves_as_lora(self.model):
+            self.save_adapter(folder)
+        else:
+            with self.gathered():
+                save_as_lora(self.model, folder)
 
     def training_state(self) -> dict[str, Any]:
         """What a checkpoint needs to continue, besides the folder that `save` writes."""

@@ -60,6 +60,8 @@ METRICS: dict[str, str] = {
     "memory/trainer_gib": "peak of the GPU's memory in the update, without the engine's (GiB)",
     "memory/engine_gib": "GPU memory that the engine in this process took at its start (GiB)",
     "sync/bytes": "bytes handed to the engine",
+    "sync/arrived_frac": "norm of the change since step 0 that the engine's type holds, relative to"
+    " the change itself; below 1 it was rounded away, above 1 rounding adds more than it",
     "sync/logprob_error": "largest engine / trainer difference of a log-probability on the probe"
     " (nats)",
     "sync/logprob_error_mean": "mean of the absolute differences on the probe (nats)",

@@ -199,7 +199,7 @@ def _engine(
     except Exception as error:  # vLLM's checks of a model raise anything
         reason = f"{type(error).__name__}: {error}"
         raise refusal(reason, "vllm" if use_vllm else "transformers", mode) from error
-    syncer = Syncer(recipe.rollout, policy, engine, mode, prompts, world)
+    syncer = Syncer(recipe.rollout, policy, engine, mode, prompts, world, recipe.train.seed)
     # of several ranks none restarts: the end of vLLM in a process is that of its process group
     return RestartingEngine(engine, syncer, start if world.size == 1 else None)
 

@@ -192,7 +192,7 @@ def run_steps(training: Training, run: Run, reporting: Reporting) -> None:
     num_steps = training.recipe.train.steps
     # what a checkpoint holds if a signal comes before the first step is done
     run.sampler_state = training.sampler.state()
-    _first_sync(training)
+    _first_sync(training, run.next_step)
     if run.next_step == 0:
         _evaluate(training, run, reporting)
     ended = False
@@ -206,15 +206,15 @@ def run_steps(training: Training, run: Run, reporting: Reporting) -> None:
         ended = _finish_step(training, run, reporting)
 
 
-def _first_sync(training: Training) -> None:
-    """Gives the engine the policy's weights for the first time.
+def _first_sync(training: Training, num_steps: int) -> None:
+    """Gives the engine the policy's weights for the first time, after num_steps finished steps.
 
     Not retried: an engine that fails at that would fail so again, and no run that is resumed gets
     further. Raises: ConfigError with its reason; SyncError.
     """
     syncer = training.engine.syncer
     try:
-        syncer.sync()
+        syncer.sync(num_steps)
     except EngineLost as error:
         raise refusal(str(error), training.recipe.rollout.engine, syncer.mode) from error
 

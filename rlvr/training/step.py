@@ -121,6 +121,7 @@ def _step_metrics(
         "time/step_s": seconds["step"],
         "train/tokens_per_s": stats.num_tokens / seconds["train"],
         "sync/bytes": float(synced.num_bytes),
+        "sync/arrived_frac": synced.arrived_frac,
         "sync/logprob_error": synced.logprob_error,
         "sync/logprob_error_mean": synced.logprob_error_mean,
         "sync/logprob_error_p99": synced.logprob_error_p99,

@@ -86,6 +86,7 @@ METHODS = (
         trains="two vectors (r and out) per target module around shared random matrices",
         options=_OPTIONS | {"rank", "match", "dropout", "vera"},
         apply=_vera,
+        syncs=("adapter", "merged"),
     ),
     Method(
         name="randlora",

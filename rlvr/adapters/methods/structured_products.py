@@ -65,6 +65,7 @@ METHODS = (
         trains="one r x out matrix per target module, shared by the shards of the input",
         options=(_OPTIONS - {"seed"}) | {"dropout"},
         apply=_miss,
+        syncs=("adapter", "merged"),
     ),
     Method(
         name="loha",

@@ -45,7 +45,8 @@ class Server:
 
     instance: name of its process (`guard`); empty where it runs without the guard.
     base, max_len, adapters: what it serves. model: what requests ask for, base or adapter.
-    can_read: whether its workers read weights back. lost: it gets no requests. num_tokens:
+    can_read: whether its workers read weights back. is_proved: whether this process was seen to
+    hold all that it was given, once. lost: it gets no requests. num_tokens:
     outstanding, by the longest that responses may become.
     """
 
@@ -57,6 +58,7 @@ class Server:
     model: str = ""
     adapters: set[str] = field(default_factory=set)
     can_read: bool = False
+    is_proved: bool = False
     lost: bool = True
     num_tokens: int = 0
     running: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -124,7 +126,9 @@ class Server:
         base = next(card for card in cards if card.get("parent") is None)
         self.base, self.max_len = base["id"], base["max_model_len"]
         self.adapters = {card["id"] for card in cards} - {self.base}
-        return (self.instance, self.base) != before
+        is_new = (self.instance, self.base) != before
+        self.is_proved = self.is_proved and not is_new
+        return is_new
 
     async def complete(
         self, request: Request, sampling: SamplingParams, may_pause: Callable[[], bool]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.common.log import get_logger
+from rlvr.engines.server import handed
 from rlvr.engines.server.client import Server, ServerLost, examine
 from rlvr.engines.weights.fingerprint import Piece
 
@@ -29,10 +30,11 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Handover:
     """Weights for every server: an adapter's folder and name, or (no name) a folder or hub id with
-    the base's weights that have changed."""
+    the base's weights that have changed. is_base: they are the base as it was published."""
 
     path: str
     adapter: str = ""
+    is_base: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,8 @@ class Pool:
         self._max_len, self._mode = max_len, mode
         self.servers = [Server(url, http) for url in rollout.servers]
         # before the first sync, too: an earlier run may have left its weights in a server
-        self._handover = Handover(base) if mode == "merged" else None
+        self._handover = Handover(base, is_base=True) if mode == "merged" else None
         self._probe: Probe | None = None
-        self._pieces: dict[str, list[Piece]] = {}
         self._told: set[str] = set()
 
     @property
@@ -82,8 +83,7 @@ class Pool:
 
     async def hand_over(self, handover: Handover) -> None:
         """Gives new weights to every server that answers. Raises: as `_gather`."""
-        # what was read back and scored belongs to the weights before
-        self._handover, self._probe, self._pieces = handover, None, {}
+        self._handover, self._probe = handover, None  # scored by the weights before
         for server in self.servers:
             server.lost = True
         await self._gather(1)
@@ -118,18 +118,30 @@ class Pool:
                 await server.load_adapter(self._handover.adapter, Path(self._handover.path))
             else:
                 await server.load_weights(self._handover.path)
-            pieces = await server.read_back(list(self._pieces)) if self._pieces else {}
-            if not _agree(pieces, self._pieces):
-                raise RunError(
-                    f"{server.url} holds other weights than the other servers after it was given"
-                    f" the same ({len(pieces)} tensors read back); restart it"
-                )
+            if not server.is_proved or self._probe is not None:
+                await self._prove(server)
             if self._probe is not None:
                 scores = await _scores(server, self._probe.sequences)
                 self._compare(server, scores, self._probe.scores)
         except ServerLost:
             return
         server.lost = False
+
+    async def _prove(self, server: Server) -> None:
+        """Reads back all that a process new to us, or one that comes back in the middle of a step,
+        was given. Raises: RunError for other weights; as `Server.call`."""
+        if self._handover is None or self._handover.is_base:
+            return  # before the first sync, which looks at everything
+        folder = Path(self._handover.path)
+        wanted = await asyncio.to_thread(handed.names, folder)
+        found = await server.read_back(wanted)
+        wrong = await asyncio.to_thread(handed.differing, folder, found)
+        if wrong:
+            raise RunError(
+                f"{server.url} holds other weights than it was given: {len(wrong)} of {len(wanted)}"
+                f" tensors differ ({wrong[0]}, ...); restart it"
+            )
+        server.is_proved = True
 
     def _compare(self, server: Server, scores: list[list[float]], other: list[list[float]]) -> None:
         """Raises: RunError where a server gives other log-probabilities than the rest."""
@@ -158,8 +170,7 @@ class Pool:
         cannot read. Raises: as `_gather`."""
         found = await self._ask_all(lambda server: server.read_back(names))
         known = set(names).intersection(*(by for _, by in found))
-        self._pieces = {name: found[0][1][name] for name in names if name in known}
-        return {name: [piece for _, by in found for piece in by[name]] for name in self._pieces}
+        return {name: [piece for _, by in found for piece in by[name]] for name in known}
 
     async def _ask_all(self, ask: Callable[[Server], Awaitable[T]]) -> list[tuple[Server, T]]:
         """The answers of all live servers; one that gives none is lost. Raises: as `_gather`."""
@@ -223,14 +234,6 @@ class Pool:
             with suppress(RunError, ConfigError):
                 await server.unload_adapter()
         await self._http.close()
-
-
-def _agree(one: dict[str, list[Piece]], other: dict[str, list[Piece]]) -> bool:
-    """Whether two servers hold the same numbers, where both let them be read back."""
-    # compared by place: a server on more GPUs cuts the same weight into other pieces
-    theirs = {(name, p[:4]): p.digest for name, pieces in other.items() for p in pieces}
-    ours = {(name, p[:4]): p.digest for name, pieces in one.items() for p in pieces}
-    return all(ours[place] == theirs[place] for place in ours.keys() & theirs.keys())
 
 
 async def _scores(server: Server, sequences: Sequence[list[int]]) -> list[list[float]]:

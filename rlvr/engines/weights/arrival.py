@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from rlvr.adapters.export import lora_factors
+from rlvr.adapters.export import lora_factors, low_rank_layers
 from rlvr.adapters.merge import handed_names, merged_weights, plain_name
 from rlvr.distributed.sharded_tensors import Slot, temporarily_gathered
 from rlvr.engines.weights.vllm_weights import FACTORS
@@ -20,6 +20,7 @@ from rlvr.engines.weights.vllm_weights import FACTORS
 if TYPE_CHECKING:
     from rlvr.adapters.base import Sync
     from rlvr.engines.engine import Engine
+    from rlvr.engines.weights.cast import Cast
     from rlvr.engines.weights.fingerprint import Piece
     from rlvr.policy.language_model import LanguageModel
 
@@ -43,12 +44,14 @@ def check_arrival(
     mode: Sync,
     step: int | None = None,
     everything: bool = False,
+    cast: Cast | None = None,
 ) -> Arrival:
     """The comparison of every number that the engine serves, after a sync by `mode`, with the
     policy's own, rounded to the type in which the engine keeps it.
 
     step: compares only the modules whose turn it is after this step. everything: compares what
-    training does not change, too. All ranks of a sharded policy call it together.
+    training does not change, too. cast: that of the sync, for merged weights. All ranks of a
+    sharded policy call it together.
     """
     names = sent_names(policy, mode, everything)
     if step is not None:
@@ -60,7 +63,7 @@ def check_arrival(
         found = engine.read_back(list(module_of))
     finally:
         # even after an error: the other ranks wait for this one's shard of every weight
-        for name, value in sent_weights(policy, mode, names, everything):
+        for name, value in sent_weights(policy, mode, names, everything, cast):
             if not all(piece.is_of(value) for piece in found.get(name, ())):
                 differing[module_of[name]] = None
     unread = dict.fromkeys(module for name, module in module_of.items() if not found.get(name))
@@ -70,8 +73,7 @@ def check_arrival(
 def whose_turn(modules: Sequence[str], step: int) -> list[str]:
     """The modules to compare after a step: a fiftieth, at least one, and all of them in turn."""
     # strided, so that every turn takes modules from all depths of the model
-    size = -(-len(modules) // NUM_TURNS)
-    num_turns = -(-len(modules) // max(size, 1)) or 1
+    num_turns = max(1, min(NUM_TURNS, len(modules)))
     return list(modules[step % num_turns :: num_turns])
 
 
@@ -83,26 +85,30 @@ def sent_names(policy: LanguageModel, mode: Sync, everything: bool = False) -> d
 
 
 def sent_weights(
-    policy: LanguageModel, mode: Sync, modules: Collection[str], everything: bool = False
+    policy: LanguageModel,
+    mode: Sync,
+    modules: Collection[str],
+    everything: bool = False,
+    cast: Cast | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """What the engine should serve of these modules, from the policy as it is now: linear weights
     [out, in], and low-rank factors with their scaling in B."""
     if mode == "merged":
-        yield from _as_linear(policy.model, merged_weights(policy.model, everything, only=modules))
+        weights = merged_weights(policy.model, everything, only=modules)
+        if cast is not None:
+            weights = ((name, cast(name, value)) for name, value in weights)
+        yield from _as_linear(policy.model, weights)
         return
     for name, layer in _lora_layers(policy).items():
         if name in modules:
             with temporarily_gathered(_own_slots(layer)):
-                a, b = _factors(policy, layer)
+                _, (a, b) = meant_and_served(policy, layer)
             yield name + FACTORS[0], a
             yield name + FACTORS[1], b
 
 
 def _lora_layers(policy: LanguageModel) -> dict[str, Any]:
-    from peft.tuners.lora import LoraLayer
-
-    layers = {n: m for n, m in policy.model.named_modules() if isinstance(m, LoraLayer)}
-    return {plain_name(name): layer for name, layer in layers.items()}
+    return {plain_name(name): layer for name, layer in low_rank_layers(policy.model).items()}
 
 
 def _own_slots(layer: Any) -> Iterator[Slot]:
@@ -113,13 +119,18 @@ def _own_slots(layer: Any) -> Iterator[Slot]:
             yield from ((module._parameters, name) for name in module._parameters)
 
 
-def _factors(policy: LanguageModel, layer: Any) -> tuple[Tensor, Tensor]:
-    """(A, B) as vLLM serves them, which scales B in its own type where a folder does not."""
+def meant_and_served(
+    policy: LanguageModel, layer: Any
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """(A, B) in float32 with B A the update, and (A, B) in the policy's type as vLLM serves them,
+    which scales B in that type where a folder does not."""
     if policy.saves_scaled_factors:
-        return lora_factors(layer)
+        a, b = (value.float() for value in lora_factors(layer))
+        return (a, b), (a.to(policy.dtype), b.to(policy.dtype))
     (name,) = [name for name in layer.active_adapters if name in layer.lora_A]
-    b = layer.lora_B[name].weight.detach().to(policy.dtype)
-    return layer.lora_A[name].weight.detach(), b * layer.scaling[name]
+    a, b = (f[name].weight.detach().float() for f in (layer.lora_A, layer.lora_B))
+    scaling = layer.scaling[name]
+    return (a, b * scaling), (a.to(policy.dtype), b.to(policy.dtype) * scaling)
 
 
 def _as_linear(

@@ -70,12 +70,12 @@ def digest(matrix: Tensor, in_order: bool = True) -> int:
         return 0
     num_rows, num_columns = matrix.shape
     # 1 << 40 keeps the columns' numbers apart from the rows': a transposed matrix is another one
-    columns = _mixed(torch.arange(1, num_columns + 1, device=matrix.device) + (1 << 40))
+    columns = mixed(torch.arange(1, num_columns + 1, device=matrix.device) + (1 << 40))
     step = max(1, CHUNK // num_columns)
     rows = torch.cat([(_bits(part) * columns).sum(dim=1) for part in matrix.detach().split(step)])
     if not in_order:
-        return int(_mixed(rows).sum())
-    return int((rows * _mixed(torch.arange(1, num_rows + 1, device=matrix.device))).sum())
+        return int(mixed(rows).sum())
+    return int((rows * mixed(torch.arange(1, num_rows + 1, device=matrix.device))).sum())
 
 
 def _bits(part: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def _bits(part: Tensor) -> Tensor:
     return part.view(torch.int16 if part.element_size() == 2 else torch.int32).long()
 
 
-def _mixed(values: Tensor) -> Tensor:
+def mixed(values: Tensor) -> Tensor:
     """Integers scattered over 64 bits; 0 stays 0. Source: the finaliser of splitmix64."""
     values = (values ^ (values >> 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     values = (values ^ (values >> 27)) * -7723592293110705685  # 0x94D049BB133111EB

@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ from rlvr.common.log import get_logger
 from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine
 from rlvr.engines.weights.arrival import Arrival, check_arrival
+from rlvr.engines.weights.cast import Cast
+from rlvr.engines.weights.fidelity import Merged, adapter_frac
 from rlvr.policy.policy import Policy, TokenRow
 
 if TYPE_CHECKING:
@@ -46,11 +48,12 @@ class SyncError(RunError):
 
 @dataclass(frozen=True, slots=True)
 class SyncStats:
-    """num_bytes handed over. logprob_error: absolute difference between the engine's and the
-    trainer's log-probabilities of the probe's tokens (nats): the largest, the mean and the 99th
-    percentile. Each is that of the rank with the largest."""
+    """num_bytes handed over. arrived_frac: see `fidelity`. logprob_error: absolute difference
+    between the engine's and the trainer's log-probabilities of the probe's tokens (nats): the
+    largest, the mean and the 99th percentile. Each is that of the rank with the largest."""
 
     num_bytes: int
+    arrived_frac: float
     logprob_error: float
     logprob_error_mean: float
     logprob_error_p99: float
@@ -95,10 +98,16 @@ class Syncer:
         mode: Sync,
         prompts: Sequence[list[int]],
         world: World = World.alone(),
+        seed: int = 0,
     ) -> None:
-        """num_bytes: of the last sync. prompts: token ids, the first few of which are the probe."""
+        """policy: at step 0. prompts: token ids, the first few of which are the probe. seed: of
+        stochastic rounding. num_bytes and arrived_frac are those of the last sync."""
         self.mode: Sync = mode
-        self.num_bytes = 0
+        self.num_bytes, self.arrived_frac = 0, 1.0
+        # transformers generates with the policy's own tensors
+        is_cast = engine.name != "transformers" and policy.dtype != torch.float32
+        self._cast = Cast(policy.dtype, rollout.sync_rounding, seed) if is_cast else None
+        self._merged = Merged(policy) if is_cast and mode == "merged" else None
         self._policy, self._engine, self._world = policy, engine, world
         self._tolerance = stop_tolerance(rollout, policy.dtype)
         self._probe = [ids[:PROBE_LEN] for ids in prompts[:PROBE_ROWS]]
@@ -114,22 +123,32 @@ class Syncer:
         """Wakes the engine, hands over what changed, then checks that it arrived.
 
         step: number of finished steps; a fiftieth of the modules is read back, by its turn. All of
-        them without it, and the first time that this engine is given weights.
+        them without it (then it is the last one given), and the first time that this engine is
+        given weights.
         Raises on every rank: SyncError, with every module that did not arrive, or when
         log-probabilities differ by more than `stop_tolerance` although all did.
         """
-        stats = self._world.on_all_ranks(partial(self._sync, step))
+        # two parts: ranks that share an engine score together, so all of them have to get there
+        unread = self._world.on_all_ranks(partial(self._give, step))[self._world.rank]
+        stats = self._world.on_all_ranks(partial(self._measure, unread))
         return SyncStats(*(max(of_ranks) for of_ranks in zip(*map(astuple, stats), strict=True)))
 
-    def _sync(self, step: int | None) -> SyncStats:
-        """This rank's sync. Raises: SyncError."""
+    def _give(self, step: int | None) -> tuple[str, ...]:
+        """Hands this rank's engine the weights; as `_prove`."""
         self._engine.wake()
+        if self._cast is not None and step is not None:
+            self._cast = replace(self._cast, step=step)
         self.num_bytes = self._hand_over()
         unread = self._prove(step if self._is_proven else None)
         self._is_proven = True
+        return unread
+
+    def _measure(self, unread: Sequence[str]) -> SyncStats:
+        """This rank's numbers. Raises: SyncError."""
         error = self._differences()
         stats = SyncStats(
             self.num_bytes,
+            self.arrived_frac,
             float(error.max()),
             float(error.mean()),
             float(torch.quantile(error, 0.99)),
@@ -152,14 +171,21 @@ class Syncer:
             # vLLM takes adapters from folders only; this one never reaches a disk
             memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
             with tempfile.TemporaryDirectory(prefix="rlvr-adapter-", dir=memory) as folder:
-                self._policy.save_adapter(Path(folder))
+                self._policy.save_for_engine(Path(folder))
+                if self._cast is not None:
+                    with self._policy.gathered():
+                        self.arrived_frac = adapter_frac(self._policy)
                 return self._engine.load_adapter(Path(folder))
         weights = self._policy.engine_weights()
+        if self._merged is not None and self._cast is not None:
+            weights = self._merged.watch(weights, self._cast)
         try:
             return self._engine.load_weights(weights)
         finally:
             # an engine that fails leaves the stream half read: other ranks still gather with us
             deque(weights, maxlen=0)
+            if self._merged is not None:
+                self.arrived_frac = self._merged.frac
 
     def _prove(self, step: int | None) -> tuple[str, ...]:
         """The modules that the engine does not let be read back. Raises: SyncError."""
@@ -167,7 +193,7 @@ class Syncer:
             name = self._policy.method.name
             self._tell("none", f"{name} hands no weights over, so none are read back")
             return ()
-        found = check_arrival(self._policy, self._engine, self.mode, step)
+        found = check_arrival(self._policy, self._engine, self.mode, step, cast=self._cast)
         if found.differing:
             raise SyncError(f"after the sync, {explain(found)}")
         if found.unread:

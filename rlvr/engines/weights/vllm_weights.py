@@ -154,6 +154,8 @@ class _Worker:
     def _factor(self, module_name: str, is_b: bool) -> list[Piece]:
         if self._adapters is None:
             return [NOTHING]
+        if self._is_elsewhere(module_name):
+            return []
         found = self._find(module_name, self._adapters.modules)
         if found is None:  # vLLM serves this module as if it had no adapter
             inside = any(module_name.startswith(f"{name}.") for name in self._adapters.modules)
@@ -166,11 +168,20 @@ class _Worker:
         place = _place(layer.base_layer, shard)
         if place is None or (len(stacked) != 1 and shard is None):
             return []
+        if layer.lora_config.fully_sharded_loras and layer.tp_size > 1:
+            return []  # cut by rank, too
         slot = self._adapters.lora_index_to_id.index(max(served))  # numbers rise with every one
         value = stacked[shard or 0][slot, 0]
         rows = place.rows if is_b else (0, ANY)
         columns = (0, ANY) if is_b else place.columns
         return [_piece(value, _Place(rows, columns, (0, len(value))), value.dtype)]
+
+    def _is_elsewhere(self, module_name: str) -> bool:
+        """Whether another worker of a pipeline has the module."""
+        from vllm.distributed import get_pp_group
+
+        is_here = self._find(module_name, self._modules) is not None
+        return not is_here and get_pp_group().world_size > 1
 
 
 def _piece(matrix: Tensor, place: _Place, dtype: Any) -> Piece:

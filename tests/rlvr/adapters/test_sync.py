@@ -6,6 +6,8 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from rlvr.adapters import METHODS
+from rlvr.adapters.export import lora_factors, low_rank_layers
+from rlvr.adapters.merge import merged_weights, plain_name
 from rlvr.policy.packing import TokenRow
 from tests.rlvr import plain
 
@@ -60,3 +62,22 @@ def test_what_is_sent_makes_a_plain_model_of_the_base_the_trained_policy(
     expected = plain.token_logprobs(trained.policy.model, rows)
     assert float((expected - before).abs().max()) > 1e-3, "it learned"
     assert float((plain.token_logprobs(served, rows) - expected).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize(("method", "rank"), [("vera", 4), ("miss", 4), ("miss", 5)])
+def test_the_factors_of_a_method_that_is_no_lora_are_its_update(make_trained, method, rank):
+    """Rank 5 divides no width. peft's own merge is the oracle."""
+    trained = make_trained(method, rank=rank)
+    trained.train(2)
+    model = trained.policy.model
+    base = dict(merged_weights(model, adapted=False))
+    merged = dict(merged_weights(model))
+    layers = low_rank_layers(model)
+    assert len(layers) == 21
+    for name, layer in layers.items():
+        a, b = lora_factors(layer)
+        weight = f"{plain_name(name)}.weight"
+        moved = merged[weight] - base[weight]
+        assert len(a) == rank
+        assert float(moved.abs().max()) > 0
+        assert float((b @ a - moved).abs().max()) < 1e-6

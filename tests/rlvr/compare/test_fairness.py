@@ -33,6 +33,35 @@ def test_a_fair_comparison_says_what_is_equal_and_what_is_not(open_written):
     assert fairness.num_params["lora"] < fairness.num_params["full"]
 
 
+@pytest.mark.parametrize(
+    ("rollout", "unlike"),
+    [
+        ({}, "lora as low-rank factors; dora as merged weights, rounded to nearest"),
+        ({"sync_rounding": "stochastic"}, "dora as merged weights, rounded stochastically"),
+        ({"sync": "merged"}, None),
+    ],
+)
+def test_methods_whose_updates_reach_the_engine_in_unlike_ways_are_named(
+    open_written, monkeypatch, rollout, unlike
+):
+    """In float32 and on a CPU, where all go merged, nothing is to be said."""
+    text = "[methods.lora]\nlr = 1e-3\n[methods.dora]\nlr = 1e-4\n"
+    engine, bfloat16 = {"engine": "vllm"}, {"dtype": "bfloat16"}
+    assert "sync fidelity" in examine(open_written(text, rollout=engine, model=bfloat16)).matched
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert "sync fidelity" in examine(open_written(text, rollout=engine)).matched
+    fairness = examine(open_written(text, rollout=engine | rollout, model=bfloat16))
+    assert fairness.unfair == ()
+    said = [line for line in fairness.unmatched if line.startswith("sync fidelity")]
+    if unlike is None:
+        assert said == []
+        assert "sync fidelity" in fairness.matched
+    else:
+        (line,) = said
+        assert unlike in line
+        assert 'rollout.sync = "merged"' in line
+
+
 def test_a_preset_for_all_runs_replaces_that_of_the_base(open_written):
     comparison = open_written(
         FAIR, ["--settings.algorithm.preset", "gspo"], algorithm={"preset": "grpo"}

@@ -110,6 +110,10 @@ CASES = [
     (TrainRecipe, "rollout.sync rollout.kv_cache_gib rollout.engine_args"
      " rollout.max_num_seqs rollout.tensor_parallel_size", {"rollout.engine": "transformers"},
      {"rollout.engine": "vllm_server"}),
+    (TrainRecipe, "rollout.sync_rounding", {"rollout.engine": "transformers"}, {}),
+    (TrainRecipe, "rollout.sync_rounding", {"rollout.sync": "adapter"}, {"rollout.sync": "merged"}),
+    (TrainRecipe, "rollout.sync_rounding", {"model.dtype": "float32"}, {}),
+    (TrainRecipe, "rollout.sync_rounding", {"model.dtype": "float16"}, {}),
     (TrainRecipe, "rollout.sleep rollout.gpu_memory_utilization",
      {"rollout.engine": "transformers"}, {}),
     (TrainRecipe, "rollout.sleep rollout.gpu_memory_utilization",

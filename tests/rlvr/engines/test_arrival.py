@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rlvr.config.toml import dump_toml
+from rlvr.engines.server import handed
+from rlvr.engines.server.engine import write_weights
 from rlvr.engines.transformers import TransformersEngine
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.engines.weights.arrival import check_arrival, whose_turn
 from rlvr.engines.weights.fingerprint import digest
 from rlvr.engines.weights.sync import Syncer, SyncError
 from rlvr.policy.policy import TokenRow, load_policy
+from tests.rlvr.distributed.test_ranks import launch
 from tests.rlvr.engines.engine_cases import PROMPTS
+from tests.rlvr.engines.stale_rank import STALE
 from tests.rlvr.small import read_lines
 
 SQUARE, FUSED = "model.layers.1.self_attn.o_proj", "model.layers.0.self_attn.k_proj"
@@ -161,6 +167,58 @@ def test_what_did_not_reach_vllm_after_one_update_is_named(
     syncer.sync()
     vllm_engine.drop_adapter()
     vllm_engine.load_weights(restore.items())
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("mode", ["merged", "adapter"])
+def test_what_a_folder_for_servers_says_is_what_vllm_holds_of_it(
+    recipe, vllm_engine, tmp_path, mode
+):
+    """The proof of a server that comes back, for which the trainer's policy is too new."""
+    policy = a_policy(recipe)
+    vllm_engine.drop_adapter()
+    restore = {name: value.clone() for name, value in policy.engine_weights()}
+    update(policy)
+    folder = tmp_path / "handed"
+    if mode == "merged":
+        folder.mkdir()
+        write_weights(policy.engine_weights(), folder)
+        vllm_engine.load_weights(policy.engine_weights())
+    else:
+        policy.save_for_engine(folder)
+        vllm_engine.load_adapter(folder)
+    names = handed.names(folder)
+    assert len(names) == (30 if mode == "merged" else 42), "q, k and v have biases"
+    held = vllm_engine.read_back(names)
+    assert held.keys() == set(names)
+    assert handed.differing(folder, held) == []
+    (file,) = folder.glob("*.safetensors")
+    weights = load_file(file)
+    suffix = "weight" if mode == "merged" else "lora_B.weight"
+    (changed,) = [name for name in weights if name.endswith(f"{FUSED}.{suffix}")]
+    weights[changed][-1, -1] += 0.01
+    save_file(weights, file)
+    (named_one,) = handed.differing(folder, held)
+    assert named_one.startswith(FUSED)
+    assert handed.differing(folder, {}) == [], "a server without read-back proves nothing"
+    vllm_engine.drop_adapter()
+    vllm_engine.load_weights(restore.items())
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_rank_that_feeds_its_part_of_a_shared_vllm_old_weights_is_noticed_by_all(
+    make_recipe, real_logits_policy, tmp_path
+):
+    model = {"path": str(real_logits_policy), "dtype": "bfloat16"}
+    recipe = make_recipe(model=model, rollout={"engine": "vllm", "tensor_parallel_size": 2})
+    (tmp_path / "recipe.toml").write_text(dump_toml(recipe))
+    done = launch("-m", "tests.rlvr.engines.stale_rank", tmp_path / "recipe.toml", tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for rank in (0, 1):
+        seen = json.loads((tmp_path / f"{rank}.json").read_text())
+        for mode in ("adapter", "merged"):
+            assert {name.removeprefix("model.") for name in named(seen[mode])} == set(STALE)
 
 
 def spoiled(policy, old, other, fault: Callable[..., Any]) -> Any:

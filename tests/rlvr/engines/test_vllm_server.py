@@ -15,6 +15,7 @@ import torch
 from rlvr.cli import main
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.engines.engine import SamplingParams
+from rlvr.engines.server import handed
 from rlvr.engines.server.engine import ServerEngine, check_servers
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.engines.weights.sync import Syncer, SyncError
@@ -279,8 +280,16 @@ def train(write_recipe, name: str, **rollout) -> list[dict[str, float]]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("sync", ["adapter", "merged"])
 def test_a_run_on_a_server_killed_and_restarted_in_a_step_equals_a_local_run(
-    write_recipe, start_another, tmp_path, sync, capfd
+    write_recipe, start_another, tmp_path, sync, capfd, monkeypatch
 ):
+    proofs: list[int] = []
+    differing = handed.differing
+
+    def counted(folder, found) -> list[str]:
+        proofs.append(len(found))
+        return differing(folder, found)
+
+    monkeypatch.setattr(handed, "differing", counted)
     (tmp_path / "server").mkdir()
     server = start_another(tmp_path / "server", sync)
     local = train(write_recipe, "local", engine="vllm", sync=sync)
@@ -303,6 +312,7 @@ def test_a_run_on_a_server_killed_and_restarted_in_a_step_equals_a_local_run(
     said = capfd.readouterr().err
     assert "is lost" in said
     assert said.count("is ready") == 3, "once per run, and after the restart"
+    assert proofs == [42 if sync == "adapter" else 30] * 3, "all tensors, as often"
     for other in (undisturbed, killed):
         for ours, theirs in zip(other, local, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
