@@ -7,7 +7,6 @@ allows. With rollout.mode = "async" a step's groups are collected while the step
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine, EngineLost, Response, SamplingParams
 from rlvr.sampling.background import BackgroundCollection
 from rlvr.sampling.problem_selection import Selector, difficulty_levels
+from rlvr.sampling.refill import FIRST_FRAC, num_prompts, updated_frac
 from rlvr.sampling.reward import shaped_rewards
 from rlvr.sampling.rollout_round import GroupRequest, run_round
 from rlvr.sampling.rollouts import Group, RolloutStats, Round, StepRollouts, diagnose
@@ -90,8 +90,7 @@ class Sampler:
         )
         self._used: Counter[str] = Counter()
         self._lengths: dict[str, float] = {}
-        # a guess, and only the number of prompts in the first rounds depends on it
-        self._informative_frac = 0.5
+        self._informative_frac = FIRST_FRAC
         self._surplus: list[Group] = []
         self._ahead: StepRollouts | None = None
         self._background: BackgroundCollection | None = None
@@ -193,12 +192,9 @@ class Sampler:
         return groups, RolloutStats(num_stale=num_dropped * self._rollout.group_size)
 
     def _num_prompts(self, missing: int) -> int:
-        if not self._sampling.dynamic:
-            return missing
-        # 3 times what is missing at most: a policy that is lost on a batch should not cost more
-        return math.ceil(missing / max(self._informative_frac, 1 / 3))
+        return num_prompts(missing, self._informative_frac) if self._sampling.dynamic else missing
 
-    def _ask(self, num_prompts: int, step: int) -> list[GroupRequest]:
+    def _ask(self, count: int, step: int) -> list[GroupRequest]:
         """The next problems, with the seed of every response."""
         seed, size = self._train.seed, self._rollout.group_size
         # `number` makes the seeds of a problem that is drawn twice in a step differ
@@ -209,7 +205,7 @@ class Sampler:
                 self._prompts[index],
                 [sample_seed(seed, step, self._problems[index].id, number, i) for i in range(size)],
             )
-            for index, number in self._selector.pick(num_prompts, step)
+            for index, number in self._selector.pick(count, step)
         ]
 
     def _expected_tokens(self, asked: Sequence[GroupRequest]) -> list[float]:
@@ -276,8 +272,7 @@ class Sampler:
         if not self._sampling.dynamic:  # another round only for what nobody judged
             return [group for group in fresh if group.comparable]
         informative = [group for group in fresh if group.informative]
-        now = len(informative) / len(fresh)
-        self._informative_frac = 0.8 * self._informative_frac + 0.2 * now
+        self._informative_frac = updated_frac(self._informative_frac, len(informative), len(fresh))
         return informative
 
     def _say_short(self, step: int, groups: Sequence[Group], stats: RolloutStats) -> None:
