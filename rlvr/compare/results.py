@@ -61,7 +61,9 @@ class RunResult:
     @property
     def accuracies(self) -> dict[str, float] | None:
         """avg@k of each set after the run."""
-        return self.after and {name: fmean(values) for name, values in self.after.items()}
+        if self.after is None:
+            return None
+        return {name: fmean(values) for name, values in self.after.items()}
 
     def to_json(self, root: Path) -> dict[str, Any]:
         """The run's entry in comparison.json. root: what its folder is relative to."""

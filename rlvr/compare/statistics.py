@@ -52,9 +52,10 @@ def two_way(values_SP: ArrayLike, sizes: Sequence[int] = ()) -> TwoWay:
     With mean squares of seeds, problems and the rest, Var = (MS_P + max(MS_S - MS_E, 0)) / (S P);
     degrees of freedom by Satterthwaite. Of K sets, MS_P / (S P) and MS_E / (S P) are summed over
     the sets with weight 1 / K^2, and in the place of MS_S / (S P) stands the variance between seeds
-    of their means over sets, divided by S: a seed moves all sets at once. A bootstrap that draws three seeds with replacement sees
-    two thirds of their variance; one that draws samples within problems does not see that a seed
-    moves all problems at once (docs/compare.md has the coverage of all three).
+    of their means over sets, divided by S: a seed moves all sets at once. A bootstrap that draws
+    three seeds with replacement sees two thirds of their variance; one that draws samples within
+    problems does not see that a seed moves all problems at once (docs/compare.md has the coverage
+    of all three).
     Source: the crossed random-effects model; Satterthwaite 1946.
     Raises: ValueError for a set of fewer than two problems.
     """

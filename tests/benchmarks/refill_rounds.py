@@ -5,7 +5,8 @@ choice of problems to the verdicts, is what a run uses.
 """
 
 import statistics
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import cast
 from unittest.mock import patch
 
 import numpy as np
@@ -16,16 +17,16 @@ from rlvr.config.train import TrainRecipe
 from rlvr.data.problems import Problem
 from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.sampling import refill
+from rlvr.sampling.rollouts import StepRollouts
 from rlvr.training.build import make_sampler
 
 GROUPS, GROUP_SIZE, STEPS = 16, 2, 300
 FRACTIONS = (0.3, 0.5, 0.7, 0.9)
 
 
-class Dice(Engine):
-    """Answers a group's first prompt rightly with probability `frac`, all others wrongly."""
-
-    name = "dice"
+class Dice:
+    """What the sampler uses of an engine: answers a group's first prompt rightly with probability
+    `frac`, all others wrongly."""
 
     def __init__(self, frac: float, seed: int) -> None:
         self._frac, self._draw = frac, np.random.default_rng(seed)
@@ -37,6 +38,9 @@ class Dice(Engine):
             (place, Response([int(self._is_right(place))], [0.0], False))
             for place in range(len(requests))
         ]
+
+    def retry(self, work: Callable[[], StepRollouts]) -> StepRollouts:
+        return work()
 
     def _is_right(self, place: int) -> bool:
         return place % GROUP_SIZE == 0 and self._draw.random() < self._frac
@@ -59,7 +63,8 @@ def simulate(frac: float, seed: int, steps: int = STEPS) -> dict[str, float]:
     problems = [Problem(str(i), (), "1", gold) for i in range(2_000)]
     with Verifier(num_workers=1) as verifier:
         prompts = [[1]] * len(problems)
-        sampler = make_sampler(recipe, problems, prompts, Dice(frac, seed), verifier, _text)
+        engine = cast("Engine", Dice(frac, seed))
+        sampler = make_sampler(recipe, problems, prompts, engine, verifier, _text)
         rows = [sampler.collect(step).metrics for step in range(steps)]
     # a step that the surplus fills asks for nothing
     rounds = [row["sampler/refills"] + 1 if "sampler/refills" in row else 0 for row in rows]
