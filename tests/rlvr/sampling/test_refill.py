@@ -7,6 +7,7 @@ from rlvr.sampling.refill import num_prompts, updated_frac
 from tests.benchmarks.refill_rounds import GROUPS, simulate
 
 
+@pytest.mark.process
 def test_a_step_at_half_informative_takes_one_round_for_the_same_prompts():
     found = simulate(0.5, seed=0)
     assert 1.0 <= found["rounds"] <= 1.15
