@@ -65,7 +65,7 @@ def test_a_step_that_the_bound_on_refills_leaves_short_goes_on_and_says_why(samp
     assert got.metrics["sampler/refills"] == 0
     said = capsys.readouterr().err
     assert f"step 1 has {len(got.groups)} of 8 groups" in said
-    assert "carried a signal in 1 round (16 prompts" in said
+    assert "carried a signal in 1 round (22 prompts" in said
 
 
 def test_left_over_groups_age_and_are_dropped_at_the_limit(sampler_of):
