@@ -60,7 +60,7 @@ def _score_main(prog: str, argv: Sequence[str]) -> None:
     named = args.benchmarks or args.from_harness or args.from_lighteval or ""
     chosen = [name.strip() for name in named.split(",") if name.strip()]
     start = time.perf_counter()
-    with make_verifier(args) as verifier:
+    with make_verifier(args, bool(args.require_closed_think)) as verifier:
         results = score(
             generations,
             verifier,
@@ -104,6 +104,7 @@ def _score_parser(prog: str) -> Parser:
     add("--out", metavar="DIR", help="folder for results.json and samples.jsonl.gz")
     add_format(parser)
     add_verifier(parser)
+    add_think(parser)
     return parser
 
 
@@ -165,12 +166,24 @@ def add_verifier(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="verifier processes")
 
 
-def make_verifier(args: argparse.Namespace):
+def add_think(parser: argparse.ArgumentParser) -> None:
+    """Adds --require-closed-think, None where it is not given."""
+    parser.add_argument(
+        "--require-closed-think",
+        action=argparse.BooleanOptionalAction,
+        help="pay only what follows a </think>, for prompts that end in <think>",
+    )
+
+
+def make_verifier(args: argparse.Namespace, require_closed_think: bool = False):
     """The verifier that the options of `add_verifier` ask for."""
     from rewards import Verifier
 
     return Verifier(
-        answer_mode=args.answer_mode or "boxed", timeout_s=args.timeout, num_workers=args.workers
+        answer_mode=args.answer_mode or "boxed",
+        require_closed_think=require_closed_think,
+        timeout_s=args.timeout,
+        num_workers=args.workers,
     )
 
 

@@ -11,12 +11,13 @@ ProblemKey = tuple[str, str]
 
 
 FORMS = {
-    "boxed": "\\boxed{%s}",
-    "answer_line": "Answer: %s",
-    "hash": "#### %s",
-    "last_number": "%s",
+    "boxed": "</think>\\boxed{%s}",
+    "answer_line": "</think>Answer: %s",
+    "hash": "</think>#### %s",
+    "last_number": "</think>%s",
 }
-"""An answer alone as a response, by answer mode."""
+"""An answer alone as a response, by answer mode, also to a verifier that asks for the end of
+thinking."""
 
 
 class Judge(Protocol):

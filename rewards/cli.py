@@ -47,6 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="where the answer stands (default: boxed)",
     )
     parser.add_argument(
+        "--require-closed-think",
+        action="store_true",
+        help="the prompts end in <think>: pay only what follows a </think>",
+    )
+    parser.add_argument(
         "--timeout", type=float, default=1.0, metavar="S", help="seconds per pair (default: 1.0)"
     )
     parser.add_argument(
@@ -67,6 +72,7 @@ def main(
     try:
         verifier = Verifier(
             answer_mode=options.answer_mode,
+            require_closed_think=options.require_closed_think,
             timeout_s=options.timeout,
             num_workers=options.workers,
         )

@@ -27,7 +27,7 @@ _NUMBER = re.compile(
     r"(?:(?<![\w)}\]])[-+\u2212\u2013])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?!\d)|(?<!\d)(?=\.\d))"
     r"(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?![\w.]))?(?:/\d+)?"
 )
-_THINK = "</think>"
+_OPEN, _THINK = "<think>", "</think>"
 _BLANKS = " \n\r\t"
 """White space without the form feed, with which a damaged `\\frac` begins."""
 
@@ -40,13 +40,21 @@ class Extraction(NamedTuple):
     stage: str
 
 
-def extract(response: str, mode: str = "boxed") -> Extraction:
+def extract(response: str, mode: str = "boxed", require_closed_think: bool = False) -> Extraction:
     r"""Return the answer that stands after the last `</think>`, by one rule and no other.
+
+    require_closed_think: the response begins inside its thinking, which a `</think>` has to end;
+    what stands in thinking that is opened again afterwards is no answer either.
 
     boxed: the last `\boxed{}`, or the neighbouring boxes that are the parts of one answer, joined
     by "; " (by " or " when the response says or). answer_line: what follows the last "answer is" or
     "answer:". hash: what follows the last `####`. last_number: the last number of the text.
     """
+    if require_closed_think:
+        closed = response.rfind(_THINK)
+        if closed < 0:
+            return _none("think")
+        response = response[closed + len(_THINK) :].partition(_OPEN)[0]
     if mode == "boxed":
         return _boxed(response)  # before the copy below: a long response is scanned from its end
     text = response[response.rfind(_THINK) + len(_THINK) :] if _THINK in response else response

@@ -30,10 +30,12 @@ class Verifier:
     """Judges responses against golds; bounded in time and memory, safe from any thread.
 
     answer_mode: where the answer stands, one of boxed, answer_line, hash, last_number; nothing else
-    is tried. timeout_s: wall time that a worker may spend on one pair, counted from the moment it
-    starts on it; then it is killed. num_workers: worker processes, by default half of the
-    processors this process may use, between 2 and 16. memory_mib: memory that a worker may add.
-    max_calls, max_age_s: when a worker is replaced by a fresh one.
+    is tried. require_closed_think: the prompt ends in `<think>`, so a response has an answer only
+    after its `</think>`, and one that was cut off before it has none. timeout_s: wall time that a
+    worker may spend on one pair, counted from the moment it starts on it; then it is killed.
+    num_workers: worker processes, by default half of the processors this process may use, between 2
+    and 16. memory_mib: memory that a worker may add. max_calls, max_age_s: when a worker is
+    replaced by a fresh one.
 
     The worker pool starts in the background at construction: make the verifier before an inference
     engine pins this process to some processors. It ends with `close`, with the `with` block, or
@@ -44,6 +46,7 @@ class Verifier:
         self,
         *,
         answer_mode: str = "boxed",
+        require_closed_think: bool = False,
         timeout_s: float = 1.0,
         num_workers: int | None = None,
         memory_mib: int = 512,
@@ -58,7 +61,7 @@ class Verifier:
             )
         if num_workers is not None and num_workers < 1:
             raise ValueError(f"num_workers = {num_workers}: at least 1 is needed; leave it out")
-        self.answer_mode = answer_mode
+        self.answer_mode, self.require_closed_think = answer_mode, require_closed_think
         self._pool_settings: dict[str, Any] = {
             "target": "rewards.judging.in_worker:judge_texts",
             "warm_up": "rewards.judging.in_worker:warm_up",
@@ -142,7 +145,7 @@ class Verifier:
             parsed = parse_gold(gold) if isinstance(gold, str) else gold
             if parsed is None:
                 return None, Ruling(Reason.GOLD_INVALID, "gold"), str(gold)
-            answer, reason, stage = extract(response, self.answer_mode)
+            answer, reason, stage = extract(response, self.answer_mode, self.require_closed_think)
             if answer is None:
                 return None, Ruling(reason or Reason.NO_ANSWER, stage), parsed.text
             return answer, self._judge_fast(answer, parsed), parsed.text

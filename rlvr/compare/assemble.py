@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from eval.intervals import Interval, mean_over_problems
+from rlvr.common.errors import RunError
 from rlvr.compare.fairness import Fairness
 from rlvr.compare.learning_rate.search import rank_of, read_finds
 from rlvr.compare.resolve import Comparison
@@ -38,17 +39,22 @@ def assemble(
     results: Mapping[str, Sequence[RunResult]],
     pruned: Sequence[Pruned],
 ) -> dict[str, Any]:
-    """The tree of comparison.json. Only finished runs count in accuracies and pairs."""
-    recipe = comparison.recipe
+    """The tree of comparison.json. Only finished runs count in accuracies and pairs.
+
+    Raises: RunError where runs were scored on different problems.
+    """
+    recipe, sets = comparison.recipe, _sets(results)
+    sizes = tuple(sets.values())
     after, before = _fractions(results, "after"), _fractions(results, "before")
-    pairs = compare_pairs({label: values for label, values in after.items() if values})
-    gains = {label: gain(before[label], after[label]) for label in results}
+    pairs = compare_pairs({label: values for label, values in after.items() if values}, sizes)
+    gains = {label: gain(before[label], after[label], sizes) for label in results}
     tree = {
         "name": recipe.compare.name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "rlvr_commit": _commit(results),
         "recipe": comparison.path.read_text(),
-        "metric": "eval/accuracy",
+        "metric": "eval/accuracy_mean" if len(sets) > 1 else "eval/accuracy",
+        "sets": sets,
         "budget": {recipe.budget.unit: recipe.budget.amount},
         "matched": list(fairness.matched),
         "unmatched": list(fairness.unmatched),
@@ -56,7 +62,8 @@ def assemble(
         "allow_unmatched": recipe.compare.allow_unmatched,
         "methods": [
             _method(comparison, label, rates[label], results[label])
-            | {"accuracy": interval_json(summarise(after[label]))}
+            | {"accuracy": interval_json(summarise(after[label], sizes))}
+            | {"accuracy_by_set": _by_set(after[label], sets)}
             | {"gain": interval_json(gains[label])}
             for label in recipe.methods
             if label in results
@@ -70,18 +77,52 @@ def assemble(
     return tree | {"sentences": sentences(tree, pairs, known)}
 
 
+def _sets(results: Mapping[str, Sequence[RunResult]]) -> dict[str, int]:
+    """Problems of each evaluation set, the same for all finished runs. Raises: RunError."""
+    found: dict[str, int] = {}
+    for runs in results.values():
+        for run in runs:
+            for scores in (run.before, run.after):
+                if run.status != "finished" or scores is None:
+                    continue
+                sizes = {name: len(values) for name, values in scores.items()}
+                found = found or sizes
+                if sizes != found:
+                    raise RunError(
+                        f"{run.folder} was evaluated on {_counts(sizes)}, others on"
+                        f" {_counts(found)}: an older version kept the first set only; delete its"
+                        " folder and start the comparison again"
+                    )
+    return found
+
+
+def _counts(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} problems of {name}" for name, count in sizes.items())
+
+
 def _fractions(
     results: Mapping[str, Sequence[RunResult]], which: str
 ) -> dict[str, dict[int, list[float]]]:
-    """label -> seed -> correct fraction of each problem, of the finished runs that have it."""
+    """label -> seed -> correct fraction of each problem, set after set, of the finished runs that
+    have it."""
     return {
         label: {
-            run.seed: fractions
+            run.seed: [value for values in scores.values() for value in values]
             for run in runs
-            if run.status == "finished" and (fractions := getattr(run, which)) is not None
+            if run.status == "finished" and (scores := getattr(run, which)) is not None
         }
         for label, runs in results.items()
     }
+
+
+def _by_set(after: Mapping[int, Sequence[float]], sets: Mapping[str, int]) -> dict[str, Any]:
+    """The accuracy on each set alone, with its interval."""
+    found, start = {}, 0
+    for name, size in sets.items():
+        part = {seed: values[start : start + size] for seed, values in after.items()}
+        found[name] = interval_json(summarise(part))
+        start += size
+    return found
 
 
 def _pair(pair: Pair) -> dict[str, Any]:

@@ -47,7 +47,12 @@ class Comparison:
         return self.recipe.methods[label].seeds or self.recipe.compare.seeds
 
     def resolve(
-        self, label: str, seed: int, lr: float | None, steps: int | None = None
+        self,
+        label: str,
+        seed: int,
+        lr: float | None,
+        steps: int | None = None,
+        evaluated: bool = True,
     ) -> TrainRecipe:
         """The recipe of one run, without its folder. steps: None takes the budget's.
 
@@ -60,6 +65,8 @@ class Comparison:
         tree["adapter"] = self._adapter(label, method, tree.get("adapter", {}))
         tree["optim"] = tree.get("optim", {}) | {"lr": lr or DEFAULT_LR}
         length = steps or budget.steps or budget.max_steps
+        if not evaluated:
+            tree.pop("eval", None)
         tree["train"] = {"steps": length} | tree.get("train", {}) | {"seed": seed}
         # the budget goes before the base recipe's steps, not before what a method asks for itself
         if "steps" not in method.settings.get("train", {}):
@@ -97,14 +104,31 @@ class Comparison:
         steps: int | None = None,
         until: int | None = None,
         rules: RulesConfig | None = None,
+        evaluated: bool = True,
     ) -> RunTask:
         """The run of `label` with this seed and rate, in a folder named after its key."""
-        recipe = self.resolve(label, seed, lr, steps)
+        recipe = self.resolve(label, seed, lr, steps, evaluated)
         budget = self.recipe.budget if steps is None else BudgetConfig(steps=steps)
         key = run_key(recipe, budget)
         name = f"{label}-lr{lr:.4g}-seed{seed}-{key}"
         run = recipe.run.model_copy(update={"dir": str(self.folder / "runs"), "name": name})
         return RunTask(label, recipe.model_copy(update={"run": run}), budget, until, rules)
+
+    def short_task(self, label: str, seed: int, lr: float) -> RunTask:
+        """A short run of a search for the rate of `label`.
+
+        Raises: ConfigError where its reward would not say how good the policy is.
+        """
+        find = self.recipe.find
+        by_reward = find.signal == "reward"
+        task = self.task(label, seed, lr, find.steps, None, find.rules, evaluated=not by_reward)
+        strategy = task.recipe.sampling.strategy
+        if by_reward and strategy != "uniform":
+            raise ConfigError(
+                f'find.signal = "reward": sampling.strategy = "{strategy}" takes problems by how'
+                ' often they are solved, whatever the rate; set it to "accuracy"'
+            )
+        return task
 
 
 def open_comparison(path: Path, overrides: Sequence[str], warm_start: bool = True) -> Comparison:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -10,20 +11,29 @@ from typing import Any
 from rlvr.compare.execution.end_rules import WINDOW, diverged, sampled_tokens, step_seconds
 from rlvr.compare.execution.execute import rule_behind
 from rlvr.compare.execution.task import RunOutcome, RunTask
-from rlvr.config.compare import RulesConfig
+from rlvr.config.compare import FindConfig
+from rlvr.config.train import HELD_OUT
 from rlvr.runs.reader import read_evaluation, read_manifest, read_metrics
 
 ENTRY = (
-    "accuracy", "accuracy_before", "reward_last", "tokens", "seconds", "peak_gib", "sync_bytes",
-    "status", "steps", "reason",
+    "accuracy", "accuracy_before", "accuracies", "reward_last", "tokens", "seconds", "peak_gib",
+    "sync_bytes", "status", "steps", "reason",
 )  # fmt: skip
 """What comparison.json says of a run besides its seed and folder."""
 
 
+Scores = dict[str, list[float]]
+"""Correct fraction of each held-out problem, by evaluation set."""
+
+
+def accuracy_of(scores: Scores) -> float:
+    """The unweighted mean of avg@k over the sets: a set of 30 problems weighs as one of 500."""
+    return fmean(fmean(values) for values in scores.values())
+
+
 @dataclass(frozen=True)
 class RunResult:
-    """Numbers of one run. after, before: correct fraction of each held-out problem; None where
-    the run was not evaluated there."""
+    """Numbers of one run. after, before: None where the run was not evaluated there."""
 
     seed: int
     lr: float
@@ -31,8 +41,8 @@ class RunResult:
     status: str
     reason: str
     steps: int
-    before: list[float] | None
-    after: list[float] | None
+    before: Scores | None
+    after: Scores | None
     reward_last: float | None
     tokens: float
     seconds: float
@@ -42,11 +52,18 @@ class RunResult:
 
     @property
     def accuracy(self) -> float | None:
-        return None if self.after is None else fmean(self.after)
+        return None if self.after is None else accuracy_of(self.after)
 
     @property
     def accuracy_before(self) -> float | None:
-        return None if self.before is None else fmean(self.before)
+        return None if self.before is None else accuracy_of(self.before)
+
+    @property
+    def accuracies(self) -> dict[str, float] | None:
+        """avg@k of each set after the run."""
+        if self.after is None:
+            return None
+        return {name: fmean(values) for name, values in self.after.items()}
 
     def to_json(self, root: Path) -> dict[str, Any]:
         """The run's entry in comparison.json. root: what its folder is relative to."""
@@ -68,8 +85,8 @@ def read_result(task: RunTask, outcome: RunOutcome) -> RunResult:
         outcome.status,
         outcome.reason,
         steps,
-        read_fractions(task.folder, 0),
-        read_fractions(task.folder, steps) if steps else None,
+        read_scores(task.folder, 0),
+        read_scores(task.folder, steps) if steps else None,
         fmean(rewards[-WINDOW:]) if rewards else None,
         sampled_tokens(rows),
         step_seconds(rows),
@@ -79,16 +96,19 @@ def read_result(task: RunTask, outcome: RunOutcome) -> RunResult:
     )
 
 
-def read_fractions(folder: Path, step: int) -> list[float] | None:
-    """Correct fraction of each held-out problem after `step` steps, or None."""
+def read_scores(folder: Path, step: int) -> Scores | None:
+    """The evaluation after `step` steps, or None."""
     evaluation = read_evaluation(folder, step)
-    return None if evaluation is None else evaluation["fractions"]
+    if evaluation is None:
+        return None
+    # runs from before a comparison looked at all sets kept the problems of the first
+    return evaluation.get("sets") or {HELD_OUT: evaluation["fractions"]}
 
 
 @dataclass(frozen=True)
 class RatePoint:
-    """One short run of a search. value: the held-out accuracy after it, else the mean reward of its
-    last steps. stopped: the rule that ended it, or None. seconds: in steps."""
+    """One short run of a search. value: what find.signal says. stopped: the rule that ended it, or
+    None. seconds: in steps."""
 
     lr: float
     seed: int
@@ -98,7 +118,7 @@ class RatePoint:
     seconds: float = 0.0
 
 
-def read_point(task: RunTask, outcome: RunOutcome, rules: RulesConfig) -> RatePoint | None:
+def read_point(task: RunTask, outcome: RunOutcome, config: FindConfig) -> RatePoint | None:
     """The point of a short run; None where the run failed for a reason that is not its rate's.
 
     A run from before that had no rules counts up to the step at which one would have ended it.
@@ -108,11 +128,21 @@ def read_point(task: RunTask, outcome: RunOutcome, rules: RulesConfig) -> RatePo
     if outcome.status == "failed" and stopped is None:
         return None
     for step in range(1, len(rows) + 1):  # rules look at the newest step alone
-        rule = diverged(rows[:step], rules)
+        rule = diverged(rows[:step], config.rules)
         if rule is not None:
             stopped, steps = rule, step
             break
-    fractions = read_fractions(task.folder, steps)
-    rewards = [row["reward/mean"] for row in rows[:steps] if "reward/mean" in row]
-    value = fmean(fractions) if fractions else fmean(rewards[-WINDOW:]) if rewards else 0.0
-    return RatePoint(task.lr, task.seed, value, steps, stopped, step_seconds(rows[:steps]))
+    value, seconds = _value(task, rows[:steps], config), step_seconds(rows[:steps])
+    return RatePoint(task.lr, task.seed, value, steps, stopped, seconds)
+
+
+def _value(task: RunTask, rows: Sequence[dict[str, Any]], config: FindConfig) -> float:
+    """How good the policy became in these steps."""
+    rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
+    if config.signal == "reward":
+        count = max(WINDOW, round(config.last_frac * len(rewards)))
+        return fmean(rewards[-count:]) if rewards else 0.0
+    scores = read_scores(task.folder, len(rows))
+    if scores is not None:
+        return accuracy_of(scores)
+    return fmean(rewards[-WINDOW:]) if rewards else 0.0  # the recipe holds nothing out

@@ -65,6 +65,11 @@ def sentences(
 ) -> list[str]:
     """Every sentence of the comparison. tree: comparison.json without its sentences."""
     said = []
+    if len(tree["sets"]) > 1:
+        said.append(
+            f"Accuracy is the unweighted mean of avg@k over {', '.join(tree['sets'])}; intervals"
+            " take the problems of each set as drawn, the sets as given."
+        )
     if tree["allow_unmatched"] and tree["unfair"]:
         said.append(f"This comparison is not matched: {'; '.join(tree['unfair'])}.")
     said += [gain_sentence(label, *gain) for label, gain in gains.items()]
@@ -146,6 +151,7 @@ def markdown(tree: Mapping[str, Any]) -> str:
         f"|{'|'.join('---' for _ in COLUMNS)}|",
         *(f"| {' | '.join(row)} |" for row in table_rows(tree)),
         "",
+        *_set_rows(tree),
         *(f"- {sentence}" for sentence in tree["sentences"]),
         "",
         f"Matched: {', '.join(tree['matched'])}.",
@@ -160,6 +166,20 @@ def markdown(tree: Mapping[str, Any]) -> str:
         lines += [f"- pruned: {row['label']} seed {row['seed']} after {row['steps']} steps at"
                   f" {row['value']:.3f}" for row in tree["pruned"]] + [""]  # fmt: skip
     return "\n".join([*lines, "```toml", tree["recipe"].rstrip(), "```", ""])
+
+
+def _set_rows(tree: Mapping[str, Any]) -> list[str]:
+    """The table of accuracies by set; none where there is one set."""
+    sets = tree["sets"]
+    if len(sets) < 2:
+        return []
+    head = ["method", *(f"{name} ({count} problems)" for name, count in sets.items())]
+    rows = [
+        [method["label"], *(_cell(method["accuracy_by_set"][name]) for name in sets)]
+        for method in tree["methods"]
+    ]
+    lines = [head, ["---"] * len(head), *rows]
+    return [*(f"| {' | '.join(cells)} |" for cells in lines), ""]
 
 
 def _find_row(find: Mapping[str, Any]) -> str:

@@ -95,6 +95,11 @@ class FindConfig(Section):
     """The search ends when the interval of the vertex reaches no further than this factor."""
     steps: int | None = Field(default=None, ge=2)
     """Steps of a short run; None takes budget.steps."""
+    signal: Literal["reward", "accuracy"] = "reward"
+    """What a short run is judged by: reward, the mean over its last steps, and nothing is
+    evaluated; or accuracy, held out, after it."""
+    last_frac: float = Field(default=0.5, gt=0, le=1)
+    """signal = "reward": fraction of the steps, the last ones, that the mean is over."""
     num_points: int = Field(default=5, ge=3)
     """Rates tried at first, a factor of 10^(1/4) = 1.778 apart."""
     max_points: int = Field(default=9, ge=3)

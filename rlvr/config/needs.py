@@ -121,6 +121,8 @@ _TRAIN: Table = {
     "eval.levels": ({"eval.path": _is_generated},),
     "eval.limit": (_EVALUATED,),
     "eval.samples": (_EVALUATED,),
+    "eval.samples_by_set": (_EVALUATED,),
+    "eval.max_len": (_EVALUATED,),
     "eval.temperature": (_EVALUATED,),
     "eval.top_p": (_EVALUATED, {"eval.temperature": _above_zero}),
     "eval.every": (_EVALUATED,),
@@ -144,6 +146,7 @@ _CURVATURE = {"find.prior": _among("curvature")}
 
 _COMPARE: Table = {
     "budget.max_steps": ({"budget.steps": _is_absent},),
+    "find.last_frac": ({"find.signal": _among("reward")},),
     "find.prior_power": (_CURVATURE,),
     "find.prior_rows": (_CURVATURE,),
     "executor.parallel": ({"executor.kind": _among("local", "slurm")},),

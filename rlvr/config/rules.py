@@ -213,15 +213,24 @@ def _of_reward(recipe: TrainRecipe) -> Iterator[str]:
 
 
 def _of_eval(recipe: TrainRecipe) -> Iterator[str]:
-    config = recipe.eval
-    sets = [*(["heldout"] if config.path else []), *config.benchmarks]
-    sets = [spec.partition("=")[0] for spec in sets]
+    config, sets = recipe.eval, recipe.eval.sets
     name, _, metric = config.best_metric.rpartition("/")
     known = ("avg@k", "pass@k", "maj@k", "format_rate")
-    if config.best_metric != "accuracy" and (name not in sets or metric not in known):
+    whole = ("accuracy", "accuracy_mean") if len(sets) > 1 else ("accuracy",)
+    if config.best_metric not in whole and (name not in sets or metric not in known):
         yield (
-            f"eval.best_metric = {config.best_metric!r}: it is accuracy, or one of"
+            f"eval.best_metric = {config.best_metric!r}: it is {' or '.join(whole)}, or one of"
             f" {', '.join(sets) or 'no set'} with /{', /'.join(known)}"
+        )
+    for name in (config.samples_by_set or {}).keys() - set(sets):
+        yield (
+            f"eval.samples_by_set.{name}: no such set is evaluated; name one of"
+            f" {', '.join(sets) or 'no set'}"
+        )
+    if config.max_len is not None and config.max_len >= recipe.model.max_len:
+        yield (
+            f"eval.max_len = {config.max_len}: leaves no room for a prompt in model.max_len ="
+            f" {recipe.model.max_len}; lower the first or raise that"
         )
 
 

@@ -80,6 +80,9 @@ class RewardConfig(Section):
 
     answer_mode: Literal["boxed", "answer_line", "hash", "last_number"] = "boxed"
     """Where the final answer stands in a response."""
+    require_closed_think: bool | None = None
+    """A response has an answer only after its `</think>`, so that thinking cut off at the limit is
+    not paid for a box in it; None: where the chat template ends the prompt in an open `<think>`."""
     correct: float = 1.0
     """Reward of a correct response."""
     incorrect: float = 0.0
@@ -164,6 +167,10 @@ class TrainConfig(Section):
     """CPU threads of the trainer; None takes all cores of the process (CPU only)."""
 
 
+HELD_OUT = "heldout"
+"""The name under which the problems of eval.path are scored."""
+
+
 class EvalConfig(Section):
     """Held-out accuracy, before, during and after training."""
 
@@ -187,6 +194,11 @@ class EvalConfig(Section):
     """Benchmarks of `rlvr eval` to score besides `path`, prompted as the training problems are."""
     samples: int = Field(default=1, ge=1)
     """Responses per problem."""
+    samples_by_set: dict[str, Annotated[int, Field(ge=1)]] | None = None
+    """Responses per problem of single sets instead, such as { aime24 = 32, heldout = 4 }; heldout
+    is `path`."""
+    max_len: int | None = Field(default=None, ge=1)
+    """Longest response in tokens; None takes rollout.max_response_len."""
     temperature: float = Field(default=1.0, ge=0, le=10)
     """Sampling temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -194,8 +206,18 @@ class EvalConfig(Section):
     every: int = Field(default=0, ge=0)
     """Steps between evaluations during training; 0: only before and after."""
     best_metric: str = "accuracy"
-    """What picks the best checkpoint: accuracy, or <set>/<metric>, such as aime24/pass@k or
-    heldout/maj@k."""
+    """What picks the best checkpoint: accuracy, accuracy_mean (over all sets), or <set>/<metric>,
+    such as aime24/pass@k or heldout/maj@k."""
+
+    @property
+    def sets(self) -> list[str]:
+        """Names of what is evaluated, the main set first."""
+        benchmarks = [spec.partition("=")[0] for spec in self.benchmarks]
+        return [*([HELD_OUT] if self.path else []), *benchmarks]
+
+    def samples_of(self, name: str) -> int:
+        """Responses per problem of a set."""
+        return (self.samples_by_set or {}).get(name, self.samples)
 
 
 class TrackConfig(Section):
@@ -250,6 +272,11 @@ class TrainRecipe(Section):
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()
     run: RunConfig = RunConfig()
+
+    @property
+    def eval_len(self) -> int:
+        """Longest response of an evaluation, in tokens."""
+        return self.eval.max_len or self.rollout.max_response_len
 
     @model_validator(mode="before")
     @classmethod

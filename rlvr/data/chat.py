@@ -144,6 +144,28 @@ def prompt_ids(
     return ids
 
 
+def ends_in_think(prompt: str) -> bool:
+    """Whether the prompt leaves `<think>` open, so that a response begins inside its thinking."""
+    return prompt.rstrip().endswith("<think>")
+
+
+def requires_closed_think(wanted: bool | None, tokenizer: Any, template: str | None) -> bool:
+    """What reward.require_closed_think comes to: None is decided by the template's prompt.
+
+    A tokenizer whose `</think>` is a special token loses it in the text of a response: nothing
+    could be required then.
+    """
+    if wanted is not None:
+        return wanted
+    try:
+        user = {"role": "user", "content": "x"}
+        prompt = render(tokenizer, template, [user], add_generation_prompt=True)
+    except ValueError:  # said with its remedy where the prompts are made
+        return False
+    ids = tokenizer("</think>", add_special_tokens=False)["input_ids"]
+    return ends_in_think(prompt) and "</think>" in tokenizer.decode(ids, skip_special_tokens=True)
+
+
 def refusal(reason: str, has_system: bool) -> str:
     """The reason with what to do about it."""
     if has_system:

@@ -122,10 +122,11 @@ def encode_prompts(
             kept.append(problem)
             prompts.append(ids)
         elif config.on_bad_row == "error":
+            longest = "eval.max_len" if section == "eval" else "rollout.max_response_len"
             raise ConfigError(
                 f"{section}.path = {config.path!r}, problem {problem.id}: its prompt has"
                 f" {len(ids)} tokens, the limit is {max_prompt_len}; raise model.max_len or"
-                ' data.max_prompt_len, lower rollout.max_response_len, or data.on_bad_row = "skip"'
+                f' data.max_prompt_len, lower {longest}, or data.on_bad_row = "skip"'
             )
         else:
             num_long += 1

@@ -19,6 +19,7 @@ from rlvr.config.train import DataConfig
 from rlvr.data.chat import (
     Messages,
     check_template,
+    ends_in_think,
     read_messages,
     read_template,
     render,
@@ -145,7 +146,7 @@ def encode_example(
 
 def _without_opened_think(prompt: str, response: str) -> str:
     """The response without a <think> that the prompt has opened already, as R1's template does."""
-    if prompt.rstrip().endswith("<think>") and response.lstrip().startswith("<think>"):
+    if ends_in_think(prompt) and response.lstrip().startswith("<think>"):
         return response.lstrip().removeprefix("<think>").lstrip("\n")
     return response
 

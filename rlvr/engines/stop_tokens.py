@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError
-from rlvr.data.chat import read_template, turn_end
+from rlvr.data.chat import ends_in_think, read_template, turn_end
 
 if TYPE_CHECKING:
     from rlvr.config.train import RolloutConfig, TrainRecipe
@@ -70,7 +70,7 @@ def notices(
     token = missing_end(generation_config, tokenizer, template, recipe.rollout.stop_token_ids)
     if token is not None:
         lines.append(unended(token, f'set rollout.stop = ["{token}"]'))
-    opened = tokenizer.decode(prompts[0]).rstrip().endswith("<think>")
+    opened = ends_in_think(tokenizer.decode(prompts[0]))
     if recipe.reward.format_weight and opened != recipe.reward.format_opened_in_prompt:
         does, value = ("ends", "true") if opened else ("does not end", "false")
         lines.append(

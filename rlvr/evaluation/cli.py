@@ -8,7 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.cli import Parser, add_format, add_verifier, eval_main, exit_code, make_verifier
+from eval.cli import (
+    Parser,
+    add_format,
+    add_think,
+    add_verifier,
+    eval_main,
+    exit_code,
+    make_verifier,
+)
 from eval.reports.tables import render
 from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
@@ -16,7 +24,7 @@ from rlvr.common.log import get_logger
 if TYPE_CHECKING:
     from eval.benchmarks import LoadedBenchmark
     from eval.generations import Generation, GenerationKey, GenerationLog
-    from rlvr.evaluation.plan import PromptStyle
+    from rlvr.evaluation.plan import PromptStyle, SamplingPlan
     from rlvr.evaluation.targets import Target
 
 logger = get_logger(__name__)
@@ -40,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_running(parser.add_argument_group("running").add_argument)
     add_format(parser)
     add_verifier(parser)
+    add_think(parser)
     return parser
 
 
@@ -92,19 +101,22 @@ def _run(args: argparse.Namespace) -> None:
     set_environment()
     from eval.benchmarks import load_benchmark
     from rlvr.evaluation.plan import read_style, wanted_keys
+    from rlvr.evaluation.prepare import make_plan
     from rlvr.evaluation.targets import resolve
 
     names = [name.strip() for name in args.benchmarks.split(",") if name.strip()]
     loaded = [load_benchmark(name) for name in names]
-    style, mode, stops = read_style(args.prompts_from, args.chat_template)
+    style, stops = read_style(args.prompts_from, args.chat_template)
     args.stop = [*args.stop, *stops.texts]
     args.stop_token_ids = [*args.stop_token_ids, *stops.ids]
-    args.answer_mode = args.answer_mode or mode or "boxed"
+    args.answer_mode = args.answer_mode or style.answer_mode or "boxed"
     base, targets = resolve(args.model, args.adapter)
-    with make_verifier(args) as verifier:  # before an engine pins this process to some cores
-        keys = [key for b in loaded for key in wanted_keys(b, args.samples, args.limit)]
-        folders = _folders(Path(args.out), targets)
-        logs = _sample(args, loaded, style, base, targets, keys, folders)
+    keys = [key for b in loaded for key in wanted_keys(b, args.samples, args.limit)]
+    folders = _folders(Path(args.out), targets)
+    plan = make_plan(args, loaded, style, base, targets, keys)
+    # before an engine pins this process to some cores
+    with make_verifier(args, plan.require_closed_think) as verifier:
+        logs = _sample(args, plan, style, folders)
         results = {}
         for target, folder, log in zip(targets, folders, logs, strict=True):
             results[target.name] = _score(log.path, keys, loaded, verifier, folder)
@@ -129,20 +141,13 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _sample(
-    args: argparse.Namespace,
-    loaded: Sequence[LoadedBenchmark],
-    style: PromptStyle,
-    base: str,
-    targets: Sequence[Target],
-    keys: Sequence[GenerationKey],
-    folders: Sequence[Path],
+    args: argparse.Namespace, plan: SamplingPlan, style: PromptStyle, folders: Sequence[Path]
 ) -> list[GenerationLog]:
     """The logs with every wanted response in them; nothing is loaded where they have all."""
     from eval.generations import GenerationLog
-    from rlvr.evaluation.prepare import make_plan, settings_of
+    from rlvr.evaluation.prepare import settings_of
     from rlvr.evaluation.workers import sample_all
 
-    plan = make_plan(args, loaded, style, base, targets, keys)
     logs = [
         GenerationLog(folder / LOG, settings_of(plan, job.target, style, args.seed))
         for folder, job in zip(folders, plan.jobs, strict=True)

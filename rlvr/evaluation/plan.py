@@ -19,12 +19,15 @@ from rlvr.evaluation.targets import Target
 class PromptStyle:
     """How problems become messages. template: with {problem}; None takes each benchmark's own.
     system: a message before it. chat_template: Jinja text; None takes the tokenizer's. remedy:
-    where there is none."""
+    where there is none. answer_mode, require_closed_think: how the recipe that it comes from judges
+    responses; None where it does not say."""
 
     template: str | None = None
     system: str | None = None
     chat_template: str | None = None
     remedy: str = "give a Jinja file with --chat-template"
+    answer_mode: str | None = None
+    require_closed_think: bool | None = None
 
     def encode(
         self, loaded: LoadedBenchmark, questions: Sequence[Question], tokenizer: Any
@@ -56,7 +59,10 @@ class SamplingJob:
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """All sampling of one command. base: folder or hub id. max_len: context in tokens."""
+    """All sampling of one command. base: folder or hub id. max_len: context in tokens.
+
+    require_closed_think: whether responses have to end their thinking, for the verifier.
+    """
 
     base: str
     revision: str | None
@@ -68,6 +74,7 @@ class SamplingPlan:
     gpu_memory_utilization: float
     max_num_seqs: int
     jobs: tuple[SamplingJob, ...]
+    require_closed_think: bool = False
 
     @property
     def num_requests(self) -> int:
@@ -116,20 +123,23 @@ class Stops:
     ids: tuple[int, ...] = ()
 
 
-def read_style(
-    recipe: str | None, chat_template: str | None
-) -> tuple[PromptStyle, str | None, Stops]:
-    """(prompts, answer mode, stops) of a recipe or a run's config.toml; without one, benchmarks'
-    own prompts, None and none."""
-    style, mode, stops = PromptStyle(), None, Stops()
+def read_style(recipe: str | None, chat_template: str | None) -> tuple[PromptStyle, Stops]:
+    """(prompts, stops) of a recipe or a run's config.toml; without one, benchmarks' own prompts and
+    none."""
+    style, stops = PromptStyle(), Stops()
     if recipe is not None:
         from rlvr.config.toml import load_recipe
         from rlvr.config.train import TrainRecipe
 
         loaded = load_recipe(recipe, [], TrainRecipe)
-        style = PromptStyle(loaded.data.prompt_template, loaded.data.system_prompt)
-        chat_template, mode = chat_template or loaded.data.chat_template, loaded.reward.answer_mode
+        style = PromptStyle(
+            loaded.data.prompt_template,
+            loaded.data.system_prompt,
+            answer_mode=loaded.reward.answer_mode,
+            require_closed_think=loaded.reward.require_closed_think,
+        )
+        chat_template = chat_template or loaded.data.chat_template
         stops = Stops(loaded.rollout.stop, loaded.rollout.stop_token_ids)
     if chat_template is not None:
         style = replace(style, chat_template=read_template(chat_template, "--chat-template"))
-    return style, mode, stops
+    return style, stops

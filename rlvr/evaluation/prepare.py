@@ -13,6 +13,7 @@ from eval.benchmarks import LoadedBenchmark
 from eval.generations import GenerationKey
 from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
+from rlvr.data.chat import requires_closed_think
 from rlvr.engines.choose import choose_engine, is_vllm_installed, why_not_vllm
 from rlvr.engines.engine import SamplingParams
 from rlvr.engines.stop_tokens import missing_end, stop_ids, unended
@@ -62,7 +63,21 @@ def make_plan(
         args.gpu_memory_utilization,
         args.max_num_seqs,
         tuple(SamplingJob(served(t, args.adapters_as), tuple(keys), requests) for t in targets),
+        _closed_think(args, style, tokenizer),
     )
+
+
+def _closed_think(args: argparse.Namespace, style: PromptStyle, tokenizer: Any) -> bool:
+    """What the command line says, else the recipe, else the chat template."""
+    said = args.require_closed_think
+    wanted = style.require_closed_think if said is None else said
+    closed = requires_closed_think(wanted, tokenizer, style.chat_template)
+    if closed and wanted is None:
+        logger.info(
+            "prompts end in <think>: only what follows a </think> is paid"
+            " (--no-require-closed-think pays all)"
+        )
+    return closed
 
 
 def settings_of(

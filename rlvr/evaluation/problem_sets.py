@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from eval.benchmarks import LoadedBenchmark, Question, load_benchmark, resolve
 from eval.records import Benchmark
 from rlvr.common.errors import ConfigError
-from rlvr.config.train import DataConfig, TrainRecipe
+from rlvr.config.train import HELD_OUT, DataConfig, TrainRecipe
 from rlvr.data import tables
 from rlvr.data.chat import read_template
 from rlvr.data.contamination import question_of
@@ -17,8 +17,6 @@ from rlvr.data.problems import Dataset
 from rlvr.evaluation.plan import PromptStyle
 
 R = TypeVar("R")
-HELD_OUT = "heldout"
-"""The name under which the problems of eval.path are scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +88,14 @@ def eval_sets(
     data = recipe.data
     chat = read_template(data.chat_template)
     style = PromptStyle(data.prompt_template, data.system_prompt, chat)
-    room = recipe.model.max_len - recipe.rollout.max_response_len
+    room = recipe.model.max_len - recipe.eval_len
     for loaded in benchmarks:
         prompts = style.encode(loaded, loaded.questions[: recipe.eval.limit], tokenizer)
         longest = max(map(len, prompts))
         if longest > room:
             raise ConfigError(
                 f"eval.benchmarks: {loaded.name} has a prompt of {longest} tokens, the limit is"
-                f" {room}; raise model.max_len or lower rollout.max_response_len"
+                f" {room}; raise model.max_len or lower eval.max_len"
             )
         sets.append(EvalSet(loaded, prompts))
     return tuple(sets)
@@ -108,5 +106,5 @@ def _held_out_set(recipe: TrainRecipe, data: Dataset, prompts: list[list[int]]) 
     # results are stored by id
     if len({question.id for question in questions}) < len(questions):
         raise ConfigError("eval.path: an id occurs twice; leave data.id_field out to number rows")
-    record = Benchmark(HELD_OUT, (), len(questions), "not stated", recipe.eval.samples)
+    record = Benchmark(HELD_OUT, (), len(questions), "not stated", recipe.eval.samples_of(HELD_OUT))
     return EvalSet(LoadedBenchmark(record, questions, data.source, (data.sha256,)), prompts)

@@ -7,7 +7,6 @@ allows. With rollout.mode = "async" a step's groups are collected while the step
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from rlvr.engines.engine import Engine, EngineLost, Response, SamplingParams
 from rlvr.sampling.background import BackgroundCollection
 from rlvr.sampling.group_stream import GroupRequest, GroupStream
 from rlvr.sampling.problem_selection import Selector, difficulty_levels
+from rlvr.sampling.refill import FIRST_FRAC, MIN_FRAC, num_prompts, updated_frac
 from rlvr.sampling.reward import shaped_rewards
 from rlvr.sampling.rollouts import Group, RolloutStats, StepRollouts, diagnose
 
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 
 
 logger = get_logger(__name__)
-
-MARGIN = 1.5
-"""Standard deviations of the number of informative groups that are asked for beyond its mean, so
-that a step seldom has to ask again: that costs another response's length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +90,7 @@ class Sampler:
         )
         self._used: Counter[str] = Counter()
         self._lengths: dict[str, float] = {}
-        # a guess, and only the number of prompts in the first rounds depends on it
-        self._informative_frac = 0.5
+        self._informative_frac = FIRST_FRAC
         self._surplus: list[Group] = []
         self._paused: list[GroupRequest] = []
         self._ahead: StepRollouts | None = None
@@ -237,16 +232,15 @@ class Sampler:
 
     @property
     def _usable_frac(self) -> float:
-        # a third at least: a policy that is lost on a batch should not cost more
-        return max(self._informative_frac, 1 / 3) if self._sampling.dynamic else 1.0
+        return max(self._informative_frac, MIN_FRAC) if self._sampling.dynamic else 1.0
 
     def _num_prompts(self, missing: int) -> int:
-        # what comes beyond the missing ones is used by the next steps, if they may be that old
-        margin = MARGIN if self._rollout.max_staleness > 0 else 0.0
-        spread = margin * math.sqrt(missing * (1 - self._usable_frac))
-        return math.ceil((missing + spread) / self._usable_frac)
+        if not self._sampling.dynamic:
+            return missing
+        keeps_surplus = self._rollout.max_staleness > 0
+        return num_prompts(missing, self._informative_frac, keeps_surplus)
 
-    def _ask(self, num_prompts: int, step: int) -> list[GroupRequest]:
+    def _ask(self, count: int, step: int) -> list[GroupRequest]:
         """The next problems, with the seed of every response."""
         seed, size = self._train.seed, self._rollout.group_size
         # `number` makes the seeds of a problem that is drawn twice in a step differ
@@ -257,7 +251,7 @@ class Sampler:
                 self._prompts[index],
                 [sample_seed(seed, step, self._problems[index].id, number, i) for i in range(size)],
             )
-            for index, number in self._selector.pick(num_prompts, step)
+            for index, number in self._selector.pick(count, step)
         ]
 
     def _expected_tokens(self, asked: Sequence[GroupRequest]) -> list[float]:
@@ -321,8 +315,8 @@ class Sampler:
 
     def _learn(self, fresh: Sequence[Group]) -> None:
         if fresh:
-            now = sum(group.informative for group in fresh) / len(fresh)
-            self._informative_frac = 0.8 * self._informative_frac + 0.2 * now
+            count = sum(group.informative for group in fresh)
+            self._informative_frac = updated_frac(self._informative_frac, count, len(fresh))
 
     def _say_short(self, step: int, groups: Sequence[Group], stats: RolloutStats) -> None:
         """Says that sampling.max_refills left the step short. Raises: NoSignalError when there is

@@ -22,6 +22,7 @@ from rlvr.common.errors import ConfigError, RunError
 from rlvr.common.log import get_logger
 from rlvr.common.signals import never_stop
 from rlvr.config.train import DataConfig, TrainRecipe
+from rlvr.data.chat import read_template, requires_closed_think
 from rlvr.data.problems import Dataset, Problem, encode_prompts, load_problems
 from rlvr.distributed.world import World
 from rlvr.engines import vllm_local
@@ -92,19 +93,21 @@ def build(
         logger.warning(slow)
     torch.manual_seed(recipe.train.seed)  # for libraries that draw without a generator of their own
     sources = _load_sources(recipe, data_sha256)
+    tokenizer = load_tokenizer(recipe.model, model_path)
+    recipe = _with_think(recipe, tokenizer)
     # its workers are forked before any other library pins or multiplies threads
     verifier = Verifier(
         answer_mode=recipe.reward.answer_mode,
+        require_closed_think=bool(recipe.reward.require_closed_think),
         timeout_s=recipe.reward.timeout_s,
         num_workers=recipe.reward.num_workers,
     )
     use_vllm = _use_vllm(recipe)
-    tokenizer = load_tokenizer(recipe.model, model_path)
     rollout = with_stops(recipe.rollout, tokenizer)
     recipe = recipe.model_copy(update={"rollout": rollout})
-    max_len = _max_prompt_len(recipe)
+    max_len = _max_prompt_len(recipe, recipe.rollout.max_response_len)
     data, prompts = encode_prompts(sources.train, tokenizer, recipe.data, max_len)
-    evals = _eval_sets(recipe, sources, tokenizer, max_len)
+    evals = _eval_sets(recipe, sources, tokenizer)
     # before the engine: vLLM counts the GPU memory that is taken when it starts
     policy = _policy(recipe, model_path, prompts, world)
     for line in notices(recipe, policy.causal_lm.generation_config, tokenizer, prompts):
@@ -117,6 +120,15 @@ def build(
     entropy = EntropyControl(recipe.algorithm)
     parts = (policy, optimizer, entropy, engine, verifier, sampler)
     return Training(recipe, world, *parts, data, evals, safe_point)
+
+
+def _with_think(recipe: TrainRecipe, tokenizer: Any) -> TrainRecipe:
+    """The recipe with reward.require_closed_think decided."""
+    reward, template = recipe.reward, read_template(recipe.data.chat_template)
+    closed = requires_closed_think(reward.require_closed_think, tokenizer, template)
+    return recipe.model_copy(
+        update={"reward": reward.model_copy(update={"require_closed_think": closed})}
+    )
 
 
 @dataclass(frozen=True)
@@ -137,9 +149,8 @@ def _load_sources(recipe: TrainRecipe, data_sha256: str | None) -> _Sources:
     return _Sources(train, held_out, load_benchmarks(recipe))
 
 
-def _eval_sets(
-    recipe: TrainRecipe, sources: _Sources, tokenizer: Any, max_len: int
-) -> tuple[EvalSet, ...]:
+def _eval_sets(recipe: TrainRecipe, sources: _Sources, tokenizer: Any) -> tuple[EvalSet, ...]:
+    max_len = _max_prompt_len(recipe, recipe.eval_len)
     held_out = sources.held_out and encode_prompts(
         sources.held_out[0], tokenizer, sources.held_out[1], max_len, "eval"
     )
@@ -227,9 +238,9 @@ def _policy(recipe: TrainRecipe, model_path: str, prompts: list[list[int]], worl
     return policy
 
 
-def _max_prompt_len(recipe: TrainRecipe) -> int:
+def _max_prompt_len(recipe: TrainRecipe, response_len: int) -> int:
     """Tokens that a prompt may have: what the recipe says and the response leaves room for."""
-    room = recipe.model.max_len - recipe.rollout.max_response_len
+    room = recipe.model.max_len - response_len
     return min(recipe.data.max_prompt_len or room, room)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,12 @@ from eval.score import score_problems
 from rlvr.common.files import write_whole
 from rlvr.common.log import get_logger
 from rlvr.common.signals import never_stop
+from rlvr.config.train import HELD_OUT
 from rlvr.distributed.shares import in_order
 from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.evaluation.plan import request
-from rlvr.evaluation.problem_sets import HELD_OUT, EvalSet
+from rlvr.evaluation.problem_sets import EvalSet
 from rlvr.runs.metrics import EVAL_METRICS
 from rlvr.runs.reader import evaluation_path, read_evaluations
 
@@ -40,7 +41,8 @@ Key = tuple[str, str, int]
 class Evaluation:
     """What one evaluation found. accuracy, fractions (right responses of each problem), texts (the
     first response of each) and truncated_frac are those of the first set. score: the value of
-    eval.best_metric. results: as results.json of `rlvr eval` has them.
+    eval.best_metric. results: as results.json of `rlvr eval` has them. sets: fractions of every
+    set by its name; evaluations from before it was kept have none.
     """
 
     accuracy: Interval
@@ -49,6 +51,7 @@ class Evaluation:
     truncated_frac: float
     score: float
     results: dict[str, Any]
+    sets: dict[str, list[float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -58,13 +61,15 @@ class Evaluation:
         return cls(**{**tree, "accuracy": Interval(**tree["accuracy"])})
 
     def metrics(self) -> dict[str, float]:
-        """eval/accuracy, and eval/<set>/<metric> of every set."""
-        return metrics_of(self.results) | {"eval/accuracy": self.accuracy.value}
+        """eval/accuracy, eval/accuracy_mean of several sets, and eval/<set>/<metric> of each."""
+        return metrics_of(self.results, self.accuracy)
 
 
-def metrics_of(results: dict[str, Any]) -> dict[str, float]:
-    """eval/<set>/<metric>, for the log."""
-    found = {}
+def metrics_of(results: dict[str, Any], accuracy: Interval) -> dict[str, float]:
+    """The metrics of an evaluation, for the log. accuracy: of the first set."""
+    found = {"eval/accuracy": accuracy.value}
+    if len(results["benchmarks"]) > 1:
+        found["eval/accuracy_mean"] = results["overall"]["avg@k"]["value"]
     for name, result in results["benchmarks"].items():
         values = {**result, "response_len_mean": result["length"]["mean"]}
         found |= {f"eval/{name}/{metric}": values[metric]["value"] for metric in EVAL_METRICS}
@@ -78,7 +83,7 @@ def sample_responses(
     safe_point: Callable[[], None] = never_stop,
     world: World = World.alone(),
 ) -> list[tuple[Key, Response]]:
-    """eval.samples responses per problem, with the same seeds in every evaluation.
+    """The responses that [eval] asks for, with the same seeds in every evaluation.
 
     The ranks share the generation. safe_point: called after every decoding step; may raise.
     """
@@ -86,14 +91,13 @@ def sample_responses(
     requests = []
     for one in sets:
         for question, prompt in zip(one.questions, one.prompts, strict=True):
-            for i in range(recipe.eval.samples):
+            for i in range(recipe.eval.samples_of(one.loaded.name)):
                 keys.append((one.loaded.name, question.id, i))
                 # the same draws in every evaluation: differences between steps are the policy's
                 requests.append(request(prompt, recipe.train.seed, keys[-1]))
-    longest, config = recipe.rollout.max_response_len, recipe.eval
-    stops = recipe.rollout.stop_token_ids
+    config, stops = recipe.eval, recipe.rollout.stop_token_ids
     sampling = SamplingParams(
-        longest, config.temperature, config.top_p, logprobs=False, stop_token_ids=stops
+        recipe.eval_len, config.temperature, config.top_p, logprobs=False, stop_token_ids=stops
     )
     width = recipe.rollout.ranks_per_engine
     check = world.synchronized_stop(safe_point, width)
@@ -124,16 +128,18 @@ def score_responses(
         generations, verifier, benchmarks=[one.loaded for one in sets]
     )
     first = sets[0].loaded.name
-    fractions = [p["c"] / p["n"] for p in problems if p["benchmark"] == first]
-    accuracy = fraction_over_problems(fractions, recipe.eval.samples)
-    metrics = metrics_of(results) | {"eval/accuracy": accuracy.value}
+    fractions: dict[str, list[float]] = {one.loaded.name: [] for one in sets}
+    for problem in problems:
+        fractions[problem["benchmark"]].append(problem["c"] / problem["n"])
+    accuracy = fraction_over_problems(fractions[first], recipe.eval.samples_of(first))
     evaluation = Evaluation(
         accuracy,
-        fractions,
+        fractions[first],
         [g.response for g in generations if g.benchmark == first and g.sample == 0],
         results["benchmarks"][first]["truncated_frac"]["value"],
-        metrics[f"eval/{recipe.eval.best_metric}"],
+        metrics_of(results, accuracy)[f"eval/{recipe.eval.best_metric}"],
         results,
+        fractions,
     )
     return evaluation, generations
 
@@ -197,7 +203,10 @@ def _report(
         total, count = len(one.loaded.questions), len(one.questions)
         of = f"{count} of {total}" if count < total else str(total)
         say(f"  {name}: avg@{result['k']} {value:.3f} [{lo:.3f}, {hi:.3f}], {of} problems")
-    return found.metrics()
+    metrics = found.metrics()
+    if "eval/accuracy_mean" in metrics:
+        say(f"  mean of {len(found.sets)} sets: {metrics['eval/accuracy_mean']:.3f}")
+    return metrics
 
 
 def _write_held_out(folder: Path, loaded: LoadedBenchmark) -> None:

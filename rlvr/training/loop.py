@@ -137,6 +137,7 @@ def _facts(training: Training) -> dict[str, Any]:
         read_template(recipe.data.chat_template),
         recipe.rollout.stop_token_ids,
     )
+    facts["require_closed_think"] = recipe.reward.require_closed_think
     facts |= {"num_ranks": training.world.size, "sharded": policy.strategy.is_sharded}
     evaluated = [one.loaded for one in training.evals]
     facts["contamination"] = training.world.on_main(

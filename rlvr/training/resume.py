@@ -116,6 +116,10 @@ def restore(
     check(recipe, world)
     check_reachable(recipe)
     facts = json.loads((folder / "manifest.json").read_text())
+    # as the run began, also one from before unclosed thinking was looked at
+    closed = bool(facts.get("require_closed_think"))
+    reward = recipe.reward.model_copy(update={"require_closed_think": closed})
+    recipe = recipe.model_copy(update={"reward": reward})
     training = build(
         recipe,
         facts["model"],

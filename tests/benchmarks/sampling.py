@@ -1,15 +1,16 @@
-"""Rollouts per informative group by simulation: predictive sampling against uniform refill.
+"""Rollouts per informative group, and rounds of prompts per step, by simulation.
 
 A table of problems with pass rates from Beta(0.3, 0.3) that drift upwards; every step needs 16
 informative groups of 8. The selector, the refill and the kept surplus are those of training; only
 the responses are drawn from the table. Run: python -m tests.benchmarks.sampling [--json FILE]
 
-With --quickstart it runs `rlvr train recipes/quickstart.toml` with both strategies instead.
+A second table has the rounds that a step takes where a given fraction of groups carries a signal,
+by the sampler itself (tests/benchmarks/refill_rounds.py). With --quickstart it runs `rlvr train
+recipes/quickstart.toml` with both strategies instead.
 """
 
 import argparse
 import json
-import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ import numpy as np
 
 from rlvr.config.train import SamplingConfig
 from rlvr.sampling.problem_selection import Selector
-from tests.benchmarks import sampling_quickstart
+from rlvr.sampling.refill import FIRST_FRAC, num_prompts, updated_frac
+from tests.benchmarks import refill_rounds, sampling_quickstart
 
 STEPS, GROUPS, GROUP_SIZE, NUM_LEVELS = 300, 16, 8, 5
 DRIFT = 1.5
@@ -39,13 +41,13 @@ def simulate(strategy: str, num_problems: int, seed: int, label_noise: float | N
         seed,
         levels=None if label_noise is None else labels(logit, label_noise, draw),
     )
-    num_sampled, num_informative, surplus, fraction = 0, 0, [], 0.5
+    num_sampled, num_informative, surplus, fraction = 0, 0, [], FIRST_FRAC
     sampled, used = Counter(), Counter()
     for step in range(STEPS):
         now = 1 / (1 + np.exp(-(logit + DRIFT * step / STEPS)))
         groups, surplus = surplus, []
         while len(groups) < GROUPS:
-            asked = math.ceil((GROUPS - len(groups)) / max(fraction, 1 / 3))
+            asked = num_prompts(GROUPS - len(groups), fraction)
             found = []
             for index, _ in selector.pick(asked, step):
                 num_right = int(draw.binomial(GROUP_SIZE, now[index]))
@@ -54,7 +56,7 @@ def simulate(strategy: str, num_problems: int, seed: int, label_noise: float | N
                 if 0 < num_right < GROUP_SIZE:
                     found.append(index)
             num_sampled, num_informative = num_sampled + asked, num_informative + len(found)
-            fraction = 0.8 * fraction + 0.2 * len(found) / asked
+            fraction = updated_frac(fraction, len(found), asked)
             groups += found
         groups, surplus = groups[:GROUPS], groups[GROUPS:]
         used.update(groups)
@@ -96,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.quickstart:
         result = sampling_quickstart.compare(args.seeds, args.steps)
     else:
-        result = compare_simulations(args.seeds)
+        result = compare_simulations(args.seeds) | {"rounds": refill_rounds.table(args.seeds)}
     if args.json:
         with open(args.json, "w") as file:
             json.dump(result, file, indent=1)

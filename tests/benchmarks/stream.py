@@ -20,7 +20,7 @@ from rlvr.compare.execution.warm_engine import WarmEngine
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.data.problems import encode_prompts, load_problems
-from rlvr.sampling import group_stream, sampler
+from rlvr.sampling import group_stream, refill
 from rlvr.sampling.sampler import Sampler
 from rlvr.training.build import Training, build, make_sampler
 from rlvr.training.step import train_step
@@ -34,12 +34,12 @@ WAYS = ("rounds", "refill", "partial")
 def rounds() -> Iterator[None]:
     """The sampler as it was before there was a stream: as many prompts as are expected to be
     needed, and more when all of these have ended."""
-    before = sampler.MARGIN, group_stream.TICK
-    sampler.MARGIN, group_stream.TICK = 0.0, math.inf  # pyright: ignore[reportAttributeAccessIssue]
+    before = refill.MARGIN, group_stream.TICK
+    refill.MARGIN, group_stream.TICK = 0.0, math.inf  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        sampler.MARGIN, group_stream.TICK = before
+        refill.MARGIN, group_stream.TICK = before
 
 
 def start(engine: WarmEngine, overrides: Sequence[str]) -> Training:

@@ -31,9 +31,11 @@ def test_no_answers_give_no_classes(verifier):
     assert answer_groups({}, verifier) == {}
 
 
+@pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("mode", ["boxed", "answer_line", "hash", "last_number"])
 @pytest.mark.process
-def test_answers_are_compared_in_every_answer_mode(mode):
-    with Verifier(answer_mode=mode, num_workers=1) as judge:
+def test_answers_are_compared_in_every_answer_mode(mode, closed):
+    """Also by a verifier that wants the end of thinking, which an answer alone has not."""
+    with Verifier(answer_mode=mode, require_closed_think=closed, num_workers=1) as judge:
         groups = answer_groups({("b", "x"): ["0.5", "1/2", "3"]}, judge)["b", "x"]
     assert groups == {"0.5": 1, "1/2": 1, "3": 2}

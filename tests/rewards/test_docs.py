@@ -13,7 +13,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "verifier.md"
 def examples():
     rows = (line.strip("| ").split(" | ")[-3:] for line in PAGE.read_text().splitlines())
     cells = [[cell.strip("`") for cell in row] for row in rows if len(row) == 3]
-    return [tuple(row) for row in cells if row[2] in set(Reason)]
+    # rows with two reasons are those of prompts that open <think>, below
+    return [tuple(row) for row in cells if row[2] in set(Reason) and row[1] not in set(Reason)]
 
 
 def test_the_page_has_an_example_for_every_reason_that_one_can_provoke(examples):
@@ -27,3 +28,15 @@ def test_every_example_is_true(examples):
         verdicts = verifier.verify_many([(response, gold) for response, gold, _ in examples])
     found = [verdict.reason.value for verdict in verdicts]
     assert found == [reason for _, _, reason in examples]
+
+
+def test_every_example_of_a_prompt_that_opens_think_is_true():
+    rows = (line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines())
+    cells = [[cell.strip("`") for cell in row] for row in rows if len(row) == 4]
+    examples = [row for row in cells if {row[2], row[3]} <= set(Reason)]
+    assert {row[3] for row in examples} == {"correct", "no_answer"}
+    pairs = [(response, gold) for response, gold, _, _ in examples]
+    for column, closed in ((2, False), (3, True)):
+        with Verifier(require_closed_think=closed) as verifier:
+            found = [verdict.reason.value for verdict in verifier.verify_many(pairs)]
+        assert found == [row[column] for row in examples]

@@ -3,7 +3,7 @@
 import pytest
 
 from rewards import extract as extraction
-from rewards.extract import extract
+from rewards.extract import MODES, extract
 from rewards.types import Reason
 from tests.rewards.counting import work
 
@@ -79,6 +79,18 @@ def test_no_mode_falls_back_to_another():
     assert extract(r"\boxed{5}", "hash").answer is None
     assert extract(r"\boxed{5} and so on", "answer_line").answer is None
     assert extract("no digits", "last_number").answer is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_where_the_prompt_opens_think_only_what_follows_its_end_is_an_answer(mode):
+    said = r"the answer is 5 #### 5 \boxed{5}"
+    form = {"boxed": r"\boxed{7}", "answer_line": "Answer: 7", "hash": "#### 7"}.get(mode, "7")
+    assert extract(said, mode).answer is not None
+    for unfinished in (said, f"{said} <think>", f"x</think> done <think> {said}"):
+        found = extract(unfinished, mode, require_closed_think=True)
+        assert (found.answer, found.reason) == (None, Reason.NO_ANSWER)
+    for finished in (f"{said}</think> {form}", f"{said}</think>a</think> {form} <think> {said}"):
+        assert extract(finished, mode, require_closed_think=True).answer == "7"
 
 
 def test_an_unknown_mode_names_the_known_ones():

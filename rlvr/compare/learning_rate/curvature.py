@@ -63,6 +63,7 @@ def correct_rows(recipe: TrainRecipe, count: int) -> list[TokenRow]:
     """
     from rewards import Verifier
     from rlvr.common.seeds import sample_seed
+    from rlvr.data.chat import read_template, requires_closed_think
     from rlvr.engines.engine import Request, SamplingParams
     from rlvr.engines.stop_tokens import with_stops
     from rlvr.engines.transformers import TransformersEngine
@@ -75,7 +76,11 @@ def correct_rows(recipe: TrainRecipe, count: int) -> list[TokenRow]:
         recipe.rollout.temperature,
         stop_token_ids=with_stops(recipe.rollout, policy.tokenizer).stop_token_ids,
     )
-    with Verifier(answer_mode=recipe.reward.answer_mode, num_workers=1) as verifier:
+    reward, template = recipe.reward, read_template(recipe.data.chat_template)
+    closed = requires_closed_think(reward.require_closed_think, policy.tokenizer, template)
+    with Verifier(
+        answer_mode=reward.answer_mode, require_closed_think=closed, num_workers=1
+    ) as verifier:
         for start in range(0, 8 * count, count):
             part = range(start, min(start + count, len(prompts)))
             requests = [Request(prompts[i], sample_seed(0, "prior", i)) for i in part]

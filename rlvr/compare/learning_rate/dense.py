@@ -17,7 +17,7 @@ def dense_tasks(comparison: Comparison, labels: Sequence[str]) -> list[RunTask]:
     recipe = comparison.recipe
     rates = between(recipe.dense.min_lr, recipe.dense.max_lr)
     return [
-        comparison.task(label, seed, lr, recipe.find.steps, rules=recipe.find.rules)
+        comparison.short_task(label, seed, lr)
         for seed in recipe.dense.seeds
         for part in (rates[::2], rates[1::2])
         for label in labels
@@ -30,7 +30,7 @@ def read_dense(comparison: Comparison, labels: Sequence[str]) -> dict[str, list[
     points: dict[str, list[RatePoint]] = {label: [] for label in labels}
     for task in dense_tasks(comparison, labels):
         outcome = settled(task)
-        point = outcome and read_point(task, outcome, comparison.recipe.find.rules)
+        point = outcome and read_point(task, outcome, comparison.recipe.find)
         if point is not None:
             points[task.label].append(point)
     return points

@@ -195,12 +195,12 @@ def find_rates(
     }
     while wanted := {label: runs for label in labels if (runs := searches[label].next_runs())}:
         tasks = [
-            comparison.task(label, seed, rate(k), config.steps, rules=config.rules)
+            comparison.short_task(label, seed, rate(k))
             for label, runs in wanted.items()
             for k, seed in runs
         ]
         for task, outcome in zip(tasks, run(tasks), strict=True):
-            point = read_point(task, outcome, config.rules)
+            point = read_point(task, outcome, config)
             searches[task.label].points += [] if point is None else [point]
     return {
         label: _conclude(comparison, label, priors, search.points)

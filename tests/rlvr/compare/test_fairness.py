@@ -176,6 +176,17 @@ def test_shipped_comparisons_are_fair_or_say_why_not(path):
     assert [reason for reason in unfair if not reason.startswith("lr: ")] == []
 
 
+@pytest.mark.parametrize("size", ["1.5b", "7b"])
+def test_the_comparisons_that_redo_the_study_are_scored_as_it_was(size):
+    path = ROOT / "recipes" / "compare" / f"r1_distill_qwen_{size}_adapters.toml"
+    recipe = open_comparison(path, [], warm_start=False).resolve("lora", 0, 1e-5)
+    samples = {name: recipe.eval.samples_of(name) for name in recipe.eval.sets}
+    small = dict.fromkeys(("aime24", "aime25", "amc23", "hmmt25"), 32)
+    assert samples == small | {"heldout": 4, "minerva": 4}
+    assert recipe.eval.path == "math500.jsonl"
+    assert (recipe.eval_len, recipe.rollout.max_response_len) == (32_768, 16_384)
+
+
 def test_a_rate_that_the_base_recipe_has_for_another_method_is_borrowed(
     write_comparison, open_written, tmp_path
 ):

@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 
+from rlvr.common.errors import ConfigError
 from rlvr.compare.execution.task import OUTCOME, RunOutcome, run_key
 from rlvr.compare.learning_rate.find import RateSearch, conclude, find_rates, first_grid, more_rates
 from rlvr.compare.learning_rate.grid import nearest, rate
 from rlvr.compare.learning_rate.prior import prior_of, priors_from
-from rlvr.compare.results import RatePoint
+from rlvr.compare.results import RatePoint, read_point
 from rlvr.config.compare import FindConfig
 
 CONFIG = FindConfig()
@@ -139,6 +140,47 @@ def write_runs(tasks, best):
         (task.folder / OUTCOME).write_text(json.dumps(vars(outcome)))
         outcomes.append(outcome)
     return outcomes
+
+
+def test_short_runs_judged_by_their_reward_are_not_evaluated(open_written):
+    comparison = open_written("[methods.lora]\n[find]\nsteps = 7\n")
+    task = comparison.short_task("lora", 0, 1e-3)
+    assert (task.recipe.eval.path, task.recipe.train.steps) == (None, 7)
+    assert comparison.task("lora", 0, 1e-3).recipe.eval.path is not None
+    judged = open_written('[methods.lora]\n[find]\nsignal = "accuracy"\n')
+    assert judged.short_task("lora", 0, 1e-3).recipe.eval.path is not None
+
+
+def test_a_reward_of_chosen_problems_judges_no_rate(open_written):
+    text, chosen = "[methods.lora]\n", {"sampling": {"strategy": "predictive"}}
+    with pytest.raises(ConfigError, match=r"find\.signal = \"reward\".* set it to \"accuracy\""):
+        open_written(text, **chosen).short_task("lora", 0, 1e-3)
+    by_accuracy = text + '[find]\nsignal = "accuracy"\n'
+    open_written(by_accuracy, **chosen).short_task("lora", 0, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "value"),
+    [
+        ({"last_frac": 0.5}, (6 + 7 + 8 + 9) / 4),
+        ({"last_frac": 0.1}, (7 + 8 + 9) / 3),
+        ({"last_frac": 1.0}, (2 + 3 + 4 + 5 + 6 + 7 + 8 + 9) / 8),
+        ({"signal": "accuracy"}, (0.5 + 0.1) / 2),
+    ],
+)
+def test_the_value_of_a_short_run_is_that_of_its_signal(open_written, settings, value):
+    """Ten steps, two of which the step before had already filled; two sets of other sizes."""
+    task = open_written("[methods.lora]\n").task("lora", 0, 1e-3)
+    (task.folder / "eval").mkdir(parents=True)
+    sets = {"heldout": [1.0, 0.0, 0.5, 0.5], "aime24": [0.1, 0.1]}
+    (task.folder / "eval" / "step_10.json").write_text(json.dumps({"sets": sets}))
+    rewards = [{"reward/mean": float(i)} if i > 1 else {} for i in range(10)]
+    rows = ({"step": i + 1, "time/step_s": 1.0, **reward} for i, reward in enumerate(rewards))
+    (task.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = RunOutcome(run_key(task.recipe, task.budget), "lora", "finished", 10)
+    found = read_point(task, outcome, FindConfig(**settings))
+    assert found is not None
+    assert found.value == pytest.approx(value)
 
 
 def test_labels_are_searched_together_and_end_with_their_rates(open_written):

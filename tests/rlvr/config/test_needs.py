@@ -48,9 +48,9 @@ ALWAYS = {
         rollout.stop rollout.stop_token_ids
         rollout.temperature rollout.top_p rollout.top_k rollout.min_p rollout.sync_tolerance
         sampling.strategy sampling.dynamic sampling.max_refills
-        reward.answer_mode reward.correct reward.incorrect reward.timeout_s reward.num_workers
-        reward.overlong reward.format_weight reward.length_weight reward.repetition_weight
-        reward.normalise
+        reward.answer_mode reward.require_closed_think reward.correct reward.incorrect
+        reward.timeout_s reward.num_workers reward.overlong reward.format_weight
+        reward.length_weight reward.repetition_weight reward.normalise
         algorithm.preset algorithm.advantage algorithm.ratio algorithm.clip algorithm.aggregation
         algorithm.kl_beta algorithm.entropy_coef algorithm.entropy_target algorithm.mismatch
         optim.name optim.lr optim.betas optim.eps optim.weight_decay optim.schedule
@@ -80,7 +80,7 @@ ALWAYS = {
     CompareRecipe: """
         compare.name compare.base compare.dir compare.seeds compare.match compare.allow_unmatched
         methods budget.steps budget.tokens budget.seconds budget.flops settings
-        find.seeds find.precision find.steps find.num_points find.max_points find.prior
+        find.seeds find.precision find.steps find.signal find.num_points find.max_points find.prior
         find.reference_lr find.min_r2 find.rules.max_kl find.rules.max_kl_step
         find.rules.min_reward_frac find.rules.max_grad_norm_ratio
         dense.min_lr dense.max_lr dense.seeds prune executor.kind
@@ -145,10 +145,10 @@ CASES = [
     (TrainRecipe, "eval.name", {"eval.path": "generated:word_problems"}, {"eval.path": "a/b"}),
     (TrainRecipe, "eval.levels", {"eval.path": "rows.jsonl"},
      {"eval.path": "generated:word_problems"}),
-    (TrainRecipe, "eval.limit eval.samples eval.temperature eval.top_p eval.every"
-     " eval.best_metric", {}, SCORED),
-    (TrainRecipe, "eval.limit eval.samples eval.temperature eval.top_p eval.every"
-     " eval.best_metric", {}, {"eval.path": "rows.jsonl"}),
+    (TrainRecipe, "eval.limit eval.samples eval.samples_by_set eval.max_len eval.temperature"
+     " eval.top_p eval.every eval.best_metric", {}, SCORED),
+    (TrainRecipe, "eval.limit eval.samples eval.samples_by_set eval.max_len eval.temperature"
+     " eval.top_p eval.every eval.best_metric", {}, {"eval.path": "rows.jsonl"}),
     (TrainRecipe, "eval.top_p", SCORED | {"eval.temperature": 0.0},
      SCORED | {"eval.temperature": 0.6}),
     (TrainRecipe, "track.project", {"track.wandb": "disabled"}, {"track.wandb": "offline"}),
@@ -159,6 +159,7 @@ CASES = [
     (FinetuneRecipe, "data.system_prompt data.prompt_template", {"data.messages_field": "talk"},
      {}),
     (CompareRecipe, "budget.max_steps", {}, {"budget.steps": None, "budget.tokens": 1e6}),
+    (CompareRecipe, "find.last_frac", {"find.signal": "accuracy"}, {"find.signal": "reward"}),
     (CompareRecipe, "find.prior_power find.prior_rows", {"find.prior": "none"}, {}),
     (CompareRecipe, "executor.parallel", {"executor.kind": "ray"}, {"executor.kind": "slurm"}),
     (CompareRecipe, "executor.gpus_per_run executor.cpus_per_run", {}, {"executor.kind": "ray"}),
@@ -175,6 +176,8 @@ VALUES = {
     "data.levels": [2],
     "eval.levels": [2],
     "eval.limit": 5,
+    "eval.samples_by_set": {"heldout": 4},
+    "eval.max_len": 64,
     "algorithm.clip_delta": 3.0,
     "algorithm.kl_unbiased": False,
 }

@@ -1,6 +1,9 @@
 """Evaluation in training: the same numbers as offline, the best checkpoint, contamination."""
 
+import gzip
 import json
+from collections import Counter
+from statistics import fmean
 
 import pytest
 
@@ -31,6 +34,8 @@ def run_folder(rlvr_command, make_recipe, digit_problems, tmp_path_factory):
             "limit": 10,
             "benchmarks": [f"bench={bench}"],
             "samples": 3,
+            "samples_by_set": {"heldout": 2},
+            "max_len": 20,
             "every": 1,
             "best_metric": "bench/avg@k",
         },
@@ -65,6 +70,25 @@ def test_the_number_in_training_is_the_number_offline_on_the_same_generations(
     assert logged[-1]["eval/accuracy"] == offline["benchmarks"]["heldout"]["avg@k"]["value"]
     assert offline["benchmarks"]["bench"]["missing"]["count"] == 3, "eval.limit is stated"
     assert offline["benchmarks"]["bench"]["samples_per_problem"] == [3, 3]
+
+
+def test_every_set_has_its_own_number_of_responses_of_the_evaluations_length(run_folder):
+    run, _, _ = run_folder
+    with gzip.open(run / "eval" / "step_3.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    found = Counter(row["benchmark"] for row in rows)
+    assert found == {"heldout": 10 * 2, "bench": 10 * 3}
+    assert max(row["response_len"] for row in rows) == 20, "rollouts have up to 32"
+
+
+def test_the_accuracy_over_all_sets_is_the_mean_of_theirs(run_folder):
+    run, _, _ = run_folder
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").open()][-1]
+    stored = json.loads((run / "eval" / "step_3.json").read_text())
+    means = {name: fmean(values) for name, values in stored["sets"].items()}
+    assert means == {name: logged[f"eval/{name}/avg@k"] for name in ("heldout", "bench")}
+    assert logged["eval/accuracy_mean"] == pytest.approx(fmean(means.values()))
+    assert logged["eval/accuracy"] == means["heldout"], "that of the first set is what it was"
 
 
 def test_the_best_checkpoint_is_kept_by_the_metric_that_was_chosen(run_folder):
@@ -120,6 +144,9 @@ def test_training_problems_that_are_evaluated_are_recorded_and_warned_of(run_fol
         ({"every": 2}, "without eval.path and eval.benchmarks"),
         ({"benchmarks": ["aime24"], "best_metric": "aime25/avg@k"}, "eval.best_metric"),
         ({"benchmarks": ["aime24"], "best_metric": "aime24/length"}, "eval.best_metric"),
+        ({"benchmarks": ["aime24"], "best_metric": "accuracy_mean"}, "eval.best_metric"),
+        ({"benchmarks": ["aime24"], "samples_by_set": {"aime25": 4}}, "aime25: no such set"),
+        ({"benchmarks": ["aime24"], "max_len": 160}, "eval.max_len = 160: leaves no room"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(recipe_tree, settings, message):
