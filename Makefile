@@ -15,8 +15,8 @@ quickstart: $(STAMP)  ## train a policy with real vLLM on this machine
 	@echo "$(strip rlvr train recipes/quickstart.toml $(ARGS))"
 	@$(BIN)/rlvr train recipes/quickstart.toml $(ARGS)
 
-test: $(STAMP) lint types  ## lint, types and the whole test suite
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(STAMP) lint types  ## lint, types and the whole test suite in two processes (one with ARGS)
+	@$(BIN)/python -m pytest -m "not slow" $(or $(ARGS),-n 2)
 
 test-fast: $(STAMP)  ## in a minute: the tests that start no engine and no process
 	@$(BIN)/python -m pytest --fast $(ARGS)

@@ -1,6 +1,7 @@
 """Environment for every test: threads that do not spin, W&B offline, no hub, Ctrl-C as usual.
 
-`--fast` runs the tests of FAST that are marked neither slow nor engine nor process.
+`--fast` runs the tests of FAST that are marked neither slow nor engine nor process. `-n 2` runs
+whole files in two processes, those of LONG first.
 """
 
 import os
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +39,15 @@ SLOWER = """
     rlvr/report/test_browser*
 """.split()
 """Files, from tests/ on. The other folders load models or start engines, as soon as imported."""
+LONG = """
+    training/test_train compare/test_runs evaluation/test_cli adapters/test_exact
+    training/test_faults engines/test_vllm_server distributed/test_ranks training/test_async
+    training/test_running analysis/test_hessian sft/test_finetune plan/test_plan
+    compare/test_search training/test_evaluate engines/test_engines
+""".split()
+"""Files of tests/rlvr that take 10 s and more, the longest first."""
+NUM_THREADS = len(os.sched_getaffinity(0))
+"""Of torch, at the start of every test: what a run takes that names no number."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,6 +66,35 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--fast") and not config.option.markexpr:
         config.option.markexpr = "not slow and not engine and not process"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files, since fixtures of a module are expensive; in the order of collection."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In two processes, long files come first: one that began last would keep a process waiting."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: _place(item.path))
+
+
+def _place(path: Path) -> int:
+    """Where a file stands in LONG, or after all of it."""
+    name = "/".join(path.with_suffix("").parts[-2:])
+    return LONG.index(name) if name in LONG else len(LONG)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Takes back the number of threads that a test before has set, in the whole process: results
+    of two numbers differ in the last bits."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(NUM_THREADS)
 
 
 STARTED: list[str] = []

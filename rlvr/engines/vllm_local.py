@@ -55,6 +55,21 @@ def _remove_leftovers(world: World, width: int) -> None:
     world.gather(None)  # nobody may create what a slower rank would still remove
 
 
+@contextmanager
+def _settable_threads() -> Iterator[None]:
+    """Undoes at the end that vLLM on CPU makes torch.set_num_threads a no-op in the whole process.
+
+    vLLM protects a binding to cores, which it makes in processes of its own only.
+    """
+    import torch
+
+    set_num_threads = torch.set_num_threads
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_num_threads
+
+
 class VllmEngine(Engine):
     """vLLM's LLM class, driven with token ids only, one decoding step at a time."""
 
@@ -90,23 +105,24 @@ class VllmEngine(Engine):
             options["distributed_executor_backend"] = "external_launcher"
         options |= known_args(rollout.engine_args)
         before = torch.cuda.memory_allocated()
-        self._llm: Any = LLM(
-            model=path,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-            dtype=model.dtype,
-            max_model_len=model.max_len,
-            max_num_seqs=rollout.max_num_seqs,
-            tensor_parallel_size=rollout.tensor_parallel_size,
-            gpu_memory_utilization=rollout.gpu_memory_utilization,
-            enable_sleep_mode=rollout.sleep,
-            # the ratio needs the probabilities that tokens were drawn with, not the model's
-            logprobs_mode="processed_logprobs",
-            skip_tokenizer_init=False,
-            use_tqdm_on_load=False,
-            seed=seed,
-            **options,
-        )
+        with _settable_threads():
+            self._llm: Any = LLM(
+                model=path,
+                revision=model.revision,
+                trust_remote_code=model.trust_remote_code,
+                dtype=model.dtype,
+                max_model_len=model.max_len,
+                max_num_seqs=rollout.max_num_seqs,
+                tensor_parallel_size=rollout.tensor_parallel_size,
+                gpu_memory_utilization=rollout.gpu_memory_utilization,
+                enable_sleep_mode=rollout.sleep,
+                # the ratio needs the probabilities that tokens were drawn with, not the model's
+                logprobs_mode="processed_logprobs",
+                skip_tokenizer_init=False,
+                use_tqdm_on_load=False,
+                seed=seed,
+                **options,
+            )
         self._held_gib = (torch.cuda.memory_allocated() - before) / 2**30
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._adapter: Any = None
@@ -161,6 +177,9 @@ class VllmEngine(Engine):
 
         if self.lost:
             raise EngineLost("vLLM died before")
+        # A thread takes over the number of torch's threads when it first asks torch for it. vLLM's
+        # own operators do not ask, and vLLM dies where the number changes within a step.
+        torch.get_num_threads()
         # vLLM draws from torch's global generator, on CPU for seeded requests too. A resumed run
         # syncs once more than one that was never stopped, so without this the two would differ.
         rng = torch.get_rng_state()

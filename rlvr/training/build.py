@@ -197,7 +197,7 @@ def _engine(
 
     def start() -> Engine:
         engine = start_engine(recipe, policy, use_vllm, mode)
-        # vLLM has set torch's number of threads to its own, in the whole process
+        # after the start: a vLLM with worker processes sets torch's number of threads in this one
         if policy.device.type == "cpu":
             cores = len(os.sched_getaffinity(0)) // world.local_size
             torch.set_num_threads(recipe.train.num_threads or max(1, cores))

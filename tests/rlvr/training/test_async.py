@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 import rlvr.sampling.background
 import rlvr.training.step
@@ -32,10 +33,10 @@ def warm_engine():
 def make_training(make_recipe, warm_engine, request):
     """The parts of a run on the shared engine, which starts from the base policy."""
 
-    def make(method: str = "lora", safe_point=never_stop, **rollout) -> Training:
+    def make(method: str = "lora", safe_point=never_stop, num_threads=None, **rollout) -> Training:
         recipe = make_recipe(
             rollout={"engine": "vllm", "mode": "async"} | rollout,
-            train={"steps": 5},
+            train={"steps": 5, "num_threads": num_threads},
             track={"rollouts_per_step": 0},
         )
         if method == "full":
@@ -90,6 +91,17 @@ def test_a_run_stopped_with_rollouts_in_flight_resumes_bit_for_bit(make_training
     assert again == end
     for ours, theirs in zip(second.policy.trainable, whole.policy.trainable, strict=True):
         assert (ours == theirs).all()
+
+
+@pytest.mark.engine
+def test_the_number_of_threads_of_a_recipe_holds_in_both_threads(make_training):
+    """vLLM on CPU dies where a thread's number changes within a decoding step."""
+    training = make_training(num_threads=1)
+    engine = training.engine.engine
+    for step in range(2):
+        assert torch.get_num_threads() == 1
+        train_step(training, step)
+    assert training.engine.engine is engine, "it did not die"
 
 
 @pytest.mark.engine
