@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from rlvr.config.adapter import AdapterConfig
 
+EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
+"""Modules that peft saves whole where an adapter is on them."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM takes for its largest LoRA rank."""
 
@@ -30,6 +32,18 @@ def lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
         parts = [(layer.lora_A[n].weight, layer.lora_B[n].weight * layer.scaling[n]) for n in names]
     a, b = zip(*parts, strict=True)
     return torch.cat(a).detach(), torch.cat(b, dim=1).detach()
+
+
+def save_as_peft(model: Any, folder: Path, **options: Any) -> None:
+    """What peft's save_pretrained(folder, **options) writes, without a request to the hub.
+
+    By default peft compares the vocabulary with that of the base's config.json on the hub, at every
+    save, to find out whether embeddings were resized. They never are here.
+    """
+    targets = getattr(model.peft_config["default"], "target_modules", None) or ()
+    # "auto" where they are targets: peft then knows without asking
+    wanted = "auto" if EMBEDDINGS.intersection(targets) else False
+    model.save_pretrained(folder, save_embedding_layers=wanted, **options)
 
 
 def save_as_lora(model: Any, folder: Path, _config: AdapterConfig | None = None) -> None:

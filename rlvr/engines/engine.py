@@ -36,6 +36,12 @@ def refusal(reason: str, engine: str, mode: str) -> ConfigError:
     )
 
 
+def head_override(dtype: str) -> dict[str, str]:
+    """vLLM's hf_overrides for a model of this type: logits are added up and kept in float32, as
+    the trainer's are (`rlvr.policy.logprob_head`)."""
+    return {} if dtype == "float32" else {"head_dtype": "float32"}
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How tokens are drawn. temperature 0 is greedy; top_k 0 keeps all; max_len in tokens.
@@ -73,12 +79,23 @@ class Response:
     truncated: bool
 
 
+@dataclass(frozen=True, slots=True)
+class CacheLoad:
+    """How full vLLM's key-value cache was. preemptions: times that a running response was put back
+    to make room for others, and computed again. peak_frac: largest fraction of the cache in use."""
+
+    preemptions: int
+    peak_frac: float
+
+
 class Engine(Protocol):
     """The boundary between the trainer and whatever generates."""
 
     name: str
     lost: bool = False
     """Whether it died: every further call raises EngineLost."""
+    cache_load: CacheLoad | None = None
+    """Of the last `stream`, once it has ended; None where the engine does not tell."""
 
     def stream(
         self, requests: Sequence[Request], sampling: SamplingParams
@@ -138,6 +155,10 @@ class ForwardingEngine(Engine):
     def __init__(self, engine: Engine) -> None:
         self.name = engine.name
         self.engine = engine
+
+    @property
+    def cache_load(self) -> CacheLoad | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.engine.cache_load
 
     def stream(
         self, requests: Sequence[Request], sampling: SamplingParams

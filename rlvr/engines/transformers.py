@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache
@@ -19,7 +19,8 @@ from rlvr.engines.weights.arrival import sent_names, sent_weights
 from rlvr.engines.weights.fingerprint import Piece, whole_piece
 from rlvr.engines.weights.vllm_weights import FACTORS
 from rlvr.policy.language_model import LanguageModel
-from rlvr.policy.logits import HALF_TOLERANCE, TOLERANCE
+from rlvr.policy.logits import HALF_TOLERANCE, TOLERANCE, transform_of
+from rlvr.policy.logprob_head import head_outputs
 from rlvr.policy.packing import TokenRow
 
 if TYPE_CHECKING:
@@ -115,16 +116,20 @@ class TransformersEngine(Engine):
 
     def _next_logits(self, ids_NL: Tensor, mask_NL: Tensor, cache: DynamicCache) -> Tensor:
         positions_NL = (mask_NL.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_NL.shape[1] :]
-        with self._model.autocast():
-            output = self._model.causal_lm(
-                input_ids=ids_NL,
-                attention_mask=mask_NL,
-                position_ids=positions_NL,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        return output.logits[:, -1].float()
+        causal_lm: Any = self._model.causal_lm
+        inputs: dict[str, Any] = {
+            "input_ids": ids_NL,
+            "attention_mask": mask_NL,
+            "position_ids": positions_NL,
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        if self._model.dtype == torch.float32:
+            return causal_lm(**inputs, logits_to_keep=1).logits[:, -1].float()
+        with self._model.autocast():  # the model's own forward pass would round its logits
+            hidden_NH = causal_lm.base_model(**inputs).last_hidden_state[:, -1]
+            outputs_NV = head_outputs(hidden_NH, causal_lm.get_output_embeddings())
+        return transform_of(causal_lm)(outputs_NV)
 
     @torch.no_grad()
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import RunError
 from rlvr.distributed.world import World
-from rlvr.engines.engine import Engine, EngineLost, Request, Response, SamplingParams
+from rlvr.engines.engine import (
+    CacheLoad,
+    Engine,
+    EngineLost,
+    Request,
+    Response,
+    SamplingParams,
+    head_override,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +36,7 @@ def _set_environment(kv_cache_gib: int) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine shares our process and weights
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(kv_cache_gib))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
 
@@ -65,6 +73,8 @@ class VllmEngine(Engine):
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM
 
+        # whoever imported vLLM first
+        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
         options: dict[str, Any] = {}
         if not torch.cuda.is_available():
             if rollout.tensor_parallel_size > 1:
@@ -84,6 +94,7 @@ class VllmEngine(Engine):
             dtype=model.dtype,
             max_model_len=model.max_len,
             max_num_seqs=rollout.max_num_seqs,
+            hf_overrides=head_override(model.dtype),
             tensor_parallel_size=rollout.tensor_parallel_size,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             enable_sleep_mode=rollout.sleep,
@@ -96,7 +107,6 @@ class VllmEngine(Engine):
             seed=seed,
             **options,
         )
-        logging.getLogger("vllm").setLevel(logging.ERROR)
         self._adapter: Any = None
         self._has_served = False
         self._can_sleep, self._asleep = rollout.sleep, False
@@ -105,22 +115,29 @@ class VllmEngine(Engine):
         self, requests: Sequence[Request], sampling: SamplingParams
     ) -> Generator[list[tuple[int, Response]], None, None]:
         running: dict[int, str] = {}
-        self._has_served = True
+        scheduled: list[Any] = []
+        self._has_served, peak_frac = True, 0.0
         try:
             with self._alive() as llm:
+                scheduler = llm.llm_engine.engine_core.engine_core.scheduler
                 for index, request in enumerate(requests):
                     prompt: Any = {"type": "token", "prompt_token_ids": request.prompt_ids}
                     params = _sampling_params(sampling, request.seed)
                     running[index] = llm.llm_engine.add_request(
                         str(index), prompt, params, lora_request=self._adapter
                     )
+                    scheduled.append(scheduler.requests[running[index]])
             while running:
                 with self._alive() as llm:
                     outputs: list[Any] = llm.llm_engine.step()
+                    peak_frac = max(peak_frac, scheduler.kv_cache_manager.usage)
                 for output in outputs:
                     del running[int(output.request_id)]
                 yield [(int(o.request_id), _response(o.outputs[0])) for o in outputs]
         finally:
+            # of the scheduler itself: vLLM's statistics cost a record per response and step
+            num_preemptions = sum(one.num_preemptions for one in scheduled)
+            self.cache_load = CacheLoad(num_preemptions, peak_frac)
             if running and not self.lost:
                 self._llm.llm_engine.abort_request(list(running.values()), internal=True)
 
@@ -153,12 +170,12 @@ class VllmEngine(Engine):
         with self._alive() as llm:
             outputs = llm.generate(
                 [{"prompt_token_ids": ids} for ids in sequences],
-                VllmParams(max_tokens=1, prompt_logprobs=0, detokenize=False),
+                VllmParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False),
                 use_tqdm=False,
                 lora_request=self._adapter,
             )
         return [
-            _chosen((output.prompt_logprobs or [])[1:], ids[1:])
+            _flat(output.prompt_logprobs, len(ids) - 1)
             for output, ids in zip(outputs, sequences, strict=True)
         ]
 
@@ -215,14 +232,14 @@ class VllmEngine(Engine):
         llm, self._llm = self._llm, None
         if llm is None:
             return
-        llm.llm_engine.engine_core.shutdown()
-        if self.lost:  # the engine that takes its place needs the memory
-            import torch
+        import torch
 
-            del llm
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        llm.llm_engine.engine_core.shutdown()
+        # the next engine needs the memory, and measures what is free when it starts
+        del llm
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 class _Counter:
@@ -250,6 +267,7 @@ def _sampling_params(sampling: SamplingParams, seed: int) -> Any:
         stop_token_ids=list(sampling.stop_token_ids),
         seed=seed,
         logprobs=0 if sampling.logprobs else None,
+        flat_logprobs=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -257,10 +275,13 @@ def _sampling_params(sampling: SamplingParams, seed: int) -> Any:
 
 def _response(output: Any) -> Response:
     token_ids = list(output.token_ids)
-    logprobs = [] if output.logprobs is None else _chosen(output.logprobs, token_ids)
+    logprobs = [] if output.logprobs is None else _flat(output.logprobs, len(token_ids))
     return Response(token_ids, logprobs, truncated=output.finish_reason == "length")
 
 
-def _chosen(positions: Sequence[Any], token_ids: Sequence[int]) -> list[float]:
-    """The log-probability of each token at its position."""
-    return [float(at[token].logprob) for at, token in zip(positions, token_ids, strict=True)]
+def _flat(found: Any, num_tokens: int) -> list[float]:
+    """The log-probability of each token, as vLLM has them in one list: two objects per token would
+    be millions for the garbage collector in a step."""
+    values = [] if found is None else found.logprobs
+    assert len(values) == num_tokens, (len(values), num_tokens)
+    return values

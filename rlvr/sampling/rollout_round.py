@@ -73,7 +73,8 @@ def run_round(
         groups = [judged[i].result() if i in judged else None for i in range(len(asked))]
     finally:
         threads.shutdown(cancel_futures=True)
-    return Round(groups, generated - start, time.perf_counter() - generated)
+    verify_s = time.perf_counter() - generated
+    return Round(groups, generated - start, verify_s, engine.cache_load)
 
 
 def _enough(judged: Collection[Future[Group]], wanted: int) -> bool:

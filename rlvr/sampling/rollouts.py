@@ -10,7 +10,7 @@ from typing import Any, Self
 from rewards import Reason
 from rewards.counters import UNJUDGED
 from rlvr.algorithm.advantage import MIN_JUDGED, is_informative
-from rlvr.engines.engine import Response
+from rlvr.engines.engine import CacheLoad, Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,13 @@ class Round:
     """One engine's output for one round of prompts, with seconds.
 
     groups: one per requested prompt, None where it was aborted. verify_s: beyond generate_s.
+    cache_load: None where the engine does not tell.
     """
 
     groups: list[Group | None]
     generate_s: float
     verify_s: float
+    cache_load: CacheLoad | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class RolloutStats:
     fresh: groups sampled in this step, in the order requested. num_asked, num_aborted, num_stale:
     responses. most_tokens, mean_tokens: of the engine with the most, and of the mean one.
     generate_s, verify_s: of the slowest engine; verification that generation did not hide.
+    cache_loads: of the engines that tell, in every round.
     """
 
     fresh: list[Group] = field(default_factory=list)
@@ -116,6 +119,7 @@ class RolloutStats:
     mean_tokens: float = 0.0
     generate_s: float = 0.0
     verify_s: float = 0.0
+    cache_loads: list[CacheLoad] = field(default_factory=list)
 
     def add(self, fresh: list[Group], num_asked: int, rounds: Sequence[Round]) -> None:
         """Adds a round of every engine; responses asked for that `fresh` lacks were aborted."""
@@ -129,6 +133,7 @@ class RolloutStats:
         self.mean_tokens += sum(tokens) / len(tokens)
         self.generate_s += max(one.generate_s for one in rounds)
         self.verify_s += max(one.verify_s for one in rounds)
+        self.cache_loads += [one.cache_load for one in rounds if one.cache_load]
 
     def metrics(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """Metrics of a step that trains on `groups`."""
@@ -153,6 +158,7 @@ class RolloutStats:
             values
             | fractions
             | ({"reward/mean": sum(rewards) / len(rewards)} if rewards else {})
+            | self._cache_metrics()
             | {
                 "rollout/response_len_mean": num_tokens / num_responses,
                 "rollout/truncated_frac": truncated / num_responses,
@@ -167,6 +173,14 @@ class RolloutStats:
                 "sampler/rollouts_per_informative_group": self.num_asked / max(informative, 1),
             }
         )
+
+    def _cache_metrics(self) -> dict[str, float]:
+        if not self.cache_loads:
+            return {}
+        return {
+            "rollout/preemptions": float(sum(load.preemptions for load in self.cache_loads)),
+            "rollout/cache_peak_frac": max(load.peak_frac for load in self.cache_loads),
+        }
 
 
 def diagnose(groups: Sequence[Group], num_rounds: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -115,6 +116,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
     import torch
 
     from rlvr.adapters import get_method
+    from rlvr.engines.engine import head_override
     from rlvr.engines.weights.sync import mode_of
 
     model, rollout = recipe.model, recipe.rollout
@@ -130,6 +132,8 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
         "worker-extension-cls": "rlvr.engines.weights.vllm_weights.Reader",
     }
     flags = ["enable-prefix-caching", "disable-uvicorn-access-log"]
+    if override := head_override(model.dtype):
+        options["hf-overrides"] = json.dumps(override)
     if model.revision:
         options["revision"] = model.revision
     if model.trust_remote_code:

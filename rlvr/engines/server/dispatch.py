@@ -10,6 +10,7 @@ from typing import Any
 from rlvr.common.errors import RunError
 from rlvr.engines.engine import Request, Response, SamplingParams
 from rlvr.engines.server.client import Server, ServerLost, ServerRestarted
+from rlvr.engines.server.load import LoadMeter
 from rlvr.engines.server.pool import Pool
 
 MAX_REISSUES = 3
@@ -20,13 +21,17 @@ server is back."""
 
 
 class Dispatch:
-    """One batch of requests on its way through a pool's servers."""
+    """One batch of requests on its way through a pool's servers.
+
+    meter: how full their caches are meanwhile.
+    """
 
     def __init__(self, pool: Pool, requests: Sequence[Request], sampling: SamplingParams) -> None:
         self._pool, self._requests, self._sampling = pool, requests, sampling
         self._waiting, self._num_running = deque(range(len(requests))), 0
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._reissues: Counter[int] = Counter()
+        self.meter = LoadMeter()
 
     async def serve(self, put: Callable[[tuple[int, Response]], None]) -> None:
         """Puts out every response with the index of its request, as they come.
@@ -34,6 +39,7 @@ class Dispatch:
         Raises: RunError when no server is left for long, or one request fails again and again.
         """
         servers, events = self._pool.servers, self._events
+        meter = asyncio.create_task(self.meter.keep_looking(self._pool))
         watchers = [
             asyncio.create_task(self._pool.watch(one, lambda: events.put_nowait(None)))
             for one in servers
@@ -47,7 +53,7 @@ class Dispatch:
                 if event is not None:  # else a server is back
                     self._take_in(*event, put)
         finally:
-            await _cancel([*watchers, *(task for one in servers for task in one.running)])
+            await _cancel([meter, *watchers, *(task for one in servers for task in one.running)])
 
     def _give_out(self) -> None:
         """Asks servers until none is free or nothing waits."""

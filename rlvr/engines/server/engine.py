@@ -120,8 +120,10 @@ class ServerEngine(Engine):
                     serving.result()
                 num_left -= len(finished)
                 yield finished
+            self._run(dispatch.meter.look(self._servers.live))
         finally:
             self._run(_end(serving))
+            self.cache_load = dispatch.meter.load
 
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         return self._run(self._servers.score(sequences))

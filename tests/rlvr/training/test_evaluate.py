@@ -138,6 +138,8 @@ CONDITIONAL = {
     "policy/kl_ref": "algorithm.kl_beta above 0",
     "policy/entropy_coef": "algorithm.entropy_coef above 0, or entropy_target",
     "optim/loss_scale": 'model.dtype = "float16"',
+    "rollout/preemptions": "vLLM as the engine",
+    "rollout/cache_peak_frac": "vLLM as the engine",
 }
 """Metrics of the table that a plain run has not, and what brings them."""
 
