@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     from rlvr.engines.weights.fingerprint import Piece
 
 
+QUIET_ON_CPU = (
+    "vllm.config.vllm",
+    "vllm.engine.arg_utils",
+    "vllm.model_executor.layers.indexer_topk",
+    "vllm.platforms.cpu",
+    "vllm.v1.worker.cpu_worker",
+)
+"""vLLM's loggers that warn at every start on a CPU of what is set there on purpose, or missing."""
+
+
 def _set_environment(kv_cache_gib: int) -> None:
     """Sets what vLLM reads once, at import."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine shares our process and weights
@@ -77,6 +87,8 @@ class VllmEngine(Engine):
         logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
         options: dict[str, Any] = {}
         if not torch.cuda.is_available():
+            for name in QUIET_ON_CPU:
+                logging.getLogger(name).setLevel(logging.ERROR)
             if rollout.tensor_parallel_size > 1:
                 _remove_leftovers(world, rollout.tensor_parallel_size)
             # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot
@@ -181,7 +193,7 @@ class VllmEngine(Engine):
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
         counted = _Counter(weights)  # a stream: the merged weights never exist all at once
-        with self._alive() as llm:
+        with self._alive() as llm, _without_warnings():
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(counted)})
         self._forget_prefixes()
         return counted.num_bytes
@@ -240,6 +252,18 @@ class VllmEngine(Engine):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Hides vLLM's warnings of weights that a sync leaves out: what arrives is read back."""
+    logger = logging.getLogger("vllm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class _Counter:

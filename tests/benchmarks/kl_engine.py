@@ -22,6 +22,8 @@ from tests.rlvr.small import read_lines, recipe_tree, write_problems
 LOGIT_STD = 6.0
 POLICIES = {"2 layers of 128": (2, 128, 4, 2), "12 layers of 512": (12, 512, 8, 2)}
 """num_layers, hidden_size, num_heads, num_kv_heads."""
+ENGINES = ("vllm", "transformers")
+"""The second, slow, runs the first policy only."""
 METRICS = ("policy/kl_engine", "policy/ratio_max", "sync/logprob_error_mean")
 
 
@@ -80,7 +82,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for number, (policy, shape) in enumerate(POLICIES.items()):
             path = write_policy(Path(name) / f"policy{number}", shape)
-            for engine in ("vllm", "transformers"):
+            for engine in ENGINES[: 2 - number]:
                 folder = Path(name) / f"{number}-{engine}"
                 folder.mkdir()
                 rows.append({"policy": policy, "engine": engine} | run(path, engine, folder))

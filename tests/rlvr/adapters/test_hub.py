@@ -4,6 +4,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import huggingface_hub.constants
+import huggingface_hub.hf_api
 import pytest
 
 from rlvr.adapters import METHODS
@@ -31,10 +32,9 @@ def requests(monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    for name in ("ENDPOINT", "HF_ENDPOINT"):
-        monkeypatch.setattr(
-            huggingface_hub.constants, name, f"http://127.0.0.1:{server.server_port}", raising=False
-        )
+    monkeypatch.setattr(
+        huggingface_hub.hf_api.api, "endpoint", f"http://127.0.0.1:{server.server_port}"
+    )
     yield asked
     server.shutdown()
     server.server_close()

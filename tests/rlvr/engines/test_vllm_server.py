@@ -109,6 +109,9 @@ def test_after_real_updates_the_server_serves_exactly_the_policy(server, server_
         with torch.no_grad():
             for parameter in policy.trainable:
                 parameter.mul_(1.5)
+    assert engine.cache_load is not None, "the server tells by its metrics"
+    assert engine.cache_load.preemptions == 0
+    assert 0 <= engine.cache_load.peak_frac < 1
     engine.close()
     if mode == "merged":
         connect(recipe, mode).close()  # the base again, for other tests
