@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from rlvr.config.adapter import AdapterConfig
 
+EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
+"""Modules that peft saves whole where an adapter is on them."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM takes for its largest LoRA rank."""
 
@@ -65,6 +67,18 @@ def _factors_by_name(layer: Any) -> tuple[Tensor, Tensor]:
     a, b = layer.vera_A[name][:, : layer.in_features], layer.vera_B[name][: layer.out_features]
     scale_b, scale_d = layer.vera_lambda_b[name].detach(), layer.vera_lambda_d[name].detach()
     return a.detach(), scale_b.unsqueeze(1) * b.detach() * scale_d
+
+
+def save_as_peft(model: Any, folder: Path, **options: Any) -> None:
+    """What peft's save_pretrained(folder, **options) writes, without a request to the hub.
+
+    By default peft compares the vocabulary with that of the base's config.json on the hub, at every
+    save, to find out whether embeddings were resized. They never are here.
+    """
+    targets = getattr(model.peft_config["default"], "target_modules", None) or ()
+    # "auto" where they are targets: peft then knows without asking
+    wanted = "auto" if EMBEDDINGS.intersection(targets) else False
+    model.save_pretrained(folder, save_embedding_layers=wanted, **options)
 
 
 def save_as_lora(model: Any, folder: Path, _config: AdapterConfig | None = None) -> None:

@@ -1,4 +1,5 @@
-"""peft's layers, computed so that rounding does not separate step 0 from the base policy."""
+"""peft's layers, computed so that rounding does not separate step 0 from the base policy, and
+without casts that change nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from peft.tuners.hra import HRALinear
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 
@@ -65,3 +67,15 @@ def restart_magnitudes(adapted: nn.Module) -> None:
             weight = base.weight.float()
             columns = weight.T if magnitudes["default"].fan_in_fan_out else weight
             magnitudes["default"].weight.data = torch.linalg.norm(columns, dim=1)
+
+
+def skip_input_casts(model: nn.Module) -> None:
+    """Leaves the inputs of low-rank factors in the compute type, for passes under autocast.
+
+    peft casts them up to the factors' float32, and autocast casts them down again before the only
+    thing that reads them, a product: the same numbers, copied twice in every module. Other layers,
+    DoRA's among them, read their inputs in float32 and keep peft's cast.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and not module.lora_variant:
+            module.cast_input_dtype_enabled = False

@@ -37,6 +37,12 @@ def refusal(reason: str, engine: str, mode: str) -> ConfigError:
     )
 
 
+def head_override(dtype: str) -> dict[str, str]:
+    """vLLM's hf_overrides for a model of this type: logits are added up and kept in float32, as
+    the trainer's are (`rlvr.policy.logprob_head`)."""
+    return {} if dtype == "float32" else {"head_dtype": "float32"}
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How tokens are drawn. temperature 0 is greedy; top_k 0 keeps all; max_len in tokens.
@@ -82,6 +88,15 @@ class Response:
     spans: list[tuple[int, int]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class CacheLoad:
+    """How full vLLM's key-value cache was. preemptions: times that a running response was put back
+    to make room for others, and computed again. peak_frac: largest fraction of the cache in use."""
+
+    preemptions: int
+    peak_frac: float
+
+
 class Session(Protocol):
     """Responses under way in an engine. Requests may join between any two decoding steps."""
 
@@ -110,6 +125,10 @@ class Session(Protocol):
     def close(self) -> None:
         """Aborts what is running."""
         ...
+
+    def cache_load(self) -> CacheLoad | None:
+        """How full the cache was so far; None where the engine does not tell."""
+        return None
 
 
 class Engine(Protocol):

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache
@@ -20,7 +20,8 @@ from rlvr.engines.weights.arrival import sent_names, sent_weights
 from rlvr.engines.weights.fingerprint import Piece, whole_piece
 from rlvr.engines.weights.vllm_weights import FACTORS
 from rlvr.policy.language_model import LanguageModel
-from rlvr.policy.logits import HALF_TOLERANCE, TOLERANCE
+from rlvr.policy.logits import HALF_TOLERANCE, TOLERANCE, transform_of
+from rlvr.policy.logprob_head import head_outputs
 from rlvr.policy.packing import TokenRow
 
 if TYPE_CHECKING:
@@ -201,16 +202,20 @@ class _Batch:
     def _next_logits(self) -> Tensor:
         """[N, V] in float32."""
         positions_NL = (self._mask_NL.cumsum(dim=1) - 1).clamp(min=0)
-        with self._model.autocast():
-            output = self._model.causal_lm(
-                input_ids=self._ids_NL,
-                attention_mask=self._mask_NL,
-                position_ids=positions_NL[:, -self._ids_NL.shape[1] :],
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        return output.logits[:, -1].float()
+        causal_lm: Any = self._model.causal_lm
+        inputs: dict[str, Any] = {
+            "input_ids": self._ids_NL,
+            "attention_mask": self._mask_NL,
+            "position_ids": positions_NL[:, -self._ids_NL.shape[1] :],
+            "past_key_values": self._cache,
+            "use_cache": True,
+        }
+        if self._model.dtype == torch.float32:
+            return causal_lm(**inputs, logits_to_keep=1).logits[:, -1].float()
+        with self._model.autocast():  # the model's own forward pass would round its logits
+            hidden_NH = causal_lm.base_model(**inputs).last_hidden_state[:, -1]
+            outputs_NV = head_outputs(hidden_NH, causal_lm.get_output_embeddings())
+        return transform_of(causal_lm)(outputs_NV)
 
 
 def _warpers(sampling: SamplingParams) -> logits_process.LogitsProcessorList:

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.distributed.world import World
 from rlvr.engines.engine import (
+    CacheLoad,
     Engine,
     EngineLost,
     Request,
     Response,
     SamplingParams,
     Session,
+    head_override,
 )
 
 if TYPE_CHECKING:
@@ -34,12 +36,22 @@ if TYPE_CHECKING:
     from rlvr.engines.weights.fingerprint import Piece
 
 
+QUIET_ON_CPU = (
+    "vllm.config.vllm",
+    "vllm.engine.arg_utils",
+    "vllm.model_executor.layers.indexer_topk",
+    "vllm.platforms.cpu",
+    "vllm.v1.worker.cpu_worker",
+)
+"""vLLM's loggers that warn at every start on a CPU of what is set there on purpose, or missing."""
+
+
 def _set_environment(kv_cache_gib: int) -> None:
     """Sets what vLLM reads once, at import."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine shares our process and weights
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(kv_cache_gib))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
 
@@ -91,8 +103,12 @@ class VllmEngine(Engine):
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM
 
+        # whoever imported vLLM first
+        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
         options: dict[str, Any] = {"enable_prefix_caching": True, "disable_log_stats": True}
         if not torch.cuda.is_available():
+            for name in QUIET_ON_CPU:
+                logging.getLogger(name).setLevel(logging.ERROR)
             if rollout.tensor_parallel_size > 1:
                 _remove_leftovers(world, rollout.tensor_parallel_size)
             # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot
@@ -113,6 +129,7 @@ class VllmEngine(Engine):
                 dtype=model.dtype,
                 max_model_len=model.max_len,
                 max_num_seqs=rollout.max_num_seqs,
+                hf_overrides=head_override(model.dtype),
                 tensor_parallel_size=rollout.tensor_parallel_size,
                 gpu_memory_utilization=rollout.gpu_memory_utilization,
                 enable_sleep_mode=rollout.sleep,
@@ -124,7 +141,6 @@ class VllmEngine(Engine):
                 **options,
             )
         self._held_gib = (torch.cuda.memory_allocated() - before) / 2**30
-        logging.getLogger("vllm").setLevel(logging.ERROR)
         self._adapter: Any = None
         self._numbers, self._running = itertools.count(), dict[str, str]()
         self.finished: dict[str, Response] = {}
@@ -134,8 +150,9 @@ class VllmEngine(Engine):
     def open(self, sampling: SamplingParams) -> VllmSession:
         return VllmSession(self, sampling)
 
-    def begin(self, request: Request, sampling: SamplingParams) -> str:
-        """Asks for a response; its name in `finished` and for `end`. Raises: EngineLost."""
+    def begin(self, request: Request, sampling: SamplingParams) -> tuple[str, Any]:
+        """Asks for a response: its name in `finished` and for `end`, and the scheduler's record of
+        it. Raises: EngineLost."""
         name = str(next(self._numbers))
         prompt: Any = {
             "type": "token",
@@ -146,15 +163,23 @@ class VllmEngine(Engine):
             self._running[name] = llm.llm_engine.add_request(
                 name, prompt, _sampling_params(sampling, request), lora_request=self._adapter
             )
-        return name
+            return name, self._scheduler.requests[self._running[name]]
 
-    def step(self) -> None:
-        """Decodes one step of all that runs; what ends goes to `finished`. Raises: EngineLost."""
+    def step(self) -> float:
+        """Decodes one step of all that runs; what ends goes to `finished`. The fraction of the
+        cache in use. Raises: EngineLost."""
         with self._alive() as llm:
             outputs: list[Any] = llm.llm_engine.step()
+            usage = self._scheduler.kv_cache_manager.usage
         for output in outputs:
             del self._running[output.request_id]
             self.finished[output.request_id] = _response(output.outputs[0])
+        return usage
+
+    @property
+    def _scheduler(self) -> Any:
+        # asked itself: vLLM's statistics cost a record per response and step
+        return self._llm.llm_engine.engine_core.engine_core.scheduler
 
     def end(self, names: Sequence[str]) -> list[Response]:
         """Ends these; what each has so far."""
@@ -202,18 +227,18 @@ class VllmEngine(Engine):
         with self._alive() as llm:
             outputs = llm.generate(
                 [{"prompt_token_ids": ids} for ids in sequences],
-                VllmParams(max_tokens=1, prompt_logprobs=0, detokenize=False),
+                VllmParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False),
                 use_tqdm=False,
                 lora_request=self._adapter,
             )
         return [
-            _chosen((output.prompt_logprobs or [])[1:], ids[1:])
+            _flat(output.prompt_logprobs, len(ids) - 1)
             for output, ids in zip(outputs, sequences, strict=True)
         ]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
         counted = _Counter(weights)  # a stream: the merged weights never exist all at once
-        with self._alive() as llm:
+        with self._alive() as llm, _without_warnings():
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(counted)})
         self._forget_prefixes()
         return counted.num_bytes
@@ -267,14 +292,26 @@ class VllmEngine(Engine):
         llm, self._llm = self._llm, None
         if llm is None:
             return
-        llm.llm_engine.engine_core.shutdown()
-        if self.lost:  # the engine that takes its place needs the memory
-            import torch
+        import torch
 
-            del llm
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        llm.llm_engine.engine_core.shutdown()
+        # the next engine needs the memory, and measures what is free when it starts
+        del llm
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Hides vLLM's warnings of weights that a sync leaves out: what arrives is read back."""
+    logger = logging.getLogger("vllm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def known_args(engine_args: dict[str, Any]) -> dict[str, Any]:
@@ -302,20 +339,22 @@ class VllmSession(Session):
     def __init__(self, engine: VllmEngine, sampling: SamplingParams) -> None:
         self._engine, self._sampling = engine, sampling
         self._names: dict[str, int] = {}
-        self._num_asked = 0
+        self._scheduled: list[Any] = []
+        self._peak_frac = 0.0
 
     @property
     def num_running(self) -> int:
         return len(self._names)
 
     def add(self, requests: Sequence[Request]) -> None:
-        for number, request in enumerate(requests, self._num_asked):
-            self._names[self._engine.begin(request, self._sampling)] = number
-        self._num_asked += len(requests)
+        for request in requests:
+            name, scheduled = self._engine.begin(request, self._sampling)
+            self._names[name] = len(self._scheduled)
+            self._scheduled.append(scheduled)
 
     def step(self) -> list[tuple[int, Response]]:
         if not self._ended():
-            self._engine.step()
+            self._peak_frac = max(self._peak_frac, self._engine.step())
         return self._take(self._ended())
 
     def pause(self) -> tuple[list[tuple[int, Response]], list[tuple[int, Response]]]:
@@ -325,6 +364,9 @@ class VllmSession(Session):
 
     def close(self) -> None:
         self.pause()
+
+    def cache_load(self) -> CacheLoad:
+        return CacheLoad(sum(one.num_preemptions for one in self._scheduled), self._peak_frac)
 
     def _ended(self) -> set[str]:
         # a step of another session may have ended responses of this one
@@ -360,6 +402,7 @@ def _sampling_params(sampling: SamplingParams, request: Request) -> Any:
         stop_token_ids=list(sampling.stop_token_ids),
         seed=request.seed,
         logprobs=0 if sampling.logprobs else None,
+        flat_logprobs=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -367,10 +410,13 @@ def _sampling_params(sampling: SamplingParams, request: Request) -> Any:
 
 def _response(output: Any) -> Response:
     token_ids = list(output.token_ids)
-    logprobs = [] if output.logprobs is None else _chosen(output.logprobs, token_ids)
+    logprobs = [] if output.logprobs is None else _flat(output.logprobs, len(token_ids))
     return Response(token_ids, logprobs, truncated=output.finish_reason == "length")
 
 
-def _chosen(positions: Sequence[Any], token_ids: Sequence[int]) -> list[float]:
-    """The log-probability of each token at its position."""
-    return [float(at[token].logprob) for at, token in zip(positions, token_ids, strict=True)]
+def _flat(found: Any, num_tokens: int) -> list[float]:
+    """The log-probability of each token, as vLLM has them in one list: two objects per token would
+    be millions for the garbage collector in a step."""
+    values = [] if found is None else found.logprobs
+    assert len(values) == num_tokens, (len(values), num_tokens)
+    return values

@@ -26,6 +26,8 @@ from rlvr.policy.packing import TokenRow, buckets, lines, pack, to_device
 
 T = TypeVar("T")
 
+CPU = torch.device("cpu")
+
 
 @dataclass
 class LanguageModel:
@@ -170,8 +172,8 @@ def load_frozen(
 
     device: None takes a GPU, if there is one. Raises: ConfigError.
     """
-    model, tokenizer = load_base(config, path)
-    model.to(device := device or default_device())
+    device = device or default_device()
+    model, tokenizer = load_base(config, path, device)
     model = model.eval() if adapter is None else load_adapted(model, adapter)
     model.requires_grad_(False)
     loaded = LanguageModel(model, tokenizer, compute_type(config), device, path)
@@ -189,15 +191,26 @@ def compute_type(config: ModelConfig) -> torch.dtype:
     return getattr(torch, config.dtype)
 
 
-def load_base(model_config: ModelConfig, path: str) -> tuple[Any, Any]:
-    """(model, tokenizer) from a folder or the hub, safetensors only. Raises: ConfigError."""
+LOADS_TO = frozenset({"cpu", "cuda"})
+"""Types of devices that transformers reads weights to without a copy in CPU memory first."""
+
+
+def load_base(model_config: ModelConfig, path: str, device: torch.device = CPU) -> tuple[Any, Any]:
+    """(model on the device, tokenizer) from a folder or the hub, safetensors only.
+
+    Weights go to a GPU one by one: none of a machine's ranks holds the model in CPU memory. Raises:
+    ConfigError.
+    """
     tokenizer = load_tokenizer(model_config, path)
     read = partial(load_whole, AutoModelForCausalLM.from_pretrained)
     dtype = compute_type(model_config)
-    model = _load(read, model_config, path, dtype=dtype, use_safetensors=True)
+    first = device if device.type in LOADS_TO else CPU
+    model = _load(
+        read, model_config, path, dtype=dtype, use_safetensors=True, device_map={"": first}
+    )
     check_len(model.config, model_config.max_len, path)
     cap_attention(model)
-    return model, tokenizer
+    return model.to(device), tokenizer
 
 
 def load_tokenizer(model_config: ModelConfig, path: str) -> Any:

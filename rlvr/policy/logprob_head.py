@@ -12,6 +12,8 @@ CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
 """Logits held at a time: 4 MiB in float32 stay near a core, 512 MiB keep a GPU busy."""
 MIN_CHUNK_LEN = 128
 """Tokens of a chunk at least, so that reading a large head pays."""
+BLOCK_ROWS = 4096
+"""Rows of a 16-bit head that are held in float32 at a time, on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,59 @@ class LogitTransform:
 
 
 PLAIN = LogitTransform()
+
+
+def head_outputs(hidden_TH: Tensor, head: nn.Module) -> Tensor:
+    """[T, outputs] of a head in float32, differentiable.
+
+    What a linear head adds up stays in float32: 16 bits have steps of 0.125 among logits of 16 to
+    32. A head with an adapter rounds as its own layers do.
+    """
+    device = hidden_TH.device.type
+    if type(head) is nn.Linear and torch.is_autocast_enabled(device):
+        hidden_TH = hidden_TH.to(torch.get_autocast_dtype(device))
+    if type(head) is not nn.Linear or hidden_TH.dtype == torch.float32:
+        return head(hidden_TH).float()
+    outputs_TV: Any = _Float32Product.apply(hidden_TH, head.weight)
+    return outputs_TV if head.bias is None else outputs_TV + head.bias.float()
+
+
+class _Float32Product(torch.autograd.Function):
+    """`float32_product` with the head's weight in the hidden states' type; each gradient has the
+    type of what it is for."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_TH: Tensor, weight_VH: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden_TH, weight_VH)
+        return float32_product(hidden_TH, weight_VH.to(hidden_TH.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        hidden_TH, weight_VH = ctx.saved_tensors
+        grad_TV = grads[0].to(hidden_TH.dtype)
+        to_hidden, to_weight = ctx.needs_input_grad
+        return (
+            grad_TV @ weight_VH.to(hidden_TH.dtype) if to_hidden else None,
+            (grad_TV.T @ hidden_TH).to(weight_VH.dtype) if to_weight else None,
+        )
+
+
+@torch.no_grad()
+def float32_product(hidden_TH: Tensor, weight_VH: Tensor) -> Tensor:
+    """[T, V] hidden weight^T, added up and kept in float32. Both have one type; the products of
+    16-bit numbers are exact."""
+    if hidden_TH.dtype == torch.float32:
+        return hidden_TH @ weight_VH.T
+    with torch.autocast(hidden_TH.device.type, enabled=False):
+        if hidden_TH.is_cuda:  # the same tensor cores, without the last rounding
+            return torch.mm(hidden_TH, weight_VH.T, out_dtype=torch.float32)
+        wide_TH = hidden_TH.float()
+        out_TV = wide_TH.new_empty(len(wide_TH), len(weight_VH))
+        for out_TB, rows_BH in zip(
+            out_TV.split(BLOCK_ROWS, dim=1), weight_VH.split(BLOCK_ROWS), strict=True
+        ):
+            torch.mm(wide_TH, rows_BH.float().T, out=out_TB)
+        return out_TV
 
 
 def token_logprobs(
@@ -93,7 +148,7 @@ def _chunk(
     transform: LogitTransform,
 ) -> tuple[Tensor, Tensor]:
     """The general case: any head, differentiated by autograd."""
-    logits_CV = transform(head(hidden_CH).float()) / temperature
+    logits_CV = transform(head_outputs(hidden_CH, head)) / temperature
     log_z_C = logits_CV.logsumexp(dim=-1)
     logp_C = logits_CV.gather(1, targets_C.unsqueeze(1)).squeeze(1) - log_z_C
     with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
@@ -169,7 +224,7 @@ def _log_softmax(
     hidden_CH: Tensor, weight_VH: Tensor, temperature: float, transform: LogitTransform
 ) -> tuple[Tensor, Tensor | None]:
     """([C, V] log-probabilities, [C, V] what a cap leaves of the outputs' slopes, if any)."""
-    logits_CV, bend_CV = transform.overwrite((hidden_CH @ weight_VH.T).float())
+    logits_CV, bend_CV = transform.overwrite(float32_product(hidden_CH, weight_VH))
     logits_CV.div_(temperature)
     return logits_CV.sub_(logits_CV.logsumexp(dim=-1, keepdim=True)), bend_CV
 

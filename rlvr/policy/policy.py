@@ -18,9 +18,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rlvr.adapters import get_method
 from rlvr.adapters.base import Method, Setup
 from rlvr.adapters.budget import match_rank
-from rlvr.adapters.export import save_as_lora, saves_as_lora
+from rlvr.adapters.export import save_as_lora, save_as_peft, saves_as_lora
 from rlvr.adapters.merge import merged_weights, reference_on
 from rlvr.adapters.methods.full import frozen_copy
+from rlvr.adapters.rounding import skip_input_casts
 from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_state
 from rlvr.adapters.targets import check_adapted, check_modules, named_after
 from rlvr.config.train import AdapterConfig, ModelConfig
@@ -152,6 +153,8 @@ class Policy(LanguageModel):
         with self.gathered():
             if self.method.save:
                 self.method.save(model, folder, self.adapter)
+            elif isinstance(model, PeftModel):
+                save_as_peft(model, folder)
             else:
                 model.save_pretrained(folder)
 
@@ -210,12 +213,11 @@ def load_policy(
     """
     method = get_method(adapter)
     device, dtype = device or default_device(), compute_type(model_config)
-    base, tokenizer = load_base(model_config, path)
+    base, tokenizer = load_base(model_config, path, device)
     wanted: set[str] = set()
     if "target_modules" in method.options:
         check_modules(base, adapter.target_modules)
         wanted = named_after(base, adapter.target_modules)
-    base.to(device)
     use_packing(base)
     reference = None
     if keep_reference and not method.keeps_base:
@@ -225,6 +227,8 @@ def load_policy(
     adapter = adapter.model_copy(update={"seed": seed if adapter.seed is None else adapter.seed})
     model = method.apply(base, Setup(adapter, adapter.seed or 0, num_updates, rows)).eval()
     check_adapted(model, wanted)
+    if dtype != torch.float32:
+        skip_input_casts(model)
     scale = LossScale() if dtype == torch.float16 else None
     strategy = ShardingStrategy(world)
     policy = Policy(

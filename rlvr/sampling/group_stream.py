@@ -261,6 +261,7 @@ class GroupStream:
 
     def costs(self) -> list[EngineCost]:
         """What each engine has spent so far."""
+        self._cost.cache_load = self._session.cache_load()
         return self._world.gather(self._cost)[:: self._width]
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from rewards import Reason
 from rewards.counters import UNJUDGED
 from rlvr.algorithm.advantage import MIN_JUDGED, is_informative
-from rlvr.engines.engine import Response
+from rlvr.engines.engine import CacheLoad, Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,13 @@ def response_of(tree: dict[str, Any]) -> Response:
 @dataclass(slots=True)
 class EngineCost:
     """What one engine has spent on a step: decoding steps, tokens, seconds. verify_s: that
-    generation did not hide."""
+    generation did not hide. cache_load: None where the engine does not tell."""
 
     num_steps: int = 0
     num_tokens: int = 0
     generate_s: float = 0.0
     verify_s: float = 0.0
+    cache_load: CacheLoad | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,7 @@ class RolloutStats:
             values
             | fractions
             | ({"reward/mean": sum(rewards) / len(rewards)} if rewards else {})
+            | self._cache_metrics()
             | {
                 "rollout/response_len_mean": num_tokens / num_responses,
                 "rollout/truncated_frac": truncated / num_responses,
@@ -178,6 +180,15 @@ class RolloutStats:
                 "sampler/rollouts_per_informative_group": self.num_asked / max(informative, 1),
             }
         )
+
+    def _cache_metrics(self) -> dict[str, float]:
+        loads = [one.cache_load for one in self.costs if one.cache_load is not None]
+        if not loads:
+            return {}
+        return {
+            "rollout/preemptions": float(sum(load.preemptions for load in loads)),
+            "rollout/cache_peak_frac": max(load.peak_frac for load in loads),
+        }
 
 
 def diagnose(groups: Sequence[Group]) -> str:

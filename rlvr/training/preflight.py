@@ -21,6 +21,7 @@ from rlvr.engines.choose import choose_engine, is_vllm_installed
 from rlvr.engines.server.engine import check_servers
 from rlvr.engines.weights.sync import mode_of
 from rlvr.evaluation.problem_sets import check_benchmarks
+from rlvr.policy.language_model import default_device
 from rlvr.policy.sharded import check_launcher, launcher_sharding
 
 if TYPE_CHECKING:
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
     from rlvr.config.train import ModelConfig, OptimConfig, TrainRecipe
 
 
-def check(recipe: TrainRecipe, world: World = World.alone()) -> None:
-    """Refuses a training recipe that cannot work here. Raises: ConfigError."""
+def check(
+    recipe: TrainRecipe, world: World = World.alone(), device: torch.device | None = None
+) -> None:
+    """Refuses a training recipe that cannot work here. Raises: ConfigError.
+
+    device: that the policy is trained on; None takes a GPU, if there is one.
+    """
     # AdaLoRA's schedule has to fit into the run; no other method asks how long that is
     num_updates = recipe.train.steps * recipe.optim.updates_per_step
     method = check_adapter(recipe.adapter, num_updates)
@@ -45,7 +51,7 @@ def check(recipe: TrainRecipe, world: World = World.alone()) -> None:
             " trains; set it to 0"
         )
     _check_compile(recipe, method)
-    _check_async(recipe, method)
+    _check_async(recipe, method, device or default_device())
     _check_ranks(recipe, world)
     _check_sharding(recipe, method, world)
     if recipe.rollout.engine == "vllm" and not is_vllm_installed():
@@ -138,12 +144,22 @@ def _check_sync(recipe: TrainRecipe, method: Method) -> None:
         )
 
 
-def _check_async(recipe: TrainRecipe, method: Method) -> None:
-    """Raises: ConfigError where rollouts cannot be made while the policy is updated."""
-    if recipe.rollout.mode == "async" and _shares_model(recipe, method):
+def _check_async(recipe: TrainRecipe, method: Method, device: torch.device) -> None:
+    """Raises: ConfigError where rollouts cannot be made while the policy is updated on `device`."""
+    if recipe.rollout.mode != "async":
+        return
+    if _shares_model(recipe, method):
         raise ConfigError(
             'rollout.mode = "async": the transformers engine generates with the model that is being'
             ' updated; generate with vLLM, or set it to "sync"'
+        )
+    # a thread has CUDA's device 0 until it chooses, and vLLM orders its copies after the stream of
+    # the thread that started it
+    if device.type == "cuda" and recipe.rollout.engine != "vllm_server":
+        raise ConfigError(
+            'rollout.mode = "async": vLLM in this process would generate in a second thread, whose'
+            " work on the GPU is not ordered with the update's; start servers with rlvr serve and"
+            ' set rollout.engine = "vllm_server", or set it to "sync"'
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -116,6 +117,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
 
     from rlvr.adapters import get_method
     from rlvr.config.engine_args import as_options
+    from rlvr.engines.engine import head_override
     from rlvr.engines.weights.sync import mode_of
 
     model, rollout = recipe.model, recipe.rollout
@@ -131,6 +133,8 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
         "worker-extension-cls": "rlvr.engines.weights.vllm_weights.Reader",
     }
     flags = ["enable-prefix-caching", "disable-uvicorn-access-log"]
+    if override := head_override(model.dtype):
+        options["hf-overrides"] = json.dumps(override)
     if model.revision:
         options["revision"] = model.revision
     if model.trust_remote_code:

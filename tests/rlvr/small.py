@@ -62,7 +62,14 @@ def recipe_tree(policy: Path, problems: Path, **sections: dict[str, Any]) -> dic
     return base
 
 
-VAGUE = ("time/", "memory/", "verify/p", "rollout/tokens_per_s", "train/tokens_per_s")
+VAGUE = (
+    "time/",
+    "memory/",
+    "verify/p",
+    "rollout/tokens_per_s",
+    "rollout/cache_peak_frac",
+    "train/tokens_per_s",
+)
 """Starts of the names of metrics that a clock or the machine decides."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import LORA_OPTIONS, REFERENCE, Method, Setup, adamw, wrap
+from rlvr.adapters.export import save_as_peft
 from rlvr.adapters.methods.lora import lora_config
 from rlvr.adapters.methods.nonzero_init import lora_layers
 from rlvr.common.errors import ConfigError
@@ -161,7 +162,7 @@ def _requantize(layer: Any, weight: Any) -> None:
 
 def _save(model: Any, folder: Path, config: AdapterConfig) -> None:
     """peft's folder, and the settings that make the quantised base again from the original."""
-    model.save_pretrained(folder, selected_adapters=["default"])
+    save_as_peft(model, folder, selected_adapters=["default"])
     (folder / BASE_FILE).write_text(config.model_dump_json())
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.engines.engine import Request, Response, SamplingParams
+from rlvr.engines.engine import CacheLoad, Request, Response, SamplingParams
 from rlvr.engines.server.guard import INSTANCE_HEADER, PAUSE_PATH, READ_BACK_PATH
 from rlvr.engines.weights.fingerprint import Piece
 
@@ -191,6 +192,18 @@ class Server:
                 for name, pieces in worker.items():
                     found.setdefault(name, []).extend(map(Piece.from_json, pieces))
         return found
+
+    async def read_load(self) -> CacheLoad:
+        """Preemptions since its start, and the fraction of its cache in use now. Raises: as `call`;
+        RunError where its metrics do not say."""
+        text = await self.call("GET", "/metrics", timeout_s=CONNECT_S)
+        used, preemptions = (
+            [float(value) for value in re.findall(rf"^{name}\{{.*\}} (\S+)$", str(text), re.M)]
+            for name in ("vllm:kv_cache_usage_perc", "vllm:num_preemptions_total")
+        )
+        if not used or not preemptions:
+            raise RunError(f"{self.url}/metrics says nothing of the cache")
+        return CacheLoad(int(sum(preemptions)), max(used))
 
     def lose(self) -> None:
         """Marks it as lost and breaks off what it was asked."""

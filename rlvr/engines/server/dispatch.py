@@ -11,6 +11,7 @@ from typing import Any
 from rlvr.common.errors import RunError
 from rlvr.engines.engine import Request, Response, SamplingParams
 from rlvr.engines.server.client import Server, ServerLost, ServerRestarted
+from rlvr.engines.server.load import LoadMeter
 from rlvr.engines.server.pool import Pool
 
 MAX_REISSUES = 3
@@ -21,7 +22,10 @@ server is back, or there are more requests."""
 
 
 class Dispatch:
-    """Requests on their way through a pool's servers, more of which may come at any time."""
+    """Requests on their way through a pool's servers, more of which may come at any time.
+
+    meter: how full their caches are meanwhile.
+    """
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class Dispatch:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._reissues: Counter[int] = Counter()
         self._paused: dict[int, Response] | None = None
+        self.meter = LoadMeter()
 
     def add(self, requests: Sequence[Request]) -> None:
         """Takes more requests, numbered on from those before."""
@@ -49,6 +54,7 @@ class Dispatch:
         Raises: RunError when no server is left for long, or one request fails again and again.
         """
         servers, events = self._pool.servers, self._events
+        meter = asyncio.create_task(self.meter.keep_looking(self._pool))
         watchers = [
             asyncio.create_task(self._pool.watch(one, lambda: events.put_nowait(None)))
             for one in servers
@@ -62,7 +68,7 @@ class Dispatch:
                 if event is not None:  # else there are more requests, or a server is back
                     self._take_in(*event)
         finally:
-            await _cancel([*watchers, *(task for one in servers for task in one.running)])
+            await _cancel([meter, *watchers, *(task for one in servers for task in one.running)])
 
     async def pause(self) -> dict[int, Response]:
         """Ends what was given out; what there is of each response that has not ended, by number.
@@ -77,6 +83,10 @@ class Dispatch:
                 with suppress(ServerLost):  # `serve` learns of that from the responses themselves
                     await server.pause()
         return self._paused
+
+    async def look(self) -> None:
+        """Asks the servers once more how full their caches are."""
+        await self.meter.look(self._pool.live)
 
     def _give_out(self) -> None:
         """Asks servers until none is free or nothing waits."""

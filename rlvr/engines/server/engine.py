@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from rlvr.common.errors import RunError
 from rlvr.distributed.world import World
-from rlvr.engines.engine import Engine, Request, Response, SamplingParams, Session
+from rlvr.engines.engine import CacheLoad, Engine, Request, Response, SamplingParams, Session
 from rlvr.engines.server.client import Server, ServerLost, examine, session
 from rlvr.engines.server.dispatch import Dispatch
 from rlvr.engines.server.key import find_key
@@ -194,6 +194,10 @@ class ServerSession(Session):
 
     def close(self) -> None:
         self._run(_end(self._serving))
+
+    def cache_load(self) -> CacheLoad | None:
+        self._run(self._dispatch.look())
+        return self._dispatch.meter.load
 
 
 async def _make_pool(

@@ -31,6 +31,12 @@ def test_the_server_listens_on_loopback_unless_told(write_recipe, capsys):
     assert "--logprobs-mode processed_logprobs --middleware rlvr.engines.server.guard.Guard" in out
 
 
+def test_with_16_bit_weights_the_server_keeps_its_logits_in_float32(write_recipe, capsys):
+    _, out, _ = serve(capsys, write_recipe(model={"dtype": "bfloat16"}))
+    assert """--hf-overrides '{"head_dtype": "float32"}'""" in out
+    assert "--hf-overrides" not in serve(capsys, write_recipe())[1]
+
+
 def test_another_address_needs_a_chosen_key(write_recipe, capsys, monkeypatch):
     code, out, err = serve(capsys, write_recipe(), "--host", "0.0.0.0")
     assert code == 2

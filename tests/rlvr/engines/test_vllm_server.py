@@ -111,6 +111,15 @@ def test_after_real_updates_the_server_serves_exactly_the_policy(server, server_
         with torch.no_grad():
             for parameter in policy.trainable:
                 parameter.mul_(1.5)
+    session = engine.open(SAMPLING)
+    session.add(requests(4))
+    while session.num_running:
+        session.step()
+    load = session.cache_load()
+    session.close()
+    assert load is not None, "the server tells by its metrics"
+    assert load.preemptions == 0
+    assert 0 <= load.peak_frac < 1
     engine.close()
     if mode == "merged":
         connect(recipe, mode).close()  # the base again, for other tests

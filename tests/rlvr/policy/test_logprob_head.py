@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from rlvr.policy.logprob_head import PLAIN, LogitTransform, token_logprobs
+from rlvr.policy.logprob_head import (
+    BLOCK_ROWS,
+    PLAIN,
+    LogitTransform,
+    float32_product,
+    head_outputs,
+    token_logprobs,
+)
 from tests.benchmarks.memory import in_process
 
 T, H, V = 11, 6, 17
@@ -81,6 +88,60 @@ def test_bfloat16_computation_keeps_the_gradients_of_sure_tokens(master):
     assert head.weight.grad.dtype == master
     for ours, theirs in ((leaf.grad, wide.grad), (head.weight.grad, exact.grad)):
         assert (ours.double() - theirs).norm() < 0.02 * theirs.norm()
+
+
+WIDE = BLOCK_ROWS + 100
+"""A vocabulary of more than one block."""
+
+
+def real_sized(dtype, bias=False):
+    """(hidden states, head, targets) in 16 bits whose logits go up to 30, as a pretrained model's
+    do."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, WIDE, bias=bias).to(dtype)
+    hidden = torch.randn(T, 64)
+    hidden *= 30 / float((hidden @ head.weight.float().T).abs().max())
+    targets = (hidden @ head.weight.float().T).topk(3).indices[:, 2]
+    return hidden.to(dtype).requires_grad_(), head, targets
+
+
+@pytest.mark.parametrize("options", [{}, {"entropy_grad": True}, {"bias": True}])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_heads_give_logits_that_are_not_rounded(dtype, options):
+    """Against the same 16-bit numbers in float64, on logits that 16 bits hold to 0.06."""
+    hidden, head, targets = real_sized(dtype, options.get("bias", False))
+    wide, weight = hidden.detach().double().requires_grad_(), head.weight.double().detach()
+    weight.requires_grad_()
+    logits = wide @ weight.T + (0 if head.bias is None else head.bias.double())
+    rounded = logits.to(dtype).double().log_softmax(-1)[torch.arange(T), targets]
+    expected = logits.log_softmax(-1)[torch.arange(T), targets]
+    with torch.autocast("cpu", dtype):
+        found, _ = token_logprobs(
+            hidden, head, targets, 1.0, WIDE, options.get("entropy_grad", False), chunk_len=4
+        )
+    assert float((found - expected).abs().max()) < 1e-5
+    assert float((rounded - expected).abs().max()) > 1e-3, "else this test shows nothing"
+    found.sum().backward()
+    expected.sum().backward()
+    for ours, theirs in ((hidden.grad, wide.grad), (head.weight.grad, weight.grad)):
+        assert ours.dtype == dtype
+        assert (ours.double() - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_float32_heads_keep_every_bit():
+    hidden, head, _ = real_sized(torch.float32)
+    assert torch.equal(float32_product(hidden, head.weight), hidden @ head.weight.T)
+    assert torch.equal(head_outputs(hidden, head), head(hidden))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_gpu_multiplies_16_bits_into_float32(dtype):
+    hidden, head, _ = real_sized(dtype)
+    found = float32_product(hidden.cuda(), head.weight.cuda()).cpu()
+    expected = hidden.double() @ head.weight.double().T
+    assert found.dtype == torch.float32
+    assert float((found - expected).abs().max()) < 1e-4
 
 
 def test_entropies_carry_no_gradient_unless_asked():

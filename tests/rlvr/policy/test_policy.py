@@ -6,6 +6,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from rlvr.common.errors import ConfigError
+from rlvr.policy.language_model import load_base
 from rlvr.policy.policy import Policy, TokenRow, load_policy
 from rlvr.runs.checkpoint import (
     NotWrittenError,
@@ -145,3 +146,21 @@ def test_a_model_that_cannot_be_loaded_is_named(make_recipe, tmp_path):
             make_policy(recipe)
     with pytest.raises(ConfigError, match=r"model\.max_len = 100000"):
         make_policy(make_recipe(model={"max_len": 100000}))
+
+
+class Seen(Exception):
+    """What transformers was asked for."""
+
+
+def test_weights_are_read_straight_to_the_gpu_that_they_are_for(make_recipe, monkeypatch):
+    """Else every rank of a machine has the whole model in CPU memory first."""
+    recipe = make_recipe()
+
+    def read(*_: object, **options: object) -> None:
+        raise Seen(options["device_map"])
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", read)
+    device = torch.device("cuda", 1)
+    with pytest.raises(Seen) as seen:
+        load_base(recipe.model, recipe.model.path, device)
+    assert seen.value.args == ({"": device},)

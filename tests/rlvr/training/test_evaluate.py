@@ -168,6 +168,8 @@ CONDITIONAL = {
     "perf/mfu": "a GPU whose peak is known",
     "memory/trainer_gib": "a GPU",
     "memory/engine_gib": "a GPU",
+    "rollout/preemptions": "vLLM as the engine",
+    "rollout/cache_peak_frac": "vLLM as the engine",
 }
 """Metrics of the table that a plain run has not, and what brings them."""
 

@@ -42,3 +42,15 @@ def test_an_engine_that_shares_the_policy_cannot_sleep(make_recipe):
 def test_a_folder_has_no_revisions(make_recipe):
     with pytest.raises(ConfigError, match=r'revision = "main": would be ignored, .* a folder'):
         check(make_recipe(model={"revision": "main"}))
+
+
+@pytest.mark.parametrize("engine", ["vllm", "auto"])
+def test_vllm_in_the_process_cannot_generate_beside_the_update_on_a_gpu(make_recipe, engine):
+    """Its second thread would launch kernels on the wrong device, or without order."""
+    recipe = make_recipe(rollout={"engine": engine, "mode": "async"})
+    with pytest.raises(ConfigError, match=r'"async": vLLM in this process .* "vllm_server"'):
+        check(recipe, device=torch.device("cuda", 1))
+    check(recipe, device=torch.device("cpu"))
+    check(make_recipe(rollout={"engine": engine}), device=torch.device("cuda", 1))
+    served = {"engine": "vllm_server", "mode": "async", "servers": ["http://127.0.0.1:8000"]}
+    check(make_recipe(rollout=served), device=torch.device("cuda", 1))
