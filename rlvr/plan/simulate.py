@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from rlvr.common.gpus import Gpu
 from rlvr.plan.hardware import Shape
 from rlvr.plan.rates import Rates, all_reduce_s
+from rlvr.sampling.refill import num_prompts
 
 NUM_STEPS = 24
 """Steps that are simulated: whether one needs a second round is a matter of chance."""
@@ -78,13 +79,6 @@ def log_normal_lengths(median: float, sigma: float, longest: int, count: int = 4
     ]
 
 
-def prompts_asked(missing: int, informative_frac: float) -> int:
-    """Prompts of a round that lacks so many groups: as the sampler asks for them, 1.5 standard
-    deviations more than are needed on average."""
-    frac = max(informative_frac, 1 / 3)
-    return math.ceil((missing + 1.5 * math.sqrt(missing * (1 - frac))) / frac)
-
-
 @functools.cache
 def refill_rounds(groups: int, informative_frac: float) -> list[list[int]]:
     """Prompts of the rounds of NUM_STEPS steps: a step asks until it has its groups, and leaves
@@ -93,7 +87,7 @@ def refill_rounds(groups: int, informative_frac: float) -> list[list[int]]:
     for _ in range(NUM_STEPS):
         rounds: list[int] = []
         while have < groups and len(rounds) < MAX_ROUNDS:
-            rounds.append(prompts_asked(groups - have, informative_frac))
+            rounds.append(num_prompts(groups - have, informative_frac))
             have += sum(rng.random() < informative_frac for _ in range(rounds[-1]))
         have = max(0, have - groups)
         steps.append(rounds)

@@ -110,8 +110,9 @@ def test_the_flops_of_one_group_are_those_counted_by_hand():
     sizes |= {"num_kv_heads": 1, "head_dim": 3, "vocab_size": 10}
     case = Case(**sizes, num_groups=1, group_size=2, prompt_len=5, max_len=1)
     groups = make_groups(case)  # prompt 5, two responses of one token
+    # the prompt passes once, and a response of one token is predicted by the prompt's last
     layer = 4 * (2 * 6 + 2 * 3) + 3 * 4 * 8
-    dense = layer * 3 * 7 + 10 * 4 * 2
-    attention = 6 * 3 * 6 * (25 + 11 + 11)
+    dense = layer * 3 * 5 + 10 * 4 * 2
+    attention = 3 * 4 * 3 * 6 * (1 + 2 + 3 + 4 + 5)
     assert needed_flops(case, groups, "full") == pytest.approx(6 * dense + attention)
     assert needed_flops(case, groups, "lora") == pytest.approx(4 * dense + attention)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from rlvr.engines.engine import Response
+from rlvr.policy.flops import ModelDims, Work, update_cost
+from rlvr.policy.packing import TokenRow
 from rlvr.sampling.rollouts import Group
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -158,25 +160,19 @@ def num_tokens(groups: Sequence[Group]) -> int:
 
 
 def needed_flops(case: Case, groups: Sequence[Group], method: str) -> float:
-    """FLOPs that the rows need, each prompt of a group once, nothing recomputed or padded.
-
-    6 x (weights of the layers) x tokens + 6 x (weights of the head) x response tokens + 6 x layers
-    x width of the queries x sum over rows of length^2 (causal attention), the prompt's square once
-    per group. With adapters 4 replaces the first two 6: frozen weights get no gradient.
-    """
-    size, width = case.hidden_size, case.num_heads * case.head_dim
-    kv_width = case.num_kv_heads * case.head_dim
-    layer_weights = size * (2 * width + 2 * kv_width + 3 * case.intermediate_size)
-    tokens, responses, squares = 0, 0, 0
-    for group in groups:
-        prompt = len(group.prompt_ids)
-        lengths = [len(r.token_ids) for r in group.responses]
-        tokens += prompt + sum(lengths)
-        responses += sum(lengths)
-        squares += prompt**2 + sum((prompt + n) ** 2 - prompt**2 for n in lengths)
-    factor = 6 if method == "full" else 4
-    dense = layer_weights * case.num_layers * tokens + case.vocab_size * size * responses
-    return factor * dense + 6 * case.num_layers * width * squares
+    """FLOPs that an update of the rows needs, by the formula of a run's `perf/mfu`."""
+    width, kv_width = case.num_heads * case.head_dim, case.num_kv_heads * case.head_dim
+    dims = ModelDims(
+        case.num_layers,
+        case.hidden_size,
+        case.intermediate_size,
+        width,
+        kv_width,
+        case.vocab_size,
+    )
+    rows = [TokenRow(g.prompt_ids, r.token_ids) for g in groups for r in g.responses]
+    is_full = method == "full"
+    return update_cost(dims, 0, is_full, is_full)(Work.of(rows))
 
 
 def timed(step: Callable[[], None], num_steps: int) -> list[float]:

@@ -15,6 +15,7 @@ from rlvr.algorithm.entropy_control import EntropyControl
 from rlvr.config.toml import validate
 from rlvr.config.train import TrainRecipe
 from rlvr.policy.attention import use_packing
+from rlvr.policy.flops import peak_flops
 from rlvr.policy.policy import Policy
 from rlvr.sampling.rollouts import Group
 from rlvr.training.batch import UpdateConfig, make_batch
@@ -33,8 +34,6 @@ from tests.benchmarks.first_gpu.case import (
 )
 from tests.benchmarks.first_gpu.report import Report, Skip, need
 
-PEAK_FLOPS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
-"""Dense bfloat16 FLOP/s by a part of the GPU's name, from the vendor's data sheets."""
 STEPS = {"ours": 2, "trl": 1}
 """Updates measured, after one that is not."""
 
@@ -65,11 +64,8 @@ def measure(case: Case, method: str, side: str, compiled: bool = False) -> dict[
     else:
         found = measure_ours(case, method, groups, compiled)
     seconds = statistics.median(found["seconds"])
-    speed, mfu = num_tokens(groups) / seconds, None
-    if DEVICE.type == "cuda":
-        name = torch.cuda.get_device_name()
-        peak = next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
-        mfu = needed_flops(case, groups, method) / seconds / peak if peak else None
+    speed, peak = num_tokens(groups) / seconds, peak_flops(DEVICE, getattr(torch, case.dtype))
+    mfu = needed_flops(case, groups, method) / seconds / peak if peak else None
     text = f"{speed:,.0f} tokens/s, padding {found['padding_frac']:.3f}"
     text += "" if mfu is None else f", MFU {mfu:.1%}"
     text += "" if found["peak_gib"] is None else f", peak {found['peak_gib']:.1f} GiB"

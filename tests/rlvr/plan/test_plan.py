@@ -31,7 +31,6 @@ from rlvr.plan.simulate import (
     Workload,
     best_split,
     decoding_steps,
-    prompts_asked,
     refill_rounds,
     rollout_s,
     step_time,
@@ -187,13 +186,6 @@ def test_fitted_rates_return_the_seconds_they_were_made_from(disturbed):
         assert getattr(fitted, name) == pytest.approx(getattr(RATES, name), rel=0.02), name
     assert fitted.other_s == pytest.approx(0.3)
     assert fitted.runtime_gib == pytest.approx(1.0)
-
-
-def test_a_round_asks_for_what_is_missing_and_a_margin():
-    """By hand: 16 missing, half informative: (16 + 1.5 sqrt(8)) / 0.5 = 40.5."""
-    assert prompts_asked(16, 0.5) == 41
-    assert prompts_asked(16, 1.0) == 16
-    assert prompts_asked(16, 0.1) == prompts_asked(16, 1 / 3), "three times at most, and the margin"
 
 
 def test_every_informative_group_is_used_and_few_steps_need_a_second_round():
