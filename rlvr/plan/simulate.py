@@ -108,11 +108,11 @@ def rollout_s(work: Workload, rates: Rates, devices: int, slots: int) -> tuple[f
     """(seconds until the slowest engine is done, seconds that the longest responses take alone), of
     a step's rounds one after another, mean over the simulated steps."""
     steps = work.rounds
-    sizes = Counter(num_prompts for rounds in steps for num_prompts in rounds)
+    sizes = Counter(size for rounds in steps for size in rounds)
     slowest, tail = 0.0, 0.0
-    for num_prompts, count in sizes.items():
+    for size, count in sizes.items():
         # every plan sees the same responses, so that plans compare
-        chosen = random.Random(1).choices(work.lengths, k=num_prompts * work.group_size)
+        chosen = random.Random(1).choices(work.lengths, k=size * work.group_size)
         seconds, alone = _round_s(work, chosen, rates, devices, slots)
         slowest, tail = slowest + count * seconds, tail + count * alone
     return slowest / len(steps), tail / len(steps)
