@@ -22,9 +22,8 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 def lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
     """(A [r, I], B [O, r]) with W + B A the adapted weight; all active adapters side by side."""
     import torch
-    from peft.tuners.lora import LoraLayer
 
-    if not isinstance(layer, LoraLayer):
+    if not hasattr(layer, "lora_A"):
         return _factors_by_name(layer)
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if hasattr(layer, "lora_E"):  # AdaLoRA: B diag(E) A

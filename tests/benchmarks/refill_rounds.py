@@ -54,6 +54,9 @@ class Dice:
     def close(self) -> None:
         pass
 
+    def cache_load(self) -> None:
+        pass
+
     def retry(self, work: Callable[[], StepRollouts]) -> StepRollouts:
         return work()
 

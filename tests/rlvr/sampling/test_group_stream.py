@@ -125,7 +125,11 @@ def test_groups_that_join_later_give_what_they_give_alone(policy, ask):
             stream.add(asked[2:], [1.0] * 3)
             while stream.num_running:
                 done |= {number: group for number, _, group in stream.advance()}
-    assert [done[i].responses for i in range(5)] == [group.responses for group in alone]
+    for i, group in enumerate(alone):
+        for ours, theirs in zip(done[i].responses, group.responses, strict=True):
+            assert ours.token_ids == theirs.token_ids
+            # another batch, so other rounding in the last bits
+            assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
 
 
 def test_a_paused_group_goes_on_from_its_tokens_and_remembers_who_sampled_them(policy, ask):
