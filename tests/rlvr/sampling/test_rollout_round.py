@@ -129,6 +129,8 @@ def test_generation_goes_on_while_responses_are_judged_and_judging_does_not_wait
     class Held:
         """The engine, which gives its responses one by one."""
 
+        cache_load = None
+
         def stream(self, requests, sampling):
             *finished, last = [one for part in engine.stream(requests, sampling) for one in part]
             for one in finished:
