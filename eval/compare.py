@@ -109,6 +109,7 @@ def read_result(folder: str | Path) -> Result:
     problems: ProblemRows = defaultdict(dict)
     for _, row in read_objects(path):
         problems[row["benchmark"]][row["id"]] = row
+    # resolved: the path `.` has no name
     return Result(Path(folder).resolve().name, dict(problems))
 
 
@@ -150,6 +151,7 @@ def _distinct_names(results: Sequence[Result]) -> list[Result]:
     named = []
     for result in results:
         seen[result.name] += 1
+        # two runs' folders may both be called step_100
         again = seen[result.name]
         named.append(replace(result, name=f"{result.name}#{again}") if again > 1 else result)
     return named

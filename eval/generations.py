@@ -135,6 +135,7 @@ def _whole_members(file: BinaryIO) -> tuple[list[bytes], int]:
     members: list[bytes] = []
     whole, read, left = 0, 0, b""
     while True:
+        # 31: a gzip header and the largest window; gzip's own reader cannot say where a member ends
         inflate, parts = zlib.decompressobj(wbits=31), []
         while not inflate.eof:
             piece = left or file.read(PART_BYTES)

@@ -120,6 +120,7 @@ def describe_responses(problems: Problems) -> dict:
     format_rate = _share(problems, lambda s: s.answered)
     truncated = None
     if all(s.truncated is not None for samples in problems for s in samples):
+        # of every sample or not at all: a share of the known ones would be of a chosen part
         truncated = _share(problems, lambda s: bool(s.truncated))
     counts = Counter(s.reason for samples in problems for s in samples)
     reasons = {
@@ -209,6 +210,7 @@ def _lengths(problems: Problems) -> dict:
 def _majority_metric(problems: Problems, num_resamples: int, seed: int) -> Metric:
     votes = [majority([s.group for s in p], [s.correct for s in p]) for p in problems]
     values = [value for value, _ in votes]
+    # one draw per problem: a vote is one outcome, however many samples formed it
     entry = as_metric(fraction_over_problems(values))
     rng = np.random.default_rng(seed)
     redrawn = np.stack([_redrawn_votes(samples, num_resamples, rng) for samples in problems])

@@ -85,6 +85,7 @@ _NO_REPEATS = "MATH test: 5,000 problems less 11 that repeat others or OlympiadB
 _AIME24_HUB = HubSource("HuggingFaceH4/aime_2024", "default", "train")
 _AIME25_HUB = HubSource("yentinglin/aime_2025", "default", "train")
 _MATH_HUB = HubSource("HuggingFaceH4/MATH-500", "default", "test", id_field="unique_id")
+# its configuration is called "main" too, which is no revision
 _GSM8K_HUB = HubSource("openai/gsm8k", "main", "test", "question", answer_after="####")
 
 

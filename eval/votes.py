@@ -47,6 +47,7 @@ def answer_groups(
         # the pairs of all problems in one call: the verifier's workers stay busy to the end
         pairs, places = [], []
         for key, texts in waiting.items():
+            # equality is transitive: the first stands for its class
             groups[key][texts[0]] = group
             gold = _as_gold(texts[0])
             if gold is not None:

@@ -64,6 +64,7 @@ def _log_count(node: Node) -> tuple[int, float]:
     if any(sign < 0 for sign, _ in sizes):
         raise NotExact
     counts = [math.exp(size) if size < 700 else math.inf for _, size in sizes]
+    # lgamma overflows from 2.6e305 on
     if math.inf in counts or max(counts) > 1e300:
         if len(counts) == 2:
             raise TooLarge

@@ -48,6 +48,7 @@ def same_slow(a: Node, b: Node) -> bool | None:
         if verdict is False:
             return False
         agreed += verdict is True
+        # all of the usual points first; of the wide ones one is enough then
         if agreed >= MIN_AGREED and isinstance(point, WidePoint):
             break
     return True if agreed >= MIN_AGREED else None
@@ -115,6 +116,7 @@ def _alternates(node: Node) -> bool:
 def _context(digits: int) -> "MPContext":
     import mpmath
 
+    # a clone: a precision set on mpmath.mp itself would be everybody's
     context = mpmath.mp.clone()
     context.dps = digits
     return context
@@ -137,12 +139,14 @@ def _at_point(a: Node, b: Node, at: Point, keep_complex: bool) -> bool | None:
             return None
         if at.nonreal and not keep_complex:
             return None
+        # terms that large may cancel all the digits that are looked at
         if digits == HIGH_DIGITS and evaluator.largest > 10**20:
             return _at_scale(a, b, at, mpmath.mp.clone(), evaluator.largest)
         gaps.append(abs(left - right))
         size = max(abs(left), abs(right))
     if size != size or size == mpmath.inf:  # nan differs from itself
         return None
+    # two values of 0 have no digits to agree in: there the gap must shrink with the precision
     low, high = gaps
     return bool(
         high <= size * mpmath.mpf(10) ** (20 - HIGH_DIGITS) or high < low * mpmath.mpf(10) ** -25
@@ -173,6 +177,7 @@ class Evaluator:
     def value(self, node: Node) -> Any:
         """Return the value of the tree; raises NotExact or its kin."""
         self.steps += 1
+        # sums in sums multiply: MAX_TERMS terms of MAX_TERMS each
         if self.steps > 20_000:
             raise TooLarge
         tag = node[0]
@@ -194,6 +199,7 @@ class Evaluator:
         """Return pi, e or i to the context's digits."""
         if node[1] == "inf":
             raise NotExact
+        # * 1: mpmath's constants have no precision until they are computed with
         return {"pi": self.mp.pi, "e": self.mp.e, "i": self.mp.j}[node[1]] * 1
 
     def sum(self, node: Node) -> Any:
@@ -312,6 +318,7 @@ class Evaluator:
         if last - first > MAX_TERMS:
             raise TooLarge
         total = self.mp.mpf(0 if name == "sum" else 1)
+        # an index may hide a symbol, or an outer index, of its name
         kept = self.bound.get(symbol[1])
         for k in range(int(first), int(last) + 1):
             self.bound[symbol[1]] = self.mp.mpf(k)

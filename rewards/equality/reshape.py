@@ -45,6 +45,7 @@ def as_point(node: Node, other: Node) -> Node:
     if other[0] != "tuple":
         return node
     match node:
+        # P(1, 2) is a point, f(1, 2) a value
         case ("f", name, (_, _, *_)) if name[0] == "@" and name[1:2].isupper():
             return ("tuple", "()", node[2])
         case ("*", (("s", name), ("tuple", "()", places))) if name[0].isupper():
@@ -137,6 +138,7 @@ def _spread_item(item: Node) -> list[Node]:
         return [item]
     if item[0] == "tuple":
         signed = [part for part in item[2] if "pm" in features(part)]
+        # a minus-plus ties the signs together: then all are chosen at once
         if 1 < len(signed) <= MAX_SIGNED and "mp" not in features(item):
             return _every_sign(item)
         signs = [

@@ -102,6 +102,7 @@ def _inverse(value: int, modulus: int) -> int:
 
 def _random(name: str, modulus: int, value: int, key: int) -> int:
     seed = (
+        # multipliers of splitmix64 and xxHash: neighbouring names and values end far apart
         crc32(name.encode()) * 0x9E3779B97F4A7C15 + value * 0xC2B2AE3D27D4EB4F + modulus
     ) % modulus
     return pow(seed or 3, 10, modulus)  # an even power: a square, with every root
@@ -122,6 +123,7 @@ def _power(base: int, base_node: Node, exponent: Node, modulus: int, key: int) -
     if power.denominator == 1:
         if base == 0 and power <= 0:
             raise Undefined
+        # exponents count modulo P - 1, by Fermat
         return pow(base, power.numerator % (modulus - 1), modulus) if base else 0
     return _rational_power(base, power, modulus, key)
 
@@ -176,6 +178,7 @@ def _root(args: tuple[Node, ...], modulus: int, key: int) -> int:
     if base == 0:
         return 0
     sign = 1
+    # P = 3 (mod 4): of x and -x just one is a square, and an odd root keeps the sign
     if degree.denominator == 1 and degree % 2 and pow(base, (modulus - 1) // 2, modulus) != 1:
         base, sign = -base % modulus, -1
     return sign * _rational_power(base, 1 / degree, modulus, key) % modulus
@@ -220,8 +223,10 @@ def _count(name: str, args: tuple[Node, ...], modulus: int, key: int) -> int | N
         return None
     if last.denominator != 1 or last < 0:
         raise NotExact
+    # fewer for binomials: each of their factors takes an inverse
     if last > MAX_FACTORIAL or (name == "binom" and last > 200):
         raise TooLarge
+    # a product of factors, since the top may hold symbols
     if name == "binom":
         top = residue(args[0], modulus, key)
         value = 1

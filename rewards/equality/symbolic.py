@@ -133,6 +133,7 @@ def differs_at_a_point(a: Node, b: Node, left: TimeLeft) -> bool:
     try:
         with within(left.for_a_step()):
             difference = build(a) - build(b)
+            # without symbols evalf can vouch for its digits
             value = cast("Expr", difference.xreplace(_point(difference, whole=counted)))
             real, imaginary = value.evalf(ZERO_DIGITS, maxn=4 * ZERO_DIGITS).as_real_imag()
             return _is_shown(real) and not _is_shown(imaginary)
@@ -190,6 +191,7 @@ def _known(found: "Expr") -> bool | None:
 
 def _has_digits(number: "Expr") -> bool:
     """Say whether a constant is not zero by the digits that sympy vouches for."""
+    # maxn: how far evalf raises its precision while digits cancel
     value = number.evalf(ZERO_DIGITS, maxn=4 * ZERO_DIGITS)
     return any(_is_shown(part) for part in value.as_real_imag())
 
@@ -250,6 +252,7 @@ def within(seconds: float) -> Iterator[None]:
             raise OutOfTime
 
     before = signal.signal(signal.SIGVTALRM, ring)
+    # virtual: processor time of this process alone, whatever else the machine does
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield

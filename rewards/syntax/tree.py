@@ -22,6 +22,7 @@ def walk(node: Node) -> Iterator[Node]:
                 if child[0] in TAGS:  # else the operators of a relation: ("=", "<")
                     stack.append(child)
             else:
+                # a matrix has its rows as bare tuples of nodes: a tag makes them nodes too
                 stack.extend(c if isinstance(c[0], str) else ("tuple", "", c) for c in child if c)
 
 

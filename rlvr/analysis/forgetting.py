@@ -94,6 +94,7 @@ def _row(policy: LanguageModel, question: str, choice: str) -> TokenRow:
             f"a question of {len(both)} tokens ({question[:40]!r}...): the model takes 1 to"
             f" {longest}; leave it out"
         )
+    # merged into the question's last token: that token is part of the choice
     shared = len(prompt) if both[: len(prompt)] == prompt else len(prompt) - 1
     return TokenRow(both[: max(shared, 1)], both[max(shared, 1) :])
 
@@ -157,7 +158,9 @@ def run_harness(
             tasks=list(tasks),
             task_manager=TaskManager(include_path=str(include_path) if include_path else None),
             limit=limit,
+            # the only place with a score per question
             log_samples=True,
+            # intervals are formed here, over the same questions
             bootstrap_iters=0,
         )
     except (OSError, ConnectionError, ValueError) as error:

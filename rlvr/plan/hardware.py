@@ -25,6 +25,7 @@ class Gpu:
     node_link_bytes_per_s: float
 
 
+# dense: data sheets print twice as much, for weights with 2:4 sparsity
 GPUS = {
     gpu.name: gpu
     for gpu in (
@@ -112,6 +113,7 @@ def shape_of(recipe: TrainRecipe, path: str) -> Shape:
     with torch.device("meta"):  # shapes alone, without memory
         model = AutoModelForCausalLM.from_config(config)
     method = check_adapter(recipe.adapter)
+    # some families, as Qwen3 and Gemma, set it apart from hidden size and heads
     heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Shape(
         sum(p.numel() for p in model.parameters()),

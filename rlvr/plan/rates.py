@@ -56,11 +56,13 @@ def roofline(
     """
     forward = 2 * shape.num_params
     passes = 2 + full + recomputes
+    # half of the response is there on average
     kv_bytes = shape.kv_bytes(2) * (prompt_len + mean_len / 2)
     reached = gpu.bytes_per_s * DECODE_EFFICIENCY
     arithmetic = forward / (gpu.flops * PREFILL_EFFICIENCY)
     changed = shape.num_params if full else shape.trainable
     return Rates(
+        # a decoding step reads every weight once, two bytes each, however many sequences there are
         decode_step_s=LAUNCH_S + 2 * shape.num_params / reached,
         decode_seq_s=arithmetic + kv_bytes / reached,
         request_s=prompt_len * arithmetic,
@@ -82,4 +84,5 @@ def all_reduce_s(gpu: Gpu | None, num_bytes: float, num_devices: int) -> float:
     link = gpu.link_bytes_per_s
     if num_devices > GPUS_PER_NODE:
         link = gpu.node_link_bytes_per_s
+    # a ring sends every byte twice, to reduce and to gather; then a latency per device
     return 2 * num_bytes * (num_devices - 1) / num_devices / link + 2e-5 * num_devices

@@ -94,6 +94,7 @@ def embed(
             rows = read_rollouts(path)
             packed[run][step] = pack(groups_of(rows))
             index[run].append(index_of(step, rows))
+    # searched, not computed: the sizes of the steps that stay are not known before
     share, total, kept = 1.0, sum(map(len, files)), packed
     while sum(len(text) for steps in kept for text in steps.values()) > budget and share > 0.001:
         share *= 0.95

@@ -39,6 +39,7 @@ def thin(points: Points, limit: int = MAX_POINTS) -> list[tuple[int, float]]:
     kept = {0, len(points) - 1}
     for start in range(0, len(points), size):
         bucket = range(start, min(start + size, len(points)))
+        # both extremes, so that no spike is thinned away
         kept.add(min(bucket, key=lambda i: points[i][1]))
         kept.add(max(bucket, key=lambda i: points[i][1]))
     return [points[i] for i in sorted(kept)]
@@ -67,6 +68,7 @@ def trend(values: Sequence[float]) -> Trend:
     n = max(2, len(values) // 5)  # a single value has no spread
     first, last = values[:n], values[-n:]
     difference = fmean(last) - fmean(first)
+    # steps are taken as independent, though each starts from the one before
     error = math.sqrt((stdev(first) ** 2 + stdev(last) ** 2) / n)
     # both fifths constant: any difference between them is certain
     z = difference / error if error > 0 else math.copysign(math.inf, difference or 1.0)

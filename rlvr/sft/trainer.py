@@ -102,6 +102,7 @@ def train(recipe: FinetuneRecipe, parts: Parts, metrics: Path) -> list[float]:
     )
     callback = _Callback(policy, metrics)
     adapter = {parameter: parameter.data for parameter in policy.trainable}
+    # the trainer makes its output folder when it is built; nothing is saved there
     with tempfile.TemporaryDirectory(prefix="rlvr-sft-") as scratch:
         trainer = _Trainer(
             policy.model,  # pyright: ignore[reportArgumentType]

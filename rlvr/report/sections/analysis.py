@@ -139,6 +139,7 @@ def _relative_values(module: dict[str, Any]) -> Curve:
     values = module.get("singular_values") or []
     if not values or values[0] <= 0:
         return []
+    # below that float32 has only rounding, which a logarithmic axis would show as a tail
     return [(i, v / values[0]) for i, v in enumerate(values, start=1) if v > 1e-7 * values[0]]
 
 
@@ -182,6 +183,7 @@ def _kind_table(prefix: str, by_kind: dict[str, list[dict[str, Any]]]) -> Block 
 def _curvature(prefix: str, curvature: dict[str, Any] | None) -> Block | None:
     if not curvature:
         return None
+    # the steepest ones, which bound the learning rate (2602.04998)
     modules = sorted((curvature.get("modules") or {}).items(), key=lambda pair: -pair[1])[:12]
     rows = [("all trained parameters", curvature.get("whole")), *modules]
     title = f"{prefix}Largest Hessian eigenvalue"
