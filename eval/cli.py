@@ -177,7 +177,7 @@ def make_verifier(args: argparse.Namespace):
 
 
 def _progress(start: float) -> Callable[[int], None] | None:
-    """Shows a running count where someone watches."""
+    """Shows a running count on a terminal."""
     # a log would get one line of carriage returns
     if not sys.stderr.isatty():
         return None

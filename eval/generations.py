@@ -18,7 +18,7 @@ from typing import BinaryIO
 from eval.formats.jsonl import read_lines
 
 PART_BYTES = 2**12
-"""Of a log read at a time; the rest of a piece is copied once for every member in it."""
+"""Bytes of a log read at a time; what is left of a piece is copied once per member in it."""
 
 GenerationKey = tuple[str, str, int]
 """(benchmark, problem id, sample index)."""

@@ -70,7 +70,7 @@ _SHA256 = {
     "gsm8k_test": "8130d9c0807eaf6687c5b91a47746acb85a8510142b81e23dd3aeba7ec933b4b",
     "math_test4500": "22875d03808599ca30aae074e59f7bb55970af8ddf81b3f5c99ea551de5e7cf5",
 }
-"""Of each file NAME.jsonl."""
+"""The hash of each file NAME.jsonl."""
 
 
 def _files(*names: str) -> tuple[DataFile, ...]:

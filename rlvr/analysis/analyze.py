@@ -112,7 +112,7 @@ def _by_layer(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @torch.enable_grad()
 def _with_model(facts: dict[str, Any], checkpoint: Path, base: Path, options: Options) -> None:
-    """Adds what only the loaded model can tell."""
+    """Adds curvature, attention and forgetting, which need the loaded model."""
     from rlvr.analysis import forgetting
     from rlvr.analysis.trained import attention_profiles, curvature, load_trained, read_token_rows
 

@@ -30,7 +30,7 @@ TOKENS_AT_A_TIME = 4096
 
 
 def load_trained(checkpoint: Path, base: Path) -> LanguageModel:
-    """The model of a checkpoint in float32, nothing of it set to train."""
+    """The model of a checkpoint in float32; none of its parameters requires a gradient."""
     adapter = checkpoint if is_adapter(checkpoint) else None
     folder = str(checkpoint if adapter is None else base)
     # max_len: the least allowed; scoring goes by the model's own context
@@ -120,7 +120,7 @@ def _trained_modules(
 
 
 def _own_parameters(layer: Any) -> list[Parameter]:
-    """The adapter's, without those of the layer it wraps."""
+    """The adapter's own parameters, without those of the layer that it wraps."""
     return [value for name, value in layer.named_parameters() if "base_layer" not in name]
 
 

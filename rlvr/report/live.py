@@ -93,7 +93,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True  # Ctrl-C does not wait for a browser's open connections
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing of a browser that leaves in the middle of an answer."""
+        """Reports no error when a browser disconnects in the middle of an answer."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 

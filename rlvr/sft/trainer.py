@@ -93,7 +93,7 @@ class _Callback(TrainerCallback):
 
 
 def train(recipe: FinetuneRecipe, parts: Parts, metrics: Path) -> list[float]:
-    """The logged losses of a whole run, after which the policy is trained. metrics: of the log."""
+    """Trains the policy and returns the logged losses. metrics: the file that logs go to."""
     policy, peak = parts.policy, recipe.optim.lr
     if policy.device.type == "cpu":
         torch.set_num_threads(recipe.train.num_threads or len(os.sched_getaffinity(0)))

@@ -16,7 +16,7 @@ LR_REMEDY = "rlvr lr-find RECIPE.toml measures the best rate of this method"
 
 
 def loss_near_zero(run: RunData) -> Finding | None:
-    """The most asked question of all: the loss says nothing, and that is as it should be."""
+    """A loss near 0, the most asked question of all: it is normal and says nothing of progress."""
     losses, norms = run.values("policy/loss"), run.values("optim/grad_norm")
     if not losses or (norms and median(norms) < 1e-9):  # then `no_gradient` has the word
         return None
