@@ -235,10 +235,6 @@ _FUNCTIONS = {
     "!": (_gamma, lambda x: 3 * _gamma(x) * (1 + math.log(2 + abs(x)))),
     "erf": (math.erf, lambda x: 1.2),
 }
-_FUNCTIONS |= {
-    new: _FUNCTIONS[old]
-    for new, old in (("asin", "arcsin"), ("acos", "arccos"), ("atan", "arctan"))
-}
 _RULES = {
     "d": _decimal,
     "c": _constant,

@@ -12,9 +12,9 @@ from zlib import crc32
 from rewards.equality.approx import Point
 from rewards.equality.exact import NotExact, TooLarge, Undefined, exact
 from rewards.equality.guard import MAX_LOG
-from rewards.equality.scalar import MIN_RIGHT_DIGITS, either, infinite, literal, rational, same
+from rewards.equality.scalar import MIN_RIGHT_DIGITS, infinite, literal, rational, same, same_logs
 from rewards.syntax.nodes import Node
-from rewards.syntax.tree import features, read_log, symbols, walk
+from rewards.syntax.tree import features, symbols, walk
 
 if TYPE_CHECKING:
     from mpmath.ctx_mp import MPContext
@@ -34,8 +34,7 @@ def same_slow(a: Node, b: Node) -> bool | None:
         return verdict
     kinds = features(a) | features(b)
     if "bare log" in kinds:
-        natural = same_slow(read_log(a, "e"), read_log(b, "e"))
-        return either(natural, same_slow(read_log(a, "10"), read_log(b, "10")))
+        return same_logs(a, b, same_slow)
     if infinite(a) or infinite(b) or "c:inf" in kinds:
         return None
     free = symbols(a) | symbols(b)
@@ -359,6 +358,5 @@ _CIRCULAR = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 for _name in (*_CIRCULAR, "coth", "sech", "csch"):
     _FUNCTIONS[_name] = lambda mp, x, _name=_name: getattr(mp, _name)(x)
 for _name in _CIRCULAR:
-    for _prefix in ("arc", "a", "ar"):
-        _FUNCTIONS[_prefix + _name] = lambda mp, x, _name=_name: getattr(mp, "a" + _name)(x)
+    _FUNCTIONS["arc" + _name] = lambda mp, x, _name=_name: getattr(mp, "a" + _name)(x)
 _FUNCTIONS["arccot"] = lambda mp, x: mp.pi / 2 - mp.atan(x)  # from 0 to pi, as schools have it

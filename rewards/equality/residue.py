@@ -63,7 +63,7 @@ def residue(node: Node, modulus: int, key: int) -> int:
     if tag == "n":
         return node[1] * _inverse(node[2], modulus) % modulus if node[2] != 1 else node[1] % modulus
     if tag == "s":
-        return _random(node[1], modulus, 0, key)
+        return _random(node[1], modulus, 0)
     if tag == "+":
         return sum(residue(term, modulus, key) for term in node[1]) % modulus
     if tag == "*":
@@ -86,7 +86,7 @@ def residue(node: Node, modulus: int, key: int) -> int:
     if tag == "c":
         if node[1] == "inf":
             raise NotExact
-        return _random(node[1], modulus, 1, key)
+        return _random(node[1], modulus, 1)
     if tag == "unit":
         return residue(node[1], modulus, key)
     if tag == "f":
@@ -100,7 +100,7 @@ def _inverse(value: int, modulus: int) -> int:
     return pow(value, -1, modulus)
 
 
-def _random(name: str, modulus: int, value: int, key: int) -> int:
+def _random(name: str, modulus: int, value: int) -> int:
     seed = (
         # multipliers of splitmix64 and xxHash: neighbouring names and values end far apart
         crc32(name.encode()) * 0x9E3779B97F4A7C15 + value * 0xC2B2AE3D27D4EB4F + modulus
@@ -149,7 +149,7 @@ def _oracle(name: str, args: tuple[Node, ...], modulus: int, key: int) -> int:
     value = 0
     for arg in args:
         value = (value * 1_000_003 + residue(arg, modulus, key) + 1) % modulus
-    return _random(name, modulus, value, key)
+    return _random(name, modulus, value)
 
 
 def _call(node: Node, modulus: int, key: int) -> int:
@@ -157,7 +157,7 @@ def _call(node: Node, modulus: int, key: int) -> int:
     if name == "root":
         return _root(args, modulus, key)
     if name == "exp":
-        return _power(_random("e", modulus, 1, key), ("c", "e"), args[0], modulus, key)
+        return _power(_random("e", modulus, 1), ("c", "e"), args[0], modulus, key)
     if name in ("ln", "log", "lg"):
         top = _logarithm("ln" if len(args) == 2 else name, args[0], modulus, key)
         if len(args) == 1:
@@ -198,7 +198,7 @@ def _logarithm(name: str, node: Node, modulus: int, key: int) -> int:
     total = 0
     for side, sign in ((value.numerator, 1), (value.denominator, -1)):
         for prime, times in _factors(side):  # so that log 12 = 2 log 2 + log 3
-            total += sign * times * _random(name, modulus, prime, key)
+            total += sign * times * _random(name, modulus, prime)
     return total % modulus
 
 

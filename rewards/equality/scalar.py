@@ -52,7 +52,7 @@ def same(a: Node, b: Node) -> bool | None:
     if calls(a) != calls(b):
         return False
     if "bare log" in kinds:
-        return _same_logs(a, b, same)
+        return same_logs(a, b, same)
     rounded = _rounded(a, b)
     if rounded is not None:
         return rounded
@@ -67,7 +67,7 @@ _NO_SCALARS = {"text", "tuple", "set", "list", "rel", "cup", "matrix", "field", 
 _SCALAR_WORDS = {"n", "d", "s", "c", "+", "*", "/", "^", "-", "f", "unit"}
 
 
-def _same_logs(a: Node, b: Node, decide: Same) -> bool | None:
+def same_logs(a: Node, b: Node, decide: Same) -> bool | None:
     """Compare with log read as natural, then as decimal: either is meant in some gold."""
     natural = decide(read_log(a, "e"), read_log(b, "e"))
     return natural if natural else either(natural, decide(read_log(a, "10"), read_log(b, "10")))

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rewards.equality.build import NotSymbolic, build
 from rewards.equality.probe import counts, same_slow
-from rewards.equality.scalar import either, literal, same
+from rewards.equality.scalar import literal, same, same_logs
 from rewards.equality.simplify import hopeless, steps
 from rewards.syntax.nodes import Node
-from rewards.syntax.tree import features, read_log, symbols
+from rewards.syntax.tree import features, symbols
 
 if TYPE_CHECKING:
     from sympy import Expr
@@ -92,8 +92,7 @@ class Comparison:
 
     def _confirm(self, a: Node, b: Node) -> bool | None:
         if "bare log" in features(a) | features(b):
-            natural = self._confirm(read_log(a, "e"), read_log(b, "e"))
-            return either(natural, self._confirm(read_log(a, "10"), read_log(b, "10")))
+            return same_logs(a, b, self._confirm)
         self.left = self.left or TimeLeft.of_a_pair()  # it runs from the first use on
         verdict = vanishes(a, b, self.left)
         return False if verdict is None and differs_at_a_point(a, b, self.left) else verdict
