@@ -91,7 +91,6 @@ def mean_over_problems(values: ArrayLike, level: float = 0.95) -> Interval:
     """
     v = _vector(values)
     mean = float(v.mean())
-    # one problem says nothing about the spread: infinite, not zero
     if len(v) == 1:
         return Interval(mean, -np.inf, np.inf, "problems", "student t", level)
     # imported here: scipy is slow to import, and most commands need none of it

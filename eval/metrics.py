@@ -56,14 +56,8 @@ def pass_at_each_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray:
             f"pass@{k}: a problem has only {fewest} samples; sample at least {k}, or ask for "
             f"k <= {fewest}"
         )
-    # a product of factors in [0, 1]: C(n, j) itself overflows for a few hundred samples
     drawn = np.arange(k)[:, None]
     return 1 - np.cumprod(np.clip((n - c - drawn) / (n - drawn), 0, None), axis=0)
-
-
-def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray:
-    """pass@k per problem; see `pass_at_each_k`."""
-    return pass_at_each_k(samples, correct, k)[-1]
 
 
 def majority(groups: Sequence[int | None], correct: Sequence[bool]) -> tuple[float, bool]:
@@ -146,7 +140,6 @@ def sample_counts(problems: Problems) -> tuple[NDArray, NDArray]:
 
 def as_metric(interval: Interval) -> Metric:
     """The form of an interval in results files. Infinite bounds become None (JSON has none)."""
-    # JSON has no infinity
     bounds = [bound if np.isfinite(bound) else None for bound in interval.bounds]
     return {
         "value": interval.value,
