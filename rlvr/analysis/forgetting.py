@@ -133,13 +133,12 @@ def accuracies(policy: LanguageModel, files: Sequence[Path], harness: bool) -> d
 def run_harness(
     policy: LanguageModel,
     tasks: Mapping[str, str] = HARNESS_TASKS,
-    limit: int | None = None,
     include_path: Path | None = None,
 ) -> dict[str, list[float]]:
     """Per-question scores (0 or 1) of lm-evaluation-harness tasks on the live policy.
 
-    tasks: name and metric. Data come from the hub or its cache. limit: questions per task.
-    include_path: folder with further task definitions.
+    tasks: name and metric. Data come from the hub or its cache. include_path: folder with further
+    task definitions.
     Raises: ConfigError where the harness is not installed or its data cannot be had.
     """
     try:
@@ -157,7 +156,6 @@ def run_harness(
             model=model,
             tasks=list(tasks),
             task_manager=TaskManager(include_path=str(include_path) if include_path else None),
-            limit=limit,
             # the only place with a score per question
             log_samples=True,
             # intervals are formed here, over the same questions

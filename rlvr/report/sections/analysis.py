@@ -17,6 +17,7 @@ from rlvr.report.blocks import (
     section,
     table,
 )
+from rlvr.report.series import evenly
 
 Curve = Sequence[tuple[float, float]]
 
@@ -196,7 +197,7 @@ def _entanglement(analyses: Analyses) -> Blocks:
         prefix = f"{label}: " if len(analyses) > 1 else ""
         entries = a.get("entanglement") or []
         for what in dict.fromkeys(entry["what"] for entry in entries):
-            chosen = _spread([entry for entry in entries if entry["what"] == what], 5)
+            chosen = evenly([entry for entry in entries if entry["what"] == what], 5)
             series = [_profile(entry, i) for i, entry in enumerate(chosen)]
             blocks.append(chart(f"{prefix}{what}", "cut", "entropy (nats)", series, from_zero=True))
     return blocks
@@ -206,13 +207,6 @@ def _profile(entry: dict[str, Any], style: int) -> Block:
     name = f"layer {entry['layer']}" if entry.get("layer") is not None else entry["name"]
     points = list(zip(entry["cuts"], entry["entropy"], strict=False))
     return line(name, points, style=style, kind="marks")
-
-
-def _spread(entries: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """At most `limit` entries, first and last included, evenly between."""
-    if len(entries) <= limit:
-        return entries
-    return [entries[round(i * (len(entries) - 1) / (limit - 1))] for i in range(limit)]
 
 
 def _forgetting(analyses: Analyses) -> Blocks:
