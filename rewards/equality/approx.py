@@ -170,9 +170,8 @@ def _apply(name: str, x: Number, error: float, at: Point) -> tuple[Number, float
         raise NotExact from problem
     if steep * error > 1e-3 * (1 + abs(value)):
         raise NotExact  # the slope at x says nothing about the ends of so wide an interval
-    return value, 1.1 * steep * error + 4 * EPS * (
-        abs(value) + (abs(x) if name in _PERIODIC else 0)
-    )
+    size = abs(value) + (abs(x) if name in _PERIODIC else 0)
+    return value, 1.1 * steep * error + 4 * EPS * size
 
 
 def _root(args: tuple[Node, ...], at: Point) -> tuple[Number, float]:

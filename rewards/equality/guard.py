@@ -3,7 +3,7 @@
 import math
 
 from rewards.equality.approx import Point, approx
-from rewards.equality.exact import NotExact, TooLarge, Undefined, exact
+from rewards.equality.exact import NotExact, TooLarge, Undefined, exact, ln
 from rewards.syntax.nodes import Node
 from rewards.syntax.tree import symbols
 
@@ -17,9 +17,7 @@ def log_size(node: Node) -> tuple[int, float]:
         value = exact(node)
         if value == 0:
             return 0, -math.inf
-        return (1 if value > 0 else -1), math.log(abs(value.numerator)) - math.log(
-            value.denominator
-        )
+        return (1 if value > 0 else -1), ln(abs(value))
     if tag == "-":
         sign, size = log_size(node[1])
         return -sign, size

@@ -184,11 +184,8 @@ class Evaluator:
             number = exact(node)
             return self.mp.mpf(number.numerator) / number.denominator
         if tag == "s":
-            return (
-                self.bound[node[1]]
-                if node[1] in self.bound
-                else self.mp.mpf(self.at.value(node[1]))
-            )
+            index = self.bound.get(node[1])
+            return self.mp.mpf(self.at.value(node[1])) if index is None else index
         rule = getattr(self, _RULES.get(tag, ""), None)
         if rule is None:
             raise NotExact

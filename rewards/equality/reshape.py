@@ -113,11 +113,8 @@ def spread_signs(node: Node) -> Node:
     if node[0] in SCALARS and features(node) & {"pm", "mp"}:
         return ("list", (choose_sign(node, 1), choose_sign(node, -1)), "pm")
     if node[0] in ("list", "set") and any(features(item) & {"pm", "mp"} for item in node[1]):
-        items = []
-        for item in node[1]:
-            spread = _spread_item(item)
-            items.extend(spread)
-        return (node[0], tuple(items), *node[2:])
+        items = tuple(part for item in node[1] for part in _spread_item(item))
+        return (node[0], items, *node[2:])
     return node
 
 

@@ -72,11 +72,8 @@ def residue(node: Node, modulus: int, key: int) -> int:
             value = value * residue(factor, modulus, key) % modulus
         return value
     if tag == "/":
-        return (
-            residue(node[1], modulus, key)
-            * _inverse(residue(node[2], modulus, key), modulus)
-            % modulus
-        )
+        top, bottom = (residue(part, modulus, key) for part in node[1:])
+        return top * _inverse(bottom, modulus) % modulus
     if tag == "-":
         return -residue(node[1], modulus, key) % modulus
     if tag == "^":

@@ -142,10 +142,7 @@ def _function_argument(parser: Cursor) -> Node:
         factors = [parser.signed_factor()]
         # `\sin x \cos y`: the next function is a factor beside this one
         while parser.starts_factor() and parser.peek.kind != "fn":
-            if parser.peek.value in (
-                "(",
-                "|",
-            ):  # `\sin x (x+1)`: the bracket is a factor of its own
+            if parser.peek.value in ("(", "|"):  # `\sin x (x+1)`: a factor beside the sine
                 break
             factors.append(parser.factor())
         node = product(factors)
