@@ -181,6 +181,7 @@ def _load_hub(record: Benchmark) -> LoadedBenchmark:
             f"{record.name}: {needed} not found in {looked}, and no hub source is known for it; "
             "put the file there or set RLVR_DATA to its folder"
         )
+    # imported late: it takes seconds, and a benchmark on disk needs none of it
     import datasets
 
     hub = record.hub

@@ -52,6 +52,7 @@ def _score_main(prog: str, argv: Sequence[str]) -> None:
     if args.samples is not None and args.samples < 1:
         raise ValueError(f"--samples {args.samples}: score at least 1")
 
+    # imported late, here and below: --help must not wait for numpy
     from eval.reports.report import results_tables
     from eval.score import score
 
@@ -72,6 +73,7 @@ def _score_main(prog: str, argv: Sequence[str]) -> None:
     count = sum(r["samples"] for r in results["benchmarks"].values())
     seconds = time.perf_counter() - start
     print(render(results_tables(results), args.format, results))
+    # beside the table: standard output may be piped as JSON or CSV
     print(f"{count} responses in {seconds:.1f} s ({count / seconds:.0f}/s)", file=sys.stderr)
     for name, r in results["benchmarks"].items():
         print(f"{name}: {r['source']['found']}", file=sys.stderr)
@@ -188,7 +190,7 @@ def make_verifier(args: argparse.Namespace, require_closed_think: bool = False):
 
 
 def _progress(start: float) -> Callable[[int], None] | None:
-    """Shows a running count where someone watches."""
+    """Shows a running count on a terminal."""
     # a log would get one line of carriage returns
     if not sys.stderr.isatty():
         return None

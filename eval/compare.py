@@ -109,12 +109,11 @@ def read_result(folder: str | Path) -> Result:
     problems: ProblemRows = defaultdict(dict)
     for _, row in read_objects(path):
         problems[row["benchmark"]][row["id"]] = row
+    # resolved: the path `.` has no name
     return Result(Path(folder).resolve().name, dict(problems))
 
 
-def compare(
-    results: Sequence[Result], *, all_pairs: bool = False, level: float = 0.95, seed: int = 0
-) -> Report:
+def compare(results: Sequence[Result], *, all_pairs: bool = False, seed: int = 0) -> Report:
     """Every other result against the first, or every pair, on the benchmarks that they share.
 
     Each benchmark must have been scored on the same problems by both (ValueError names one that
@@ -129,11 +128,11 @@ def compare(
     for a, b in pairs:
         shared = _shared(a, b)
         for benchmark, rows in shared.items():
-            whole.append(_compare(a.name, b.name, benchmark, "", rows, level, seed))
+            whole.append(_compare(a.name, b.name, benchmark, "", rows, seed))
             for part, chosen in _parts(rows).items():
-                parts.append(_compare(a.name, b.name, benchmark, part, chosen, level, seed))
+                parts.append(_compare(a.name, b.name, benchmark, part, chosen, seed))
         if len(shared) > 1:
-            whole.append(_compare(a.name, b.name, OVERALL, "", _all_problems(shared), level, seed))
+            whole.append(_compare(a.name, b.name, OVERALL, "", _all_problems(shared), seed))
     # "all problems" repeats the data of the others: correcting for it too would punish twice
     tested = [i for i, c in enumerate(whole) if c.benchmark != OVERALL]
     adjusted = holm([whole[i].p.value for i in tested])
@@ -150,6 +149,7 @@ def _distinct_names(results: Sequence[Result]) -> list[Result]:
     named = []
     for result in results:
         seen[result.name] += 1
+        # two runs' folders may both be called step_100
         again = seen[result.name]
         named.append(replace(result, name=f"{result.name}#{again}") if again > 1 else result)
     return named
@@ -197,23 +197,15 @@ def _all_problems(shared: dict[str, Pairs]) -> Pairs:
     return [pair for name, rows in shared.items() if name not in inside for pair in rows]
 
 
-def _compare(
-    a: str,
-    b: str,
-    benchmark: str,
-    part: str,
-    rows: Pairs,
-    level: float,
-    seed: int,
-) -> PairedComparison:
+def _compare(a: str, b: str, benchmark: str, part: str, rows: Pairs, seed: int) -> PairedComparison:
     # per problem, [n, c] of both sides, so that resampling keeps a problem's pair together
     counts = np.array([[x["n"], x["c"], y["n"], y["c"]] for x, y in rows]).T
     values_a, values_b = counts[1] / counts[0], counts[3] / counts[2]
     sides = (counts[0], counts[1]), (counts[2], counts[3])
     p = permutation_p(values_a, values_b, seed=seed)
-    difference = paired_difference(values_a, values_b, level=level, seed=seed)
+    difference = paired_difference(values_a, values_b, seed=seed)
     noise = {
-        over: resampled_difference(*sides, over, level=level, seed=seed).bounds
+        over: resampled_difference(*sides, over, seed=seed).bounds
         for over in ("samples", "problems and samples")
     }
     ahead = np.sign(values_b - values_a)

@@ -190,6 +190,7 @@ def _count(
     own = [o for o in overlaps if o.benchmark == name]
     exact = {o.eval_id for o in own if o.exact}
     near = {o.eval_id for o in own if o.contaminated} - exact
+    # by grams seen anywhere, which no single pair shows
     full = [
         key
         for key, seen in covered.items()

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from eval.formats.jsonl import read_lines
 
 PART_BYTES = 2**12
-"""Of a log read at a time; the rest of a piece is copied once for every member in it."""
+"""Bytes of a log read at a time; what is left of a piece is copied once per member in it."""
 
 GenerationKey = tuple[str, str, int]
 """(benchmark, problem id, sample index)."""
@@ -135,6 +135,7 @@ def _whole_members(file: BinaryIO) -> tuple[list[bytes], int]:
     members: list[bytes] = []
     whole, read, left = 0, 0, b""
     while True:
+        # 31: a gzip header and the largest window; gzip's own reader cannot say where a member ends
         inflate, parts = zlib.decompressobj(wbits=31), []
         while not inflate.eof:
             piece = left or file.read(PART_BYTES)

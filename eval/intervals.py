@@ -51,6 +51,7 @@ def wilson(successes: float, trials: float, level: float = 0.95) -> Interval:
     z2 = _z(level) ** 2 / trials
     centre = (p + z2 / 2) / (1 + z2)
     half = np.sqrt(z2 * (p * (1 - p) + z2 / 4)) / (1 + z2)
+    # exactly 0 and 1 there: rounding would leave the bound a hair inside or outside
     lo = 0.0 if successes == 0 else float(centre - half)
     hi = 1.0 if successes == trials else float(centre + half)
     return Interval(p, lo, hi, "trials", "wilson", level)
@@ -90,7 +91,6 @@ def mean_over_problems(values: ArrayLike, level: float = 0.95) -> Interval:
     """
     v = _vector(values)
     mean = float(v.mean())
-    # one problem says nothing about the spread: infinite, not zero
     if len(v) == 1:
         return Interval(mean, -np.inf, np.inf, "problems", "student t", level)
     # imported here: scipy is slow to import, and most commands need none of it
@@ -212,6 +212,7 @@ def resampled_difference(
         drawn = np.broadcast_to(weights, shape)
     else:
         drawn = rng.multinomial(total, weights / total, num_resamples)
+    # problems of one state: their correct samples add up to one binomial draw
     n_a, c_a, n_b, c_b = states
     mean_a = rng.binomial(drawn * n_a, c_a / n_a) @ (1 / n_a) / total
     mean_b = rng.binomial(drawn * n_b, c_b / n_b) @ (1 / n_b) / total
@@ -268,6 +269,7 @@ def _z(level: float) -> float:
 def _expanded_z(size: int, level: float) -> float:
     from scipy.special import stdtrit
 
+    # the root undoes the n in the resamples' variance, where an estimate has n - 1
     return float(np.sqrt(size / (size - 1)) * stdtrit(size - 1, 0.5 + level / 2))
 
 

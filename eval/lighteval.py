@@ -86,6 +86,7 @@ def read_details(path: str | Path, benchmark: str) -> Iterator[Generation]:
             )
         tokens = response.get("output_tokens") or []
         for sample, text in enumerate(response["text"]):
+            # a file that we exported has empty lists of ids: their length is not known
             length = len(tokens[sample]) if sample < len(tokens) else 0
             yield Generation(loaded.name, str(found), sample, text, length or None)
 

@@ -56,14 +56,8 @@ def pass_at_each_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray:
             f"pass@{k}: a problem has only {fewest} samples; sample at least {k}, or ask for "
             f"k <= {fewest}"
         )
-    # a product of factors in [0, 1]: C(n, j) itself overflows for a few hundred samples
     drawn = np.arange(k)[:, None]
     return 1 - np.cumprod(np.clip((n - c - drawn) / (n - drawn), 0, None), axis=0)
-
-
-def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray:
-    """pass@k per problem; see `pass_at_each_k`."""
-    return pass_at_each_k(samples, correct, k)[-1]
 
 
 def majority(groups: Sequence[int | None], correct: Sequence[bool]) -> tuple[float, bool]:
@@ -120,6 +114,7 @@ def describe_responses(problems: Problems) -> dict:
     format_rate = _share(problems, lambda s: s.answered)
     truncated = None
     if all(s.truncated is not None for samples in problems for s in samples):
+        # of every sample or not at all: a share of the known ones would be of a chosen part
         truncated = _share(problems, lambda s: bool(s.truncated))
     counts = Counter(s.reason for samples in problems for s in samples)
     reasons = {
@@ -145,7 +140,6 @@ def sample_counts(problems: Problems) -> tuple[NDArray, NDArray]:
 
 def as_metric(interval: Interval) -> Metric:
     """The form of an interval in results files. Infinite bounds become None (JSON has none)."""
-    # JSON has no infinity
     bounds = [bound if np.isfinite(bound) else None for bound in interval.bounds]
     return {
         "value": interval.value,
@@ -209,6 +203,7 @@ def _lengths(problems: Problems) -> dict:
 def _majority_metric(problems: Problems, num_resamples: int, seed: int) -> Metric:
     votes = [majority([s.group for s in p], [s.correct for s in p]) for p in problems]
     values = [value for value, _ in votes]
+    # one draw per problem: a vote is one outcome, however many samples formed it
     entry = as_metric(fraction_over_problems(values))
     rng = np.random.default_rng(seed)
     redrawn = np.stack([_redrawn_votes(samples, num_resamples, rng) for samples in problems])

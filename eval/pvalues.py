@@ -33,6 +33,7 @@ def permutation_p(
     d = d[d != 0]
     if len(d) < 2:
         return PValue(1.0, True, 2 ** len(d))
+    # scipy's own condition for counting every assignment
     exact = 2.0 ** len(d) <= num_resamples
     result = stats.permutation_test(
         (d,),

@@ -70,7 +70,7 @@ _SHA256 = {
     "gsm8k_test": "8130d9c0807eaf6687c5b91a47746acb85a8510142b81e23dd3aeba7ec933b4b",
     "math_test4500": "22875d03808599ca30aae074e59f7bb55970af8ddf81b3f5c99ea551de5e7cf5",
 }
-"""Of each file NAME.jsonl."""
+"""The hash of each file NAME.jsonl."""
 
 
 def _files(*names: str) -> tuple[DataFile, ...]:
@@ -85,6 +85,7 @@ _NO_REPEATS = "MATH test: 5,000 problems less 11 that repeat others or OlympiadB
 _AIME24_HUB = HubSource("HuggingFaceH4/aime_2024", "default", "train")
 _AIME25_HUB = HubSource("yentinglin/aime_2025", "default", "train")
 _MATH_HUB = HubSource("HuggingFaceH4/MATH-500", "default", "test", id_field="unique_id")
+# its configuration is called "main" too, which is no revision
 _GSM8K_HUB = HubSource("openai/gsm8k", "main", "test", "question", answer_after="####")
 
 

@@ -18,7 +18,7 @@ from eval.benchmarks import LoadedBenchmark, load_benchmark
 from eval.formats.samples_file import SamplesFile
 from eval.generations import Generation
 from eval.reports.page import page
-from eval.votes import Judge
+from eval.votes import Judge, as_gold
 from rewards import Gold, Verdict
 
 CHUNK = 8_192
@@ -89,16 +89,9 @@ def _add(benchmark: str | LoadedBenchmark, loaded: dict[str, LoadedBenchmark], g
     found = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     loaded[found.name] = found
     for question in found.questions:
-        parsed = tuple(map(_parse, question.answers))
+        # one broken gold must not lose the scores of the others: its verdicts say gold_invalid
+        parsed = tuple(as_gold(answer) or answer for answer in question.answers)
         golds[found.name, question.id] = parsed if question.others else parsed[0]
-
-
-def _parse(answer: str) -> Gold | str:
-    try:
-        return Gold.parse(answer)
-    except ValueError:
-        # not an error: one broken gold among thousands must not lose the scores of the others
-        return answer  # its verdicts say gold_invalid
 
 
 def _chunks(stream: Iterable[Generation]) -> Iterator[list[Generation]]:

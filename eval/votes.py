@@ -48,8 +48,9 @@ def answer_groups(
         # the pairs of all problems in one call: the verifier's workers stay busy to the end
         pairs, places = [], []
         for key, texts in waiting.items():
+            # equality is transitive: the first stands for its class
             groups[key][texts[0]] = group
-            gold = _as_gold(texts[0])
+            gold = as_gold(texts[0])
             if gold is not None:
                 pairs += [(form.replace("%s", text), gold) for text in texts[1:]]
                 places += [(key, text) for text in texts[1:]]
@@ -61,7 +62,8 @@ def answer_groups(
     return groups
 
 
-def _as_gold(text: str) -> Gold | None:
+def as_gold(text: str) -> Gold | None:
+    """The text as a gold; None where it cannot be understood as one."""
     try:
         return Gold.parse(text)
     except ValueError:

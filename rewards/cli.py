@@ -80,6 +80,7 @@ def main(
         parser.error(str(error))
     with verifier:
         try:
+            # bytes in: a line that is no UTF-8 is reported by its number and stops nothing
             verify_lines(
                 verifier, stdin or sys.stdin.buffer, stdout or sys.stdout, stderr or sys.stderr
             )
@@ -122,6 +123,7 @@ def read_row(number: int, line: bytes) -> Row:
     fields, reason = {"line": number}, Reason.GOLD_INVALID
     try:
         read = json.loads(line, parse_float=WrittenFloat, parse_constant=no_number)
+    # RecursionError: json reads brackets in brackets recursively
     except (ValueError, RecursionError) as error:
         return Row(number, fields, reason=reason, problem=f"not JSON: {error}")
     if not isinstance(read, dict):

@@ -66,6 +66,7 @@ class Counters:
             self._times_ms: deque[float] = deque(maxlen=MAX_TIMES)
 
     def _fold(self) -> None:
+        # only those there by now: other threads go on appending
         for _ in range(len(self._recent)):
             verdict = self._recent.popleft()
             self._reasons[verdict.reason.value] += 1
@@ -78,6 +79,7 @@ class Counters:
             self._fold()
             reasons, stages = dict(self._reasons), dict(self._stages)
             times_ms = sorted(self._times_ms)
+        # a row with a broken gold is never judged: it would only dilute the rate
         num_judged = sum(reasons.values()) - reasons.get(Reason.GOLD_INVALID.value, 0)
         num_failures = sum(reasons.get(reason.value, 0) for reason in FAILURES)
         return VerifierStats(
@@ -98,4 +100,5 @@ def quantile(ordered: list[float], fraction: float) -> float:
     """Return the smallest value that `fraction` of the values do not exceed; 0 for no values."""
     if not ordered:
         return 0.0
+    # nearest rank: the ceiling of fraction * n, counted from 0
     return ordered[max(0, -int(-fraction * len(ordered) // 1) - 1)]

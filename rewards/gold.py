@@ -71,6 +71,7 @@ class Gold:
         _refuse_solution(text)
         label = gold_label(plain)
         if label:
+            # either answers the question: the letter, or its content
             return replace(cls.parse(label[1]), text=text, letters=(label[0],))
         node = read(plain)
         if node is None:
@@ -81,6 +82,7 @@ class Gold:
         run = letter_run(plain)
         kind = Kind.CHOICE if named else Kind.TEXT if _WORD.fullmatch(plain) else _kind(node)
         if kind is Kind.TEXT:
+            # as a product of its letters `odd` would equal `dod`
             node = ("text", words(plain)) if node[0] == "*" else node
         return cls(text, kind, node, compact(plain), None, named or run)
 
@@ -151,6 +153,7 @@ def _checked(text: str) -> str:
         raise ValueError(f"gold {text[:60]!r} says nothing; give the row an answer or drop it")
     if words(plain) in _UNDEFINED:
         raise ValueError(f"gold {text[:60]!r} is no value; give the row an answer or drop it")
+    # `\{` is a sign of the answer's own; only the braces that group have to match
     bare = plain.replace("\\{", "").replace("\\}", "")
     if bare.count("{") != bare.count("}"):
         raise ValueError(f"gold {text[:60]!r} has braces that do not match; correct the LaTeX")

@@ -31,6 +31,7 @@ def verified_avg_at_n(n: int = 1, **settings) -> Any:
 
     verifier = Verifier(**settings)
 
+    # defined here because its base is imported here
     class VerifiedAvgAtN(SampleLevelComputation):
         """Fraction of the first n responses that the verifier finds correct."""
 
@@ -55,5 +56,6 @@ def average(verifier: Verifier, golds: list[str], responses: list[str], n: int) 
     for (_, gold), verdict in zip(pairs, verdicts, strict=True):
         if verdict.reason.value == "gold_invalid":
             raise ValueError(f"gold {gold!r} cannot be understood; leave the document out")
+    # one iterator, taken len(golds) times: a row of the zip has the verdicts of one response
     per_response = zip(*[iter(verdicts)] * len(golds), strict=True)
     return fmean(any(verdict.correct for verdict in group) for group in per_response)

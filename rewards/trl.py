@@ -52,6 +52,7 @@ class MathReward:
             log_extra("answer", [verdict.answer or "" for verdict in verdicts])
         if log_metric is not None:
             counts = Counter(verdict.reason for verdict in verdicts)
+            # zeros too: trl leaves a batch that logs nothing under a name out of that name's mean
             for reason in Reason:
                 log_metric(f"verifier/{reason.value}_frac", counts[reason] / len(verdicts))
         return [

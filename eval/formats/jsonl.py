@@ -39,7 +39,7 @@ def read_values(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `read_values`, where every line has to be an object."""
+    """(line number, object) of every non-blank line. Raises: ValueError with file and line."""
     for number, value in read_values(path):
         if not isinstance(value, dict):
             raise ValueError(f"{path}:{number}: needs one JSON object per line")
@@ -47,8 +47,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def whole_objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The objects among lines of a file that may be damaged or half written; others are left
-    out."""
+    """The objects among the lines of a file that may be damaged; other lines are skipped."""
     for line in lines:
         try:
             value = json.loads(line)

@@ -42,12 +42,14 @@ class SamplesFile:
 
     def _compress(self, text: str) -> None:
         # zlib releases the interpreter lock, so this runs beside the scoring
+        # mtime 0: equal samples give equal bytes
         self._file.write(gzip.compress(text.encode(), compresslevel=1, mtime=0))
 
     def __enter__(self) -> "SamplesFile":
         return self
 
     def __exit__(self, exc_type: object, *rest: object) -> None:
+        # first: the last chunk may still be on its way into the file
         self._thread.shutdown(wait=True)
         if self._folder is None:
             return

@@ -69,6 +69,7 @@ def _bars(problems: Sequence[dict]) -> str:
         top = number // PER_ROW * (HEIGHT + 10)
         n, c = problem["n"], problem["c"]
         interval = wilson(c, n)
+        # from the foot of the frame; SVG's y grows downwards
         tall, low, high = (HEIGHT * v for v in (c / n, interval.lo, interval.hi))
         middle = x + BAR / 2
         where = ", ".join(str(problem[p]) for p in ("subject", "level") if p in problem)

@@ -25,6 +25,7 @@ def results_tables(results: dict) -> list[Table]:
                 percent(r["pass@k"]),
                 percent(r["maj@k"]),
                 f"{100 * r['format_rate']['value']:.1f}",
+                # None: some response does not say why it ended
                 "-" if r["truncated_frac"] is None else f"{100 * r['truncated_frac']['value']:.1f}",
                 f"{length['mean']['value']:.0f}",
             )

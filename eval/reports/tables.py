@@ -54,6 +54,7 @@ def _text(table: Table) -> str:
         3 + max(len(row[i]) for row in (table.columns, *table.rows))
         for i in range(len(table.columns))
     )
+    # a name in square brackets is no markup
     console = Console(file=io.StringIO(), width=width, markup=False)
     with console.capture() as capture:
         console.print(grid)
@@ -73,6 +74,7 @@ def _markdown(table: Table) -> str:
 
 def _csv(table: Table) -> str:
     file = io.StringIO()
+    # csv's own line end is \r\n
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(table.columns)
     writer.writerows(table.rows)

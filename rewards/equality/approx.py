@@ -67,6 +67,7 @@ def _sum(node: Node, at: Point) -> tuple[Number, float]:
         value, bound = approx(term, at)
         total, error = total + value, error + bound
         largest = max(largest, abs(value), abs(total))
+    # an addition rounds by at most EPS of its partial sum
     return total, error + EPS * largest * len(node[1])
 
 
@@ -122,6 +123,7 @@ def raise_to(base: Number, error: float, exponent: Number, exponent_error: float
         relative += abs(cmath.log(base)) * exponent_error
     else:
         value = base**times
+    # the bound is of first order: 1.1 makes up for the rest only while it is small
     if relative > 0.01:
         raise NotExact
     return value, abs(value) * relative * 1.1
@@ -130,6 +132,7 @@ def raise_to(base: Number, error: float, exponent: Number, exponent_error: float
 def _whole(exponent: Number, error: float) -> int | None:
     if isinstance(exponent, complex) or error > 1e-9 or abs(exponent) > 1e15:
         return None
+    # above 2**53 every float is whole, which then says nothing
     return int(exponent) if exponent == int(exponent) else None
 
 
@@ -139,6 +142,7 @@ def _call(node: Node, at: Point) -> tuple[Number, float]:
         return _root(args, at)
     if name in ("ln", "log", "lg"):
         return _logarithm(args, at)
+    # they jump, have several arguments or whole ones only: no slope bounds their error
     if name in _EXACT_ONLY:
         value = exact(node)
         return value.numerator / value.denominator, abs(float(value)) * EPS
@@ -166,9 +170,8 @@ def _apply(name: str, x: Number, error: float, at: Point) -> tuple[Number, float
         raise NotExact from problem
     if steep * error > 1e-3 * (1 + abs(value)):
         raise NotExact  # the slope at x says nothing about the ends of so wide an interval
-    return value, 1.1 * steep * error + 4 * EPS * (
-        abs(value) + (abs(x) if name in _PERIODIC else 0)
-    )
+    size = abs(value) + (abs(x) if name in _PERIODIC else 0)
+    return value, 1.1 * steep * error + 4 * EPS * size
 
 
 def _root(args: tuple[Node, ...], at: Point) -> tuple[Number, float]:
@@ -212,6 +215,7 @@ _PERIODIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
 _EXACT_ONLY = {"!!", "floor", "ceil", "max", "min", "binom"}
 _COMPLEX = {"sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "exp": cmath.exp}
 _COMPLEX |= {"sinh": cmath.sinh, "cosh": cmath.cosh}
+# each with a bound of its slope: |cos| <= 1 for a real sine, 2 / sqrt(pi) < 1.2 for erf
 _FUNCTIONS = {
     "abs": (abs, lambda x: 1.0),
     "exp": (lambda x: math.exp(x), lambda x: cmath.exp(x)),
@@ -229,10 +233,6 @@ _FUNCTIONS = {
     "arccos": (math.acos, lambda x: 1 / math.sqrt(1 - x * x)),
     "!": (_gamma, lambda x: 3 * _gamma(x) * (1 + math.log(2 + abs(x)))),
     "erf": (math.erf, lambda x: 1.2),
-}
-_FUNCTIONS |= {
-    new: _FUNCTIONS[old]
-    for new, old in (("asin", "arcsin"), ("acos", "arccos"), ("atan", "arctan"))
 }
 _RULES = {
     "d": _decimal,

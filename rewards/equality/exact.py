@@ -143,8 +143,8 @@ def _remainder(value: Fraction, modulus: Fraction) -> Fraction:
     return value % modulus
 
 
-def _ln(value: Fraction) -> float:
-    """The natural logarithm of a value > 0, of any size: floats end at 1e308, integers do not."""
+def ln(value: Fraction) -> float:
+    """Return the natural logarithm of a value > 0 of any size: floats end at 1e308."""
     return math.log(value.numerator) - math.log(value.denominator)
 
 
@@ -153,10 +153,10 @@ def _logarithm(value: Fraction, base: Fraction | None = None) -> Fraction:
         return Fraction(0)
     if base is None or base <= 1 or value <= 0 or value.numerator.bit_length() > 2000:
         raise NotExact
-    if _ln(base) == 0:  # within a rounding of 1
+    if ln(base) == 0:  # within a rounding of 1
         raise NotExact
     # Floats only guess the exponent; the powers of both sides prove it.
-    guess = Fraction(_ln(value) / _ln(base)).limit_denominator(12)
+    guess = Fraction(ln(value) / ln(base)).limit_denominator(12)
     numerator, denominator = Fraction(guess.numerator), Fraction(guess.denominator)
     if abs(guess) > 2000 or power(base, numerator) != power(value, denominator):
         raise NotExact

@@ -204,6 +204,7 @@ def _without_alternation(family: Family) -> Family:
         if not signs & set(_scalar_parts(term)):
             terms.append(term)
             continue
+        # (-1)^k is not affine in k, but constant on the even and on the odd k
         double = ("*", (("n", 2, 1), ("s", family.parameter)))
         for sign, place in ((1, double), (-1, ("+", (double, ONE)))):
             chosen = rebuild(term, lambda part, s=sign: ("n", s, 1) if part in signs else part)
@@ -263,6 +264,7 @@ def _in_cosets(coset: tuple[Node, Node], others: list[tuple[Node, Node]], same: 
 
 
 def _is_member(value: Node, start: Node, step: Node, same: Same) -> bool:
+    # floats only guess which member it would be
     times = round((real(value) - real(start)) / real(step))
     return same(value, ("+", (start, ("*", (("n", times, 1), step))))) is True
 

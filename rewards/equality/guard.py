@@ -3,7 +3,7 @@
 import math
 
 from rewards.equality.approx import Point, approx
-from rewards.equality.exact import NotExact, TooLarge, Undefined, exact
+from rewards.equality.exact import NotExact, TooLarge, Undefined, exact, ln
 from rewards.syntax.nodes import Node
 from rewards.syntax.tree import symbols
 
@@ -17,9 +17,7 @@ def log_size(node: Node) -> tuple[int, float]:
         value = exact(node)
         if value == 0:
             return 0, -math.inf
-        return (1 if value > 0 else -1), math.log(abs(value.numerator)) - math.log(
-            value.denominator
-        )
+        return (1 if value > 0 else -1), ln(abs(value))
     if tag == "-":
         sign, size = log_size(node[1])
         return -sign, size
@@ -64,6 +62,7 @@ def _log_count(node: Node) -> tuple[int, float]:
     if any(sign < 0 for sign, _ in sizes):
         raise NotExact
     counts = [math.exp(size) if size < 700 else math.inf for _, size in sizes]
+    # lgamma overflows from 2.6e305 on
     if math.inf in counts or max(counts) > 1e300:
         if len(counts) == 2:
             raise TooLarge

@@ -12,9 +12,9 @@ from zlib import crc32
 from rewards.equality.approx import Point
 from rewards.equality.exact import NotExact, TooLarge, Undefined, exact
 from rewards.equality.guard import MAX_LOG
-from rewards.equality.scalar import MIN_RIGHT_DIGITS, either, infinite, literal, rational, same
+from rewards.equality.scalar import MIN_RIGHT_DIGITS, infinite, literal, rational, same, same_logs
 from rewards.syntax.nodes import Node
-from rewards.syntax.tree import features, read_log, symbols, walk
+from rewards.syntax.tree import features, symbols, walk
 
 if TYPE_CHECKING:
     from mpmath.ctx_mp import MPContext
@@ -34,8 +34,7 @@ def same_slow(a: Node, b: Node) -> bool | None:
         return verdict
     kinds = features(a) | features(b)
     if "bare log" in kinds:
-        natural = same_slow(read_log(a, "e"), read_log(b, "e"))
-        return either(natural, same_slow(read_log(a, "10"), read_log(b, "10")))
+        return same_logs(a, b, same_slow)
     if infinite(a) or infinite(b) or "c:inf" in kinds:
         return None
     free = symbols(a) | symbols(b)
@@ -48,6 +47,7 @@ def same_slow(a: Node, b: Node) -> bool | None:
         if verdict is False:
             return False
         agreed += verdict is True
+        # all of the usual points first; of the wide ones one is enough then
         if agreed >= MIN_AGREED and isinstance(point, WidePoint):
             break
     return True if agreed >= MIN_AGREED else None
@@ -115,6 +115,7 @@ def _alternates(node: Node) -> bool:
 def _context(digits: int) -> "MPContext":
     import mpmath
 
+    # a clone: a precision set on mpmath.mp itself would be everybody's
     context = mpmath.mp.clone()
     context.dps = digits
     return context
@@ -137,12 +138,14 @@ def _at_point(a: Node, b: Node, at: Point, keep_complex: bool) -> bool | None:
             return None
         if at.nonreal and not keep_complex:
             return None
+        # terms that large may cancel all the digits that are looked at
         if digits == HIGH_DIGITS and evaluator.largest > 10**20:
             return _at_scale(a, b, at, mpmath.mp.clone(), evaluator.largest)
         gaps.append(abs(left - right))
         size = max(abs(left), abs(right))
     if size != size or size == mpmath.inf:  # nan differs from itself
         return None
+    # two values of 0 have no digits to agree in: there the gap must shrink with the precision
     low, high = gaps
     return bool(
         high <= size * mpmath.mpf(10) ** (20 - HIGH_DIGITS) or high < low * mpmath.mpf(10) ** -25
@@ -173,6 +176,7 @@ class Evaluator:
     def value(self, node: Node) -> Any:
         """Return the value of the tree; raises NotExact or its kin."""
         self.steps += 1
+        # sums in sums multiply: MAX_TERMS terms of MAX_TERMS each
         if self.steps > 20_000:
             raise TooLarge
         tag = node[0]
@@ -180,11 +184,8 @@ class Evaluator:
             number = exact(node)
             return self.mp.mpf(number.numerator) / number.denominator
         if tag == "s":
-            return (
-                self.bound[node[1]]
-                if node[1] in self.bound
-                else self.mp.mpf(self.at.value(node[1]))
-            )
+            index = self.bound.get(node[1])
+            return self.mp.mpf(self.at.value(node[1])) if index is None else index
         rule = getattr(self, _RULES.get(tag, ""), None)
         if rule is None:
             raise NotExact
@@ -194,6 +195,7 @@ class Evaluator:
         """Return pi, e or i to the context's digits."""
         if node[1] == "inf":
             raise NotExact
+        # * 1: mpmath's constants have no precision until they are computed with
         return {"pi": self.mp.pi, "e": self.mp.e, "i": self.mp.j}[node[1]] * 1
 
     def sum(self, node: Node) -> Any:
@@ -312,6 +314,7 @@ class Evaluator:
         if last - first > MAX_TERMS:
             raise TooLarge
         total = self.mp.mpf(0 if name == "sum" else 1)
+        # an index may hide a symbol, or an outer index, of its name
         kept = self.bound.get(symbol[1])
         for k in range(int(first), int(last) + 1):
             self.bound[symbol[1]] = self.mp.mpf(k)
@@ -352,6 +355,5 @@ _CIRCULAR = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 for _name in (*_CIRCULAR, "coth", "sech", "csch"):
     _FUNCTIONS[_name] = lambda mp, x, _name=_name: getattr(mp, _name)(x)
 for _name in _CIRCULAR:
-    for _prefix in ("arc", "a", "ar"):
-        _FUNCTIONS[_prefix + _name] = lambda mp, x, _name=_name: getattr(mp, "a" + _name)(x)
+    _FUNCTIONS["arc" + _name] = lambda mp, x, _name=_name: getattr(mp, "a" + _name)(x)
 _FUNCTIONS["arccot"] = lambda mp, x: mp.pi / 2 - mp.atan(x)  # from 0 to pi, as schools have it

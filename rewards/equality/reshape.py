@@ -45,6 +45,7 @@ def as_point(node: Node, other: Node) -> Node:
     if other[0] != "tuple":
         return node
     match node:
+        # P(1, 2) is a point, f(1, 2) a value
         case ("f", name, (_, _, *_)) if name[0] == "@" and name[1:2].isupper():
             return ("tuple", "()", node[2])
         case ("*", (("s", name), ("tuple", "()", places))) if name[0].isupper():
@@ -112,11 +113,8 @@ def spread_signs(node: Node) -> Node:
     if node[0] in SCALARS and features(node) & {"pm", "mp"}:
         return ("list", (choose_sign(node, 1), choose_sign(node, -1)), "pm")
     if node[0] in ("list", "set") and any(features(item) & {"pm", "mp"} for item in node[1]):
-        items = []
-        for item in node[1]:
-            spread = _spread_item(item)
-            items.extend(spread)
-        return (node[0], tuple(items), *node[2:])
+        items = tuple(part for item in node[1] for part in _spread_item(item))
+        return (node[0], items, *node[2:])
     return node
 
 
@@ -137,6 +135,7 @@ def _spread_item(item: Node) -> list[Node]:
         return [item]
     if item[0] == "tuple":
         signed = [part for part in item[2] if "pm" in features(part)]
+        # a minus-plus ties the signs together: then all are chosen at once
         if 1 < len(signed) <= MAX_SIGNED and "mp" not in features(item):
             return _every_sign(item)
         signs = [

@@ -63,7 +63,7 @@ def residue(node: Node, modulus: int, key: int) -> int:
     if tag == "n":
         return node[1] * _inverse(node[2], modulus) % modulus if node[2] != 1 else node[1] % modulus
     if tag == "s":
-        return _random(node[1], modulus, 0, key)
+        return _random(node[1], modulus, 0)
     if tag == "+":
         return sum(residue(term, modulus, key) for term in node[1]) % modulus
     if tag == "*":
@@ -72,11 +72,8 @@ def residue(node: Node, modulus: int, key: int) -> int:
             value = value * residue(factor, modulus, key) % modulus
         return value
     if tag == "/":
-        return (
-            residue(node[1], modulus, key)
-            * _inverse(residue(node[2], modulus, key), modulus)
-            % modulus
-        )
+        top, bottom = (residue(part, modulus, key) for part in node[1:])
+        return top * _inverse(bottom, modulus) % modulus
     if tag == "-":
         return -residue(node[1], modulus, key) % modulus
     if tag == "^":
@@ -86,7 +83,7 @@ def residue(node: Node, modulus: int, key: int) -> int:
     if tag == "c":
         if node[1] == "inf":
             raise NotExact
-        return _random(node[1], modulus, 1, key)
+        return _random(node[1], modulus, 1)
     if tag == "unit":
         return residue(node[1], modulus, key)
     if tag == "f":
@@ -100,8 +97,9 @@ def _inverse(value: int, modulus: int) -> int:
     return pow(value, -1, modulus)
 
 
-def _random(name: str, modulus: int, value: int, key: int) -> int:
+def _random(name: str, modulus: int, value: int) -> int:
     seed = (
+        # multipliers of splitmix64 and xxHash: neighbouring names and values end far apart
         crc32(name.encode()) * 0x9E3779B97F4A7C15 + value * 0xC2B2AE3D27D4EB4F + modulus
     ) % modulus
     return pow(seed or 3, 10, modulus)  # an even power: a square, with every root
@@ -122,6 +120,7 @@ def _power(base: int, base_node: Node, exponent: Node, modulus: int, key: int) -
     if power.denominator == 1:
         if base == 0 and power <= 0:
             raise Undefined
+        # exponents count modulo P - 1, by Fermat
         return pow(base, power.numerator % (modulus - 1), modulus) if base else 0
     return _rational_power(base, power, modulus, key)
 
@@ -147,7 +146,7 @@ def _oracle(name: str, args: tuple[Node, ...], modulus: int, key: int) -> int:
     value = 0
     for arg in args:
         value = (value * 1_000_003 + residue(arg, modulus, key) + 1) % modulus
-    return _random(name, modulus, value, key)
+    return _random(name, modulus, value)
 
 
 def _call(node: Node, modulus: int, key: int) -> int:
@@ -155,7 +154,7 @@ def _call(node: Node, modulus: int, key: int) -> int:
     if name == "root":
         return _root(args, modulus, key)
     if name == "exp":
-        return _power(_random("e", modulus, 1, key), ("c", "e"), args[0], modulus, key)
+        return _power(_random("e", modulus, 1), ("c", "e"), args[0], modulus, key)
     if name in ("ln", "log", "lg"):
         top = _logarithm("ln" if len(args) == 2 else name, args[0], modulus, key)
         if len(args) == 1:
@@ -176,6 +175,7 @@ def _root(args: tuple[Node, ...], modulus: int, key: int) -> int:
     if base == 0:
         return 0
     sign = 1
+    # P = 3 (mod 4): of x and -x just one is a square, and an odd root keeps the sign
     if degree.denominator == 1 and degree % 2 and pow(base, (modulus - 1) // 2, modulus) != 1:
         base, sign = -base % modulus, -1
     return sign * _rational_power(base, 1 / degree, modulus, key) % modulus
@@ -195,7 +195,7 @@ def _logarithm(name: str, node: Node, modulus: int, key: int) -> int:
     total = 0
     for side, sign in ((value.numerator, 1), (value.denominator, -1)):
         for prime, times in _factors(side):  # so that log 12 = 2 log 2 + log 3
-            total += sign * times * _random(name, modulus, prime, key)
+            total += sign * times * _random(name, modulus, prime)
     return total % modulus
 
 
@@ -220,8 +220,10 @@ def _count(name: str, args: tuple[Node, ...], modulus: int, key: int) -> int | N
         return None
     if last.denominator != 1 or last < 0:
         raise NotExact
+    # fewer for binomials: each of their factors takes an inverse
     if last > MAX_FACTORIAL or (name == "binom" and last > 200):
         raise TooLarge
+    # a product of factors, since the top may hold symbols
     if name == "binom":
         top = residue(args[0], modulus, key)
         value = 1

@@ -18,6 +18,7 @@ Same = Callable[[Node, Node], bool | None]
 MIN_RIGHT_DIGITS = 10
 FLOAT_DIGITS, MAX_FLOAT_DIGITS = 15, 17
 """Significant digits with which a float is printed."""
+# two units in the last place: the result of a short computation, not one rounding
 FLOAT_ERROR = Fraction(2, 2**52)
 POINTS = 6
 """Two of each kind that approx.Point draws from."""
@@ -51,7 +52,7 @@ def same(a: Node, b: Node) -> bool | None:
     if calls(a) != calls(b):
         return False
     if "bare log" in kinds:
-        return _same_logs(a, b, same)
+        return same_logs(a, b, same)
     rounded = _rounded(a, b)
     if rounded is not None:
         return rounded
@@ -66,7 +67,7 @@ _NO_SCALARS = {"text", "tuple", "set", "list", "rel", "cup", "matrix", "field", 
 _SCALAR_WORDS = {"n", "d", "s", "c", "+", "*", "/", "^", "-", "f", "unit"}
 
 
-def _same_logs(a: Node, b: Node, decide: Same) -> bool | None:
+def same_logs(a: Node, b: Node, decide: Same) -> bool | None:
     """Compare with log read as natural, then as decimal: either is meant in some gold."""
     natural = decide(read_log(a, "e"), read_log(b, "e"))
     return natural if natural else either(natural, decide(read_log(a, "10"), read_log(b, "10")))
@@ -104,6 +105,7 @@ class Literal(NamedTuple):
 def literal(node: Node) -> Literal | None:
     """Return what a decimal, or a decimal times a power of ten, shows; None for anything else."""
     if node[0] == "d":
+        # such a literal has no float, and `rounds` needs one
         if abs(node[1]) >= 10**300 or node[2] > 300:
             return None
         step = Fraction(1, 10 ** node[2])
@@ -175,12 +177,14 @@ def _by_value(a: Node, b: Node, imaginary: bool) -> bool | None:
             return False
         close += verdict is True
     polynomial = rational_form(a) and rational_form(b)
+    # residues decide up to the branch of a root, which floats must have seen
     if close < (2 if free else 1) and not polynomial:
         return None
     try:
         agreed = residue.agree(a, b)
     except (NotExact, ValueError):
         return None
+    # residues that differ prove nothing where functions or roots occur
     return agreed if agreed or polynomial else None
 
 
@@ -227,6 +231,7 @@ def compare_at(a: Node, b: Node, index: int, imaginary: bool) -> bool | None:
     gap, size = abs(left - right), max(abs(left), abs(right))
     if gap > 4 * (left_error + right_error) + 1e-14 * size:  # four times for safety
         return False
+    # values that agree within a wide bound are no evidence
     return True if left_error + right_error < 1e-7 * size else None
 
 
@@ -241,4 +246,5 @@ def _compare_sizes(a: Node, b: Node) -> bool | None:
         return False
     if math.isinf(size) and math.isinf(other_size):
         return None if size == other_size else False
+    # True is as little a proof here as equal floats are: residues have to agree as well
     return abs(size - other_size) <= 1e-9 * (1 + abs(size))

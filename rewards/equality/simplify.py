@@ -19,6 +19,7 @@ def steps(with_symbols: bool, force: bool) -> tuple[Step, ...]:
     import sympy
 
     def in_logarithms(difference: Any) -> Any:
+        # arsinh x is ln(x + sqrt(x^2 + 1)), and only logarithms can be combined
         arcs = (sympy.asinh, sympy.acosh, sympy.atanh)
         apart = sympy.expand_log(difference.rewrite(arcs, sympy.log), force=force)
         return sympy.logcombine(sympy.expand(apart), force=force)
@@ -91,6 +92,7 @@ def _as_algebraic(difference: Any) -> Any:
         return difference
     unknown = sympy.Dummy()
     found = sympy.minimal_polynomial(difference, unknown)
+    # the minimal polynomial x is that of 0 alone
     return sympy.Integer(0) if found == unknown else difference
 
 
@@ -100,6 +102,7 @@ def _as_angle(difference: Any) -> Any:
 
     if not difference.has(sympy.atan, sympy.asin, sympy.acos) or not abs(difference.n(15)) < 1:
         return difference
+    # a sine has one zero within 1 of 0: the next is pi away
     sine = sympy.radsimp(sympy.expand(sympy.expand_trig(sympy.sin(difference))))
     return sympy.Integer(0) if sine.is_zero else difference
 
@@ -118,6 +121,7 @@ def _by_derivatives(difference: Any) -> Any:
         slope = sympy.diff(difference, symbol).replace(_is_root, _factored)
         if not slope.is_zero and not sympy.simplify(slope).is_zero:
             return difference
+    # 1/2 lies in the domain of arcsin and arccos
     return _as_angle(difference.xreplace({symbol: sympy.Rational(1, 2) for symbol in symbols}))
 
 

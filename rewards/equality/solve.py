@@ -43,6 +43,7 @@ def same_solutions(a: Node, g: Node) -> bool | None:
 def _same_end(mine: Any, other: Any, left: TimeLeft) -> bool | None:
     if mine == other:
         return True
+    # oo - oo is nan, of which nothing can be said
     return False if mine.is_infinite or other.is_infinite else is_zero(mine - other, left)
 
 
@@ -102,6 +103,7 @@ def as_set(node: Node) -> Any:
 def _end(node: Node) -> Any:
     import sympy
 
+    # `build` refuses infinity: it is no number
     if node == ("c", "inf"):
         return sympy.oo
     return -sympy.oo if node == ("-", ("c", "inf")) else build(node)
@@ -146,6 +148,7 @@ def _solved(node: Node) -> Any:
     names = symbols(node)
     if len(names) != 1:
         raise NotSymbolic
+    # as `build` has it: for sympy a symbol with other assumptions is another one
     unknown = sympy.Symbol(next(iter(names)), real=True)
     solutions = sympy.S.Reals
     for op, left, right in zip(node[1], node[2], node[2][1:], strict=False):

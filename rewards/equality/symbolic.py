@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rewards.equality.build import NotSymbolic, build
 from rewards.equality.probe import counts, same_slow
-from rewards.equality.scalar import either, literal, same
+from rewards.equality.scalar import literal, same, same_logs
 from rewards.equality.simplify import hopeless, steps
 from rewards.syntax.nodes import Node
-from rewards.syntax.tree import features, read_log, symbols
+from rewards.syntax.tree import features, symbols
 
 if TYPE_CHECKING:
     from sympy import Expr
@@ -92,8 +92,7 @@ class Comparison:
 
     def _confirm(self, a: Node, b: Node) -> bool | None:
         if "bare log" in features(a) | features(b):
-            natural = self._confirm(read_log(a, "e"), read_log(b, "e"))
-            return either(natural, self._confirm(read_log(a, "10"), read_log(b, "10")))
+            return same_logs(a, b, self._confirm)
         self.left = self.left or TimeLeft.of_a_pair()  # it runs from the first use on
         verdict = vanishes(a, b, self.left)
         return False if verdict is None and differs_at_a_point(a, b, self.left) else verdict
@@ -133,6 +132,7 @@ def differs_at_a_point(a: Node, b: Node, left: TimeLeft) -> bool:
     try:
         with within(left.for_a_step()):
             difference = build(a) - build(b)
+            # without symbols evalf can vouch for its digits
             value = cast("Expr", difference.xreplace(_point(difference, whole=counted)))
             real, imaginary = value.evalf(ZERO_DIGITS, maxn=4 * ZERO_DIGITS).as_real_imag()
             return _is_shown(real) and not _is_shown(imaginary)
@@ -190,6 +190,7 @@ def _known(found: "Expr") -> bool | None:
 
 def _has_digits(number: "Expr") -> bool:
     """Say whether a constant is not zero by the digits that sympy vouches for."""
+    # maxn: how far evalf raises its precision while digits cancel
     value = number.evalf(ZERO_DIGITS, maxn=4 * ZERO_DIGITS)
     return any(_is_shown(part) for part in value.as_real_imag())
 
@@ -250,6 +251,7 @@ def within(seconds: float) -> Iterator[None]:
             raise OutOfTime
 
     before = signal.signal(signal.SIGVTALRM, ring)
+    # virtual: processor time of this process alone, whatever else the machine does
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield

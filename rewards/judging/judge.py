@@ -41,6 +41,7 @@ def judge_fast(answer: str, gold: Gold) -> Ruling | None:
     plain = normalise(answer)
     if compact(plain) == gold.plain:
         return _IDENTICAL
+    # digits without their base: the question has named it
     if gold.kind is Kind.BASED and gold.node and compact(plain).upper() == gold.node[1]:
         return _IDENTICAL
     if gold.letters:
@@ -78,6 +79,7 @@ def _by_letters(plain: str, gold: Gold) -> Ruling | None:
         return None
     if sorted(named) == sorted(gold.letters):
         return Ruling(Reason.CORRECT, "choice")
+    # the gold is also a value: `(B) 12` has its 12, and ABC may be a product
     if gold.kind is not Kind.CHOICE and gold.node is not None:
         return None
     hedged = len(gold.letters) == 1 < len(named) and " or" in plain
@@ -104,6 +106,7 @@ def _by_tree(node: Node | None, plain: str, gold: Gold, compare: Same, stage: st
         verdict = equal(node, gold.node, compare)
     except _OUTCOMES:
         return None
+    # nothing is solved in process: a worker may still find that the sets are the same
     if verdict is None or (verdict is False and compare is same and to_solve(gold.node)):
         return None
     if verdict:
@@ -126,6 +129,7 @@ def _left_open(node: Node, gold: Node) -> bool:
     kinds = features(node)
     if kinds & _LEFT_TO_DO and not features(gold) & _LEFT_TO_DO:
         return True
+    # 1 + 2 + ... + n is a sum to carry out; 2, 4, 6, ... is a list
     if "..." in kinds and "+" in kinds and "..." not in features(gold):
         return True
     return "*" in kinds and gold[0] in ("n", "d") and _large_product(node)

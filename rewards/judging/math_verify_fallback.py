@@ -37,8 +37,10 @@ def by_math_verify(plain: str, gold: Gold) -> Ruling:
     from math_verify import parse, verify
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we set no timeout
+    # 0: no alarm of its own, the pool's deadline ends the call
     wanted = parse(f"${gold.plain}$", parsing_timeout=0, raise_on_error=False)
     found = parse(f"${plain}$", parsing_timeout=0, raise_on_error=False)
+    # each is the value, then its text: a text alone is what could not be read
     agreed = len(found) > 1 < len(wanted) and verify(
         wanted[:1], found[:1], timeout_seconds=0, raise_on_error=False
     )

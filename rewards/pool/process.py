@@ -122,9 +122,11 @@ class Template:
         self.control, theirs = socket.socketpair()
         arguments = [json.dumps(sys.path), json.dumps(asdict(settings)), str(os.getpid())]
         with theirs:
+            # our copy of their end closes behind this: a dead template is an end of file here
             self.process = subprocess.Popen(
                 [sys.executable, "-c", BOOT, *arguments],
                 stdin=theirs.fileno(),
+                # what a library prints must not fall among the verdicts of `rlvr verify`
                 stdout=subprocess.DEVNULL,
                 process_group=0,  # else Ctrl-C in the terminal would kill the verifier first
                 env=os.environ | ONE_THREAD,

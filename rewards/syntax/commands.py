@@ -58,6 +58,7 @@ def command(parser: Cursor, name: str) -> Node:
         return environment(parser)
     if name in _BIG:
         return _big(parser, name)
+    # macros that papers define, none of LaTeX's own
     if name in ("R", "Z", "N", "Q", "C", "reals"):
         return ("field", "R" if name == "reals" else name)
     if name in CURRENCY_SIGNS:
@@ -118,6 +119,7 @@ def function(parser: Cursor, name: str) -> Node:
         name = "!"
     if base is not None:
         args = (*args, base)
+    # later stages unpack that many and would fail on others
     if len(args) not in _NUM_ARGS.get(name, (len(args),)):
         raise Unparsed(f"{name} of {len(args)} arguments")
     if power in (("-", ("n", 1, 1)), ("n", -1, 1)):
@@ -138,14 +140,13 @@ def _function_argument(parser: Cursor) -> Node:
         if parser.peek.kind == "cmd" and parser.peek.value == "begin":
             return parser.atom()
         factors = [parser.signed_factor()]
+        # `\sin x \cos y`: the next function is a factor beside this one
         while parser.starts_factor() and parser.peek.kind != "fn":
-            if parser.peek.value in (
-                "(",
-                "|",
-            ):  # `\sin x (x+1)`: the bracket is a factor of its own
+            if parser.peek.value in ("(", "|"):  # `\sin x (x+1)`: a factor beside the sine
                 break
             factors.append(parser.factor())
         node = product(factors)
+        # `\sin \pi/6` is meant as the sine of the fraction
         while parser.peek.value == "/" and parser.peek.kind == "op":
             parser.next()
             node = ("/", node, parser.factor())

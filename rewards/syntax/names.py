@@ -54,6 +54,7 @@ def index(parser: Cursor) -> str:
         if token.kind in ("end", "op"):
             raise Unparsed("an index that is missing")
         if token.kind == "num" and len(token.value) > 1:
+            # TeX reads a_12 as a_1 times 2, its writer meant a_{12}
             raise Unparsed("an index of several digits without braces")
         return token.value
     parts, depth = [], 1

@@ -33,6 +33,7 @@ def _recurring(value: str, digits: str) -> Node:
     whole, _, fixed = value.partition(".")
     if not digits.isdigit() or len(fixed) + len(digits) > 60:
         raise ValueError("a recurring decimal of too many digits")
+    # 0.1666... = (16 - 1) / 90
     low, high = int(whole + fixed or "0"), int(whole + fixed + digits)
     return ("n", high - low, 10 ** len(fixed) * (10 ** len(digits) - 1))
 
@@ -43,6 +44,7 @@ _TAIL = re.compile(r"(\d*?)(\d+?)\2+$")
 def fold_recurring(value: str) -> Node | None:
     """Return the fraction meant by `0.333...` or `0.1212...`; None when the digits do not recur."""
     whole, dot, decimals = value.partition(".")
+    # 40: _TAIL tries every period behind every start
     if not dot or len(decimals) > 40:
         return None
     found = _TAIL.match(decimals)

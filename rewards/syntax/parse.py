@@ -168,9 +168,11 @@ class Parser(Cursor):
                 break
             else:
                 sign = ""
+            # `1 + -2`: the second sign is the term's own
             if sign == "+" and self.peek.value in ("-", "pm") and self.peek.kind == "op":
                 continue
             term = self.term()
+            # `30 deg + 45 deg`: the unit waits until the sum is complete
             if self.peek.value == "deg" and self.look(1).value in ("+", "-"):
                 self.next()
                 degrees = True
@@ -178,6 +180,7 @@ class Parser(Cursor):
                 term if sign in ("", "+") else negative(term) if sign == "-" else (sign, term)
             )
         node = terms[0] if len(terms) == 1 else added(terms)
+        # TeX's infix commands split their whole group: all read so far stands on top
         if self.accept("choose"):
             node = ("f", "binom", (node, self.sum()))
         elif self.accept("over"):
@@ -199,6 +202,7 @@ class Parser(Cursor):
                 over = self.signed_factor()
                 mixed = mixed_number(factors, over) if len(factors) == 2 else None
                 factors = [mixed or ("/", product(factors), over)]
+            # the m of `5 m` is left for `with_unit`, that of `5m` is a factor
             elif at_unit_letter(self) and len(factors) == 1 and factors[0][0] in ("n", "d"):
                 break
             elif self.starts_factor():
@@ -264,6 +268,7 @@ class Parser(Cursor):
             self.next()
             return primed(base)
         if self.peek.kind == "op" and self.peek.value in ("*", "+", "dagger"):
+            # z^* is a conjugate, A^+ a pseudo-inverse
             raise Unparsed("a superscript that is no power")
         if self.peek.value == "{":
             self.next()

@@ -22,16 +22,13 @@ def walk(node: Node) -> Iterator[Node]:
                 if child[0] in TAGS:  # else the operators of a relation: ("=", "<")
                     stack.append(child)
             else:
+                # a matrix has its rows as bare tuples of nodes: a tag makes them nodes too
                 stack.extend(c if isinstance(c[0], str) else ("tuple", "", c) for c in child if c)
 
 
-def _tags(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-TAGS = _tags(
+TAGS = frozenset(
     "n d s c + * / ^ - pm mp f unit tuple set list rel cup cap setminus matrix field text ratio "
-    "time such ... big based mod"
+    "time such ... big based mod".split()
 )
 
 

@@ -74,6 +74,7 @@ def analyze(path: Path, options: Options) -> Analysis:
             others.append(entry_facts(update))
             continue
         found = svd_of_update(update)
+        # torch decomposes no bfloat16
         modules.append(module_facts(update, svd(update.before.float()), found))
         # a copy: a view would keep every module's full decomposition in memory
         tops[update.name] = found.u[:, :TOP].clone()
@@ -111,7 +112,7 @@ def _by_layer(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @torch.enable_grad()
 def _with_model(facts: dict[str, Any], checkpoint: Path, base: Path, options: Options) -> None:
-    """Adds what only the loaded model can tell."""
+    """Adds curvature, attention and forgetting, which need the loaded model."""
     from rlvr.analysis import forgetting
     from rlvr.analysis.trained import attention_profiles, curvature, load_trained, read_token_rows
 
@@ -144,12 +145,14 @@ def side_by_side(a: Analysis, b: Analysis) -> dict[str, Any]:
         | {key: theirs[m["name"]][key] - m[key] for key in COMPARED}
         | {"shared_angles_deg": _shared_angles(a.tops[m["name"]], b.tops[m["name"]])}
         for m in a.facts["modules"]
+        # two methods may train different modules
         if m["name"] in theirs
     ]
     return a.facts | {"other": b.facts, "difference": {"modules": difference}}
 
 
 def _shared_angles(a: Tensor, b: Tensor) -> list[float]:
+    # two bases of other widths have no directions in common
     if a.shape[0] != b.shape[0]:
         return []
     size = min(a.shape[1], b.shape[1])

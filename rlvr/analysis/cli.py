@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> int:
     """`rlvr analyze ...`; the exit code. Raises: ConfigError."""
     args = _parser().parse_args(argv)
     options = _options(args)
+    # imported late: --help must not wait for torch
     from rlvr.analysis.analyze import analyze, side_by_side
 
     found = [analyze(path, options) for path in args.checkpoints]
@@ -106,6 +107,7 @@ def _options(args: argparse.Namespace) -> Options:
     if args.answer_mode not in MODES:
         raise ConfigError(f"--answer-mode {args.answer_mode}: it is one of {', '.join(MODES)}")
     args.layers = _layers(args.layers)
+    # every field has an option of its name
     return Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
 
 

@@ -48,8 +48,9 @@ def top_eigenvalue(
     """The largest eigenvalue of the Hessian of `loss()` over `params` jointly.
 
     loss is called once and its graph kept; it must be deterministic and twice differentiable.
-    Attention inside it is computed by torch's plain kernel, the one that is. Memory: the graph of
-    the loss and of its gradient, and one float32 copy of the parameters per iteration.
+    Attention inside it uses the math SDPA kernel, the only one that is twice differentiable.
+    Memory: the graph of the loss and of its gradient, and one float32 copy of the parameters per
+    iteration.
     tolerance: relative change of the value. seed: of the start vector.
     Raises: ValueError for parameters that are not float32.
     Source: 2602.04998, appendix on the Hessian. Deviations: the tolerance is relative (a loss may

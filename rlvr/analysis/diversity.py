@@ -23,6 +23,7 @@ def unique_among(values: Sequence[Hashable], n: int) -> float:
     Makes problems with different numbers of samples comparable. n: 1..len(values).
     """
     total = len(values)
+    # the ratio: the chance that none of a value's c copies is drawn
     return sum(1 - comb(total - c, n) / comb(total, n) for c in Counter(values).values())
 
 

@@ -58,9 +58,11 @@ def profile(matrix: Tensor) -> Profile:
     total = matrix.numel()
     left, bond = 1, 1
     entropies, bonds, bounds = [], [], []
+    # behind the last leg there is nothing to cut off
     for dim in dims[:-1]:
         left *= dim
         rest = rest.reshape(bond * dim, -1)
+        # the left factor is dropped: its columns are orthonormal, so later cuts do not see it
         singular, rest = _split(rest)
         bond = len(singular)
         entropies.append(entropy(singular))

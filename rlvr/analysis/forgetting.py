@@ -94,6 +94,7 @@ def _row(policy: LanguageModel, question: str, choice: str) -> TokenRow:
             f"a question of {len(both)} tokens ({question[:40]!r}...): the model takes 1 to"
             f" {longest}; leave it out"
         )
+    # merged into the question's last token: that token is part of the choice
     shared = len(prompt) if both[: len(prompt)] == prompt else len(prompt) - 1
     return TokenRow(both[: max(shared, 1)], both[max(shared, 1) :])
 
@@ -132,13 +133,12 @@ def accuracies(policy: LanguageModel, files: Sequence[Path], harness: bool) -> d
 def run_harness(
     policy: LanguageModel,
     tasks: Mapping[str, str] = HARNESS_TASKS,
-    limit: int | None = None,
     include_path: Path | None = None,
 ) -> dict[str, list[float]]:
     """Per-question scores (0 or 1) of lm-evaluation-harness tasks on the live policy.
 
-    tasks: name and metric. Data come from the hub or its cache. limit: questions per task.
-    include_path: folder with further task definitions.
+    tasks: name and metric. Data come from the hub or its cache. include_path: folder with further
+    task definitions.
     Raises: ConfigError where the harness is not installed or its data cannot be had.
     """
     try:
@@ -156,8 +156,9 @@ def run_harness(
             model=model,
             tasks=list(tasks),
             task_manager=TaskManager(include_path=str(include_path) if include_path else None),
-            limit=limit,
+            # the only place with a score per question
             log_samples=True,
+            # intervals are formed here, over the same questions
             bootstrap_iters=0,
         )
     except (OSError, ConnectionError, ValueError) as error:

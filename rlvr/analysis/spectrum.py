@@ -74,6 +74,7 @@ def stable_rank(s: Tensor) -> float:
 def energy_along(base: Svd, delta: Tensor) -> Tensor:
     """[k] energies (u_i^T dW v_i)^2 / ||dW||_F^2 along the base's singular directions, largest
     first. They sum to 1 only when the update is diagonal in that basis."""
+    # the diagonal of U^T dW V, without the rest of it
     diagonal = ((base.u.T @ delta) * base.v.T).sum(dim=1)
     total = (delta**2).sum()
     return diagonal**2 / total if float(total) else torch.zeros_like(diagonal)
@@ -121,6 +122,7 @@ def module_facts(update: Update, base: Svd, found: Svd) -> dict[str, Any]:
     cumulative = energy.cumsum(0)
     size = len(energy)
     marks = sorted({round(i * size / (ENERGY_POINTS - 1)) for i in range(ENERGY_POINTS)} - {0})
+    # beyond the update's own rank its singular vectors are arbitrary
     top = min(TOP, rank_for_energy(found.s, 1.0), size)
     return entry_facts(update) | {
         "rank90": rank_for_energy(found.s),

@@ -145,6 +145,7 @@ def find_base(checkpoint: Path, given: str | None) -> Path:
     if name is None and is_adapter(checkpoint):
         name = json.loads((checkpoint / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
     if name is None:
+        # a whole model has no configuration of an adapter that would name it
         name = find_manifest(checkpoint).get("model")
     if name is None:
         raise ConfigError(f"{checkpoint}: its base is not recorded; give it with --base FOLDER")
@@ -154,6 +155,7 @@ def find_base(checkpoint: Path, given: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
+        # no .bin beside them: only safetensors are read
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise ConfigError(
@@ -203,6 +205,7 @@ def _difference(name: str, before: Tensor, after: Tensor) -> Update:
             f"{name}: {list(before.shape)} in the base, {list(after.shape)} in the checkpoint; give"
             " the base that it was trained from with --base"
         )
+    # in float32: an update may lie below the steps of bfloat16
     return Update(name, before, dense=after.detach().cpu().float() - before.float())
 
 

@@ -30,9 +30,10 @@ TOKENS_AT_A_TIME = 4096
 
 
 def load_trained(checkpoint: Path, base: Path) -> LanguageModel:
-    """The model of a checkpoint in float32, nothing of it set to train."""
+    """The model of a checkpoint in float32; none of its parameters requires a gradient."""
     adapter = checkpoint if is_adapter(checkpoint) else None
     folder = str(checkpoint if adapter is None else base)
+    # max_len: the least allowed; scoring goes by the model's own context
     config = ModelConfig(path=folder, dtype="float32", max_len=16)
     return load_frozen(config, folder, adapter)
 
@@ -79,6 +80,7 @@ def curvature(
         if fitting < 10:
             return None
         for parameter in params:
+            # these alone: every other parameter would enlarge the graph
             parameter.requires_grad_(True)
         found = lanczos(hessian_product(losses, params), params, fitting)
         for parameter in params:
@@ -110,6 +112,7 @@ def _trained_modules(
             for name, module in policy.model.named_modules()
             if isinstance(module, BaseTunerLayer)
         }
+    # layer_of looks for a number between two dots
     kept = {n: p for n, p in found.items() if p and (layers is None or layer_of(f"{n}.") in layers)}
     if not kept:
         raise ConfigError("--curvature: the checkpoint has no trained module in these layers")
@@ -117,7 +120,7 @@ def _trained_modules(
 
 
 def _own_parameters(layer: Any) -> list[Parameter]:
-    """The adapter's, without those of the layer it wraps."""
+    """The adapter's own parameters, without those of the layer that it wraps."""
     return [value for name, value in layer.named_parameters() if "base_layer" not in name]
 
 

@@ -22,6 +22,7 @@ class Gpu:
     words: tuple[str, ...]
 
 
+# dense: data sheets print twice as much, for weights with 2:4 sparsity
 GPUS = {
     gpu.name: gpu
     for gpu in (

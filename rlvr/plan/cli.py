@@ -33,6 +33,7 @@ SCALES = (1, 8, 64, 256, 1024)
 
 def main(words: Sequence[str]) -> int:
     """Prints the plan."""
+    # what is left over are settings of the recipe, as --section.key value
     args, settings = _parser().parse_known_args(list(words))
     recipe = load_recipe(args.recipe, settings, TrainRecipe)
     header = read_header(Path(args.recipe))
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 def workload(recipe: TrainRecipe, args: Any) -> Workload:
     """The step's work by the recipe and by what is known or assumed of its responses."""
     longest, tokens_per_row = recipe.rollout.max_response_len, None
+    # without refills a step generates its groups once, informative or not
     frac = args.informative_frac if recipe.sampling.dynamic else 1.0
     if args.run:
         known = recorded(Path(args.run))

@@ -136,6 +136,7 @@ def peak_memory(trainer: dict[str, float], engine: dict[str, float], sleeps: boo
     training, generating = sum(trainer.values()), sum(engine.values())
     if not sleeps:
         return training + generating
+    # weights and the optimizer's state stay on the device
     at_rest = training - trainer["gradients"] - trainer["activations"]
     return max(training + engine.get("CUDA graphs", 0.0), at_rest + generating)
 

@@ -96,6 +96,7 @@ def refill_rounds(groups: int, informative_frac: float) -> list[list[int]]:
 
 def decoding_steps(lengths: Sequence[int], slots: int) -> tuple[int, int]:
     """(steps with at least one sequence, tokens) of an engine that runs `slots` at a time."""
+    # when each running sequence ends; requests start in the order given, as slots come free
     ends, now = [], 0
     for length in lengths:
         if len(ends) == slots:
@@ -154,6 +155,7 @@ def step_time(
     rollout, tail = rollout_s(work, rates, generating or devices, slots)
     verify = work.num_rollouts * rates.verify_pair_s
     update = rates.update_s + work.update_tokens * rates.update_token_s / trainers
+    # gradients are float32
     reduced = all_reduce_s(gpu, 4 * shape.trainable, trainers)
     trained = update + reduced
     fixed = rates.sync_s + rates.other_s

@@ -133,6 +133,7 @@ def forest(
     there = [
         [label, *(_short(100 * v) for v in (i["value"], *i["ci95"])), remark, filled]
         for label, i, remark, filled in rows
+        # a mean over a single value has an interval without ends
         if i is not None and i.get("value") is not None and all(map(math.isfinite, i["ci95"]))
     ]
     if not there:
@@ -144,6 +145,7 @@ def over_steps(name: str, points: Points, style: int, *, smooth: bool = False) -
     """The series of one metric; smooth: its points faint, behind the running mean and its band."""
     if not points:
         return []
+    # a mean over so few points is no trend: each is marked
     if not smooth or len(points) < 8:
         kind = "marks" if len(points) < 8 else "line"
         return [line(name, thin(points), style=style, kind=kind)]
@@ -165,6 +167,7 @@ def show(value: object) -> str:
     match value:
         case None:
             return "-"
+        # before int, since True is an int
         case bool():
             return "yes" if value else "no"
         case int():

@@ -32,6 +32,7 @@ def report_main(words: Sequence[str]) -> int:
     if args.live:
         if args.out:
             raise ConfigError("--live serves the page and writes no file; leave --out out")
+        # 0: the system picks a free port
         return _serve(args.folder, args.port or 0, args.analysis)
     if args.port is not None:
         raise ConfigError("--port: belongs to --live")
@@ -56,8 +57,10 @@ def _serve(folder: Path, port: int, analysis_folders: list[Path]) -> int:
 
     try:
         server = make_server(folder, port, analysis_folders)
+    # OverflowError: what bind raises for a port above 65535
     except (OSError, OverflowError) as error:
         raise ConfigError(f"--port {port}: {error}; take another, or leave it out") from None
+    # flushed: into a pipe it would stay in the buffer for as long as the server runs
     print(f"http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends it)", flush=True)
     with server:
         server.serve_forever()

@@ -42,6 +42,7 @@ def read_source(folder: Path, analysis_folders: list[Path] | None = None) -> Sou
         for label, run in runs.items():
             assert run.folder is not None
             analyses |= _analyses(run.folder, label)
+    # config.toml is there before the first step, metrics.jsonl after it
     elif (folder / "config.toml").is_file() or (folder / "metrics.jsonl").is_file():
         runs = {folder.resolve().name: read_run(folder)}
     lr_finds = _lr_finds(folder, comparison)
@@ -78,10 +79,12 @@ def _analyses(folder: Path, label: str | None) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted([*folder.glob("analysis.json"), *folder.glob("*/analysis.json")]):
         tree = read_json(path)
+        # any other tool may write a file of this name
         if tree is not None and isinstance(tree.get("modules"), list):
             inner = path.parent.resolve().name
             name = label if label and path.parent == folder else f"{label}, {inner}"
             found[name if label else inner] = tree
+            # of two checkpoints rlvr analyze puts the second inside the first
             if isinstance(tree.get("other"), dict):
                 found[f"{name if label else inner}, second"] = tree["other"]
     return found

@@ -51,6 +51,7 @@ class LivePage:
     def rollouts(self, run: int, step: int) -> bytes | None:
         """The groups of a step that the index names, as JSON."""
         with self._lock:
+            # numbers from the address only choose among files that the index knows
             path = self._files[run].get(step) if run < len(self._files) else None
         return None if path is None else safe_json(groups_of(read_rollouts(path))).encode()
 
@@ -92,7 +93,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True  # Ctrl-C does not wait for a browser's open connections
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing of a browser that leaves in the middle of an answer."""
+        """Reports no error when a browser disconnects in the middle of an answer."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -112,6 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, "text/html; charset=utf-8", render(data, {}, live=True).encode())
         if self.path == "/data.json":
             _, body, tag = self.live_page.refresh()
+            # the page asks every two seconds, and mostly nothing has changed
             if self.headers.get("If-None-Match") == tag:
                 return self._send(304, None, b"", tag)
             return self._send(200, "application/json", body, tag)
@@ -147,6 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Any method but GET is 405; nothing of the request is repeated."""
+        # 501: what http.server says of a method that has no do_ function
         self._send(405 if code == 501 else code, "text/plain", b"GET only\n")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name

@@ -98,6 +98,7 @@ def render(data: dict[str, Any], chunks: dict[str, str], *, live: bool) -> str:
         "style": style,
         "data": safe_json(data),
         "chunks": "\n".join(
+            # a type that no browser runs: the page's own script unpacks the one that is opened
             f'<script type="application/octet-stream" id="rollouts-{key}">{text}</script>'
             for key, text in chunks.items()
         ),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlvr.report.series import evenly
 from rlvr.runs.reader import read_rollouts
 
 MAX_TEXT_LEN = 20_000
@@ -94,17 +95,13 @@ def embed(
             rows = read_rollouts(path)
             packed[run][step] = pack(groups_of(rows))
             index[run].append(index_of(step, rows))
+    # searched, not computed: the sizes of the steps that stay are not known before
     share, total, kept = 1.0, sum(map(len, files)), packed
     while sum(len(text) for steps in kept for text in steps.values()) > budget and share > 0.001:
         share *= 0.95
-        kept = [{step: steps[step] for step in _spaced(list(steps), share)} for steps in packed]
+        kept = [
+            {step: steps[step] for step in evenly(list(steps), max(1, int(share * len(steps))))}
+            for steps in packed
+        ]
     index = [[e for e in entries if e.step in kept[r]] for r, entries in enumerate(index)]
     return kept, index, total - sum(map(len, kept))
-
-
-def _spaced(steps: list[int], share: float) -> list[int]:
-    """That share of the steps, evenly spaced, with the first and the last; at least the last."""
-    count = max(1, math.floor(share * len(steps)))
-    if count == 1:
-        return steps[-1:]
-    return [steps[round(i * (len(steps) - 1) / (count - 1))] for i in range(count)]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
+from typing import Any
 
 from rlvr.runs.reader import RunData
 
@@ -39,6 +40,7 @@ def thin(points: Points, limit: int = MAX_POINTS) -> list[tuple[int, float]]:
     kept = {0, len(points) - 1}
     for start in range(0, len(points), size):
         bucket = range(start, min(start + size, len(points)))
+        # both extremes, so that no spike is thinned away
         kept.add(min(bucket, key=lambda i: points[i][1]))
         kept.add(max(bucket, key=lambda i: points[i][1]))
     return [points[i] for i in sorted(kept)]
@@ -67,22 +69,28 @@ def trend(values: Sequence[float]) -> Trend:
     n = max(2, len(values) // 5)  # a single value has no spread
     first, last = values[:n], values[-n:]
     difference = fmean(last) - fmean(first)
+    # steps are taken as independent, though each starts from the one before
     error = math.sqrt((stdev(first) ** 2 + stdev(last) ** 2) / n)
     # both fifths constant: any difference between them is certain
     z = difference / error if error > 0 else math.copysign(math.inf, difference or 1.0)
     return Trend(fmean(first), fmean(last), 0.0 if difference == 0 else z)
 
 
-def start_and_end(values: Sequence[float]) -> tuple[float, float]:
-    """Medians of the first and of the last tenth (at least 3 values): outliers do not count."""
-    n = max(3, len(values) // 10)
-    return median(values[:n]), median(values[-n:])
-
-
 def ends(run: RunData, metric: str, min_steps: int) -> tuple[float, float] | None:
-    """`start_and_end` of a run's metric; None where fewer steps than min_steps have it."""
+    """Medians of the first and of the last tenth of a metric (at least 3 values): outliers do not
+    count. None where fewer steps than min_steps have it."""
     values = run.values(metric)
-    return start_and_end(values) if len(values) >= min_steps else None
+    n = max(3, len(values) // 10)
+    return (median(values[:n]), median(values[-n:])) if len(values) >= min_steps else None
+
+
+def evenly(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` items, evenly spaced, with the first and the last; the last alone for 1."""
+    if len(items) <= count:
+        return list(items)
+    if count == 1:
+        return [items[-1]]
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
 def quantile(values: Sequence[float], q: float) -> float:

@@ -62,6 +62,7 @@ def _train_and_save(recipe: FinetuneRecipe, parts: Parts, folder: Path, console:
     policy, steps = parts.policy, parts.num_updates
     started = time.monotonic()
     losses = train(recipe, parts, folder / "metrics.jsonl")
+    # the end of a turn was trained: generation settings that do not name it would go on behind it
     add_end(policy.causal_lm, make_chat(policy.tokenizer, recipe.data.chat_template).end_id)
     seconds = time.monotonic() - started
     checkpoint = folder / "checkpoints" / f"step_{steps}"
@@ -165,6 +166,7 @@ def refuse_other_logits(policy: Policy, examples: Examples) -> None:
         model.forward = forward
     own = logits.log_softmax(dim=-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
     error = float((own - found).abs().max())
+    # not `>`: nan is refused too
     if not error <= (TOLERANCE if policy.dtype == torch.float32 else HALF_TOLERANCE):
         raise ConfigError(
             f"model.path: {type(model).__name__} does more to its logits than trl's trainer knows:"

@@ -93,7 +93,7 @@ class _Callback(TrainerCallback):
 
 
 def train(recipe: FinetuneRecipe, parts: Parts, metrics: Path) -> list[float]:
-    """The logged losses of a whole run, after which the policy is trained. metrics: of the log."""
+    """Trains the policy and returns the logged losses. metrics: the file that logs go to."""
     policy, peak = parts.policy, recipe.optim.lr
     if policy.device.type == "cpu":
         torch.set_num_threads(recipe.train.num_threads or len(os.sched_getaffinity(0)))
@@ -102,6 +102,7 @@ def train(recipe: FinetuneRecipe, parts: Parts, metrics: Path) -> list[float]:
     )
     callback = _Callback(policy, metrics)
     adapter = {parameter: parameter.data for parameter in policy.trainable}
+    # the trainer makes its output folder when it is built; nothing is saved there
     with tempfile.TemporaryDirectory(prefix="rlvr-sft-") as scratch:
         trainer = _Trainer(
             policy.model,  # pyright: ignore[reportArgumentType]

@@ -40,6 +40,7 @@ def find_model(recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path) -> str |
     """
     given = recipe.model.path
     if given is not None:
+        # no folder here: a hub id, which absolute() would turn into a path
         return str(Path(given).absolute()) if Path(given).is_dir() else given
     path = _warm_start_recipe(recipe, recipe_path)
     folder = warm_start_path(load_recipe(path, [], WarmStartRecipe))

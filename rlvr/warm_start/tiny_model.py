@@ -37,6 +37,7 @@ def build_tokenizer(
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[PAD, END, USER, ASSISTANT],
+        # every byte is a token from the start, so that no text is out of the vocabulary
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -52,6 +53,7 @@ def build_tokenizer(
         extra_special_tokens=[USER, ASSISTANT],
         chat_template=CHAT_TEMPLATE,
         model_max_length=context_len,
+        # generation continues the end of each row
         padding_side="left",
     )
 

@@ -28,6 +28,7 @@ NUM_TOKENIZER_TEXTS = 6000
 
 def warm_start_path(recipe: WarmStartRecipe) -> Path:
     """The cache folder of this recipe's result, made or not; every setting changes its name."""
+    # sorted: the order of fields in a class is no setting
     text = json.dumps({"format": FORMAT, "recipe": recipe.model_dump(mode="json")}, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     return cache_dir() / "sft" / f"{recipe.run.name}-{key}"
@@ -176,6 +177,7 @@ def show_one_line(trainer: Any, name: str, started: float) -> None:
     """Replaces the trainer's own output by one line of progress, rewritten on a terminal."""
     from transformers import PrinterCallback
 
+    # with disable_tqdm transformers prints the dict of every log by this
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_progress(name, started))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 LEVELS = ("problem", "warning", "note", "good")
-"""From what spoils a run to what went well; the order on the page."""
+"""Severities, the worst first; also the order on the page."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ LR_REMEDY = "rlvr lr-find RECIPE.toml measures the best rate of this method"
 
 
 def loss_near_zero(run: RunData) -> Finding | None:
-    """The most asked question of all: the loss says nothing, and that is as it should be."""
+    """A loss near 0, the most asked question of all: it is normal and says nothing of progress."""
     losses, norms = run.values("policy/loss"), run.values("optim/grad_norm")
     if not losses or (norms and median(norms) < 1e-9):  # then `no_gradient` has the word
         return None
@@ -65,6 +65,7 @@ def _signs_of_large_steps(run: RunData) -> list[str]:
     if start > 0 and end > 10 * start:
         signs.append(f"optim/grad_norm grew from {start:.2g} to {end:.2g}")
     start, end = ends(run, "policy/entropy", 10) or (0.0, 0.0)
+    # driven too far, a policy ends up random or certain
     if start > 0 and (end > 3 * start or end < 0.05 * start):
         signs.append(f"policy/entropy went from {start:.3g} to {end:.3g} nats")
     for name, limit in (("policy/kl_ref", 0.3), ("policy/clip_frac", 0.2)):
@@ -114,6 +115,7 @@ def lr_too_high(run: RunData) -> Finding | None:
 def not_learning(run: RunData) -> Finding | None:
     """Reward that does not rise: the rate is too low, the ceiling is near, or something else."""
     values = run.values("reward/mean")
+    # a rate that is too high explains a reward that does not rise
     if len(values) < MIN_STEPS or not _comparable(run) or lr_too_high(run) is not None:
         return None
     change = trend(values)
@@ -180,6 +182,7 @@ def learning(run: RunData) -> Finding | None:
     if bounds and bounds[0] > 0:
         return Finding("learning", "good", "Held-out accuracy rose", (_accuracy_change(summary),))
     values = run.values("reward/mean")
+    # held-out accuracy has the word where it was measured
     if bounds or len(values) < MIN_STEPS or not _comparable(run):
         return None
     change = trend(values)

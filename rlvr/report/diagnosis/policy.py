@@ -9,6 +9,7 @@ from rlvr.runs.reader import RunData, is_number
 MIN_STEPS = 10
 """Fewer steps carry no trend."""
 
+# a copy, which a test compares: the loop's own table needs torch, and the report loads none
 SYNC_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """The loop's own tolerance of sync/logprob_error (nats), by compute type; in 16 bits it is one of
 sync/logprob_error_p99, since a maximum over many steps meets every rounding."""
@@ -32,6 +33,7 @@ def entropy_collapse(run: RunData) -> Finding | None:
             f" ({end / start:.0%} of the start); first below a fifth at step {step}",
         ),
         (
+            # 0.28 is DAPO's clip-higher (2503.14476)
             "raise algorithm.clip_high (0.28 keeps more exploration than 0.2)",
             "set algorithm.entropy_target near the starting entropy, or algorithm.entropy_coef",
             "lower optim.lr, or set algorithm.kl_beta above 0",
@@ -73,6 +75,7 @@ def engine_mismatch(run: RunData) -> Finding | None:
     """
     dtype = str(run.setting("model.dtype", "bfloat16"))
     tolerance = run.setting("rollout.sync_tolerance") or SYNC_TOLERANCE.get(dtype, 0.5)
+    # a warning well before the loop itself stops at its tolerance
     name, share = "sync/logprob_error", 0.3
     if dtype != "float32" and not run.setting("rollout.sync_tolerance"):
         name, share = "sync/logprob_error_p99", 1.0
@@ -89,6 +92,7 @@ def engine_mismatch(run: RunData) -> Finding | None:
     limit = MISMATCH_KL.get(dtype, 1e-2)
     # most late steps are stale or clipped in some token: the low quarter shows rounding alone
     low = quantile(kl[-2 * window_len(len(kl)) :], 0.25) if len(kl) >= 5 else 0.0
+    # after a first update of the same batch the two policies differ by design
     if low > limit and run.setting("optim.updates_per_step", 1) == 1:
         grave = grave or low > 10 * limit
         evidence.append(

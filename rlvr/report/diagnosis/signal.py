@@ -16,11 +16,13 @@ FAILURES = ("timeout", "worker_died")
 
 def groups_without_signal(run: RunData) -> Finding | None:
     """Few groups whose rewards differ: the others cost a rollout and teach nothing."""
+    # without the metric as if every group had a signal
     _, end = ends(run, "sampler/informative_frac", 3) or (0.0, 1.0)
     rewards = ends(run, "reward/mean", 1)
     if end >= 0.3 or rewards is None:
         return None
     low, high = run.setting("reward.incorrect", 0.0), run.setting("reward.correct", 1.0)
+    # a recipe may pay -1 and 1: what counts is the place between the two
     level = (rewards[1] - low) / (high - low)
     evidence = [
         f"sampler/informative_frac is {end:.2f} at the end: {1 - end:.0%} of the groups have equal"
@@ -87,6 +89,7 @@ def length_growth(run: RunData) -> Finding | None:
         return None
     start, end = lengths
     change = trend(rewards)
+    # growth that earns reward is no fault
     if end < 2 * start or change.z >= 2:
         return None
     return Finding(
@@ -150,6 +153,7 @@ def verifier_failures(run: RunData) -> Finding | None:
         evidence.append(f"gold answers could not be read for {max(unusable):.1%} of the responses")
     return Finding(
         "verifier_failures",
+        # a broken gold alone leaves no failures to average
         "problem" if fmean(value for _, value in failures or [(0, 0.0)]) > 0.05 else "warning",
         "The verifier fails on some responses; they are left out, right or wrong",
         tuple(evidence),
@@ -168,6 +172,7 @@ def contamination(run: RunData) -> Finding | None:
     """
     counts = run.manifest.get("contamination")
     remedy = "rlvr data check TRAIN --against BENCH --filtered FILE writes a clean training file"
+    # before the manifest's counts: the same rows need no comparison of texts
     same = _same_source(run)
     if same:
         return Finding(
@@ -205,6 +210,7 @@ def _same_source(run: RunData) -> str | None:
     if not path or path != held_out or run.setting("data.name") != run.setting("eval.name"):
         return None
     is_file = tables.is_file(str(path))  # a file has no splits: the same path is the same rows
+    # what the readers take where the recipe names no split
     default = "heldout" if str(path).startswith("generated:") else "test"
     split = run.setting("data.split") or "train"
     held_out_split = run.setting("eval.split") or default

@@ -17,6 +17,7 @@ from rlvr.report.blocks import (
     section,
     table,
 )
+from rlvr.report.series import evenly
 
 Curve = Sequence[tuple[float, float]]
 
@@ -139,6 +140,7 @@ def _relative_values(module: dict[str, Any]) -> Curve:
     values = module.get("singular_values") or []
     if not values or values[0] <= 0:
         return []
+    # below that float32 has only rounding, which a logarithmic axis would show as a tail
     return [(i, v / values[0]) for i, v in enumerate(values, start=1) if v > 1e-7 * values[0]]
 
 
@@ -182,6 +184,7 @@ def _kind_table(prefix: str, by_kind: dict[str, list[dict[str, Any]]]) -> Block 
 def _curvature(prefix: str, curvature: dict[str, Any] | None) -> Block | None:
     if not curvature:
         return None
+    # the steepest ones, which bound the learning rate (2602.04998)
     modules = sorted((curvature.get("modules") or {}).items(), key=lambda pair: -pair[1])[:12]
     rows = [("all trained parameters", curvature.get("whole")), *modules]
     title = f"{prefix}Largest Hessian eigenvalue"
@@ -194,7 +197,7 @@ def _entanglement(analyses: Analyses) -> Blocks:
         prefix = f"{label}: " if len(analyses) > 1 else ""
         entries = a.get("entanglement") or []
         for what in dict.fromkeys(entry["what"] for entry in entries):
-            chosen = _spread([entry for entry in entries if entry["what"] == what], 5)
+            chosen = evenly([entry for entry in entries if entry["what"] == what], 5)
             series = [_profile(entry, i) for i, entry in enumerate(chosen)]
             blocks.append(chart(f"{prefix}{what}", "cut", "entropy (nats)", series, from_zero=True))
     return blocks
@@ -204,13 +207,6 @@ def _profile(entry: dict[str, Any], style: int) -> Block:
     name = f"layer {entry['layer']}" if entry.get("layer") is not None else entry["name"]
     points = list(zip(entry["cuts"], entry["entropy"], strict=False))
     return line(name, points, style=style, kind="marks")
-
-
-def _spread(entries: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """At most `limit` entries, first and last included, evenly between."""
-    if len(entries) <= limit:
-        return entries
-    return [entries[round(i * (len(entries) - 1) / (limit - 1))] for i in range(limit)]
 
 
 def _forgetting(analyses: Analyses) -> Blocks:

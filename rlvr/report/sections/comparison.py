@@ -54,6 +54,7 @@ def closing_section(source: Source) -> Block | None:
     """The recipe, the comparison's own facts, and every run's manifest."""
     c = source.comparison or {}
     plain = {k: c[k] for k in ("name", "created", "rlvr_commit", "metric", "budget") if k in c}
+    # as it was written, comments included: the resolved one is in every run
     recipe: Block | None = {"type": "pre", "text": c["recipe"]} if c.get("recipe") else None
     manifests = [
         details(f"Manifest of {label}", [manifest_facts(run)])
@@ -72,6 +73,7 @@ def _over(c: dict[str, Any]) -> str:
 
 
 def _sentences(c: dict[str, Any]) -> Block | None:
+    # rlvr compare wrote them: page, terminal and comparison.md make the same claims
     return {"type": "list", "items": c["sentences"]} if c.get("sentences") else None
 
 

@@ -171,6 +171,7 @@ def pruned_table(c: dict[str, Any]) -> Block | None:
     return record_table(title, PRUNED_COLUMNS, c.get("pruned", []))
 
 
+# they differ between any two runs
 IGNORED = ("run.name", "run.dir")
 
 
@@ -193,6 +194,7 @@ def config_diff(runs: dict[str, RunData]) -> Block | None:
 
 def _facts_of(run: RunData) -> dict[str, Any]:
     config = {k: v for k, v in flatten(run.config).items() if k not in IGNORED}
+    # what could explain a difference; norms of updates differ between any two runs
     names = (
         "versions", "git_commit", "data", "engine", "sync", "trainable_parameters", "device", "gpu",
     )  # fmt: skip

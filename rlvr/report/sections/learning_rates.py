@@ -57,6 +57,7 @@ def _parabola(find: dict[str, Any]) -> Block | None:
     points = [p for p in find.get("points", []) if p.get("value") is not None and p["lr"] > 0]
     done: dict[object, list[tuple[float, float]]] = {}
     for p in points:
+        # a run that was stopped early has the value of fewer steps: no part of the fit
         if not p.get("stopped"):
             done.setdefault(p.get("seed"), []).append((p["lr"], p["value"]))
     stopped = sorted((p["lr"], p["value"]) for p in points if p.get("stopped"))

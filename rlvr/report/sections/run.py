@@ -183,6 +183,7 @@ def _verdicts(run: RunData) -> Blocks:
     names = sorted(
         {k for row in run.rows for k in row if k.startswith("reward/") and k.endswith("_frac")}
     )
+    # most reasons of the verifier never occur in a run
     shown = [name for name in names if any(run.values(name))]
     series = [
         line(name.removeprefix("reward/").removesuffix("_frac"), smoothed(points), style=i)
@@ -227,6 +228,7 @@ def policy_charts(run: RunData) -> Blocks:
     charts = []
     for metric, title, unit, log in POLICY:
         points, note = run.points(metric), ""
+        # on-policy nothing is clipped, and a line at 0 says no more
         if metric == "policy/clip_frac" and not any(run.values(metric)):
             continue
         if log:  # rounding leaves the KL of equal policies at or a hair below 0
