@@ -171,8 +171,10 @@ def _refuse_experts(model: Any, peft_config: Any) -> None:
     import peft
     from peft.utils import transformers_weight_conversion as conversion
 
+    # peft converts the settings of LoRA alone
     if peft_config.peft_type != peft.PeftType.LORA:
         return
+    # the conversion writes into the settings that it is given
     probe = copy.deepcopy(peft_config)
     with contextlib.suppress(ValueError):  # said again, in full, when the adapter is made
         conversion.convert_peft_config_for_transformers(probe, model, None)

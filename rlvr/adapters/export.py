@@ -49,6 +49,7 @@ def save_as_lora(model: Any, folder: Path, _config: AdapterConfig | None = None)
             ranks[plain_name(name)] = len(a)
     rank = max(ranks.values())
     uneven = {name: r for name, r in ranks.items() if r != rank}
+    # alpha = r, also where a rank is uneven: the factors hold the scaling already
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -101,8 +102,10 @@ def merge_and_export(model: Any, folder: Path, dtype: torch.dtype | None = None)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     plain = AutoModelForCausalLM.from_config(inner.config, dtype=dtype or torch.float32)
     weights = dict(merged_weights(model, everything=True))
+    # not strict: a tied head comes once, as the embedding; anything else missing is caught below
     plain.load_state_dict(weights, strict=False)
     missing = {name for name, _ in plain.named_parameters()} - set(weights)
     assert not missing, f"no weight for {sorted(missing)}"
+    # from_config does not read generation_config.json, which names the tokens that end a response
     plain.generation_config = inner.generation_config
     plain.save_pretrained(folder)

@@ -118,6 +118,7 @@ def _walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _changes(module: nn.Module) -> bool:
+    # a rounded weight changes, too: the engine has loaded the original
     quantized = any(hasattr(p, "quant_state") for p in module.parameters(recurse=False))
     trained = any(p.requires_grad for p in module.parameters(recurse=False))
     return isinstance(module, BaseTunerLayer) or quantized or trained

@@ -31,6 +31,7 @@ def run_comparison(
     for row in pruned:
         task = comparison.task(row.label, row.seed, rates[row.label], until=row.steps)
         outcome = run([task])[0]  # settled: it was paused there
+        # its own outcome is `paused`, which says nothing to a reader of the result
         status = "failed" if outcome.status == "failed" else "pruned"
         result = replace(read_result(task, outcome), status=status)
         results.setdefault(row.label, []).append(result)

@@ -91,6 +91,7 @@ def _recipe_of(folder: Path) -> TrainRecipe | None:
 
 
 def _shape(recipe: TrainRecipe) -> dict[str, Any]:
+    # absolute: the same file may be named from two folders
     tree = absolute_tree(recipe.model_dump(mode="json"))
     return {name: tree[name] for name in SHAPE}
 

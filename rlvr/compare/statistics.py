@@ -68,6 +68,7 @@ def two_way(values_SP: ArrayLike) -> TwoWay:
         parts += [(ms_seeds, s - 1), (-ms_rest, (s - 1) * (p - 1))]
     total = sum(value for value, _ in parts)
     spread = sum(value**2 / freedom for value, freedom in parts)
+    # no variance: the interval has no width, whatever the degrees of freedom
     freedom = total**2 / spread if spread > 0 else float(p - 1)
     # Satterthwaite can give less than one degree of freedom, which no t has
     return TwoWay(mean, math.sqrt(max(total, 0.0) / (s * p)), max(freedom, 1.0))

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from rlvr.config.base import Section
 
+# no slash and no dot at the start: a name cannot lead out of its folder
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """What folders are named after."""
 
@@ -91,10 +92,12 @@ class FindConfig(Section):
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """train.seed of the short runs: all rates with the first, then, as long as the vertex is not
     known to `precision`, the rates around the best with the next."""
+    # one step of the grid, 10^(1/4)
     precision: float = Field(default=1.778, gt=1)
     """The search ends when the interval of the vertex reaches no further than this factor."""
     steps: int | None = Field(default=None, ge=2)
     """Steps of a short run; None takes budget.steps."""
+    # fewer than 3 have no parabola
     num_points: int = Field(default=5, ge=3)
     """Rates tried at first, a factor of 10^(1/4) = 1.778 apart."""
     max_points: int = Field(default=9, ge=3)

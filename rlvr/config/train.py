@@ -10,6 +10,7 @@ from rlvr.config.base import Section
 from rlvr.config.presets import fill_dynamic
 from rlvr.config.rollout import RolloutConfig, SamplingConfig
 
+# at 1 AdamW's bias correction would divide by 0
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -210,6 +211,7 @@ class RunConfig(Section):
 
     dir: str = "runs"
     """Parent folder."""
+    # no slash and no dot at the start: a name cannot lead out of run.dir
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Folder name; None takes the recipe's name, the method, the seed and the time."""
 

@@ -226,6 +226,7 @@ def read_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]
         if value is not None:
             raise ConfigError(f"{section}.{setting} = {value!r}: a file has none; remove it")
     paths = [find_data_file(config.path, section)] if not tables.is_pattern(config.path) else []
+    # brackets may be part of a file's own name; where there is none, this says where it looked
     paths = paths or tables.matching(config.path) or [find_data_file(config.path, section)]
     rows = (row for path in paths for row in tables.read_file(path))
     return _named(rows, config, section), ", ".join(map(str, paths))

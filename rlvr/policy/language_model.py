@@ -137,12 +137,14 @@ def _padded_hidden(
     causal_lm: Any, rows: Sequence[TokenRow], prefix: Any | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """([T, H] hidden states that predict the response tokens, [T] those tokens), rows padded."""
+    # a row's last token predicts nothing
     longest = max(len(row) for row in rows) - 1
     ids_NL = torch.zeros(len(rows), longest, dtype=torch.long)
     mask_NL = torch.zeros(len(rows), longest, dtype=torch.long)
     predicts = []
     for i, row in enumerate(rows):
         last = len(row) - 1
+        # from the left: positions count from 0, and causal attention never reaches the padding
         ids_NL[i, :last] = torch.tensor(row.prompt_ids + row.response_ids[:-1])
         mask_NL[i, :last] = 1
         predicts.append(torch.arange(len(row.prompt_ids) - 1, last) + i * longest)
@@ -194,6 +196,7 @@ def load_base(model_config: ModelConfig, path: str) -> tuple[Any, Any]:
     tokenizer = load_tokenizer(model_config, path)
     read = partial(load_whole, AutoModelForCausalLM.from_pretrained)
     dtype = compute_type(model_config)
+    # never from a pickle, which can run code
     model = _load(read, model_config, path, dtype=dtype, use_safetensors=True)
     check_len(model.config, model_config.max_len, path)
     cap_attention(model)
@@ -213,7 +216,7 @@ def _load(read: Callable[..., Any], model_config: ModelConfig, path: str, **opti
             trust_remote_code=model_config.trust_remote_code,
             **options,
         )
-    except ConfigError:
+    except ConfigError:  # it is a ValueError, too
         raise
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]

@@ -39,6 +39,7 @@ def frozen_copy(model: Any) -> Any:
     copied = copy.deepcopy(model).requires_grad_(False).eval()
     modules = list(copied.modules())
     linear = {p for m in modules if type(m) is nn.Linear for p in m.parameters(recurse=False)}
+    # a tied head is read as the embedding too, where autocast does not round it
     tied = {p for m in modules if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
     for value in [*(p for p in copied.parameters() if p not in linear - tied), *copied.buffers()]:
         if value.is_floating_point():

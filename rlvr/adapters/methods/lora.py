@@ -85,6 +85,7 @@ def _lora_fa_optimizer(model: nn.Module, config: AdapterConfig, optim: OptimConf
     params, names, scalings = [], [], []
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer):
+            # A first, though frozen: peft's step pairs each B with the factor before it
             params += [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
             names += [f"{name}.lora_A", f"{name}.lora_B"]
             scalings += [layer.scaling["default"]] * 2
@@ -115,7 +116,7 @@ METHODS = (
         apply=_rslora,
     ),
     Method(
-        name="dora",
+        name="dora",  # no adapter sync: vLLM serves no DoRA
         paper="2402.09353",
         trains=f"{_FACTORS}, and a magnitude per output",
         options=LORA_OPTIONS,

@@ -160,6 +160,7 @@ def _minor_factors(weight: Any, rank: int, scaling: float, generator: Any) -> tu
     import torch
 
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    # divided by the scaling, by which the forward pass multiplies B A again
     root = (s[-rank:] / scaling).sqrt()
     return root[:, None] * vh[-rank:], u[:, -rank:] * root
 
@@ -242,7 +243,7 @@ METHODS = (
         "datta0: Rethink LoRA initialisation",
         "B A = 0",
         _orthogonal,
-        multiple=2,
+        multiple=2,  # peft makes A of the odd and B of the even rows of one orthonormal matrix
         drawn=True,
     ),
     start_method("init_ab", "2602.04998", "two uniform draws", _init_ab, ("init_ab",), drawn=True),

@@ -45,6 +45,7 @@ def _quantize(model: Any, setup: Setup) -> Any:
     block = setup.config.qlora
     compute = model.dtype if model.dtype.is_floating_point else torch.float32
     found = False
+    # base_model ends before the head
     for module in list(model.base_model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is not nn.Linear:  # a subclass may compute something else
@@ -69,6 +70,7 @@ def _quantize(model: Any, setup: Setup) -> Any:
             )
             small.bias = child.bias
             small.support_avx512bf16_for_cpu = False  # it would repack the weight while we read it
+            # bitsandbytes quantises a weight when it is moved to a device
             setattr(module, name, small.to(child.weight.device))
     if not found:
         raise ConfigError(
@@ -156,11 +158,13 @@ def _requantize(layer: Any, weight: Any) -> None:
         quant_type=old.quant_type,
         module=base,
     )
+    # the move is what quantises
     base.to(old.device)
 
 
 def _save(model: Any, folder: Path, config: AdapterConfig) -> None:
     """peft's folder, and the settings that make the quantised base again from the original."""
+    # without a selection peft saves the frozen twin beside it
     model.save_pretrained(folder, selected_adapters=["default"])
     (folder / BASE_FILE).write_text(config.model_dump_json())
 

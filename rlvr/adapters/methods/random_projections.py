@@ -73,7 +73,7 @@ def _fourierft(model: Any, setup: Setup) -> Any:
         n_frequency=setup.config.fourierft.num_frequencies,
         scaling=setup.config.fourierft.scale,
         random_loc_seed=setup.seed,
-        init_weights=True,
+        init_weights=True,  # zeros; by default peft draws the spectrum, and step 0 is not the base
         **_common(setup),
     )
     return wrap(model, config, setup.seed)

@@ -29,7 +29,7 @@ def _oft(model: Any, setup: Setup) -> Any:
 
     check_divides(model, setup, "oft.block_size", setup.config.oft.block_size)
     config = peft.OFTConfig(
-        r=0,
+        r=0,  # peft takes either r or the block size
         oft_block_size=setup.config.oft.block_size,
         use_cayley_neumann=False,
         **_common(setup),
@@ -72,6 +72,7 @@ def _boft(model: Any, setup: Setup) -> Any:
         **_common(setup),
     )
     adapted = wrap(model, config, setup.seed)
+    # with the toolkit installed the build can still fail
     made = {len(p) for name, p in adapted.named_parameters() if ".boft_R." in name}
     if made != {block.num_factors}:
         raise _no_butterflies(block.num_factors)
@@ -113,6 +114,7 @@ def _orthogeolora(model: Any, setup: Setup) -> Any:
 
     target_weights(model, setup, setup.rank)
     adapted = wrap(model, lora_config(setup), setup.seed)
+    # peft's B is 0, and QR has no gradient there
     _draw_factors(adapted, setup.seed)
     columns, sigma, rows = _parametrizations()
     for layer in _layers(adapted):
@@ -147,6 +149,7 @@ def _parametrizations() -> tuple[Any, Any, Any]:
     def orthonormal(free: Tensor) -> Tensor:
         with torch.autocast("cuda" if free.is_cuda else "cpu", enabled=False):
             q, r = torch.linalg.qr(free.float())
+            # QR is unique only up to these signs
             return q * torch.where(r.diagonal() < 0, -1.0, 1.0)
 
     class Columns(nn.Module):
@@ -206,6 +209,6 @@ METHODS = (
         syncs=("adapter", "merged"),
         options=LORA_OPTIONS,
         apply=_orthogeolora,
-        save=save_as_lora,
+        save=save_as_lora,  # the parametrised factors are no LoRA that peft could load
     ),
 )

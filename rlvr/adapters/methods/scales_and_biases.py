@@ -15,6 +15,7 @@ def _ia3(model: Any, setup: Setup) -> Any:
     modules = list(setup.config.target_modules)
     config = peft.IA3Config(
         target_modules=modules,
+        # peft refuses names that are not among the targets
         feedforward_modules=[name for name in modules if name == "down_proj"],
         task_type=peft.TaskType.CAUSAL_LM,
     )

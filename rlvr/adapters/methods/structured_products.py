@@ -44,7 +44,7 @@ def _lokr(model: Any, setup: Setup) -> Any:
         check_divides(model, setup, "lokr.factor", factor, outputs=True)
     config = peft.LoKrConfig(
         alpha=setup.alpha,  # pyright: ignore[reportArgumentType]
-        decompose_factor=-1 if factor is None else factor,
+        decompose_factor=-1 if factor is None else factor,  # -1: nearly square
         decompose_both=setup.config.lokr.decompose_both,
         **_common(setup),
     )

@@ -67,6 +67,7 @@ def correct_rows(recipe: TrainRecipe, count: int) -> list[TokenRow]:
     from rlvr.engines.stop_tokens import with_stops
     from rlvr.engines.transformers import TransformersEngine
 
+    # the base, whatever the method: one sample serves all, so that eigenvalues can be compared
     policy = _policy(recipe, "full")
     data, prompts = _training_prompts(recipe, policy.tokenizer)
     engine, rows = TransformersEngine(policy), []
@@ -109,7 +110,7 @@ def largest_eigenvalue(recipe: TrainRecipe, rows: Sequence[TokenRow]) -> float:
     policy.causal_lm.set_attn_implementation("sdpa")  # padded rows, differentiable twice
     losses = token_losses(policy, rows, recipe.train.tokens_per_microbatch // 2)
     found = lanczos(hessian_product(losses, policy.trainable), policy.trainable)
-    if not found.value > 0:
+    if not found.value > 0:  # so written, nan is refused too
         raise RunError(f"{recipe.adapter.method}: no positive curvature at the start")
     return found.value
 
