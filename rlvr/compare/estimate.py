@@ -121,6 +121,7 @@ def plan_lines(comparison: Comparison, fairness: Fairness) -> list[str]:
     hours, unknown = 0.0, []
     for label, method in recipe.methods.items():
         cost = measured_cost(comparison.resolve(label, 0, None), folders)
+        # a budget in tokens, seconds or operations does not say how many steps it buys
         steps = recipe.budget.steps or 0
         own = [task for task in tasks if task.label == label]
         # a rate that is still to be found has no run folder yet

@@ -63,6 +63,7 @@ class MethodConfig(Section):
 
     method: str | None = None
     """adapter.method; None takes the label."""
+    # no number as a default: it would be another method's
     lr: float | Literal["find"] = "find"
     """Its own peak learning rate, or "find" to look for it first."""
     rank: int | None = Field(default=None, ge=1)

@@ -224,6 +224,7 @@ def lr_of_method(tree: Any) -> Any:
     optim = tree.get("optim") if isinstance(tree, dict) else None
     if not isinstance(optim, dict) or not isinstance(optim.get("lr"), dict):
         return tree
+    # adapter.method's own default: nothing is validated yet
     method = tree.get("adapter", {}).get("method", "lora")
     if method not in optim["lr"]:
         raise ValueError(

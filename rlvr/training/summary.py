@@ -122,6 +122,7 @@ def draw_reward_curve(folder: Path) -> Path:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     path = folder / "reward_curve.png"
+    # in memory first: a full disk leaves no half of a picture
     picture = io.BytesIO()
     figure.savefig(picture, dpi=150, format="png")
     write_whole(path, picture.getvalue())

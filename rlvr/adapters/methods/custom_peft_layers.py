@@ -161,6 +161,7 @@ class _Bottleneck(nn.Module):
         self.down, self.up = down, up
 
     def forward(self, output: Tensor) -> Tensor:
+        # peft keeps adapters in float32 beside a 16-bit base
         dtype = next(self.down.parameters()).dtype
         return self.up(nn.functional.gelu(self.down(output.to(dtype))))
 
