@@ -166,6 +166,7 @@ def _prompt(text: Any, config: DataConfig) -> Messages:
             f"{config.problem_field} is empty or neither a text nor a list of messages"
         )
     if isinstance(text, str):
+        # str.format would trip over the braces of LaTeX
         content = config.prompt_template.replace("{problem}", text)
         return with_system(
             [{"role": "user", "content": content}], config.system_prompt, config.problem_field

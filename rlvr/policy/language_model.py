@@ -147,6 +147,7 @@ def _padded_hidden(
         # from the left: positions count from 0, and causal attention never reaches the padding
         ids_NL[i, :last] = torch.tensor(row.prompt_ids + row.response_ids[:-1])
         mask_NL[i, :last] = 1
+        # the state at a position predicts the token after it
         predicts.append(torch.arange(len(row.prompt_ids) - 1, last) + i * longest)
     if prefix is not None:
         trained_NV = torch.ones(len(rows), prefix.get_seq_length(), dtype=torch.long)

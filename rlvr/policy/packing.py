@@ -73,6 +73,7 @@ def pack(rows: Sequence[TokenRow], device: torch.device, bucketed: bool) -> Pack
     lengths = [len(sequence) for sequence in sequences]
     order = buckets(lengths) if bucketed else [[i] for i in range(len(rows))]
     take_S, home_U, shapes = _lay_out(sequences, order, len(ids))
+    # the variable-length kernel takes its offsets as int32
     ends_R = None if bucketed else torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
     return Packing(
         to_device(torch.tensor(ids), device),

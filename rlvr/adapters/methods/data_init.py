@@ -143,7 +143,7 @@ METHODS = (
         paper="2410.07170",
         trains="A and B of every target module, A from the inputs' singular vectors",
         syncs=("adapter", "merged"),
-        options=(LORA_OPTIONS - {"seed"}) | {"calibration_rows", "eva"},
+        options=(LORA_OPTIONS - {"seed"}) | {"calibration_rows", "eva"},  # B = 0, A computed
         apply=_eva,
         needs_rows=True,
     ),

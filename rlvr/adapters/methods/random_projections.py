@@ -100,7 +100,7 @@ METHODS = (
         trains="one short vector per target module inside the top singular space of W",
         options=_OPTIONS | {"rank", "dropout", "tinylora"},
         apply=_tinylora,
-        shared=True,
+        shared=True,  # under tinylora.tying one vector serves several modules
     ),
     Method(
         name="fourierft",

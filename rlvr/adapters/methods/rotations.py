@@ -182,7 +182,7 @@ METHODS = (
         name="oft",
         paper="2306.07280",
         trains="a block-diagonal rotation of each target module's input",
-        options=(_OPTIONS - {"seed"}) | {"oft"},
+        options=(_OPTIONS - {"seed"}) | {"oft"},  # the identity at the start: nothing is drawn
         apply=_oft,
     ),
     Method(
