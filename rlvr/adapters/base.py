@@ -143,6 +143,11 @@ def weight_of(module: Any) -> Tensor:
     return module.weight.T if is_transposed(module) else module.weight
 
 
+def peft_targets(setup: Setup) -> dict[str, Any]:
+    """The arguments of a peft config that say what is adapted."""
+    return {"target_modules": list(setup.config.target_modules), "task_type": "CAUSAL_LM"}
+
+
 def wrap(model: Any, peft_config: Any, seed: int) -> Any:
     """The peft model of `peft_config`, every random draw of its initialisation from `seed`.
 

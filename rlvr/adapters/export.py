@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from rlvr.common.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from rlvr.config.adapter import AdapterConfig
@@ -32,21 +31,26 @@ def lora_factors(layer: Any) -> tuple[Tensor, Tensor]:
     return torch.cat(a).detach(), torch.cat(b, dim=1).detach()
 
 
+def lora_layers(model: Any) -> dict[str, Any]:
+    """peft's LoRA layers by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+
+
 def save_as_lora(model: Any, folder: Path, _config: AdapterConfig | None = None) -> None:
     """A peft LoRA folder on the original base, scaling 1, rank 2 r where a start is subtracted."""
     import peft
-    from peft.tuners.lora import LoraLayer
     from safetensors.torch import save_file
 
     from rlvr.adapters.merge import plain_name
 
     tensors, ranks = {}, {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer):
-            a, b = lora_factors(layer)
-            tensors[f"{name}.lora_A.weight"] = a.float().cpu().contiguous()
-            tensors[f"{name}.lora_B.weight"] = b.float().cpu().contiguous()
-            ranks[plain_name(name)] = len(a)
+    for name, layer in lora_layers(model).items():
+        a, b = lora_factors(layer)
+        tensors[f"{name}.lora_A.weight"] = a.float().cpu().contiguous()
+        tensors[f"{name}.lora_B.weight"] = b.float().cpu().contiguous()
+        ranks[plain_name(name)] = len(a)
     rank = max(ranks.values())
     uneven = {name: r for name, r in ranks.items() if r != rank}
     # alpha = r, also where a rank is uneven: the factors hold the scaling already
@@ -70,9 +74,7 @@ def max_lora_rank(model: Any) -> int:
 
     Raises: ConfigError for a rank that vLLM does not serve.
     """
-    from peft.tuners.lora import LoraLayer
-
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    layers = lora_layers(model)
     embeddings = [name for name, layer in layers.items() if layer.lora_embedding_A]
     if embeddings:
         raise ConfigError(
@@ -89,18 +91,15 @@ def max_lora_rank(model: Any) -> int:
     return fitting[0]
 
 
-def merge_and_export(model: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """A plain transformers folder of W + delta, in float32 unless told otherwise.
-
-    The live model is not written.
-    """
+def merge_and_export(model: Any, folder: Path) -> None:
+    """Writes W + delta in float32 as a plain transformers folder; the live model stays as it is."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from rlvr.adapters.merge import merged_weights
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    plain = AutoModelForCausalLM.from_config(inner.config, dtype=dtype or torch.float32)
+    plain = AutoModelForCausalLM.from_config(inner.config, dtype=torch.float32)
     weights = dict(merged_weights(model, everything=True))
     # not strict: a tied head comes once, as the embedding; anything else missing is caught below
     plain.load_state_dict(weights, strict=False)

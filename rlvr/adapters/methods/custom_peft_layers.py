@@ -183,9 +183,6 @@ class _AddedTuner(BaseTuner):
     prefix = "added_"
     tuner_layer_cls = _AddedLayer
 
-    def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
-        return peft_config
-
     def _create_and_replace(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         peft_config: Any,

@@ -20,7 +20,7 @@ from rlvr.adapters.base import (
     weight_of,
     wrap,
 )
-from rlvr.adapters.export import save_as_lora
+from rlvr.adapters.export import lora_layers, save_as_lora
 from rlvr.adapters.methods.lora import lora_config
 from rlvr.common.errors import ConfigError
 
@@ -55,13 +55,6 @@ def subtract_start(adapted: Any, config: Any) -> Any:
             parameter.requires_grad_(False)
     become(adapted, LoraLinear, SummedLora)
     return adapted
-
-
-def lora_layers(adapted: Any) -> dict[str, Any]:
-    """peft's LoRA layers by name."""
-    from peft.tuners.lora import LoraLayer
-
-    return {n: m for n, m in adapted.named_modules() if isinstance(m, LoraLayer)}
 
 
 def target_weights(model: Any, setup: Setup, num_directions: int) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import LORA_OPTIONS, REFERENCE, Method, Setup, adamw, wrap
+from rlvr.adapters.export import lora_layers
 from rlvr.adapters.methods.lora import lora_config
-from rlvr.adapters.methods.nonzero_init import lora_layers
 from rlvr.common.errors import ConfigError
 
 BASE_FILE = "quantized_base.json"
@@ -134,17 +134,13 @@ def _fit(layer: Any, weight: Any, rank: int) -> None:
     """A and B whose scaled product is the best rank-r approximation of what rounding took."""
     import torch
 
-    u, s, vh = torch.linalg.svd(weight - _dequantized(layer), full_matrices=False)
+    from rlvr.adapters.merge import dense
+
+    rounded = dense(layer.get_base_layer().weight)
+    u, s, vh = torch.linalg.svd(weight - rounded, full_matrices=False)
     root = (s[:rank] / layer.scaling["default"]).sqrt()
     layer.lora_A["default"].weight.data = (root[:, None] * vh[:rank]).contiguous()
     layer.lora_B["default"].weight.data = (u[:, :rank] * root).contiguous()
-
-
-def _dequantized(layer: Any) -> Any:
-    from bitsandbytes.functional import dequantize_4bit
-
-    weight = layer.get_base_layer().weight
-    return dequantize_4bit(weight.data, weight.quant_state).float()
 
 
 def _requantize(layer: Any, weight: Any) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, check_divides, wrap
-from rlvr.adapters.export import save_as_lora
+from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, check_divides, peft_targets, wrap
+from rlvr.adapters.export import lora_layers, save_as_lora
 from rlvr.adapters.methods.lora import lora_config
 from rlvr.adapters.methods.nonzero_init import target_weights
 from rlvr.common.errors import ConfigError
@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from rlvr.config.adapter import AdapterConfig
 
 _OPTIONS = frozenset({"target_modules", "seed"})
-
-
-def _common(setup: Setup) -> dict[str, Any]:
-    return {"target_modules": list(setup.config.target_modules), "task_type": "CAUSAL_LM"}
 
 
 def _oft(model: Any, setup: Setup) -> Any:
@@ -32,7 +28,7 @@ def _oft(model: Any, setup: Setup) -> Any:
         r=0,  # peft takes either r or the block size
         oft_block_size=setup.config.oft.block_size,
         use_cayley_neumann=False,
-        **_common(setup),
+        **peft_targets(setup),
     )
     return wrap(model, config, setup.seed)
 
@@ -69,7 +65,7 @@ def _boft(model: Any, setup: Setup) -> Any:
     config = peft.BOFTConfig(
         boft_block_size=block.block_size,
         boft_n_butterfly_factor=block.num_factors,
-        **_common(setup),
+        **peft_targets(setup),
     )
     adapted = wrap(model, config, setup.seed)
     # with the toolkit installed the build can still fail
@@ -99,7 +95,7 @@ def _hra(model: Any, setup: Setup) -> Any:
 
     from rlvr.adapters.rounding import Float32Hra, HRALinear, become
 
-    adapted = wrap(model, peft.HRAConfig(r=setup.rank, **_common(setup)), setup.seed)
+    adapted = wrap(model, peft.HRAConfig(r=setup.rank, **peft_targets(setup)), setup.seed)
     become(adapted, HRALinear, Float32Hra)
     return adapted
 
@@ -117,7 +113,7 @@ def _orthogeolora(model: Any, setup: Setup) -> Any:
     # peft's B is 0, and QR has no gradient there
     _draw_factors(adapted, setup.seed)
     columns, sigma, rows = _parametrizations()
-    for layer in _layers(adapted):
+    for layer in lora_layers(adapted).values():
         a, b = layer.lora_A["default"], layer.lora_B["default"]
         parametrize.register_parametrization(a, "weight", rows())
         parametrize.register_parametrization(b, "weight", columns())
@@ -125,17 +121,11 @@ def _orthogeolora(model: Any, setup: Setup) -> Any:
     return adapted
 
 
-def _layers(adapted: Any) -> list[Any]:
-    from peft.tuners.lora import LoraLayer
-
-    return [m for m in adapted.modules() if isinstance(m, LoraLayer)]
-
-
 def _draw_factors(adapted: Any, seed: int) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    for layer in _layers(adapted):
+    for layer in lora_layers(adapted).values():
         for part in (layer.lora_A["default"], layer.lora_B["default"]):
             if not part.weight.is_meta:
                 drawn = torch.randn(part.weight.shape, generator=generator)

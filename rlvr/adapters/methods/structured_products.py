@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlvr.adapters.base import Method, Setup, check_divides, wrap
+from rlvr.adapters.base import Method, Setup, check_divides, peft_targets, wrap
 
 _OPTIONS = frozenset({"rank", "target_modules", "seed", "match"})
 
 
 def _common(setup: Setup) -> dict[str, Any]:
-    return {
-        "r": setup.rank,
-        "target_modules": list(setup.config.target_modules),
-        "task_type": "CAUSAL_LM",
-    }
+    return {"r": setup.rank} | peft_targets(setup)
 
 
 def _miss(model: Any, setup: Setup) -> Any:
