@@ -88,7 +88,8 @@ def _halve(
         for label in alive:
             if label not in kept:
                 value = values[label]
-                console.print(f"pruned after {steps} steps: {label} at {_number(value)}")
+                shown = "no value" if value is None else f"{value:.3f}"
+                console.print(f"pruned after {steps} steps: {label} at {shown}")
                 seeds = comparison.seeds(label)
                 pruned += [Pruned(label, seed, number, steps, value) for seed in seeds]
         alive = kept
@@ -117,10 +118,6 @@ def survivors(values: Mapping[str, float | None], keep: float) -> list[str]:
     best = sorted(known, key=lambda label: -known[label])
     chosen = set(best[: math.ceil(keep * len(values))])
     return [label for label in values if label in chosen]
-
-
-def _number(value: float | None) -> str:
-    return "no value" if value is None else f"{value:.3f}"
 
 
 def _show(tree: Mapping[str, Any], comparison: Comparison, console: Console) -> None:

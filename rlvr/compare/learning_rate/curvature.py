@@ -132,5 +132,5 @@ def _policy(recipe: TrainRecipe, method: str | None) -> Policy:
         return _training_prompts(recipe, tokenizer)[1][: recipe.adapter.calibration_rows]
 
     return load_policy(
-        model, adapter, recipe.model.path, recipe.train.seed, False, 1000, encode_rows
+        model, adapter, recipe.model.path, recipe.train.seed, False, encode_rows=encode_rows
     )
