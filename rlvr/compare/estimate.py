@@ -147,7 +147,7 @@ def plan_lines(comparison: Comparison, fairness: Fairness) -> list[str]:
 
 
 def _search_seconds(comparison: Comparison, cost: RunCost) -> float:
-    """Of one search that takes twice its first grid; `_search_text` says what it may take."""
+    """Seconds of one search, taken as twice its first grid; `_search_text` gives the bounds."""
     find = comparison.recipe.find
     steps = find.steps or comparison.recipe.budget.steps or 0
     return 2 * find.num_points * (cost.step_s * steps + cost.extra_s)

@@ -109,7 +109,7 @@ class _PlainHead(torch.autograd.Function):
     """A linear head without bias: each token's gradient is its upstream number times a vector.
 
     With e the one-hot target, p the probabilities and d the slopes of the logits over the head's
-    outputs, d logp / d hidden = W^T (d (e - p)) / temperature is formed while p is at hand. Logits
+    outputs, the forward pass forms d logp / d hidden = W^T (d (e - p)) / temperature from p. Logits
     are computed again in the backward pass only where the head's own weight is trained.
     """
 
