@@ -146,5 +146,5 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, packing: Pac
 
 
 AttentionInterface.register(NAME, attention)
-# for a name without a mask function transformers makes no mask: padded rows would see padding
+# without a mask function transformers makes no mask, and generation would see its left padding
 AttentionMaskInterface.register(NAME, sdpa_mask)
