@@ -72,6 +72,7 @@ def check_adapter(config: AdapterConfig, num_updates: int | None = None) -> Meth
     cannot work.
     """
     method = get_method(config)
+    # dropout = 0 is what a method without dropout does anyway
     given = config.model_fields_set - {"method"} - (set() if config.dropout else {"dropout"})
     for name in sorted(given - method.options):
         value = getattr(config, name)
@@ -83,6 +84,7 @@ def check_adapter(config: AdapterConfig, num_updates: int | None = None) -> Meth
             " one of them"
         )
     multiple, rank = method.rank_multiple(config), config.rank or DEFAULT_RANK
+    # under match the rank is picked among the multiples
     if config.match is None and rank % multiple:
         raise ConfigError(
             f"adapter.rank = {rank}: {method.name} needs a multiple of {multiple}; take"

@@ -144,6 +144,11 @@ def weight_of(module: Any) -> Tensor:
     return module.weight.T if is_transposed(module) else module.weight
 
 
+def peft_targets(setup: Setup) -> dict[str, Any]:
+    """The arguments of a peft config that say what is adapted."""
+    return {"target_modules": list(setup.config.target_modules), "task_type": "CAUSAL_LM"}
+
+
 def wrap(model: Any, peft_config: Any, seed: int) -> Any:
     """The peft model of `peft_config`, every random draw of its initialisation from `seed`.
 
@@ -172,8 +177,10 @@ def _refuse_experts(model: Any, peft_config: Any) -> None:
     import peft
     from peft.utils import transformers_weight_conversion as conversion
 
+    # peft converts the settings of LoRA alone
     if peft_config.peft_type != peft.PeftType.LORA:
         return
+    # the conversion writes into the settings that it is given
     probe = copy.deepcopy(peft_config)
     with contextlib.suppress(ValueError):  # said again, in full, when the adapter is made
         conversion.convert_peft_config_for_transformers(probe, model, None)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from rlvr.common.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from rlvr.config.adapter import AdapterConfig
@@ -80,6 +79,13 @@ def save_as_peft(model: Any, folder: Path, **options: Any) -> None:
     model.save_pretrained(folder, save_embedding_layers=wanted, **options)
 
 
+def lora_layers(model: Any) -> dict[str, Any]:
+    """peft's LoRA layers by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+
+
 def save_as_lora(model: Any, folder: Path, _config: AdapterConfig | None = None) -> None:
     """A peft LoRA folder on the original base, scaling 1, rank 2 r where a start is subtracted."""
     import peft
@@ -95,6 +101,7 @@ def save_as_lora(model: Any, folder: Path, _config: AdapterConfig | None = None)
         ranks[plain_name(name)] = len(a)
     rank = max(ranks.values())
     uneven = {name: r for name, r in ranks.items() if r != rank}
+    # alpha = r, also where a rank is uneven: the factors hold the scaling already
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -132,21 +139,20 @@ def max_lora_rank(model: Any) -> int:
     return fitting[0]
 
 
-def merge_and_export(model: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """A plain transformers folder of W + delta, in float32 unless told otherwise.
-
-    The live model is not written.
-    """
+def merge_and_export(model: Any, folder: Path) -> None:
+    """Writes W + delta in float32 as a plain transformers folder; the live model stays as it is."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from rlvr.adapters.merge import merged_weights
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    plain = AutoModelForCausalLM.from_config(inner.config, dtype=dtype or torch.float32)
+    plain = AutoModelForCausalLM.from_config(inner.config, dtype=torch.float32)
     weights = dict(merged_weights(model, everything=True))
+    # not strict: a tied head comes once, as the embedding; anything else missing is caught below
     plain.load_state_dict(weights, strict=False)
     missing = {name for name, _ in plain.named_parameters()} - set(weights)
     assert not missing, f"no weight for {sorted(missing)}"
+    # from_config does not read generation_config.json, which names the tokens that end a response
     plain.generation_config = inner.generation_config
     plain.save_pretrained(folder)

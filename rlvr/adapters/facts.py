@@ -78,6 +78,7 @@ def peft_facts(model: nn.Module) -> dict[str, Any] | None:
         value = getattr(config, field.name)
         made = field.default_factory
         default = field.default if made is dataclasses.MISSING else made()
+        # the base stands elsewhere in the manifest; peft's own file leaves runtime_config out too
         if value != default and not field.name.startswith(("base_model", "runtime")):
             facts[field.name] = _json_ready(value)
     return facts
@@ -89,6 +90,7 @@ def _json_ready(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(k): _json_ready(v) for k, v in value.items()}
     if isinstance(value, (set, list, tuple)):
+        # a set has no order of its own: equal runs have equal manifests
         return sorted(map(str, value))
     return value if isinstance(value, (int, float, bool, type(None))) else str(value)
 

@@ -28,6 +28,7 @@ def load_adapted(model: Any, folder: str | Path) -> Any:
     base_file = Path(folder) / BASE_FILE
     if base_file.exists():
         config = AdapterConfig.model_validate_json(base_file.read_text())
+        # the base is quantised as it was; what seed 0 draws is overwritten by the saved factors
         adapted = METHODS[config.method].apply(model, Setup(config, seed=0))
         saved = load_file(Path(folder) / "adapter_model.safetensors")
         found = peft.set_peft_model_state_dict(adapted, saved)

@@ -111,7 +111,7 @@ def handed_names(model: nn.Module, everything: bool = False) -> dict[str, list[s
 
 
 def _walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Adapter layers as a whole, and every other module with parameters of its own."""
+    """Adapter layers undivided, and every other module with parameters of its own."""
     if isinstance(module, BaseTunerLayer):
         yield name, module
         return
@@ -122,6 +122,7 @@ def _walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _changes(module: nn.Module) -> bool:
+    # a rounded weight changes, too: the engine has loaded the original
     quantized = any(hasattr(p, "quant_state") for p in module.parameters(recurse=False))
     trained = any(p.requires_grad for p in module.parameters(recurse=False))
     return isinstance(module, BaseTunerLayer) or quantized or trained
@@ -162,7 +163,7 @@ def _low_rank(layer: Any) -> Tensor:
 
 
 def dense(value: Tensor) -> Tensor:
-    """The tensor itself, whole; a 4-bit weight comes dequantised to float32."""
+    """The full tensor; a 4-bit weight dequantised to float32."""
     state = getattr(value, "quant_state", None)
     if state is None:
         return full_tensor(value)

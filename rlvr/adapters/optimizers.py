@@ -27,6 +27,7 @@ def build_optimizer(parameters: Parameters, config: OptimConfig) -> Optimizer:
         "eps": config.eps,
         "weight_decay": config.weight_decay,
     }
+    # a group's own lr: without one it would take the unscaled rate
     scaled: Any = [
         {"lr": config.lr * one.get("lr_ratio", 1.0)} | one if isinstance(one, dict) else one
         for one in parameters

@@ -59,6 +59,7 @@ class ProjectedAdamW(Optimizer):
         if group["kind"] == "galore":
             wide = group["scale"] * (state["projection"].T @ moved)
         else:
+            # 1e-12: a channel without a gradient has a norm of 0
             wide = wide * (group["scale"] * moved.norm(dim=0) / low.norm(dim=0).clamp(min=1e-12))
         return wide if grad.shape[0] <= grad.shape[1] else wide.T
 
@@ -77,5 +78,7 @@ def _projection(wide: Tensor, kind: str, rank: int, seed: list[int]) -> Tensor:
     rank = min(rank, wide.shape[0])
     if kind == "galore":
         return torch.linalg.svd(wide.float(), full_matrices=False)[0][:, :rank].T.contiguous()
+    # drawn on the CPU: the same P on every device
     generator = torch.Generator().manual_seed(sample_seed(*seed))
+    # variance 1 / rank: P keeps the norm of a gradient on average
     return (torch.randn(rank, wide.shape[0], generator=generator) / rank**0.5).to(wide.device)

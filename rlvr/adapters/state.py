@@ -16,6 +16,7 @@ def adapter_tensors(model: Any) -> dict[str, Tensor]:
     found = {n: p for n, p in model.named_parameters() if p.requires_grad}
     for name, layer in model.named_modules():
         if isinstance(layer, BaseTunerLayer):
+            # frozen tensors and buffers too, such as VeRA's projections; keep_vars: the live ones
             inside = cast(nn.Module, layer).state_dict(keep_vars=True)
             found |= {
                 f"{name}.{key}": value

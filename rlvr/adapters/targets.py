@@ -43,6 +43,7 @@ def expert_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         for name, module in model.named_modules()
         if "expert" in f"{name} {type(module).__name__}".lower()
         for key, parameter in module.named_parameters(recurse=False)
+        # transformers stacks the matrices of a layer's experts
         if parameter.ndim == 3
     }
 
@@ -62,7 +63,7 @@ def check_adapted(model: nn.Module, wanted: set[str]) -> None:
     if not isinstance(model, PeftModel):
         return
     layers = {plain_name(n): m for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
-    if not layers:
+    if not layers:  # trained prompts adapt no module
         return
     experts = expert_parameters(model.get_base_model())
     taken = [name for name in layers if any(key.startswith(f"{name}.") for key in experts)]

@@ -76,6 +76,7 @@ def row_weights(lengths: list[int], aggregation: str, max_response_len: int) -> 
         case "token_mean":
             return [1 / num_tokens] * num_rows
         case "response_mean":
+            # max: the weight of a masked row meets no token, but is formed
             return [1 / (num_rows * max(n, 1)) for n in lengths]
         case "response_sum":
             return [1 / num_rows] * num_rows
@@ -173,5 +174,6 @@ def _sums(logp_T: Tensor, clipped_T: Tensor, batch: TokenBatch) -> dict[str, Ten
         "ratio_max": quotient_T.max(),
     }
     if batch.ref_T is not None:
+        # k3 whatever the loss takes, so that the metric means the same in all runs
         sums["kl_ref"] = kl_penalty(logp_T, batch.ref_T, "k3").sum()
     return sums

@@ -63,6 +63,7 @@ class StickyInterrupt:
     def __enter__(self) -> StickyInterrupt:
         before = signal.getsignal(signal.SIGINT)
         outer = isinstance(getattr(before, "__self__", None), StickyInterrupt)
+        # any other handler is that of the program around us
         if _receives_signals() and (outer or before is signal.default_int_handler):
             self._before = signal.signal(signal.SIGINT, self._remember)
         return self

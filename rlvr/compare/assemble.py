@@ -66,7 +66,7 @@ def assemble(
             | {"accuracy_by_set": _by_set(after[label], sets)}
             | {"gain": interval_json(gains[label])}
             for label in recipe.methods
-            if label in results
+            if label in results  # a method without a rate has no runs
         ],
         "pairs": [_pair(pair) for pair in pairs],
         "lr_finds": list(read_finds(comparison, list(recipe.methods)).values()),

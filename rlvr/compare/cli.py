@@ -28,6 +28,7 @@ def compare_main(words: Sequence[str]) -> int:
     args, rest = parser.parse_known_args(list(words))
     set_environment()
     console = _console()
+    # a plan makes nothing, not even the policy that it would start from
     comparison = open_comparison(args.recipe, rest, warm_start=not args.plan)
     fairness = examine(comparison)
     executor, folder = comparison.recipe.executor, comparison.folder
@@ -37,6 +38,7 @@ def compare_main(words: Sequence[str]) -> int:
                 run([calibration_task(comparison)])
         for line in plan_lines(comparison, fairness):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
+        # after the plan, so that it can be read where the comparison is refused
         refuse_unfair(fairness, comparison)
         if args.plan:
             return 0

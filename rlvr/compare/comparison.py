@@ -31,6 +31,7 @@ def run_comparison(
     for row in pruned:
         task = comparison.task(row.label, row.seed, rates[row.label], until=row.steps)
         outcome = run([task])[0]  # settled: it was paused there
+        # its own outcome is `paused`, which says nothing to a reader of the result
         status = "failed" if outcome.status == "failed" else "pruned"
         result = replace(read_result(task, outcome), status=status)
         results.setdefault(row.label, []).append(result)
@@ -87,7 +88,8 @@ def _halve(
         for label in alive:
             if label not in kept:
                 value = values[label]
-                console.print(f"pruned after {steps} steps: {label} at {_number(value)}")
+                shown = "no value" if value is None else f"{value:.3f}"
+                console.print(f"pruned after {steps} steps: {label} at {shown}")
                 seeds = comparison.seeds(label)
                 pruned += [Pruned(label, seed, number, steps, value) for seed in seeds]
         alive = kept
@@ -112,13 +114,10 @@ def rung_values(results: Mapping[str, Sequence[RunResult]]) -> dict[str, float |
 def survivors(values: Mapping[str, float | None], keep: float) -> list[str]:
     """The best fraction of labels, rounded up, in their order; those without a value go first."""
     known = {label: -1.0 if value is None else value for label, value in values.items()}
+    # a stable sort: ties go to the methods that the recipe names first
     best = sorted(known, key=lambda label: -known[label])
     chosen = set(best[: math.ceil(keep * len(values))])
     return [label for label in values if label in chosen]
-
-
-def _number(value: float | None) -> str:
-    return "no value" if value is None else f"{value:.3f}"
 
 
 def _show(tree: Mapping[str, Any], comparison: Comparison, console: Console) -> None:

@@ -91,6 +91,7 @@ def _recipe_of(folder: Path) -> TrainRecipe | None:
 
 
 def _shape(recipe: TrainRecipe) -> dict[str, Any]:
+    # absolute: the same file may be named from two folders
     tree = absolute_tree(recipe.model_dump(mode="json"))
     return {name: tree[name] for name in SHAPE}
 
@@ -120,6 +121,7 @@ def plan_lines(comparison: Comparison, fairness: Fairness) -> list[str]:
     hours, unknown = 0.0, []
     for label, method in recipe.methods.items():
         cost = measured_cost(comparison.resolve(label, 0, None), folders)
+        # a budget in tokens, seconds or operations does not say how many steps it buys
         steps = recipe.budget.steps or 0
         own = [task for task in tasks if task.label == label]
         # a rate that is still to be found has no run folder yet
@@ -145,7 +147,7 @@ def plan_lines(comparison: Comparison, fairness: Fairness) -> list[str]:
 
 
 def _search_seconds(comparison: Comparison, cost: RunCost) -> float:
-    """Of one search that takes twice its first grid; `_search_text` says what it may take."""
+    """Seconds of one search, taken as twice its first grid; `_search_text` gives the bounds."""
     find = comparison.recipe.find
     steps = find.steps or comparison.recipe.budget.steps or 0
     return 2 * find.num_points * (cost.step_s * steps + cost.extra_s)

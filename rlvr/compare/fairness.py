@@ -71,6 +71,7 @@ def examine(comparison: Comparison) -> Fairness:
     labels = list(comparison.recipe.methods)
     seed = comparison.recipe.compare.seeds[0]
     flat = {
+        # without seeds and rates of their own: `_seeds` and `borrowed_rates` look at these
         label: flatten(comparison.resolve(label, seed, None).model_dump(mode="json"))
         for label in labels
     }

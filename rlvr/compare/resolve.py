@@ -111,6 +111,7 @@ class Comparison:
         budget = self.recipe.budget if steps is None else BudgetConfig(steps=steps)
         key = run_key(recipe, budget)
         name = f"{label}-lr{lr:.4g}-seed{seed}-{key}"
+        # the name is the key's: the same command finds its runs again, a changed one starts anew
         run = recipe.run.model_copy(update={"dir": str(self.folder / "runs"), "name": name})
         return RunTask(label, recipe.model_copy(update={"run": run}), budget, until, rules)
 
@@ -145,6 +146,7 @@ def open_comparison(path: Path, overrides: Sequence[str], warm_start: bool = Tru
     # in a base recipe optim.lr may be a table of rates by method
     base = load_recipe(base_path, ["--optim.lr", str(DEFAULT_LR)], TrainRecipe)
     rates = tomllib.loads(base_path.read_text()).get("optim", {}).get("lr", {})
+    # only what was set: a default written out would be refused where a method ignores it
     tree = base.model_dump(exclude_unset=True)
     model = model_path(base, base_path) if warm_start else find_model(base, base_path)
     return Comparison(recipe, path, tree, rates if isinstance(rates, dict) else {}, model)

@@ -81,6 +81,7 @@ def two_way(values_SP: ArrayLike, sizes: Sequence[int] = ()) -> TwoWay:
             parts = [*problems, (seeds, num_seeds - 1), *((-value, free) for value, free in rest)]
     total = sum(value for value, _ in parts)
     spread = sum(value**2 / free for value, free in parts)
+    # no variance: the interval has no width, whatever the degrees of freedom
     freedom = total**2 / spread if spread > 0 else float(problems[0][1])
     mean = float(np.mean([x.mean() for x in tables]))
     # Satterthwaite can give less than one degree of freedom, which no t has

@@ -13,6 +13,7 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 
 class LoraPlusConfig(Section):
+    # 2^4 is what the paper recommends (2402.12354)
     lr_ratio: float = Field(default=16.0, ge=1)
     """Learning rate of B divided by that of A."""
 
@@ -28,6 +29,7 @@ class InitAbConfig(Section):
 
 
 class EvaConfig(Section):
+    # 1, not peft's 2: every module keeps rank r, as under all other methods
     rho: float = Field(default=1.0, ge=1)
     """Largest rank of a module divided by r; 1 gives every module rank r."""
     whiten: bool = False
@@ -44,6 +46,7 @@ class LoraGaConfig(Section):
     """Which of the gradient's 2 r singular vectors A and B take."""
     scale: Literal["stable", "weight_svd", "gd_scale", "unit"] = "stable"
     """Scale of the initial factors."""
+    # peft's default, as are the direction and the scale
     stable_gamma: int = Field(default=16, ge=1)
     """Gamma of the stable scale."""
 
@@ -57,6 +60,7 @@ class AdaloraConfig(Section):
     """Updates at the end with fixed ranks; None takes a fifth of the run."""
     every_updates: int = Field(default=1, ge=1)
     """Updates between two allocations."""
+    # 0.85, 0.85 and 0.5 are peft's defaults
     beta1: float = Field(default=0.85, gt=0, lt=1)
     """Decay of the average importance."""
     beta2: float = Field(default=0.85, gt=0, lt=1)
@@ -71,6 +75,7 @@ class VeraConfig(Section):
 
 
 class TinyloraConfig(Section):
+    # peft's default, as is no tying
     vector_len: int = Field(default=64, ge=1)
     """Trained numbers per vector."""
     tying: float = Field(default=0.0, ge=0, le=1)
@@ -78,6 +83,7 @@ class TinyloraConfig(Section):
 
 
 class FourierftConfig(Section):
+    # 1000 and 150 are peft's defaults
     num_frequencies: int = Field(default=1000, ge=1)
     """Spectral entries per module."""
     scale: float = Field(default=150.0, gt=0)
@@ -93,6 +99,7 @@ class LokrConfig(Section):
 
 
 class OftConfig(Section):
+    # peft's default
     block_size: int = Field(default=32, ge=2)
     """Size of the rotated blocks; has to divide the inputs of every target module."""
 
@@ -127,6 +134,7 @@ class LoftqConfig(Section):
 
 
 class GaloreConfig(Section):
+    # 200 and 0.25 are the paper's (2403.03507)
     every_updates: int = Field(default=200, ge=1)
     """Updates between two new projections."""
     scale: float = Field(default=0.25, gt=0)

@@ -47,6 +47,7 @@ class AlgorithmConfig(Section):
     clip: Literal["ppo", "cispo", "soft", "geometric", "none"] = "ppo"
     """How the ratio is kept near 1: min of clipped and not; bounded weight on log pi; sigmoid gate;
     geometric mean of clipped token ratios; not at all (REINFORCE)."""
+    # 0.2 and 0.28 are DAPO's (2503.14476), as is the default preset
     clip_low: float = Field(default=0.2, ge=0, le=1)
     """The ratio is clipped at 1 - clip_low (geometric: the log ratio at -clip_low)."""
     clip_high: float = Field(default=0.28, ge=0)
@@ -54,6 +55,7 @@ class AlgorithmConfig(Section):
     clip_delta: float | None = Field(default=None, gt=1)
     """Dual clip: the ratio's bound where the advantage is negative, above 1 + clip_high; None: no
     bound."""
+    # 1.0 and 1.05 are SAPO's (2511.20347)
     soft_tau_pos: float = Field(default=1.0, gt=0)
     """clip = "soft": temperature of the gate for positive advantages."""
     soft_tau_neg: float = Field(default=1.05, gt=0)

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from rlvr.config.base import Section
 
+# no slash and no dot at the start: a name cannot lead out of its folder
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """What folders are named after."""
 
@@ -62,6 +63,7 @@ class MethodConfig(Section):
 
     method: str | None = None
     """adapter.method; None takes the label."""
+    # no number as a default: it would be another method's
     lr: float | Literal["find"] = "find"
     """Its own peak learning rate, or "find" to look for it first."""
     rank: int | None = Field(default=None, ge=1)
@@ -91,6 +93,7 @@ class FindConfig(Section):
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """train.seed of the short runs: all rates with the first, then, as long as the vertex is not
     known to `precision`, the rates around the best with the next."""
+    # one step of the grid, 10^(1/4)
     precision: float = Field(default=1.778, gt=1)
     """The search ends when the interval of the vertex reaches no further than this factor."""
     steps: int | None = Field(default=None, ge=2)
@@ -100,6 +103,7 @@ class FindConfig(Section):
     evaluated; or accuracy, held out, after it."""
     last_frac: float = Field(default=0.5, gt=0, le=1)
     """signal = "reward": fraction of the steps, the last ones, that the mean is over."""
+    # fewer than 3 have no parabola
     num_points: int = Field(default=5, ge=3)
     """Rates tried at first, a factor of 10^(1/4) = 1.778 apart."""
     max_points: int = Field(default=9, ge=3)

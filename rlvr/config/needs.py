@@ -35,6 +35,7 @@ def _above_zero(value: float) -> bool:
     return value > 0
 
 
+# () is none, too, where a setting is a list
 _is_absent, _is_there = _among(None, ()), _other_than(None, ())
 
 
@@ -179,6 +180,7 @@ def ignored(recipe: BaseModel) -> Iterator[tuple[str, str]]:
 
 def resolved(recipe: BaseModel) -> dict[str, Any]:
     """The JSON-ready settings that are read, given or not: what config.toml keeps of a recipe."""
+    # TOML has no null
     tree = recipe.model_dump(mode="json", exclude_none=True)
     for key, _ in _unread(recipe):
         drop(tree, key)

@@ -17,10 +17,12 @@ _GRPO: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
+    # 0.04 is the paper's coefficient
     "grpo": _GRPO | {"kl_beta": 0.04},
     "dapo": _GRPO | {"clip_high": 0.28, "aggregation": "token_mean"},
     "dr_grpo": _GRPO | {"advantage": "group_mean", "aggregation": "constant"},
     "bnpo": _GRPO | {"aggregation": "token_mean"},
+    # 0.05 is the default of trl's RLOOTrainer
     "rloo": _GRPO
     | {
         "advantage": "leave_one_out",
@@ -37,10 +39,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kl_in": "reward",
         "kl_estimator": "k1",
     },
+    # the paper's range, for a mean over a whole response, which moves far less than one token
     "gspo": _GRPO | {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
     "gspo_token": _GRPO | {"ratio": "sequence_token", "clip_low": 3e-4, "clip_high": 4e-4},
+    # 1.0 is no lower bound, as no ratio is below 0; 1 + 4 is the 5 of trl's epsilon_high
     "cispo": _GRPO
     | {"clip": "cispo", "clip_low": 1.0, "clip_high": 4.0, "aggregation": "token_mean"},
+    # in log space: ratios from e^-0.4 to e^0.4
     "gmpo": _GRPO | {"clip": "geometric", "clip_low": 0.4, "clip_high": 0.4},
     "sapo": _GRPO | {"clip": "soft"},
     "gpg": _GRPO | {"advantage": "informative_scaled", "clip": "none", "aggregation": "token_mean"},
@@ -55,6 +60,7 @@ USES_EQUAL_REWARDS = ("batch",)
 def fill_dynamic(tree: Any) -> Any:
     """The recipe as nested dicts, sampling.dynamic false where it is not given and the advantage
     learns from groups with equal rewards, which dynamic sampling drops."""
+    # pydantic says what is wrong with it
     if not isinstance(tree, Mapping):
         return tree
     algorithm, sampling = tree.get("algorithm", {}), tree.get("sampling", {})

@@ -37,6 +37,7 @@ class RolloutConfig(Section):
     speculative_config, ... Those that sync, seeds or log-probabilities depend on are refused."""
     prompts_per_step: int = Field(default=16, ge=1)
     """Groups P that one optimizer step trains on."""
+    # a lone response has nothing to be compared with
     group_size: int = Field(default=8, ge=2)
     """Responses G per prompt."""
     max_response_len: int = Field(default=1024, ge=1)
@@ -46,6 +47,7 @@ class RolloutConfig(Section):
     as the "<|im_end|>" of a chat template; the token stays in the response and is trained on."""
     stop_token_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Such tokens by id."""
+    # not 0: greedy responses of a group would all be the same
     temperature: float = Field(default=1.0, gt=0, le=10)
     """Sampling temperature; the trainer divides its logits by the same number."""
     top_p: float = Field(default=1.0, gt=0, le=1)

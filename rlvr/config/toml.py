@@ -145,6 +145,7 @@ def _nearest_text(key: str, kind: type[BaseModel]) -> str:
     keys = _keys(kind)
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     last = key.rpartition(".")[2]
+    # a right name in the wrong section can be far from every key
     near = near or [k for k in keys if k.rpartition(".")[2] == last]
     return (
         f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(kind.model_fields)}"
@@ -195,6 +196,7 @@ def _table(name: str, values: Mapping[str, Any]) -> list[str]:
 
 def _value_text(value: Any) -> str:
     match value:
+        # before int, of which it is a subclass
         case bool():
             return "true" if value else "false"
         case int() | float():
@@ -207,4 +209,5 @@ def _value_text(value: Any) -> str:
     raise AssertionError(f"{value!r}: no TOML form")
 
 
+# in a string TOML takes control characters, but for the tab, as escapes only
 _TOML_ESCAPES = {chr(i): f"\\u{i:04x}" for i in [*range(32), 127]} | {'"': '\\"', "\\": "\\\\"}

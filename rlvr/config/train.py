@@ -10,6 +10,7 @@ from rlvr.config.base import Section
 from rlvr.config.presets import fill_dynamic
 from rlvr.config.rollout import RolloutConfig, SamplingConfig
 
+# at 1 AdamW's bias correction would divide by 0
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -236,6 +237,7 @@ class RunConfig(Section):
 
     dir: str = "runs"
     """Parent folder."""
+    # no slash and no dot at the start: a name cannot lead out of run.dir
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Folder name; None takes the recipe's name, the method, the seed and the time."""
 
@@ -248,6 +250,7 @@ def lr_of_method(tree: Any) -> Any:
     optim = tree.get("optim") if isinstance(tree, dict) else None
     if not isinstance(optim, dict) or not isinstance(optim.get("lr"), dict):
         return tree
+    # adapter.method's own default: nothing is validated yet
     method = tree.get("adapter", {}).get("method", "lora")
     if method not in optim["lr"]:
         raise ValueError(

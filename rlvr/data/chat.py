@@ -137,6 +137,7 @@ def prompt_ids(
 ) -> list[int]:
     """Token ids of a prompt, the response to follow. Raises: ValueError as `render`, and for an
     empty one."""
+    # transformers 5 gives a dict unless told otherwise
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
     ids = list(_apply(tokenizer, template, list(messages), **options))
     if not ids:

@@ -22,6 +22,7 @@ logger = get_logger(__name__)
 def problem_text(problem: Problem, config: DataConfig) -> str:
     """The problem's own text, without the template around it."""
     before, _, after = config.prompt_template.partition("{problem}")
+    # the last message is the user's: a system message or earlier turns may stand before it
     return problem.prompt[-1]["content"].removeprefix(before).removesuffix(after)
 
 

@@ -167,6 +167,7 @@ def _prompt(text: Any, config: DataConfig) -> Messages:
             f"{config.problem_field} is empty or neither a text nor a list of messages"
         )
     if isinstance(text, str):
+        # str.format would trip over the braces of LaTeX
         content = config.prompt_template.replace("{problem}", text)
         return with_system(
             [{"role": "user", "content": content}], config.system_prompt, config.problem_field
@@ -227,6 +228,7 @@ def read_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]
         if value is not None:
             raise ConfigError(f"{section}.{setting} = {value!r}: a file has none; remove it")
     paths = [find_data_file(config.path, section)] if not tables.is_pattern(config.path) else []
+    # brackets may be part of a file's own name; where there is none, this says where it looked
     paths = paths or tables.matching(config.path) or [find_data_file(config.path, section)]
     rows = (row for path in paths for row in tables.read_file(path))
     return _named(rows, config, section), ", ".join(map(str, paths))

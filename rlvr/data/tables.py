@@ -68,7 +68,7 @@ def _jsonl(path: Path) -> Rows:
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (json.JSONDecodeError, RecursionError) as error:  # brackets nested too deeply
         raise ValueError(f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where}: not an object")
@@ -106,6 +106,7 @@ def _json(path: Path) -> Rows:
 def _content(path: Path) -> str:
     data = path.read_bytes()
     try:
+        # -sig: spreadsheets write a byte order mark, which would be part of the first name
         return (gzip.decompress(data) if data.startswith(GZIP) else data).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a whole UTF-8 file ({error})") from error
@@ -115,6 +116,7 @@ def _csv(path: Path) -> Rows:
     """Texts only: nothing is taken for a number or a missing value."""
     # no sniffing: it takes a comma in LaTeX for a separator now and then
     delimiter = "\t" if kind_of(str(path)) == ".tsv" else ","
+    # newline="": line breaks inside quotes stay as they are
     reader = csv.DictReader(io.StringIO(_content(path), newline=""), delimiter=delimiter)
     try:
         for row in reader:
@@ -131,6 +133,7 @@ def _parquet(path: Path) -> Rows:
     from datasets.exceptions import DatasetsError
 
     try:
+        # streaming, as datasets would write a copy of the file into its cache otherwise
         yield from datasets.load_dataset(
             "parquet", data_files=str(path), split="train", streaming=True
         )

@@ -112,7 +112,7 @@ def worked_solution(row: Row, rng: random.Random, mistakes: Mistakes | None = No
         steps.pop()
     total = int(start)
     lines = []
-    for label, step in zip(LABELS, steps, strict=False):
+    for label, step in zip(LABELS, steps, strict=False):  # 52 labels, the most steps
         operation, number = step[0], int(step[1:])
         if rng.random() < mistakes.wrong_operation:
             operation = _INVERSE[operation]

@@ -60,6 +60,7 @@ class Fsdp(ShardingStrategy):
         mesh = init_device_mesh(device.type, (world.size,))
         self._roots = {causal_lm: _shard(model, mesh, compute)}
         if reference is not None:
+            # None: frozen_copy left its linear weights in the compute type
             self._roots[reference] = _shard(reference, mesh, None)
 
     def run(self, model: nn.Module, work: Callable[[], T]) -> T:
@@ -87,6 +88,7 @@ def _shard(model: nn.Module, mesh: Any, compute: torch.dtype | None) -> nn.Modul
         for layer in model.modules()
         if isinstance(layer, GradientCheckpointingLayer)
     ]
+    # last: a unit takes the parameters that those inside it have left
     units.append(fully_shard(Root(model), mesh=mesh))
     for unit in units:
         # summed, not averaged: a row's weight in the loss is that in the step of all ranks

@@ -79,6 +79,7 @@ def local_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     for index, values in state["state"].items():
         like = parameters[index]
         for name, value in values.items():
+            # moments have their parameter's shape, the step count has none
             if isinstance(value, Tensor) and value.shape == like.shape:
                 values[name] = local_shard(value, like)
     return state

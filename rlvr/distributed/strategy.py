@@ -81,11 +81,13 @@ class ShardingStrategy:
 
         None where the update is skipped: it is not `valid`, or its gradient is not finite.
         """
+        # before clipping, whose limit is in units of the plain loss
         if self.scale != 1:
             for parameter in parameters:
                 if parameter.grad is not None:
                     parameter.grad /= self.scale
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        # FSDP2's is a DTensor, of which this rank's value is a part
         norm = float(sharded_tensors.full_tensor(norm))
         if not valid or not math.isfinite(norm):
             return None

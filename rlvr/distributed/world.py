@@ -138,7 +138,7 @@ class World:
         """Raises one failure on every rank; an error takes precedence over a signal."""
         at, failure = min(failures, key=lambda pair: pair[1].kind is Stopped)
         if at == self.rank and mine is not None:
-            raise mine
+            raise mine  # with its traceback
         if failure.kind is Stopped:
             raise Stopped(int(failure.argument))
         raise failure.kind(f"rank {at} of {self.size}: {failure.argument}")
@@ -183,6 +183,7 @@ class World:
         group = self._team_group(width)
 
         def check() -> None:
+            # a tensor, not a pickled object: this runs after every decoding step
             signum = torch.zeros(1, dtype=torch.int64)
             try:
                 safe_point()

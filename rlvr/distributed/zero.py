@@ -112,6 +112,7 @@ class Zero(ShardingStrategy):
         stage = int(os.environ.get(STAGE, "3"))
         config = {
             "train_micro_batch_size_per_gpu": 1,  # DeepSpeed's own batches are not used
+            # our `step` is the boundary, however many passes came before
             "managed_gradient_accumulation": False,
             "gradient_clipping": max_grad_norm,
             "zero_allow_untested_optimizer": True,
@@ -145,6 +146,7 @@ class Zero(ShardingStrategy):
     ) -> float | None:
         if not valid:
             self._idle(math.nan)  # DeepSpeed skips what is not finite, on all ranks
+        # DeepSpeed steps an optimizer of its own, which no schedule reaches
         self._set(optimizer.param_groups)
         self._engine.step()
         applied = self._engine.was_step_applied()

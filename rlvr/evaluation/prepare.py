@@ -147,7 +147,7 @@ def _stops(
     stops = stop_ids(args.stop, args.stop_token_ids, tokenizer, ("--stop", "--stop-token-ids"))
     try:
         settings = GenerationConfig.from_pretrained(base, revision=args.revision)
-    except OSError:
+    except OSError:  # no generation_config.json
         settings = GenerationConfig.from_model_config(config)
     token = missing_end(settings, tokenizer, style.chat_template, stops)
     if token is not None:

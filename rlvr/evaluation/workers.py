@@ -88,6 +88,7 @@ def sample_in_processes(plan: SamplingPlan, count: int) -> Iterator[tuple[int, G
         for rank in range(count):
             receiving, sending = context.Pipe(duplex=False)
             worker = context.Process(target=_work, args=(plan.shard(rank, count), rank, sending))
+            # around its start: libraries in the worker read them when they are imported
             with _environment(devices[rank]):
                 worker.start()
             # the worker's own copy stays open: the pipe ends when the worker does

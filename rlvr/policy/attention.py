@@ -30,6 +30,7 @@ def use_packing(model: Any) -> None:
     config = model.config
     layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
+    # packed attention is plain causal attention: it knows no window
     if config.model_type in PLAIN_CAUSAL and layer_types == {"full_attention"} and window is None:
         model.set_attn_implementation(NAME)
 
@@ -92,6 +93,7 @@ def attention(
     return _packed(query, key, value, scaling, packing), None  # pyright: ignore[reportCallIssue]
 
 
+# its loop over buckets differs with every line: each would be compiled anew
 @torch.compiler.disable
 def _packed(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, packing: Packing
@@ -99,9 +101,11 @@ def _packed(
     """[1, U, heads, head size] from query, key and value of [1, heads, U, head size]."""
     parts = [x[0].transpose(0, 1) for x in (query, key, value)]
     if torch.is_autocast_enabled(query.device.type):
+        # autocast does not know varlen_attn, which takes half precision only
         parts = [x.to(torch.get_autocast_dtype(query.device.type)) for x in parts]
     widths = [x.shape[1] * x.shape[2] for x in parts]
     heads = [x.shape[1] for x in parts]
+    # side by side: one lookup for all three
     line = torch.cat([x.reshape(len(x), width) for x, width in zip(parts, widths, strict=True)], 1)
     taken = take(line, packing.take_S).split(widths, dim=1)
     q, k, v = (x.unflatten(1, (n, -1)) for x, n in zip(taken, heads, strict=True))
@@ -142,4 +146,5 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, packing: Pac
 
 
 AttentionInterface.register(NAME, attention)
+# without a mask function transformers makes no mask, and generation would see its left padding
 AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -139,14 +139,17 @@ def _padded_hidden(
     causal_lm: Any, rows: Sequence[TokenRow], prefix: Any | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """([T, H] hidden states that predict the response tokens, [T] those tokens), rows padded."""
+    # a row's last token predicts nothing
     longest = max(len(row) for row in rows) - 1
     ids_NL = torch.zeros(len(rows), longest, dtype=torch.long)
     mask_NL = torch.zeros(len(rows), longest, dtype=torch.long)
     predicts = []
     for i, row in enumerate(rows):
         last = len(row) - 1
+        # from the left: positions count from 0, and causal attention never reaches the padding
         ids_NL[i, :last] = torch.tensor(row.prompt_ids + row.response_ids[:-1])
         mask_NL[i, :last] = 1
+        # the state at a position predicts the token after it
         predicts.append(torch.arange(len(row.prompt_ids) - 1, last) + i * longest)
     if prefix is not None:
         trained_NV = torch.ones(len(rows), prefix.get_seq_length(), dtype=torch.long)
@@ -205,6 +208,7 @@ def load_base(model_config: ModelConfig, path: str, device: torch.device = CPU) 
     read = partial(load_whole, AutoModelForCausalLM.from_pretrained)
     dtype = compute_type(model_config)
     first = device if device.type in LOADS_TO else CPU
+    # never from a pickle, which can run code
     model = _load(
         read, model_config, path, dtype=dtype, use_safetensors=True, device_map={"": first}
     )
@@ -226,7 +230,7 @@ def _load(read: Callable[..., Any], model_config: ModelConfig, path: str, **opti
             trust_remote_code=model_config.trust_remote_code,
             **options,
         )
-    except ConfigError:
+    except ConfigError:  # it is a ValueError, too
         raise
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]

@@ -26,6 +26,7 @@ def load_whole(read: Callable[..., Any], folder: str, **options: Any) -> Any:
     try:
         model, found = read(folder, output_loading_info=True, **options)
     except RuntimeError as error:  # sizes that differ
+        # transformers raises no class of its own for this, but names its option
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise ConfigError(
@@ -70,7 +71,7 @@ def check_weights(folder: str, **options: Any) -> None:
     read = AutoModelForCausalLM.from_pretrained
     try:
         load_whole(read, folder, device_map="meta", use_safetensors=True, **options)
-    except ConfigError:
+    except ConfigError:  # it is a ValueError, too
         raise
     except (OSError, ImportError, ValueError):
         return

@@ -116,11 +116,13 @@ def token_logprobs(
     if chunk_len is None:
         elements = CHUNK_ELEMENTS.get(hidden_TH.device.type, CHUNK_ELEMENTS["cpu"])
         chunk_len = max(MIN_CHUNK_LEN, elements // vocab_size)
+    # a subclass, such as an adapter's layer, computes something else
     if type(head) is nn.Linear and head.bias is None and not entropy_grad:
         weight_grad = torch.is_grad_enabled() and head.weight.requires_grad
         hidden_grad = torch.is_grad_enabled() and hidden_TH.requires_grad
         device = hidden_TH.device.type
         if torch.is_autocast_enabled(device):
+            # out here, where autograd casts the gradient back
             hidden_TH = hidden_TH.to(torch.get_autocast_dtype(device))
         settings = (temperature, chunk_len, transform, hidden_grad, weight_grad)
         weight_VH = head.weight
@@ -128,6 +130,7 @@ def token_logprobs(
             weight_VH = weight_VH[: transform.num_tokens]
         return _PlainHead.apply(hidden_TH, weight_VH, targets_T, *settings)  # pyright: ignore
     settings = (temperature, entropy_grad, transform)
+    # a checkpoint, as autograd would keep the logits of every chunk until the backward pass
     parts = [
         _chunk(hidden_CH, head, targets_C, *settings)
         if len(hidden_TH) <= chunk_len or not torch.is_grad_enabled()
@@ -161,7 +164,7 @@ class _PlainHead(torch.autograd.Function):
     """A linear head without bias: each token's gradient is its upstream number times a vector.
 
     With e the one-hot target, p the probabilities and d the slopes of the logits over the head's
-    outputs, d logp / d hidden = W^T (d (e - p)) / temperature is formed while p is at hand. Logits
+    outputs, the forward pass forms d logp / d hidden = W^T (d (e - p)) / temperature from p. Logits
     are computed again in the backward pass only where the head's own weight is trained.
     """
 
@@ -188,6 +191,7 @@ class _PlainHead(torch.autograd.Function):
                 target_C1 = targets_C.unsqueeze(1)
                 logp_C = logp_CV.gather(1, target_C1).squeeze(1)
                 probs_CV = logp_CV.exp()
+                # in place: logp_CV is not read again, and [C, V] tensors are what fills the memory
                 entropy_C = -logp_CV.mul_(probs_CV).sum(dim=-1)
                 slope_CH = hidden_CH.new_empty(len(hidden_CH), 0)
                 if hidden_grad:
@@ -195,6 +199,7 @@ class _PlainHead(torch.autograd.Function):
                     slope_CH = _slope(probs_CV, target_C1, compute_VH, factor, bend_CV)
                 parts.append((logp_C, entropy_C, slope_CH))
         logp_T, entropy_T, slope_TH = (torch.cat(part) for part in zip(*parts, strict=True))
+        # with a frozen head its slopes are all that the backward pass needs
         ctx.save_for_backward(slope_TH, *((hidden_TH, weight_VH, targets_T) * weight_grad))
         ctx.settings = temperature, chunk_len, transform
         ctx.grads = hidden_grad, weight_grad
@@ -262,6 +267,7 @@ def _weight_gradient(
         error_CV.scatter_add_(1, targets_C.unsqueeze(1), scale_C1)
         if bend_CV is not None:
             error_CV.mul_(bend_CV)
+        # addmm_ takes tensors of one type, and a float32 weight's gradient is summed in float32
         if total_VH.dtype == hidden_TH.dtype:
             total_VH.addmm_(error_CV.to(hidden_TH.dtype).T, hidden_CH)
         else:

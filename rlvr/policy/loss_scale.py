@@ -39,6 +39,7 @@ class LossScale:
             return
         self._num_good += 1
         if self._num_good >= NUM_GOOD:
+            # at 0 the mean weight is 1 already: higher only comes nearer to overflow
             self._exponent, self._num_good = min(0, self._exponent + 1), 0
 
     def state(self) -> dict[str, int]:

@@ -98,6 +98,7 @@ class Policy(LanguageModel):
         if not every:
             self.model.eval()
             return
+        # reentrant ones give no gradient where a layer's inputs need none: behind frozen embeddings
         self.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
         self.model.train()  # transformers checkpoints in training mode only; dropout is 0
         for i, layer in enumerate(self._layers()):
@@ -218,9 +219,11 @@ def load_policy(
     if "target_modules" in method.options:
         check_modules(base, adapter.target_modules)
         wanted = named_after(base, adapter.target_modules)
+    # before the copy, which has to compute as the policy does
     use_packing(base)
     reference = None
     if keep_reference and not method.keeps_base:
+        # before the method is applied, which may train the base itself
         reference = frozen_copy(base)
     adapter = match_rank(method, adapter, base.config)
     rows = encode_rows(tokenizer) if method.needs_rows and encode_rows else None

@@ -34,6 +34,7 @@ def update_reference(policy: Policy, config: AlgorithmConfig, steps_done: int) -
         return
     if config.reference == "anchor" and steps_done % config.reference_every:
         return
+    # an anchor keeps nothing: lerp by 1 copies bit for bit
     keep = config.reference_decay if config.reference == "ema" else 0.0
     source = dict(policy.model.named_parameters())
     for name, value in policy.reference.named_parameters():

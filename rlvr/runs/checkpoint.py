@@ -204,7 +204,7 @@ def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer) -> dict[
     saved = torch.load(
         folder / STATE_FOLDER / "optimizer.pt",
         map_location="cpu",
-        weights_only=True,
+        weights_only=True,  # a pickle could run code
         mmap=policy.strategy.is_sharded,  # else every rank would read all of it into memory
     )
     policy.load_training_state(folder, saved["policy"])

@@ -126,6 +126,7 @@ def write_rollouts(run_dir: Path, step: int, rollouts: Sequence[dict[str, Any]])
     text = "".join(json.dumps(rollout) + "\n" for rollout in rollouts)
     try:
         path.parent.mkdir(exist_ok=True)
+        # mtime=0: the files of a resumed run equal those of an undisturbed one
         write_whole(path, gzip.compress(text.encode(), mtime=0))
     except OSError as error:
         logger.warning(f"{path} is missing: {error}")

@@ -233,6 +233,5 @@ def is_best(run_dir: Path, step: int) -> bool:
     step 1."""
     # step 0 is the start, which no checkpoint holds
     scores = {n: tree["score"] for n, tree in read_evaluations(run_dir).items() if 1 <= n <= step}
-    # step 0 is the model as it came, which is no checkpoint
     mine = scores.pop(step, None)
     return mine is not None and all(mine > score for score in scores.values())

@@ -128,6 +128,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
         "max-num-seqs": rollout.max_num_seqs,
         "tensor-parallel-size": rollout.tensor_parallel_size,
         "seed": recipe.train.seed,
+        # the ratio needs the probabilities that tokens were drawn with, not the model's
         "logprobs-mode": "processed_logprobs",
         "middleware": "rlvr.engines.server.guard.Guard",
         "worker-extension-cls": "rlvr.engines.weights.vllm_weights.Reader",

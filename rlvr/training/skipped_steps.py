@@ -32,6 +32,7 @@ def save_batch(run_dir: Path, step: int, batch: StepBatch) -> None:
     path = run_dir / "skipped" / f"step_{step}.json.gz"
     try:
         path.parent.mkdir(exist_ok=True)
+        # mtime=0: the files of a resumed run equal those of an undisturbed one
         write_whole(path, gzip.compress(json.dumps(tree).encode(), mtime=0))
     except OSError as error:
         logger.warning(f"step {step}: its batch could not be saved: {error}")

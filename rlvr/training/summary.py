@@ -95,6 +95,7 @@ def draw_reward_curve(folder: Path) -> Path:
     rows = read_metrics(folder)
     points = [(row["step"], row["reward/mean"]) for row in rows if "reward/mean" in row]
     held_out = {step: tree["accuracy"] for step, tree in read_evaluations(folder).items()}
+    # not pyplot, which looks for a display and keeps every figure
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     steps, rewards = zip(*points, strict=True) if points else ((), ())
@@ -121,6 +122,7 @@ def draw_reward_curve(folder: Path) -> Path:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     path = folder / "reward_curve.png"
+    # in memory first: a full disk leaves no half of a picture
     picture = io.BytesIO()
     figure.savefig(picture, dpi=150, format="png")
     write_whole(path, picture.getvalue())

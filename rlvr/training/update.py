@@ -59,6 +59,7 @@ def update(
         loss, mean_entropy = _gradients(policy, rows, mine, config, entropy.coef, sums, check)
         grad_norm = _step(policy, optimizer, config.optim.max_grad_norm, math.isfinite(loss))
         if grad_norm is None:
+            # its sums may be nan, and no update came of them
             sums, num_skipped = before, num_skipped + 1
             continue
         if policy.method.schedule:
@@ -211,6 +212,7 @@ def accumulate(
     loss, parts = policy_loss(logp_T, entropy_T, tokens, config.algorithm)
     policy.strategy.backward(loss)
     for name, part in {"loss": loss, "entropy": entropy_T.sum(), **parts}.items():
+        # float64: a step adds up millions of tokens
         value = part.detach().double()
         before = torch.zeros_like(value) + sums.get(name, 0.0)
         sums[name] = torch.maximum(value, before) if name == "ratio_max" else before + value

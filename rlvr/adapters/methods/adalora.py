@@ -46,6 +46,7 @@ def _adalora(model: Any, setup: Setup) -> Any:
 
 
 def _init_rank(config: AdapterConfig) -> int:
+    # 1.5 times the final budget is the paper's start
     return config.adalora.init_rank or (3 * (config.rank or DEFAULT_RANK) + 1) // 2
 
 
@@ -80,6 +81,7 @@ def _penalty(model: Any) -> Any:
     """orthogonality x mean over factors of ||P P^T - I||_F, P = A or B^T. Source: eq. 4."""
     import torch
 
+    # peft adds this penalty in a forward pass of its own, which ours goes around
     weight = model.peft_config["default"].orth_reg_weight
     terms = []
     for name, p in model.named_parameters():

@@ -46,7 +46,7 @@ METHODS = (
         trains="a bottleneck of width r after attention and MLP",
         merges=False,
         syncs=(),
-        options=frozenset({"rank", "seed", "match"}),
+        options=frozenset({"rank", "seed", "match"}),  # no targets: PLACES are given
         apply=_houlsby,
     ),
     Method(
@@ -56,7 +56,7 @@ METHODS = (
         merges=False,
         syncs=(),
         options=frozenset({"rank", "seed", "match", "compacter"}),
-        rank_multiple=lambda config: config.compacter.n,
+        rank_multiple=lambda config: config.compacter.n,  # n blocks share the width
         apply=_compacter,
     ),
 )

@@ -60,6 +60,7 @@ class _AddedLayer(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         self.added_part = nn.ModuleDict()
+        # its own list: the one of peft's class is shared by all layers
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
         self._active_adapter = adapter_name
@@ -131,6 +132,7 @@ class _Kronecker(nn.Module):
         self.right = nn.Parameter(torch.randn(n, 1, inputs // n))
         self.bias = nn.Parameter(torch.zeros(outputs))
         if zero:
+            # left alone: with right at zero too, neither factor would ever have a gradient
             nn.init.zeros_(self.left)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,6 +153,7 @@ class _Bottleneck(nn.Module):
             self.up: nn.Module = _Kronecker(config.width, size, n, zero=True)
             return
         down, up = nn.Linear(size, config.width), nn.Linear(config.width, size)
+        # 0.01 is the paper's, which also cuts the tails at two deviations
         nn.init.normal_(down.weight, std=0.01)
         nn.init.zeros_(down.bias)
         nn.init.zeros_(up.weight)
@@ -158,6 +161,7 @@ class _Bottleneck(nn.Module):
         self.down, self.up = down, up
 
     def forward(self, output: Tensor) -> Tensor:
+        # peft keeps adapters in float32 beside a 16-bit base
         dtype = next(self.down.parameters()).dtype
         return self.up(nn.functional.gelu(self.down(output.to(dtype))))
 
@@ -178,9 +182,6 @@ class _AddedTuner(BaseTuner):
 
     prefix = "added_"
     tuner_layer_cls = _AddedLayer
-
-    def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
-        return peft_config
 
     def _create_and_replace(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

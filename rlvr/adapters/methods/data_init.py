@@ -53,6 +53,7 @@ def _eva(model: Any, setup: Setup) -> Any:
     import peft
 
     block = setup.config.eva
+    # only padding has no label here, and the attention mask leaves that out already
     eva = peft.EvaConfig(rho=block.rho, whiten=block.whiten, use_label_mask=False)
     config = lora_config(setup, init_lora_weights="eva", eva_config=eva)
     if _on_meta(model):
@@ -113,6 +114,7 @@ def _lora_ga(model: Any, setup: Setup) -> Any:
                 (model(**batch).loss * _scale(model, batch)).backward()
 
         preprocess_loraga(model, lora_config(setup, **extra), run)
+        # every weight has a gradient now, and is frozen from here on: nothing else would free them
         model.zero_grad(set_to_none=True)
         model.eval()  # peft has put it into training mode
     return apply_peft_start(model, setup, num_directions=2 * setup.rank, **extra)
@@ -141,7 +143,7 @@ METHODS = (
         paper="2410.07170",
         trains="A and B of every target module, A from the inputs' singular vectors",
         syncs=("adapter", "merged"),
-        options=(LORA_OPTIONS - {"seed"}) | {"calibration_rows", "eva"},
+        options=(LORA_OPTIONS - {"seed"}) | {"calibration_rows", "eva"},  # B = 0, A computed
         apply=_eva,
         needs_rows=True,
     ),

@@ -39,6 +39,7 @@ def frozen_copy(model: Any) -> Any:
     copied = copy.deepcopy(model).requires_grad_(False).eval()
     modules = list(copied.modules())
     linear = {p for m in modules if type(m) is nn.Linear for p in m.parameters(recurse=False)}
+    # a tied head is read as the embedding too, where autocast does not round it
     tied = {p for m in modules if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
     for value in [*(p for p in copied.parameters() if p not in linear - tied), *copied.buffers()]:
         if value.is_floating_point():
@@ -106,7 +107,7 @@ METHODS = (
         name="apollo",
         paper="2412.05270",
         trains="all weights; step sizes of the target modules from a random rank-r projection",
-        options=_PROJECTED_OPTIONS | {"apollo", "seed"},
+        options=_PROJECTED_OPTIONS | {"apollo", "seed"},  # its P is drawn, GaLore's computed
         apply=_train_everything,
         optimizer=_projected,
         own_optimizer=True,

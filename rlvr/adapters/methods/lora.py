@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, wrap
+from rlvr.adapters.export import lora_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,16 +81,14 @@ def _lora_fa_optimizer(model: nn.Module, config: AdapterConfig, optim: OptimConf
     peft forms that product in bfloat16 where the machine has it.
     """
     from peft.optimizers.lorafa import LoraFAOptimizer
-    from peft.tuners.lora import LoraLayer
 
     params, names, scalings = [], [], []
-    for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer):
-            params += [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
-            names += [f"{name}.lora_A", f"{name}.lora_B"]
-            scalings += [layer.scaling["default"]] * 2
-    group = {"params": params, "names": names, "scaling_factors": scalings}
-    groups: Any = [group]
+    for name, layer in lora_layers(model).items():
+        # A first, though frozen: peft's step pairs each B with the factor before it
+        params += [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+        names += [f"{name}.lora_A", f"{name}.lora_B"]
+        scalings += [layer.scaling["default"]] * 2
+    groups: Any = [{"params": params, "names": names, "scaling_factors": scalings}]
     return LoraFAOptimizer(
         groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
     )
@@ -115,7 +114,7 @@ METHODS = (
         apply=_rslora,
     ),
     Method(
-        name="dora",
+        name="dora",  # no adapter sync: vLLM serves no DoRA
         paper="2402.09353",
         trains=f"{_FACTORS}, and a magnitude per output",
         options=LORA_OPTIONS,

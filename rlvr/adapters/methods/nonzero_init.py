@@ -20,7 +20,7 @@ from rlvr.adapters.base import (
     weight_of,
     wrap,
 )
-from rlvr.adapters.export import save_as_lora
+from rlvr.adapters.export import lora_layers, save_as_lora
 from rlvr.adapters.methods.lora import lora_config
 from rlvr.common.errors import ConfigError
 
@@ -55,13 +55,6 @@ def subtract_start(adapted: Any, config: Any) -> Any:
             parameter.requires_grad_(False)
     become(adapted, LoraLinear, SummedLora)
     return adapted
-
-
-def lora_layers(adapted: Any) -> dict[str, Any]:
-    """peft's LoRA layers by name."""
-    from peft.tuners.lora import LoraLayer
-
-    return {n: m for n, m in adapted.named_modules() if isinstance(m, LoraLayer)}
 
 
 def target_weights(model: Any, setup: Setup, num_directions: int) -> dict[str, Any]:
@@ -160,6 +153,7 @@ def _minor_factors(weight: Any, rank: int, scaling: float, generator: Any) -> tu
     import torch
 
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    # divided by the scaling, by which the forward pass multiplies B A again
     root = (s[-rank:] / scaling).sqrt()
     return root[:, None] * vh[-rank:], u[:, -rank:] * root
 
@@ -242,7 +236,7 @@ METHODS = (
         "datta0: Rethink LoRA initialisation",
         "B A = 0",
         _orthogonal,
-        multiple=2,
+        multiple=2,  # peft makes A of the odd and B of the even rows of one orthonormal matrix
         drawn=True,
     ),
     start_method("init_ab", "2602.04998", "two uniform draws", _init_ab, ("init_ab",), drawn=True),

@@ -59,8 +59,8 @@ METHODS = (
         options=frozenset({"seed", "prompt"}),
         apply=_prompt_tuning,
         start=_RANDOM_START,
-        checkpointing=False,
-        packing=False,
+        checkpointing=False,  # transformers drops a cache from layers that it checkpoints
+        packing=False,  # the cache stands before a sequence, not before each example in it
     ),
     Method(
         name="prefix_tuning",

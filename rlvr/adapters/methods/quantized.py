@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import LORA_OPTIONS, REFERENCE, Method, Setup, adamw, wrap
-from rlvr.adapters.export import save_as_peft
+from rlvr.adapters.export import lora_layers, save_as_peft
 from rlvr.adapters.methods.lora import lora_config
-from rlvr.adapters.methods.nonzero_init import lora_layers
 from rlvr.common.errors import ConfigError
 
 BASE_FILE = "quantized_base.json"
@@ -46,6 +45,7 @@ def _quantize(model: Any, setup: Setup) -> Any:
     block = setup.config.qlora
     compute = model.dtype if model.dtype.is_floating_point else torch.float32
     found = False
+    # base_model ends before the head
     for module in list(model.base_model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is not nn.Linear:  # a subclass may compute something else
@@ -70,6 +70,7 @@ def _quantize(model: Any, setup: Setup) -> Any:
             )
             small.bias = child.bias
             small.support_avx512bf16_for_cpu = False  # it would repack the weight while we read it
+            # bitsandbytes quantises a weight when it is moved to a device
             setattr(module, name, small.to(child.weight.device))
     if not found:
         raise ConfigError(
@@ -133,17 +134,13 @@ def _fit(layer: Any, weight: Any, rank: int) -> None:
     """A and B whose scaled product is the best rank-r approximation of what rounding took."""
     import torch
 
-    u, s, vh = torch.linalg.svd(weight - _dequantized(layer), full_matrices=False)
+    from rlvr.adapters.merge import dense
+
+    rounded = dense(layer.get_base_layer().weight)
+    u, s, vh = torch.linalg.svd(weight - rounded, full_matrices=False)
     root = (s[:rank] / layer.scaling["default"]).sqrt()
     layer.lora_A["default"].weight.data = (root[:, None] * vh[:rank]).contiguous()
     layer.lora_B["default"].weight.data = (u[:, :rank] * root).contiguous()
-
-
-def _dequantized(layer: Any) -> Any:
-    from bitsandbytes.functional import dequantize_4bit
-
-    weight = layer.get_base_layer().weight
-    return dequantize_4bit(weight.data, weight.quant_state).float()
 
 
 def _requantize(layer: Any, weight: Any) -> None:
@@ -157,11 +154,13 @@ def _requantize(layer: Any, weight: Any) -> None:
         quant_type=old.quant_type,
         module=base,
     )
+    # the move is what quantises
     base.to(old.device)
 
 
 def _save(model: Any, folder: Path, config: AdapterConfig) -> None:
     """peft's folder, and the settings that make the quantised base again from the original."""
+    # without a selection peft saves the frozen twin beside it
     save_as_peft(model, folder, selected_adapters=["default"])
     (folder / BASE_FILE).write_text(config.model_dump_json())
 
@@ -195,7 +194,7 @@ METHODS = (
         name="loftq",
         paper="2310.08659",
         trains="A and B of every target module on a 4-bit base, from its rounding error",
-        options=(LORA_OPTIONS - {"seed"}) | {"qlora", "loftq"},
+        options=(LORA_OPTIONS - {"seed"}) | {"qlora", "loftq"},  # computed: nothing is drawn
         apply=_loftq,
         optimizer=_paged_adamw,
         own_optimizer=True,

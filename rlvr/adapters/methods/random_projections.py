@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlvr.adapters.base import Method, Setup, wrap
+from rlvr.adapters.base import Method, Setup, peft_targets, wrap
 
 _OPTIONS = frozenset({"target_modules", "seed"})
-
-
-def _common(setup: Setup) -> dict[str, Any]:
-    return {"target_modules": list(setup.config.target_modules), "task_type": "CAUSAL_LM"}
 
 
 def _vera(model: Any, setup: Setup) -> Any:
@@ -25,7 +21,7 @@ def _vera(model: Any, setup: Setup) -> Any:
         d_initial=setup.config.vera.d_initial,
         projection_prng_key=setup.seed,
         vera_dropout=setup.config.dropout,
-        **_common(setup),
+        **peft_targets(setup),
     )
     return wrap(model, config, setup.seed)
 
@@ -42,7 +38,7 @@ def _randlora(model: Any, setup: Setup) -> Any:
         randlora_alpha=setup.config.alpha or 20 * setup.rank,  # pyright: ignore[reportArgumentType]
         projection_prng_key=setup.seed,
         randlora_dropout=setup.config.dropout,
-        **_common(setup),
+        **peft_targets(setup),
     )
     return wrap(model, config, setup.seed)
 
@@ -60,7 +56,7 @@ def _tinylora(model: Any, setup: Setup) -> Any:
         weight_tying=setup.config.tinylora.tying,
         projection_seed=setup.seed,
         tinylora_dropout=setup.config.dropout,
-        **_common(setup),
+        **peft_targets(setup),
     )
     return wrap(model, config, setup.seed)
 
@@ -73,8 +69,8 @@ def _fourierft(model: Any, setup: Setup) -> Any:
         n_frequency=setup.config.fourierft.num_frequencies,
         scaling=setup.config.fourierft.scale,
         random_loc_seed=setup.seed,
-        init_weights=True,
-        **_common(setup),
+        init_weights=True,  # zeros; by default peft draws the spectrum, and step 0 is not the base
+        **peft_targets(setup),
     )
     return wrap(model, config, setup.seed)
 
@@ -101,7 +97,7 @@ METHODS = (
         trains="one short vector per target module inside the top singular space of W",
         options=_OPTIONS | {"rank", "dropout", "tinylora"},
         apply=_tinylora,
-        shared=True,
+        shared=True,  # under tinylora.tying one vector serves several modules
     ),
     Method(
         name="fourierft",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, check_divides, wrap
-from rlvr.adapters.export import save_as_lora
+from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, check_divides, peft_targets, wrap
+from rlvr.adapters.export import lora_layers, save_as_lora
 from rlvr.adapters.methods.lora import lora_config
 from rlvr.adapters.methods.nonzero_init import target_weights
 from rlvr.common.errors import ConfigError
@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from rlvr.config.adapter import AdapterConfig
 
 _OPTIONS = frozenset({"target_modules", "seed"})
-
-
-def _common(setup: Setup) -> dict[str, Any]:
-    return {"target_modules": list(setup.config.target_modules), "task_type": "CAUSAL_LM"}
 
 
 def _oft(model: Any, setup: Setup) -> Any:
@@ -29,10 +25,10 @@ def _oft(model: Any, setup: Setup) -> Any:
 
     check_divides(model, setup, "oft.block_size", setup.config.oft.block_size)
     config = peft.OFTConfig(
-        r=0,
+        r=0,  # peft takes either r or the block size
         oft_block_size=setup.config.oft.block_size,
         use_cayley_neumann=False,
-        **_common(setup),
+        **peft_targets(setup),
     )
     return wrap(model, config, setup.seed)
 
@@ -69,9 +65,10 @@ def _boft(model: Any, setup: Setup) -> Any:
     config = peft.BOFTConfig(
         boft_block_size=block.block_size,
         boft_n_butterfly_factor=block.num_factors,
-        **_common(setup),
+        **peft_targets(setup),
     )
     adapted = wrap(model, config, setup.seed)
+    # with the toolkit installed the build can still fail
     made = {len(p) for name, p in adapted.named_parameters() if ".boft_R." in name}
     if made != {block.num_factors}:
         raise _no_butterflies(block.num_factors)
@@ -98,7 +95,7 @@ def _hra(model: Any, setup: Setup) -> Any:
 
     from rlvr.adapters.rounding import Float32Hra, HRALinear, become
 
-    adapted = wrap(model, peft.HRAConfig(r=setup.rank, **_common(setup)), setup.seed)
+    adapted = wrap(model, peft.HRAConfig(r=setup.rank, **peft_targets(setup)), setup.seed)
     become(adapted, HRALinear, Float32Hra)
     return adapted
 
@@ -113,9 +110,10 @@ def _orthogeolora(model: Any, setup: Setup) -> Any:
 
     target_weights(model, setup, setup.rank)
     adapted = wrap(model, lora_config(setup), setup.seed)
+    # peft's B is 0, and QR has no gradient there
     _draw_factors(adapted, setup.seed)
     columns, sigma, rows = _parametrizations()
-    for layer in _layers(adapted):
+    for layer in lora_layers(adapted).values():
         a, b = layer.lora_A["default"], layer.lora_B["default"]
         parametrize.register_parametrization(a, "weight", rows())
         parametrize.register_parametrization(b, "weight", columns())
@@ -123,17 +121,11 @@ def _orthogeolora(model: Any, setup: Setup) -> Any:
     return adapted
 
 
-def _layers(adapted: Any) -> list[Any]:
-    from peft.tuners.lora import LoraLayer
-
-    return [m for m in adapted.modules() if isinstance(m, LoraLayer)]
-
-
 def _draw_factors(adapted: Any, seed: int) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    for layer in _layers(adapted):
+    for layer in lora_layers(adapted).values():
         for part in (layer.lora_A["default"], layer.lora_B["default"]):
             if not part.weight.is_meta:
                 drawn = torch.randn(part.weight.shape, generator=generator)
@@ -147,6 +139,7 @@ def _parametrizations() -> tuple[Any, Any, Any]:
     def orthonormal(free: Tensor) -> Tensor:
         with torch.autocast("cuda" if free.is_cuda else "cpu", enabled=False):
             q, r = torch.linalg.qr(free.float())
+            # QR is unique only up to these signs
             return q * torch.where(r.diagonal() < 0, -1.0, 1.0)
 
     class Columns(nn.Module):
@@ -179,7 +172,7 @@ METHODS = (
         name="oft",
         paper="2306.07280",
         trains="a block-diagonal rotation of each target module's input",
-        options=(_OPTIONS - {"seed"}) | {"oft"},
+        options=(_OPTIONS - {"seed"}) | {"oft"},  # the identity at the start: nothing is drawn
         apply=_oft,
     ),
     Method(
@@ -206,6 +199,6 @@ METHODS = (
         syncs=("adapter", "merged"),
         options=LORA_OPTIONS,
         apply=_orthogeolora,
-        save=save_as_lora,
+        save=save_as_lora,  # the parametrised factors are no LoRA that peft could load
     ),
 )

@@ -15,29 +15,19 @@ def _ia3(model: Any, setup: Setup) -> Any:
     modules = list(setup.config.target_modules)
     config = peft.IA3Config(
         target_modules=modules,
+        # peft refuses names that are not among the targets
         feedforward_modules=[name for name in modules if name == "down_proj"],
         task_type=peft.TaskType.CAUSAL_LM,
     )
     return wrap(model, config, setup.seed)
 
 
-def _norm_names(model: Any) -> list[str]:
-    return sorted(
-        {
-            name
-            for name, m in model.named_modules()
-            if type(m).__name__.endswith(("RMSNorm", "Norm"))
-        }
-    )
-
-
 def _ln_tuning(model: Any, setup: Setup) -> Any:
     """A trained float32 copy of every norm's weight. Source: 2312.11420."""
     import peft
 
-    config = peft.LNTuningConfig(
-        target_modules=_norm_names(model), task_type=peft.TaskType.CAUSAL_LM
-    )
+    norms = sorted(name for name, m in model.named_modules() if type(m).__name__.endswith("Norm"))
+    config = peft.LNTuningConfig(target_modules=norms, task_type=peft.TaskType.CAUSAL_LM)
     adapted = wrap(model, config, setup.seed)
     for parameter in adapted.parameters():
         if parameter.requires_grad:  # in bfloat16 a norm near 1 moves in steps of 0.4%

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlvr.adapters.base import Method, Setup, check_divides, wrap
+from rlvr.adapters.base import Method, Setup, check_divides, peft_targets, wrap
 
 _OPTIONS = frozenset({"rank", "target_modules", "seed", "match"})
 
 
 def _common(setup: Setup) -> dict[str, Any]:
-    return {
-        "r": setup.rank,
-        "target_modules": list(setup.config.target_modules),
-        "task_type": "CAUSAL_LM",
-    }
+    return {"r": setup.rank} | peft_targets(setup)
 
 
 def _miss(model: Any, setup: Setup) -> Any:
@@ -44,7 +40,7 @@ def _lokr(model: Any, setup: Setup) -> Any:
         check_divides(model, setup, "lokr.factor", factor, outputs=True)
     config = peft.LoKrConfig(
         alpha=setup.alpha,  # pyright: ignore[reportArgumentType]
-        decompose_factor=-1 if factor is None else factor,
+        decompose_factor=-1 if factor is None else factor,  # -1: nearly square
         decompose_both=setup.config.lokr.decompose_both,
         **_common(setup),
     )

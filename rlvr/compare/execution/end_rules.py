@@ -37,8 +37,10 @@ def diverged(rows: Rows, rules: RulesConfig) -> str | None:
         if usual > 0 and norms[-1] > rules.max_grad_norm_ratio * usual:
             return "grad_norm"
     rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
+    # means over WINDOW steps: one bad step is no collapse
     if len(rewards) >= 2 * WINDOW:
         first, last = (statistics.fmean(part) for part in (rewards[:WINDOW], rewards[-WINDOW:]))
+        # a fraction of a negative mean would be a higher bar, not a lower one
         if first > 0 and last < rules.min_reward_frac * first:
             return "reward"
     return None

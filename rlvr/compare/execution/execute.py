@@ -103,6 +103,7 @@ def _advance(task: RunTask, start_engine: StartEngine, console: Console) -> RunO
     checkpoints = intact_checkpoints(folder) if is_current(task) else []
     if checkpoints:
         step = int(checkpoints[-1].name.removeprefix("step_"))
+        # the log may go on beyond the checkpoint: those steps are done again
         check = StopCheck(task, read_metrics(folder)[:step])
         if not check.done():  # else it was killed after its last checkpoint
             loop.resume(folder, console, start_engine, check)

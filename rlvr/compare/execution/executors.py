@@ -35,6 +35,7 @@ def open_executor(
             known = {task.folder: settled(task, retry_failed) for task in tasks}
             left = {task.folder: task for task in tasks if known[task.folder] is None}
             for path in left:
+                # an earlier attempt's would pass for that of a job that dies before it writes one
                 (path / OUTCOME).unlink(missing_ok=True)
             outcomes = run(list(left.values())) if left else ()
             for number, (task, outcome) in enumerate(

@@ -86,7 +86,7 @@ def open_processes(config: ExecutorConfig, folder: Path) -> Iterator[Executor]:
             free.put(process)
 
     def run(tasks: Sequence[RunTask]) -> Iterator[RunOutcome]:
-        with ThreadPoolExecutor(count) as pool:
+        with ThreadPoolExecutor(count) as pool:  # threads that only wait for their process
             yield from pool.map(run_one, tasks)
 
     try:

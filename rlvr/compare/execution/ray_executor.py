@@ -39,6 +39,7 @@ def open_ray(config: ExecutorConfig, folder: Path) -> Iterator[Executor]:
     def run(tasks: Sequence[RunTask]) -> Iterator[RunOutcome]:
         place = str(folder.absolute())
         root = str(Path.cwd())
+        # all of them at once: Ray starts each where there is room
         waiting = [remote.remote(json.dumps(task.to_json()), place, root) for task in tasks]
         for task, result in zip(tasks, waiting, strict=True):
             try:

@@ -77,6 +77,7 @@ def write_job(tasks: Sequence[RunTask], config: ExecutorConfig, folder: Path) ->
     script.write_text(
         "#!/bin/bash\n"
         + "".join(f"#SBATCH {option}\n" for option in options)
+        # relative paths of the recipe start at this folder
         + f"cd {shlex.quote(str(Path.cwd()))}\n"
         + f'exec {shlex.join(command)} "$SLURM_ARRAY_TASK_ID"\n'
     )

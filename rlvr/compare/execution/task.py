@@ -99,6 +99,7 @@ def run_key(recipe: TrainRecipe, budget: BudgetConfig) -> str:
     # the same warm start lies in another cache folder on another machine
     if (path / "sft_recipe.json").is_file():
         tree["model"]["path"] = path.name
+    # the budget's other setting, max_steps, is in train.steps already
     text = json.dumps([tree, {budget.unit: budget.amount}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

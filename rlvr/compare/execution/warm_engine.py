@@ -36,6 +36,7 @@ class WarmEngine:
 
     def __call__(self, recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: Sync) -> Engine:
         """The engine for this run; only the methods that vLLM cannot serve get one of their own."""
+        # transformers generates with the policy itself, which is another one in every run
         if not use_vllm:
             return new_engine(recipe, policy, use_vllm, mode)
         key = _key(recipe, policy, mode)

@@ -68,6 +68,7 @@ def correct_rows(recipe: TrainRecipe, count: int) -> list[TokenRow]:
     from rlvr.engines.stop_tokens import with_stops
     from rlvr.engines.transformers import TransformersEngine
 
+    # the base, whatever the method: one sample serves all, so that eigenvalues can be compared
     policy = _policy(recipe, "full")
     data, prompts = _training_prompts(recipe, policy.tokenizer)
     engine, rows = TransformersEngine(policy), []
@@ -114,7 +115,7 @@ def largest_eigenvalue(recipe: TrainRecipe, rows: Sequence[TokenRow]) -> float:
     policy.causal_lm.set_attn_implementation("sdpa")  # padded rows, differentiable twice
     losses = token_losses(policy, rows, recipe.train.tokens_per_microbatch // 2)
     found = lanczos(hessian_product(losses, policy.trainable), policy.trainable)
-    if not found.value > 0:
+    if not found.value > 0:  # so written, nan is refused too
         raise RunError(f"{recipe.adapter.method}: no positive curvature at the start")
     return found.value
 
@@ -136,5 +137,5 @@ def _policy(recipe: TrainRecipe, method: str | None) -> Policy:
         return _training_prompts(recipe, tokenizer)[1][: recipe.adapter.calibration_rows]
 
     return load_policy(
-        model, adapter, recipe.model.path, recipe.train.seed, False, 1000, encode_rows
+        model, adapter, recipe.model.path, recipe.train.seed, False, encode_rows=encode_rows
     )

@@ -17,6 +17,7 @@ from rlvr.config.compare import FindConfig
 
 FLANK = 2
 """Rates wanted below the best, and above it unless they diverge."""
+# 1.01: rates are rounded to 4 digits, and the window ends on one
 FIT_WINDOW = FACTOR**FLANK * 1.01
 """The parabola sees rates within FLANK grid steps of the best; further away the curve is none."""
 

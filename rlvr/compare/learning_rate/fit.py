@@ -32,7 +32,7 @@ class Fit:
     coefficients: list[float]
 
 
-def fit_parabola(points: Sequence[RatePoint], level: float = 0.95) -> Fit | None:
+def fit_parabola(points: Sequence[RatePoint]) -> Fit | None:
     """Least squares over points of several seeds, every seed with its own height.
 
     Seeds are paired: a seed whose problems are easier lifts all its points, which its own intercept
@@ -52,7 +52,7 @@ def fit_parabola(points: Sequence[RatePoint], level: float = 0.95) -> Fit | None
     if solved is None:
         return None
     c0, c1, c2, variance, freedom, r2 = solved
-    ends = _fieller(c1, c2, variance, freedom, level)
+    ends = _fieller(c1, c2, variance, freedom)
     if c2 >= 0 or ends is None:
         return None
     v = -c1 / (2 * c2)
@@ -88,13 +88,11 @@ def _solve(
     return float(solution[:-2].mean()), c1, c2, covariance[-2:, -2:], freedom, r2
 
 
-def _fieller(
-    c1: float, c2: float, variance: NDArray, freedom: int, level: float
-) -> tuple[float, float] | None:
-    """Ends of {v : (c1 + 2 c2 v)^2 <= t^2 Var(c1 + 2 c2 v)}; None where the set is unbounded."""
+def _fieller(c1: float, c2: float, variance: NDArray, freedom: int) -> tuple[float, float] | None:
+    """Ends of {v : (c1 + 2 c2 v)^2 <= t^2 Var(c1 + 2 c2 v)}, t of 95%; None where unbounded."""
     from scipy.special import stdtrit
 
-    t2 = float(stdtrit(freedom, 0.5 + level / 2)) ** 2
+    t2 = float(stdtrit(freedom, 0.975)) ** 2
     a = 4 * (c2**2 - t2 * variance[1, 1])
     b = 4 * (c1 * c2 - t2 * variance[0, 1])
     c = c1**2 - t2 * variance[0, 0]

@@ -60,7 +60,7 @@ class PowerLaw:
     ranges: dict[str, tuple[float, float]]
     covariance: NDArray
 
-    def predict(self, features: Mapping[str, float], level: float = 0.95) -> Prediction:
+    def predict(self, features: Mapping[str, float]) -> Prediction:
         """The rate for these features, by Student's t with the error of a new search included."""
         from scipy.special import stdtrit
 
@@ -69,7 +69,7 @@ class PowerLaw:
             power * math.log(features[name]) for name, power in self.powers.items()
         )
         error = math.sqrt(float(x @ self.covariance @ x) + self.residual_sd**2)
-        half = float(stdtrit(self.freedom, 0.5 + level / 2)) * error
+        half = float(stdtrit(self.freedom, 0.975)) * error
         outside = tuple(
             f"{name} = {features[name]:g} (fitted on {low:g} to {high:g})"
             for name, (low, high) in self.ranges.items()
@@ -78,15 +78,15 @@ class PowerLaw:
         return Prediction(math.exp(value), math.exp(value - half), math.exp(value + half), outside)
 
 
-def fit_power_law(finds: Sequence[PastSearch], names: Sequence[str] = FEATURES) -> PowerLaw:
+def fit_power_law(finds: Sequence[PastSearch]) -> PowerLaw:
     """Least squares of ln lr on the logarithms of the features that vary.
 
     Raises: ValueError with fewer searches than numbers to fit plus one, or features that only vary
     together.
     """
-    varied = [n for n in names if len({getattr(find, n) for find in finds}) > 1]
+    values = {name: [float(getattr(find, name)) for find in finds] for name in FEATURES}
     # a method without a rank has 0, which has no logarithm
-    varied = [n for n in varied if all(getattr(find, n) > 0 for find in finds)]
+    varied = [name for name, column in values.items() if len(set(column)) > 1 and min(column) > 0]
     design, y = _design(finds, varied), np.log([find.lr for find in finds])
     freedom = len(y) - design.shape[1]
     if freedom < 1:
@@ -106,7 +106,7 @@ def fit_power_law(finds: Sequence[PastSearch], names: Sequence[str] = FEATURES) 
         math.sqrt(variance),
         freedom,
         _loo_factor(residuals, hat),
-        {n: _range([getattr(find, n) for find in finds]) for n in names},
+        {name: (min(column), max(column)) for name, column in values.items()},
         inverse * variance,
     )
 
@@ -152,10 +152,6 @@ def _loo_factor(residuals: NDArray, hat: NDArray) -> float | None:
     if (hat > 1 - 1e-9).any():  # one search alone decides a number of the law
         return None
     return math.exp(float(np.abs(residuals / (1 - hat)).mean()))
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    return float(min(values)), float(max(values))
 
 
 def store_path() -> Path:
