@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -21,6 +22,10 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 # a shell starts what it puts in the background with SIGINT ignored, and every child inherits that
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# by default an example that takes 200 ms fails, as on a busy machine any may
+settings.register_profile("no clocks", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clocks")
 
 FAST = """
     test_* eval/* rewards/*

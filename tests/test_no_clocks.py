@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
 CLOCKS = {"perf_counter", "monotonic", "process_time", "thread_time", "time"}
@@ -129,3 +130,8 @@ def test_the_scan_sees_every_way_to_time_something(source):
 )
 def test_the_scan_leaves_guards_against_hangs_alone(source):
     assert offences(source) == []
+
+
+def test_no_example_of_hypothesis_fails_by_how_long_it_took():
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check

@@ -73,7 +73,8 @@ def reserve_run_folder(
     above = (base.absolute(), *base.absolute().parents)
     if shutil.disk_usage(next(path for path in above if path.exists())).free < MIN_FREE_BYTES:
         raise ConfigError(f"run.dir = {recipe.run.dir!r}: less than 0.25 GiB free; make room")
-    names = [recipe.run.name] if recipe.run.name else [default, *_numbered(default)]
+    numbered = [f"{default}-{number}" for number in range(2, 100)]
+    names = [recipe.run.name] if recipe.run.name else [default, *numbered]
     with ExitStack() as stack:
         # a run that fails before it has a folder leaves no empty run.dir behind
         stack.callback(_remove_empty, [path for path in (base, *base.parents) if not path.exists()])
@@ -85,10 +86,6 @@ def reserve_run_folder(
             name = names[-1]
             stack.enter_context(_reserve(base / name, can_resume))
         yield base / name
-
-
-def _numbered(name: str) -> list[str]:
-    return [f"{name}-{number}" for number in range(2, 100)]
 
 
 @contextmanager
