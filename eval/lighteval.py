@@ -43,7 +43,7 @@ def _detail(loaded: LoadedBenchmark, number: int, samples: list[dict]) -> dict:
         "doc": {
             "query": loaded.benchmark.prompt.replace("{problem}", question.problem),
             "choices": list(question.answers),
-            "gold_index": 0,
+            "gold_index": list(range(len(question.answers))),  # any of them counts
             "id": str(number),
             "specific": {"id": question.id},
             "task_name": f"{loaded.name}|0",

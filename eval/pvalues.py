@@ -34,7 +34,7 @@ def permutation_p(
     if len(d) < 2:
         return PValue(1.0, True, 2 ** len(d))
     # scipy's own condition for counting every assignment
-    exact = 2.0 ** len(d) <= num_resamples
+    exact = 2 ** len(d) <= num_resamples
     result = stats.permutation_test(
         (d,),
         lambda x, axis: x.mean(axis=axis),
@@ -45,7 +45,7 @@ def permutation_p(
         batch=max(1, 10_000_000 // len(d)),
         rng=np.random.default_rng(seed),
     )
-    drawn = int(2 ** len(d)) if exact else num_resamples
+    drawn = 2 ** len(d) if exact else num_resamples
     return PValue(float(result.pvalue), exact, drawn)
 
 

@@ -115,10 +115,7 @@ def vanishes(a: Node, b: Node, left: TimeLeft) -> bool | None:
         try:
             with within(left.for_a_step()):
                 difference = build(a, domain) - build(b, domain)
-        except OutOfTime:
-            _forget_unfinished_work()
-            return None
-        except (NotSymbolic, *hopeless()):
+        except (OutOfTime, NotSymbolic, *hopeless()):
             return None
         verdict = is_zero(difference, left, force=domain == "positive")
         if verdict is not None:
@@ -136,11 +133,8 @@ def differs_at_a_point(a: Node, b: Node, left: TimeLeft) -> bool:
             value = cast("Expr", difference.xreplace(_point(difference, whole=counted)))
             real, imaginary = value.evalf(ZERO_DIGITS, maxn=4 * ZERO_DIGITS).as_real_imag()
             return _is_shown(real) and not _is_shown(imaginary)
-    except OutOfTime:
-        _forget_unfinished_work()
-    except (NotSymbolic, *hopeless()):
-        pass
-    return False
+    except (OutOfTime, NotSymbolic, *hopeless()):
+        return False
 
 
 def coprime(a: Node, b: Node) -> bool:
@@ -169,9 +163,7 @@ def is_zero(difference: "Expr", left: TimeLeft, *, force: bool = False) -> bool 
         try:
             with within(step_s):
                 verdict = _known(step(difference))
-        except OutOfTime:
-            _forget_unfinished_work()
-        except hopeless():
+        except (OutOfTime, *hopeless()):
             continue
         else:
             if verdict is not None:
@@ -236,7 +228,8 @@ class OutOfTime(BaseException):
 def within(seconds: float) -> Iterator[None]:
     """Raise OutOfTime inside the block once it has used so many processor seconds.
 
-    Only the main thread can be interrupted, which is where a worker judges.
+    Only the main thread can be interrupted, which is where a worker judges. What sympy has cached
+    is cleared then: an interrupted deduction leaves facts marked as unknown.
     """
     import_module("sympy")  # before the clock runs: an import cut short leaves half a package
     if seconds <= 0:
@@ -255,17 +248,14 @@ def within(seconds: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
+    except OutOfTime:
+        armed = False
+        import_module("sympy.core.cache").clear_cache()
+        raise
     finally:
         armed = False
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
-
-
-def _forget_unfinished_work() -> None:
-    """Clear what sympy has cached: an interrupted deduction leaves facts marked as unknown."""
-    from sympy.core.cache import clear_cache
-
-    clear_cache()
 
 
 def rehearse(pairs: Iterable[tuple[Node, Node]]) -> None:

@@ -18,6 +18,13 @@ def test_exact_permutation_p_equals_full_enumeration():
     assert (result.value, result.exact) == (pytest.approx(by_hand), True)
 
 
+def test_more_problems_than_a_float_has_assignments_are_drawn():
+    draw = np.random.default_rng(0)
+    result = permutation_p(draw.random(1_100), draw.random(1_100))
+    assert not result.exact
+    assert 0 < result.value <= 1
+
+
 def test_drawn_permutation_p_is_near_the_sign_test_on_many_problems():
     d = np.array([1.0] * 40 + [-1.0] * 20 + [0.0] * 40)
     result = permutation_p(np.zeros(100), d)

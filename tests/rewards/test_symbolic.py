@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import sympy
 
 from rewards.equality.build import NotSymbolic, build
 from rewards.equality.solve import same_solutions
@@ -206,3 +207,19 @@ def test_an_answer_that_leaves_the_solving_to_the_reader_is_not_paid(gold, answe
 )
 def test_families_that_agree_near_zero_alone_are_not_the_same(gold, answer):
     assert ruling(answer, gold).reason is not Reason.CORRECT
+
+
+def test_what_sympy_has_cached_is_gone_when_a_step_runs_out_of_time():
+    """An interrupted deduction leaves facts marked as unknown, which a later pair would be told."""
+    from sympy.core.cache import CACHE
+
+    def cached() -> int:
+        return sum(function.cache_info().currsize for function in CACHE)
+
+    x = sympy.Symbol("x", real=True)
+    assert sympy.expand((x + 1) ** 5)
+    assert cached()
+    with pytest.raises(OutOfTime), within(0.05):
+        while True:
+            sympy.expand((x + cached()) ** 9)
+    assert not cached()
