@@ -219,7 +219,7 @@ def test_what_sympy_has_cached_is_gone_when_a_step_runs_out_of_time():
     x = sympy.Symbol("x", real=True)
     assert sympy.expand((x + 1) ** 5)
     assert cached()
-    with pytest.raises(OutOfTime), within(0.05):
+    with pytest.raises(OutOfTime), within(0.05):  # noqa: PT012
         while True:
             sympy.expand((x + cached()) ** 9)
     assert not cached()
