@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rlvr.common.errors import ConfigError, RunError
 
@@ -37,10 +37,14 @@ def refusal(reason: str, engine: str, mode: str) -> ConfigError:
     )
 
 
-def head_override(dtype: str) -> dict[str, str]:
-    """vLLM's hf_overrides for a model of this type: logits are added up and kept in float32, as
-    the trainer's are (`rlvr.policy.logprob_head`)."""
-    return {} if dtype == "float32" else {"head_dtype": "float32"}
+def hf_overrides(dtype: str, engine_args: Mapping[str, Any]) -> dict[str, Any]:
+    """vLLM's argument of this name for a model of this type, with what the recipe gives.
+
+    Logits of 16-bit models are added up and kept in float32, as the trainer's are
+    (`rlvr.policy.logprob_head`).
+    """
+    head = {} if dtype == "float32" else {"head_dtype": "float32"}
+    return head | engine_args.get("hf_overrides", {})
 
 
 @dataclass(frozen=True, slots=True)

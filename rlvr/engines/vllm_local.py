@@ -26,7 +26,7 @@ from rlvr.engines.engine import (
     Response,
     SamplingParams,
     Session,
-    head_override,
+    hf_overrides,
 )
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ class VllmEngine(Engine):
             # inside the ranks' process group: each takes its own GPU, neighbours share an engine
             options["distributed_executor_backend"] = "external_launcher"
         options |= known_args(rollout.engine_args)
+        options["hf_overrides"] = hf_overrides(model.dtype, rollout.engine_args)
         before = torch.cuda.memory_allocated()
         with _settable_threads():
             self._llm: Any = LLM(
@@ -129,7 +130,6 @@ class VllmEngine(Engine):
                 dtype=model.dtype,
                 max_model_len=model.max_len,
                 max_num_seqs=rollout.max_num_seqs,
-                hf_overrides=head_override(model.dtype),
                 tensor_parallel_size=rollout.tensor_parallel_size,
                 gpu_memory_utilization=rollout.gpu_memory_utilization,
                 enable_sleep_mode=rollout.sleep,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -117,7 +116,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
 
     from rlvr.adapters import get_method
     from rlvr.config.engine_args import as_options
-    from rlvr.engines.engine import head_override
+    from rlvr.engines.engine import hf_overrides
     from rlvr.engines.weights.sync import mode_of
 
     model, rollout = recipe.model, recipe.rollout
@@ -134,8 +133,9 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
         "worker-extension-cls": "rlvr.engines.weights.vllm_weights.Reader",
     }
     flags = ["enable-prefix-caching", "disable-uvicorn-access-log"]
-    if override := head_override(model.dtype):
-        options["hf-overrides"] = json.dumps(override)
+    given = dict(rollout.engine_args)
+    if override := hf_overrides(model.dtype, given):
+        given["hf_overrides"] = override
     if model.revision:
         options["revision"] = model.revision
     if model.trust_remote_code:
@@ -149,8 +149,8 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
         options |= {"max-lora-rank": largest_rank(recipe, path), "max-loras": 1}
         flags.append("enable-lora")
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    given = as_options(rollout.engine_args)  # last: of two equal options the last one counts
-    return [*words, *(f"--{flag}" for flag in flags), *given]
+    # what the recipe gives comes last: of two equal options the last one counts
+    return [*words, *(f"--{flag}" for flag in flags), *as_options(given)]
 
 
 def serve_environment(recipe: TrainRecipe) -> dict[str, str]:
