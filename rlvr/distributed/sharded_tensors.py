@@ -136,13 +136,6 @@ Slot = tuple[dict[Any, Any], Any]
 """Where a tensor is kept: (dict, key)."""
 
 
-def tensor_slots(holders: Iterable[dict[Any, Any]]) -> Iterator[Slot]:
-    """Every slot of these dicts."""
-    for holder in holders:
-        for key in holder:
-            yield holder, key
-
-
 @contextlib.contextmanager
 def temporarily_gathered(slots: Iterable[Slot], keep: bool = True) -> Iterator[None]:
     """Inside the block, full tensors in CPU memory stand in the slots that hold shards.

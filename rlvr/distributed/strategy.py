@@ -105,7 +105,7 @@ class ShardingStrategy:
     @contextlib.contextmanager
     def gathered_state(self, optimizer: Optimizer, only_main: bool) -> Iterator[None]:
         """Inside the block, optimizer.state is full, in CPU memory; only_main: on rank 0 alone."""
-        slots = sharded_tensors.tensor_slots(optimizer.state.values())
+        slots = [(values, name) for values in optimizer.state.values() for name in values]
         with sharded_tensors.temporarily_gathered(slots, keep=self.keeps(only_main)):
             yield
 

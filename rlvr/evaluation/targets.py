@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rlvr.adapters.export import VLLM_RANKS
 from rlvr.adapters.load import is_mergeable
 from rlvr.adapters.methods.quantized import BASE_FILE
 from rlvr.common.errors import ConfigError
@@ -21,7 +22,6 @@ Kind = Literal["base", "lora", "merged", "live"]
 BASE = "none"
 """The name under which --adapter asks for the base itself."""
 
-MAX_LORA_RANK = 512
 CHUNK, NUM_CHUNKS = 1 << 20, 64
 
 
@@ -122,7 +122,7 @@ def _kind(folder: str, settings: dict) -> Kind:
         and (isinstance(start, bool) or start == "gaussian")
         and not settings.get("rank_pattern")
         and not settings.get("alpha_pattern")
-        and settings["r"] <= MAX_LORA_RANK
+        and settings["r"] <= VLLM_RANKS[-1]
     )
     return "lora" if plain else "merged"
 

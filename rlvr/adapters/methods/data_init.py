@@ -114,7 +114,6 @@ def _lora_ga(model: Any, setup: Setup) -> Any:
                 (model(**batch).loss * _scale(model, batch)).backward()
 
         preprocess_loraga(model, lora_config(setup, **extra), run)
-        # every weight has a gradient now, and is frozen from here on: nothing else would free them
         model.zero_grad(set_to_none=True)
         model.eval()  # peft has put it into training mode
     return apply_peft_start(model, setup, num_directions=2 * setup.rank, **extra)
