@@ -33,10 +33,12 @@ def adapter_off(model: Any) -> Iterator[None]:
     """Inside the block, the model is the base policy."""
     # peft makes every weight of the adapter trainable when it switches back
     flags = {p: p.requires_grad for p in model.parameters()}
-    with model.disable_adapter():
-        yield
-    for parameter, flag in flags.items():
-        parameter.requires_grad_(flag)
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
 
 
 @contextlib.contextmanager

@@ -113,7 +113,7 @@ def rung_values(results: Mapping[str, Sequence[RunResult]]) -> dict[str, float |
 
 def survivors(values: Mapping[str, float | None], keep: float) -> list[str]:
     """The best fraction of labels, rounded up, in their order; those without a value go first."""
-    known = {label: -1.0 if value is None else value for label, value in values.items()}
+    known = {label: -math.inf if value is None else value for label, value in values.items()}
     # a stable sort: ties go to the methods that the recipe names first
     best = sorted(known, key=lambda label: -known[label])
     chosen = set(best[: math.ceil(keep * len(values))])

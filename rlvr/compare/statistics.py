@@ -79,6 +79,9 @@ def two_way(values_SP: ArrayLike, sizes: Sequence[int] = ()) -> TwoWay:
         # else seeds differ no more than noise: their variance is taken as 0
         if seeds > sum(value for value, _ in rest):
             parts = [*problems, (seeds, num_seeds - 1), *((-value, free) for value, free in rest)]
+    # seeds and problems cancel out in a balanced table, which is no evidence: noise remains
+    if sum(value for value, _ in parts) <= 0:
+        parts = rest or parts
     total = sum(value for value, _ in parts)
     spread = sum(value**2 / free for value, free in parts)
     # no variance: the interval has no width, whatever the degrees of freedom

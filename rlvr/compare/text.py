@@ -122,6 +122,10 @@ def _cell(interval: Mapping[str, Any] | None, sign: str = "") -> str:
     return f"{interval['value']:{sign}.3f} [{lo:{sign}.3f}, {hi:{sign}.3f}]"
 
 
+def _mean(value: float | None) -> str:
+    return "no value" if value is None else f"{value:.3f}"
+
+
 SCREEN_WIDTH = 150
 """Columns that the table takes where the terminal has fewer: it is cut, not squeezed."""
 
@@ -164,7 +168,7 @@ def markdown(tree: Mapping[str, Any]) -> str:
         lines += [_find_row(find) for find in tree["lr_finds"]] + [""]
     if tree["pruned"]:
         lines += [f"- pruned: {row['label']} seed {row['seed']} after {row['steps']} steps at"
-                  f" {row['value']:.3f}" for row in tree["pruned"]] + [""]  # fmt: skip
+                  f" {_mean(row['value'])}" for row in tree["pruned"]] + [""]  # fmt: skip
     return "\n".join([*lines, "```toml", tree["recipe"].rstrip(), "```", ""])
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from rlvr.config.base import Section
-from rlvr.config.presets import PRESETS
+from rlvr.config.presets import preset_of
 
 
 class AlgorithmConfig(Section):
@@ -103,7 +103,7 @@ class AlgorithmConfig(Section):
         if not isinstance(values, dict):
             return build(values)
         # an unknown preset fills in nothing: its own field's error names it
-        filled = PRESETS.get(values.get("preset", "dapo"), {}) | values
+        filled = preset_of(values.get("preset", "dapo")) | values
         in_loss = filled.get("kl_in", "loss") == "loss"
         if filled.get("kl_unbiased") is None:
             filled["kl_unbiased"] = filled.get("kl_estimator") == "k1" and in_loss

@@ -57,6 +57,11 @@ USES_EQUAL_REWARDS = ("batch",)
 """Values of algorithm.advantage that are not 0 in a group whose rewards are all equal."""
 
 
+def preset_of(name: Any) -> dict[str, Any]:
+    """What the preset of this name fills in: nothing where there is none, or it is no name."""
+    return PRESETS.get(name, {}) if isinstance(name, str) else {}
+
+
 def fill_dynamic(tree: Any) -> Any:
     """The recipe as nested dicts, sampling.dynamic false where it is not given and the advantage
     learns from groups with equal rewards, which dynamic sampling drops."""
@@ -67,7 +72,8 @@ def fill_dynamic(tree: Any) -> Any:
     if not isinstance(algorithm, Mapping) or not isinstance(sampling, Mapping):
         return tree
     # read from the dict, as the sections are not built yet
-    advantage = (PRESETS.get(algorithm.get("preset", ""), {}) | dict(algorithm)).get("advantage")
-    if advantage not in USES_EQUAL_REWARDS or "dynamic" in sampling:
+    advantage = (preset_of(algorithm.get("preset")) | dict(algorithm)).get("advantage")
+    uses_equal = isinstance(advantage, str) and advantage in USES_EQUAL_REWARDS
+    if not uses_equal or "dynamic" in sampling:
         return tree
     return {**tree, "sampling": {**sampling, "dynamic": False}}

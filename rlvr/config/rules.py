@@ -74,8 +74,8 @@ def _of_reference(recipe: TrainRecipe) -> Iterator[str]:
         )
     if config.reference != "initial" and recipe.adapter.method != "full":
         yield (
-            f'algorithm.reference = "{config.reference}": with an adapter the reference is the'
-            ' pristine base; set it to "initial" or adapter.method to "full"'
+            f'algorithm.reference = "{config.reference}": moves with adapter.method = "full" alone;'
+            ' set it to "initial", or the method to "full"'
         )
 
 

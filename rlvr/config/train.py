@@ -251,7 +251,10 @@ def lr_of_method(tree: Any) -> Any:
     if not isinstance(optim, dict) or not isinstance(optim.get("lr"), dict):
         return tree
     # adapter.method's own default: nothing is validated yet
-    method = tree.get("adapter", {}).get("method", "lora")
+    adapter = tree.get("adapter", {})
+    method = adapter.get("method", "lora") if isinstance(adapter, dict) else None
+    if not isinstance(method, str):
+        return tree  # the section's own error says what is wrong with it
     if method not in optim["lr"]:
         raise ValueError(
             f"optim.lr: the recipe has rates for {', '.join(optim['lr'])}, not for {method};"

@@ -150,12 +150,14 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     """Sets environment variables inside the block, for the processes started in it."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
-    yield
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 class Progress:

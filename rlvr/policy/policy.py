@@ -75,9 +75,11 @@ class Policy(LanguageModel):
         copied = None if self.strategy.shards_weights else self.reference
         if copied is not None:
             nn.Module.to(copied, self.device)
-        yield
-        if copied is not None:
-            nn.Module.to(copied, "cpu")
+        try:
+            yield
+        finally:
+            if copied is not None:
+                nn.Module.to(copied, "cpu")
 
     @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[TokenRow], temperature: float) -> Tensor:

@@ -94,3 +94,10 @@ def test_the_gain_is_after_minus_before_of_the_same_seeds():
 def test_runs_on_different_problems_are_refused():
     with pytest.raises(ValueError, match="problems"):
         compare_pairs({"a": {0: [1.0, 0.0]}, "b": {0: [1.0, 0.0, 1.0]}})
+
+
+def test_a_balanced_table_claims_no_certain_difference():
+    """Seeds and problems cancel out in it: what remains is noise, not evidence."""
+    interval, p = difference([[0.2, 0.0], [0.0, 0.2]], [[0.0, 0.0], [0.0, 0.0]])
+    assert interval.lo < 0 < interval.hi
+    assert p > 0.05
