@@ -64,7 +64,8 @@ def _factors_by_name(layer: Any) -> tuple[Tensor, Tensor]:
         return a.contiguous(), block.t().contiguous()
     a, b = layer.vera_A[name][:, : layer.in_features], layer.vera_B[name][: layer.out_features]
     scale_b, scale_d = layer.vera_lambda_b[name].detach(), layer.vera_lambda_d[name].detach()
-    return a.detach(), scale_b.unsqueeze(1) * b.detach() * scale_d
+    # a copy: layers of one shape share it, and safetensors refuses tensors that share memory
+    return a.detach().clone(), scale_b.unsqueeze(1) * b.detach() * scale_d
 
 
 def save_as_peft(model: Any, folder: Path, **options: Any) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -267,7 +268,7 @@ def test_problems_out_of_reach_stop_the_run_in_plain_words(
     )
     done = rlvr_command("train", recipe)
     assert done.returncode == 1, done.stderr[-3000:]
-    assert "no group carried a signal in 3 rounds" in done.stderr
+    assert re.search(r"no group carried a signal in \d+ prompts, \d+ responses", done.stderr)
     assert "all rewards were 0 (" in done.stderr
     remedies = ("raise rollout.max_response_len", "data.prompt_template", "take easier ones")
     assert any(remedy in done.stderr for remedy in remedies)
