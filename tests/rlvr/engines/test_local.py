@@ -33,11 +33,11 @@ def engine(recipe):
 @torch.no_grad()
 def test_logits_are_not_rounded_to_the_type_of_the_weights(recipe, engine):
     """Of two tokens that follow the same text, log-probabilities differ as logits do."""
-    asked = [Request(PROMPTS[0], seed) for seed in range(40)]
+    asked = [Request(PROMPTS[0], seed) for seed in range(120)]
     drawn = engine.generate(asked, SamplingParams(max_len=1, temperature=1.0))
     by_token = {r.token_ids[0]: r.logprobs[0] for r in drawn}
     first, *others = by_token.values()
-    assert len(others) > 3
+    assert len(others) > 1
     # a multiple of the step of bfloat16 at the larger of two logits, 0.0625 from 8 on, 2^-9 below 1
     on_grid = [abs((p - first) / 2**-9 - round((p - first) / 2**-9)) < 1e-2 for p in others]
     assert not all(on_grid)
