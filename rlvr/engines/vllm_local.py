@@ -5,18 +5,14 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
-import os
 import traceback
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
-from difflib import get_close_matches
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.common.errors import ConfigError, RunError
+from rlvr.common.errors import RunError
 from rlvr.distributed.world import World
 from rlvr.engines.engine import (
     CacheLoad,
@@ -26,60 +22,15 @@ from rlvr.engines.engine import (
     Response,
     SamplingParams,
     Session,
-    hf_overrides,
 )
+from rlvr.engines.vllm_requests import flat_logprobs, response_of, vllm_params
+from rlvr.engines.vllm_start import start_llm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rlvr.config.train import ModelConfig, RolloutConfig
     from rlvr.engines.weights.fingerprint import Piece
-
-
-QUIET_ON_CPU = (
-    "vllm.config.vllm",
-    "vllm.engine.arg_utils",
-    "vllm.model_executor.layers.indexer_topk",
-    "vllm.platforms.cpu",
-    "vllm.v1.worker.cpu_worker",
-)
-"""vLLM's loggers that warn at every start on a CPU of what is set there on purpose, or missing."""
-
-
-def _set_environment(kv_cache_gib: int) -> None:
-    """Sets what vLLM reads once, at import."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine shares our process and weights
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(kv_cache_gib))
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-
-
-def _remove_leftovers(world: World, width: int) -> None:
-    """Removes shared memory of killed runs: vLLM on CPU names what `width` ranks share by their
-    numbers alone, and would find it. Runs that use the same name have opened it and keep it."""
-    first = world.rank // width * width
-    names = "-".join(map(str, range(first, first + width)))
-    if world.rank == first:
-        for path in Path("/dev/shm").glob(f"*-tp:0-[[]{names}[]]-cpushm_*"):
-            path.unlink(missing_ok=True)
-    world.gather(None)  # nobody may create what a slower rank would still remove
-
-
-@contextmanager
-def _settable_threads() -> Iterator[None]:
-    """Undoes at the end that vLLM on CPU makes torch.set_num_threads a no-op in the whole process.
-
-    vLLM protects a binding to cores, which it makes in processes of its own only.
-    """
-    import torch
-
-    set_num_threads = torch.set_num_threads
-    try:
-        yield
-    finally:
-        torch.set_num_threads = set_num_threads
 
 
 class VllmEngine(Engine):
@@ -97,50 +48,7 @@ class VllmEngine(Engine):
         seed: int = 0,
     ) -> None:
         """path: the policy's folder or hub id. max_lora_rank: None where adapters come merged."""
-        _set_environment(rollout.kv_cache_gib)
-        import torch
-
-        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
-        from vllm import LLM
-
-        # whoever imported vLLM first
-        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
-        options: dict[str, Any] = {"enable_prefix_caching": True, "disable_log_stats": True}
-        if not torch.cuda.is_available():
-            for name in QUIET_ON_CPU:
-                logging.getLogger(name).setLevel(logging.ERROR)
-            if rollout.tensor_parallel_size > 1:
-                _remove_leftovers(world, rollout.tensor_parallel_size)
-            # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot
-            options |= {"enforce_eager": True, "enable_chunked_prefill": False}
-            options["max_num_batched_tokens"] = max(8192, model.max_len)
-        if max_lora_rank:
-            options |= {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
-        if world.size > 1:
-            # inside the ranks' process group: each takes its own GPU, neighbours share an engine
-            options["distributed_executor_backend"] = "external_launcher"
-        options |= known_args(rollout.engine_args)
-        options["hf_overrides"] = hf_overrides(model.dtype, rollout.engine_args)
-        before = torch.cuda.memory_allocated()
-        with _settable_threads():
-            self._llm: Any = LLM(
-                model=path,
-                revision=model.revision,
-                trust_remote_code=model.trust_remote_code,
-                dtype=model.dtype,
-                max_model_len=model.max_len,
-                max_num_seqs=rollout.max_num_seqs,
-                tensor_parallel_size=rollout.tensor_parallel_size,
-                gpu_memory_utilization=rollout.gpu_memory_utilization,
-                enable_sleep_mode=rollout.sleep,
-                # the ratio needs the probabilities that tokens were drawn with, not the model's
-                logprobs_mode="processed_logprobs",
-                skip_tokenizer_init=False,
-                use_tqdm_on_load=False,
-                seed=seed,
-                **options,
-            )
-        self._held_gib = (torch.cuda.memory_allocated() - before) / 2**30
+        self._llm, self._held_gib = start_llm(model, rollout, path, max_lora_rank, world, seed)
         self._adapter: Any = None
         self._numbers, self._running = itertools.count(), dict[str, str]()
         self.finished: dict[str, Response] = {}
@@ -161,7 +69,7 @@ class VllmEngine(Engine):
         self._has_served = True
         with self._alive() as llm:
             self._running[name] = llm.llm_engine.add_request(
-                name, prompt, _sampling_params(sampling, request), lora_request=self._adapter
+                name, prompt, vllm_params(sampling, request), lora_request=self._adapter
             )
             return name, self._scheduler.requests[self._running[name]]
 
@@ -173,7 +81,7 @@ class VllmEngine(Engine):
             usage = self._scheduler.kv_cache_manager.usage
         for output in outputs:
             del self._running[output.request_id]
-            self.finished[output.request_id] = _response(output.outputs[0])
+            self.finished[output.request_id] = response_of(output.outputs[0])
         return usage
 
     @property
@@ -193,7 +101,7 @@ class VllmEngine(Engine):
         states = [engine.output_processor.request_states[each] for each in ids]
         outputs = [one.make_request_output([], None, FinishReason.ABORT, None) for one in states]
         engine.abort_request(ids, internal=True)
-        return [_response(output.outputs[0]) for output in outputs]
+        return [response_of(output.outputs[0]) for output in outputs]
 
     @contextmanager
     def _alive(self) -> Iterator[Any]:
@@ -232,7 +140,7 @@ class VllmEngine(Engine):
                 lora_request=self._adapter,
             )
         return [
-            _flat(output.prompt_logprobs, len(ids) - 1)
+            flat_logprobs(output.prompt_logprobs, len(ids) - 1)
             for output, ids in zip(outputs, sequences, strict=True)
         ]
 
@@ -314,25 +222,6 @@ def _without_warnings() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def known_args(engine_args: dict[str, Any]) -> dict[str, Any]:
-    """The arguments. Raises: ConfigError for one that this vLLM does not have."""
-    import torch
-    from vllm import EngineArgs
-
-    known = {field.name for field in fields(EngineArgs)}
-    if engine_args.get("enable_chunked_prefill") and not torch.cuda.is_available():
-        raise ConfigError(
-            "rollout.engine_args.enable_chunked_prefill = true: on CPU vLLM would draw other"
-            " samples with the same seed; remove it"
-        )
-    for name in engine_args:
-        if name not in known:
-            close = get_close_matches(name, known, n=1)
-            meant = f"did you mean {close[0]}?" if close else "see the options of vllm serve"
-            raise ConfigError(f"rollout.engine_args.{name}: vLLM has no such argument; {meant}")
-    return engine_args
-
-
 class VllmSession(Session):
     """Responses of one caller; a step is one of the whole engine."""
 
@@ -387,36 +276,3 @@ class _Counter:
         for name, value in self._weights:
             self.num_bytes += value.numel() * value.element_size()
             yield name, value
-
-
-def _sampling_params(sampling: SamplingParams, request: Request) -> Any:
-    from vllm import SamplingParams as VllmParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return VllmParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        max_tokens=sampling.max_len - len(request.begun_ids),
-        stop_token_ids=list(sampling.stop_token_ids),
-        seed=request.seed,
-        logprobs=0 if sampling.logprobs else None,
-        flat_logprobs=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-
-
-def _response(output: Any) -> Response:
-    token_ids = list(output.token_ids)
-    logprobs = [] if output.logprobs is None else _flat(output.logprobs, len(token_ids))
-    return Response(token_ids, logprobs, truncated=output.finish_reason == "length")
-
-
-def _flat(found: Any, num_tokens: int) -> list[float]:
-    """The log-probability of each token, as vLLM has them in one list: two objects per token would
-    be millions for the garbage collector in a step."""
-    values = [] if found is None else found.logprobs
-    assert len(values) == num_tokens, (len(values), num_tokens)
-    return values

@@ -18,7 +18,7 @@ from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.config.warm_start import WarmStartRecipe
 from rlvr.distributed.world import World
-from rlvr.engines import vllm_local
+from rlvr.engines import vllm_local, vllm_requests
 from rlvr.engines.engine import Request, SamplingParams
 from rlvr.sampling.group_stream import GroupRequest, GroupStream
 from rlvr.sampling.rollouts import Group
@@ -55,11 +55,11 @@ def library_generate(
     """The same requests through vLLM's own loop, its outputs made into responses."""
     outputs = engine._llm.generate(
         [{"prompt_token_ids": request.prompt_ids} for request in requests],
-        [vllm_local._sampling_params(sampling, request) for request in requests],
+        [vllm_requests.vllm_params(sampling, request) for request in requests],
         use_tqdm=False,
     )
     for output in outputs:
-        vllm_local._response(output.outputs[0])
+        vllm_requests.response_of(output.outputs[0])
 
 
 def seconds(call: Callable[[], object]) -> float:

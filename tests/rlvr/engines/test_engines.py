@@ -11,7 +11,8 @@ from rlvr.common.seeds import sample_seed
 from rlvr.config.train import AdapterConfig
 from rlvr.engines.engine import SamplingParams
 from rlvr.engines.transformers import TransformersEngine, draw
-from rlvr.engines.vllm_local import VllmEngine, known_args
+from rlvr.engines.vllm_local import VllmEngine
+from rlvr.engines.vllm_start import known_args
 from rlvr.engines.weights.sync import Syncer, SyncError
 from rlvr.policy.policy import load_policy
 from tests.rlvr.engines.engine_cases import (
@@ -159,7 +160,7 @@ def test_vllm_is_given_arguments_as_they_are_and_says_which_it_does_not_have(vll
     config = vllm_engine._llm.llm_engine.vllm_config.scheduler_config
     assert config.max_num_batched_tokens == 4096
     with pytest.raises(ConfigError, match=r"blok_size: vLLM has no .* mean block_size\?"):
-        known_args({"blok_size": 16})
+        known_args({"blok_size": 16}, on_cpu=True)
 
 
 @pytest.mark.engine

@@ -1,0 +1,153 @@
+"""Starts vLLM in this process: its environment, its arguments, the threads it must leave alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.common.errors import ConfigError
+from rlvr.distributed.world import World
+from rlvr.engines.engine import hf_overrides
+
+if TYPE_CHECKING:
+    from rlvr.config.train import ModelConfig, RolloutConfig
+
+QUIET_ON_CPU = (
+    "vllm.config.vllm",
+    "vllm.engine.arg_utils",
+    "vllm.model_executor.layers.indexer_topk",
+    "vllm.platforms.cpu",
+    "vllm.v1.worker.cpu_worker",
+)
+"""vLLM's loggers that warn at every start on a CPU of what is set there on purpose, or missing."""
+
+
+def _set_environment(kv_cache_gib: int) -> None:
+    """Sets what vLLM reads once, at import."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine shares our process and weights
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(kv_cache_gib))
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def _remove_leftovers(world: World, width: int) -> None:
+    """Removes shared memory of killed runs: vLLM on CPU names what `width` ranks share by their
+    numbers alone, and would find it. Runs that use the same name have opened it and keep it."""
+    first = world.rank // width * width
+    names = "-".join(map(str, range(first, first + width)))
+    if world.rank == first:
+        for path in Path("/dev/shm").glob(f"*-tp:0-[[]{names}[]]-cpushm_*"):
+            path.unlink(missing_ok=True)
+    world.gather(None)  # nobody may create what a slower rank would still remove
+
+
+@contextmanager
+def _settable_threads() -> Iterator[None]:
+    """Undoes at the end that vLLM on CPU makes torch.set_num_threads a no-op in the whole process.
+
+    vLLM protects a binding to cores, which it makes in processes of its own only.
+    """
+    import torch
+
+    set_num_threads = torch.set_num_threads
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_num_threads
+
+
+def start_llm(
+    model: ModelConfig,
+    rollout: RolloutConfig,
+    path: str,
+    max_lora_rank: int | None,
+    world: World,
+    seed: int,
+) -> tuple[Any, float]:
+    """(vLLM's LLM, the GPU memory that it has taken, GiB). Arguments: as VllmEngine's.
+
+    Raises: ConfigError for an argument that this vLLM does not have.
+    """
+    _set_environment(rollout.kv_cache_gib)
+    import torch
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+    from vllm import LLM
+
+    # whoever imported vLLM first
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu:
+        for name in QUIET_ON_CPU:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        if rollout.tensor_parallel_size > 1:
+            _remove_leftovers(world, rollout.tensor_parallel_size)
+    options = _options(model, rollout, max_lora_rank, world, on_cpu)
+    before = torch.cuda.memory_allocated()
+    with _settable_threads():
+        llm = LLM(model=path, seed=seed, **options)
+    return llm, (torch.cuda.memory_allocated() - before) / 2**30
+
+
+def _options(
+    model: ModelConfig,
+    rollout: RolloutConfig,
+    max_lora_rank: int | None,
+    world: World,
+    on_cpu: bool,
+) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "revision": model.revision,
+        "trust_remote_code": model.trust_remote_code,
+        "dtype": model.dtype,
+        "max_model_len": model.max_len,
+        "max_num_seqs": rollout.max_num_seqs,
+        "tensor_parallel_size": rollout.tensor_parallel_size,
+        "gpu_memory_utilization": rollout.gpu_memory_utilization,
+        "enable_sleep_mode": rollout.sleep,
+        "enable_prefix_caching": True,
+        # the ratio needs the probabilities that tokens were drawn with, not the model's
+        "logprobs_mode": "processed_logprobs",
+        "skip_tokenizer_init": False,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if on_cpu:
+        # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot
+        options |= {"enforce_eager": True, "enable_chunked_prefill": False}
+        options["max_num_batched_tokens"] = max(8192, model.max_len)
+    if max_lora_rank:
+        options |= {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
+    if world.size > 1:
+        # inside the ranks' process group: each takes its own GPU, neighbours share an engine
+        options["distributed_executor_backend"] = "external_launcher"
+    options |= known_args(rollout.engine_args, on_cpu)
+    options["hf_overrides"] = hf_overrides(model.dtype, rollout.engine_args)
+    return options
+
+
+def known_args(engine_args: dict[str, Any], on_cpu: bool) -> dict[str, Any]:
+    """The arguments. Raises: ConfigError for one that vLLM does not have, or that breaks seeds."""
+    from vllm import EngineArgs
+
+    known = {field.name for field in fields(EngineArgs)}
+    if engine_args.get("enable_chunked_prefill") and on_cpu:
+        raise ConfigError(
+            "rollout.engine_args.enable_chunked_prefill = true: on CPU vLLM would draw other"
+            " samples with the same seed; remove it"
+        )
+    for name in engine_args:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            meant = f"did you mean {close[0]}?" if close else "see the options of vllm serve"
+            raise ConfigError(f"rollout.engine_args.{name}: vLLM has no such argument; {meant}")
+    return engine_args
