@@ -25,7 +25,7 @@ from rlvr.engines.engine import Engine, EngineLost, Response, SamplingParams
 from rlvr.sampling.background import BackgroundCollection
 from rlvr.sampling.group_stream import GroupRequest, GroupStream
 from rlvr.sampling.problem_selection import Selector, difficulty_levels
-from rlvr.sampling.refill import FIRST_FRAC, MIN_FRAC, num_prompts, updated_frac
+from rlvr.sampling.refill import Refill
 from rlvr.sampling.reward import shaped_rewards
 from rlvr.sampling.rollouts import Group, RolloutStats, StepRollouts, diagnose
 
@@ -90,7 +90,7 @@ class Sampler:
         )
         self._used: Counter[str] = Counter()
         self._lengths: dict[str, float] = {}
-        self._informative_frac = FIRST_FRAC
+        self._refill = Refill(rollout, sampling)
         self._surplus: list[Group] = []
         self._paused: list[GroupRequest] = []
         self._ahead: StepRollouts | None = None
@@ -157,10 +157,10 @@ class Sampler:
             done: list[tuple[int, Group]] = []
             stream.add(paused, self._expected_tokens(paused))
             while True:
-                num_usable = len(groups) + sum(self._is_usable(group) for _, group in done)
+                num_usable = len(groups) + sum(self._refill.is_usable(group) for _, group in done)
                 if num_usable >= wanted and (self._ends_early or not stream.num_running):
                     break
-                more = self._num_more(wanted - num_usable, stream.num_running, stats)
+                more = self._refill.num_more(wanted - num_usable, stream.num_running, stats)
                 asked = self._ask(more, step)
                 stream.add(asked, self._expected_tokens(asked))
                 if not stream.num_running:
@@ -172,8 +172,8 @@ class Sampler:
             stats.costs = stream.costs()
         # in the order requested, whatever ended first: long responses count as much as short ones
         stats.fresh = [group for _, group in sorted(done, key=itemgetter(0))]
-        groups += [group for group in stats.fresh if self._is_usable(group)]
-        self._learn(stats.fresh)
+        groups += [group for group in stats.fresh if self._refill.is_usable(group)]
+        self._refill.observe(stats.fresh)
         if len(groups) < wanted:
             self._say_short(step, groups, stats)
         groups, self._surplus = groups[:wanted], groups[wanted:]
@@ -208,37 +208,6 @@ class Sampler:
             paused.append(young)
         num_continued = sum(len(one.seeds) for one in paused)
         return groups, paused, RolloutStats(num_stale=num_stale, num_continued=num_continued)
-
-    def _num_more(self, missing: int, num_running: int, stats: RolloutStats) -> int:
-        """How many prompts to ask for now, so that what is running is what is expected to be
-        needed; counts them."""
-        is_first = stats.num_asked == 0
-        if missing <= 0:
-            wanted = 0
-        elif self._rollout.partial:
-            # what outlives this step is the next one's: as much as a whole step needs keeps running
-            wanted = self._num_prompts(self._rollout.prompts_per_step)
-        elif is_first or num_running * self._usable_frac < missing:
-            wanted = self._num_prompts(missing)
-        else:
-            wanted = 0
-        count = max(0, wanted - num_running)
-        if not is_first:
-            left = self._sampling.max_refills * self._rollout.prompts_per_step - stats.num_refills
-            count = min(count, left)
-            stats.num_refills += count
-        stats.num_asked += count * self._rollout.group_size
-        return count
-
-    @property
-    def _usable_frac(self) -> float:
-        return max(self._informative_frac, MIN_FRAC) if self._sampling.dynamic else 1.0
-
-    def _num_prompts(self, missing: int) -> int:
-        if not self._sampling.dynamic:
-            return missing
-        keeps_surplus = self._rollout.max_staleness > 0
-        return num_prompts(missing, self._informative_frac, keeps_surplus)
 
     def _ask(self, count: int, step: int) -> list[GroupRequest]:
         """The next problems, with the seed of every response."""
@@ -309,15 +278,6 @@ class Sampler:
             self._selector.observe(asked.index, num_right, sum(group.judged) - num_right, step)
         return [(number, group) for number, _, group in ended]
 
-    def _is_usable(self, group: Group) -> bool:
-        """Whether a step can train on it; without dynamic sampling on all that was judged."""
-        return group.informative if self._sampling.dynamic else group.comparable
-
-    def _learn(self, fresh: Sequence[Group]) -> None:
-        if fresh:
-            count = sum(group.informative for group in fresh)
-            self._informative_frac = updated_frac(self._informative_frac, count, len(fresh))
-
     def _say_short(self, step: int, groups: Sequence[Group], stats: RolloutStats) -> None:
         """Says that sampling.max_refills left the step short. Raises: NoSignalError when there is
         nothing to train on."""
@@ -348,7 +308,7 @@ class Sampler:
             "selector": self._selector.state(),
             "used": dict(self._used),
             "lengths": dict(self._lengths),
-            "informative_frac": self._informative_frac,
+            "informative_frac": self._refill.informative_frac,
             "surplus": [group.to_tree() for group in self._surplus],
             "paused": [one.to_tree() for one in self._paused],
             "ahead": self._ahead and self._ahead.to_tree(),
@@ -359,7 +319,7 @@ class Sampler:
         self._selector.load_state(state["selector"])
         self._used = Counter(state["used"])
         self._lengths = dict(state.get("lengths", {}))  # a run begun before they were kept
-        self._informative_frac = state["informative_frac"]
+        self._refill.informative_frac = state["informative_frac"]
         self._surplus = [Group.from_tree(group) for group in state["surplus"]]
         self._paused = [
             GroupRequest.from_tree(one, self._problems, self._prompts)
