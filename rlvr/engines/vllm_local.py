@@ -48,7 +48,9 @@ class VllmEngine(Engine):
         seed: int = 0,
     ) -> None:
         """path: the policy's folder or hub id. max_lora_rank: None where adapters come merged."""
-        self._llm, self._held_gib = start_llm(model, rollout, path, max_lora_rank, world, seed)
+        started = start_llm(model, rollout, path, max_lora_rank, world, seed)
+        self._llm: Any = started[0]
+        self._held_gib = started[1]
         self._adapter: Any = None
         self._numbers, self._running = itertools.count(), dict[str, str]()
         self.finished: dict[str, Response] = {}
