@@ -67,6 +67,6 @@ def test_a_saved_reference_comes_back(tmp_path):
 
 
 def test_a_following_reference_with_an_adapter_is_refused():
-    with pytest.raises(ConfigError, match="moves with adapter.method = \"full\" alone"):
+    with pytest.raises(ConfigError, match=r'moves with adapter\.method = "full" alone'):
         make_recipe(algorithm=KL | {"reference": "ema"}, adapter={"method": "lora"})
     assert AlgorithmConfig(**KL).reference == "initial"
