@@ -20,7 +20,8 @@ METRICS: dict[str, str] = {
     "rollout/aborted_frac": "fraction of responses asked for that went with an aborted group",
     "rollout/staleness_mean": "mean age of the responses trained on (steps since their weights)",
     "rollout/stale_dropped": "responses dropped because they were older than max_staleness",
-    "rollout/decoding_steps": "decoding steps of the engine, of several the one with most",
+    "rollout/decoding_steps": "decoding steps of the engine, of several the one with most; of"
+    " servers, how often responses were seen to end",
     "rollout/paused": "responses that the next step goes on with (rollout.partial)",
     "sampler/refills": "prompts asked for beyond the first ones of the step",
     "sampler/unjudged_frac": "fraction of responses that nobody judged (timeout, worker_died,"

@@ -324,7 +324,11 @@ def test_a_run_on_a_server_killed_and_restarted_in_a_step_equals_a_local_run(
     assert proofs == [42 if sync == "adapter" else 30] * 3, "all tensors, as often"
     for other in (undisturbed, killed):
         for ours, theirs in zip(other, local, strict=True):
-            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+            # of servers, only the ends of responses are seen
+            names = theirs.keys() - {"rollout/decoding_steps"}
+            assert {k: ours[k] for k in names} == pytest.approx(
+                {k: theirs[k] for k in names}, rel=1e-4, abs=1e-6
+            )
     server.kill()
     for folder in (tmp_path / "runs", tmp_path / "server"):
         for file in filter(os.path.isfile, folder.rglob("*")):
@@ -353,4 +357,7 @@ def test_two_processes_with_a_server_each_train_as_one_with_vllm_does(
     for ours, theirs in zip(steady_metrics(tmp_path / "runs" / "two", "sync/"), local, strict=True):
         for name in ("train/padding_frac", "rollout/imbalance"):  # by the split
             del ours[name], theirs[name]
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)
+        names = theirs.keys() - {"rollout/decoding_steps"}
+        assert {k: ours[k] for k in names} == pytest.approx(
+            {k: theirs[k] for k in names}, rel=1e-3, abs=1e-6
+        )
