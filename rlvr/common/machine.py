@@ -48,7 +48,7 @@ def gpu_facts() -> dict[str, Any] | None:
         "count": torch.cuda.device_count(),
         "driver": driver_version(),
         "cuda": torch.version.cuda,
-        "nccl": _nccl_version(),
+        "nccl": nccl_version(),
     }
 
 
@@ -73,7 +73,8 @@ def version_in(text: str) -> str | None:
     return found and found[0]
 
 
-def _nccl_version() -> str | None:
+def nccl_version() -> str | None:
+    """Version of torch's NCCL; None where it was built without."""
     from torch import distributed
     from torch.cuda import nccl
 

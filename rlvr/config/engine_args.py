@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from rlvr.common.errors import ConfigError
 
 _OWN = "it has a setting of its own, {}, which the trainer reads too"
 _SYNC = "the weights that are handed over after every step would not arrive"
@@ -46,14 +49,23 @@ REFUSED: Mapping[str, str] = {
 def refused_args(engine_args: Mapping[str, Any]) -> Iterator[str]:
     """A message for every argument that sync, seeds or log-probabilities depend on."""
     for name in engine_args:
+        if "-" in name:
+            yield f"rollout.engine_args.{name}: write it with underscores, as vLLM's LLM class does"
         if name in REFUSED:
             yield f"rollout.engine_args.{name}: not passed on to vLLM, {REFUSED[name]}; remove it"
 
 
+def check_on_cpu(engine_args: Mapping[str, Any]) -> None:
+    """Raises: ConfigError for what breaks seeds on a CPU alone."""
+    if engine_args.get("enable_chunked_prefill"):
+        raise ConfigError(
+            "rollout.engine_args.enable_chunked_prefill = true: on CPU vLLM would draw other"
+            " samples with the same seed; remove it"
+        )
+
+
 def as_options(engine_args: Mapping[str, Any]) -> list[str]:
     """The arguments as words of `vllm serve`'s command line."""
-    import json
-
     words: list[str] = []
     for name, value in engine_args.items():
         option = name.replace("_", "-")

@@ -143,10 +143,12 @@ def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
             f"rollout.max_staleness = {staleness}: async rollouts are one step"
             ' old when they are trained on; set it to 1 or more, or rollout.mode to "sync"'
         )
-    if recipe.rollout.partial and staleness < 1:
+    # tokens that one step leaves to the next are one step old, or two where it was collected ahead
+    least = 1 + is_async
+    if recipe.rollout.partial and staleness < least:
         yield (
             f"rollout.max_staleness = {staleness}: with rollout.partial responses go on by newer"
-            " weights; set it to 1 or more, or partial to false"
+            f" weights; set it to {least} or more, or partial to false"
         )
     if recipe.rollout.partial and recipe.rollout.abort_stragglers:
         yield (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+from rlvr.common.machine import nccl_version
 from rlvr.doctor.check import Check
 
 MIN_CAPABILITY = (8, 0)
@@ -123,10 +124,7 @@ def varlen_difference(dtype: Any) -> float:
 
 
 def _nccl() -> list[Check]:
-    import torch
-    from torch.cuda import nccl
-
-    found = torch.distributed.is_nccl_available()
-    status, remedy = ("ok", "") if found else ("fail", "install torch built with NCCL")
-    text = f"version {'.'.join(map(str, nccl.version()))}" if found else "missing"
-    return [Check("nccl", status, text, remedy)]
+    version = nccl_version()
+    if version is None:
+        return [Check("nccl", "fail", "missing", "install torch built with NCCL")]
+    return [Check("nccl", "ok", f"version {version}")]

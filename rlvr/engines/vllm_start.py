@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError
+from rlvr.config.engine_args import check_on_cpu
 from rlvr.distributed.world import World
 from rlvr.engines.engine import hf_overrides
 
@@ -122,6 +123,7 @@ def _options(
         "use_tqdm_on_load": False,
     }
     if on_cpu:
+        check_on_cpu(rollout.engine_args)
         # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot
         options |= {"enforce_eager": True, "enable_chunked_prefill": False}
         options["max_num_batched_tokens"] = max(8192, model.max_len)
@@ -130,21 +132,16 @@ def _options(
     if world.size > 1:
         # inside the ranks' process group: each takes its own GPU, neighbours share an engine
         options["distributed_executor_backend"] = "external_launcher"
-    options |= known_args(rollout.engine_args, on_cpu)
+    options |= known_args(rollout.engine_args)
     options["hf_overrides"] = hf_overrides(model.dtype, rollout.engine_args)
     return options
 
 
-def known_args(engine_args: dict[str, Any], on_cpu: bool) -> dict[str, Any]:
-    """The arguments. Raises: ConfigError for one that vLLM does not have, or that breaks seeds."""
+def known_args(engine_args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments. Raises: ConfigError for one that vLLM does not have."""
     from vllm import EngineArgs
 
     known = {field.name for field in fields(EngineArgs)}
-    if engine_args.get("enable_chunked_prefill") and on_cpu:
-        raise ConfigError(
-            "rollout.engine_args.enable_chunked_prefill = true: on CPU vLLM would draw other"
-            " samples with the same seed; remove it"
-        )
     for name in engine_args:
         if name not in known:
             close = get_close_matches(name, known, n=1)

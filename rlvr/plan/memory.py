@@ -156,11 +156,10 @@ def device_memory(
 
 
 def host_memory(recipe: TrainRecipe, shape: Shape, num_ranks: int) -> dict[str, float]:
-    """GiB of CPU memory of a machine with so many ranks, by part, and "total", their peak.
+    """GiB of CPU memory of a machine with so many ranks, by part, and "total".
 
-    Every rank reads the whole model before it goes to the device, and before vLLM is there;
-    sleeping vLLMs keep their weights in pinned memory; a reference under full fine-tuning waits
-    there.
+    Weights are read straight to the device; sleeping vLLMs keep theirs in pinned memory; a
+    reference under full fine-tuning waits there.
     """
     weights = shape.num_params * bytes_per_value(recipe) / GIB
     rollout, all_weights = recipe.rollout, not get_method(recipe.adapter).keeps_base
@@ -168,13 +167,10 @@ def host_memory(recipe: TrainRecipe, shape: Shape, num_ranks: int) -> dict[str, 
     parts = {
         "processes": num_ranks * PROCESS_GIB,
         "verifier": num_ranks * recipe.reward.num_workers * VERIFIER_GIB,
-        "weights, while they load": num_ranks * weights,
         "sleeping engines": num_ranks * weights / rollout.tensor_parallel_size * rollout.sleep,
         "reference": num_ranks * weights * waits,
     }
-    loading = parts["weights, while they load"]
-    peak = max(sum(parts.values()) - loading, loading + parts["processes"] + parts["verifier"])
-    return {name: size for name, size in parts.items() if size} | {"total": peak}
+    return {name: size for name, size in parts.items() if size} | {"total": sum(parts.values())}
 
 
 def num_sequences(recipe: TrainRecipe, shape: Shape, cache_gib: float, mean_len: float) -> int:

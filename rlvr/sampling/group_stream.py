@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from rlvr.common.seeds import sample_seed
@@ -20,12 +19,12 @@ from rlvr.distributed.shares import shares
 from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.sampling.rollouts import EngineCost, Group, fields_of, response_of
 
-TICK = 16
-"""Decoding steps between two decisions on what to ask for next."""
-
 if TYPE_CHECKING:
     from rlvr.data.problems import Problem
     from rlvr.distributed.world import World
+
+TICK = 16
+"""Decoding steps between two decisions on what to ask for next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +226,7 @@ class GroupStream:
 
     def pause(self) -> list[GroupRequest]:
         """Ends generation; the groups that were not handed out, with what there is of them."""
-        parts = self._world.on_all_ranks(partial(self._pause))[:: self._width]
+        parts = self._world.on_all_ranks(self._pause)[:: self._width]
         paused = {number: states for part in parts for number, states in part.items()}
         return [
             replace(asked, ended=paused[number][0], begun=paused[number][1])

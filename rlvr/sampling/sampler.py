@@ -155,9 +155,9 @@ class Sampler:
         with self._restored_on_failure(), self._open(request) as stream:
             groups, paused, stats = self._begin(step)
             done: list[tuple[int, Group]] = []
+            num_usable = len(groups)
             stream.add(paused, self._expected_tokens(paused))
             while True:
-                num_usable = len(groups) + sum(self._refill.is_usable(group) for _, group in done)
                 if num_usable >= wanted and (self._ends_early or not stream.num_running):
                     break
                 more = self._refill.num_more(wanted - num_usable, stream.num_running, stats)
@@ -165,7 +165,9 @@ class Sampler:
                 stream.add(asked, self._expected_tokens(asked))
                 if not stream.num_running:
                     break
-                done += self._observe(stream.advance(), step)
+                ended = self._observe(stream.advance(), step)
+                num_usable += sum(self._refill.is_usable(group) for _, group in ended)
+                done += ended
             if self._rollout.partial:
                 self._paused = stream.pause()
                 stats.num_paused = sum(len(one.seeds) for one in self._paused)

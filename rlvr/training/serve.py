@@ -115,7 +115,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
     import torch
 
     from rlvr.adapters import get_method
-    from rlvr.config.engine_args import as_options
+    from rlvr.config.engine_args import as_options, check_on_cpu
     from rlvr.engines.engine import hf_overrides
     from rlvr.engines.weights.sync import mode_of
 
@@ -141,6 +141,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
     if model.trust_remote_code:
         flags.append("trust-remote-code")
     if on_cpu:  # as in VllmEngine: a prefill in parts would draw other samples
+        check_on_cpu(rollout.engine_args)
         options["max-num-batched-tokens"] = max(8192, model.max_len)
         flags += ["enforce-eager", "no-enable-chunked-prefill"]
     else:

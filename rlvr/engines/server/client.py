@@ -28,6 +28,8 @@ COMPLETIONS = "/v1/completions"
 ENDPOINTS = {"adapter": "/v1/load_lora_adapter", "merged": "/collective_rpc"}
 """What a server needs for each sync mode."""
 
+HOW = "start it with rlvr serve and this recipe"
+
 IMPOSSIBLE = -1000.0
 """Below are the log-probabilities of tokens that truncated sampling left out: -9999 in JSON."""
 
@@ -262,31 +264,46 @@ async def _can_read(server: Server) -> bool:
     return True
 
 
-async def examine(server: Server, max_len: int, mode: str) -> None:
-    """Learns what the server serves and refuses one that cannot serve rows of `max_len` tokens, or
-    take weights by the sync `mode`.
+async def check_pauses(server: Server) -> None:
+    """Raises: ConfigError for a server that cannot end what it is giving; ServerLost."""
+    try:
+        # asked only: another run's responses may be running there
+        await server.call("GET", PAUSE_PATH, timeout_s=HEALTH_S)
+    except ServerLost:
+        raise
+    except RunError as error:
+        raise ConfigError(
+            f"rollout.partial = true: {server.url} does not end responses that are running"
+            f" ({error}); {HOW}"
+        ) from error
+
+
+async def examine(server: Server, max_len: int, mode: str, partial: bool) -> None:
+    """Learns what the server serves and refuses one that cannot serve rows of `max_len` tokens,
+    take weights by the sync `mode`, or, for partial rollouts, end what it is giving.
 
     Raises: ConfigError; ServerLost, RunError where it does not answer as it should.
     """
     if not await server.open():
         return
-    how = "start it with rlvr serve and this recipe"
     if server.max_len < max_len:
         raise ConfigError(
-            f"model.max_len = {max_len}: {server.url} takes {server.max_len} tokens; {how}"
+            f"model.max_len = {max_len}: {server.url} takes {server.max_len} tokens; {HOW}"
         )
     paths = (await server.call("GET", "/openapi.json", timeout_s=HEALTH_S))["paths"]
     if ENDPOINTS[mode] not in paths:
         raise ConfigError(
             f"rollout.servers: {server.url} takes no weights by {ENDPOINTS[mode]}, which rollout."
-            f'sync = "{mode}" needs; {how}'
+            f'sync = "{mode}" needs; {HOW}'
         )
     server.can_read = await _can_read(server)
     if mode == "merged" and not server.instance:
         raise ConfigError(
             f"rollout.servers: {server.url} does not name its process, so that a restart with the"
-            f" base's weights would go unnoticed; {how}"
+            f" base's weights would go unnoticed; {HOW}"
         )
+    if partial:
+        await check_pauses(server)
     body = _body(
         server.base, Request(list(range(1, 9)), seed=0), SamplingParams(max_len=1, top_k=1)
     )
@@ -294,5 +311,5 @@ async def examine(server: Server, max_len: int, mode: str) -> None:
     if min(reply["choices"][0]["logprobs"]["top_logprobs"][0].values()) > IMPOSSIBLE:
         raise ConfigError(
             f"rollout.servers: {server.url} gives log-probabilities before temperature and"
-            f" truncation; {how}, or with --logprobs-mode processed_logprobs"
+            f" truncation; {HOW}, or with --logprobs-mode processed_logprobs"
         )

@@ -14,6 +14,8 @@ from rlvr.engines.server.client import Server, ServerLost, ServerRestarted
 from rlvr.engines.server.load import LoadMeter
 from rlvr.engines.server.pool import Pool
 
+PAUSE_S = 0.05
+"""Seconds between two calls that end what a server is giving."""
 MAX_REISSUES = 3
 """Times that one request is given to a server again before the run stops."""
 Event = tuple[int | None, asyncio.Task[Any]] | None
@@ -42,7 +44,7 @@ class Dispatch:
         self._paused: dict[int, Response] | None = None
         self.meter = LoadMeter()
 
-    def add(self, requests: Sequence[Request]) -> None:
+    async def add(self, requests: Sequence[Request]) -> None:
         """Takes more requests, numbered on from those before."""
         self._waiting.extend(range(len(self._requests), len(self._requests) + len(requests)))
         self._requests.extend(requests)
@@ -78,10 +80,12 @@ class Dispatch:
         self._paused = {number: Response([], [], truncated=False) for number in self._waiting}
         self._waiting.clear()
         self._events.put_nowait(None)
-        for server in self._pool.live:
-            if server.running:
+        while running := [server for server in self._pool.live if server.running]:
+            for server in running:
                 with suppress(ServerLost):  # `serve` learns of that from the responses themselves
                     await server.pause()
+            # again, since a request may have been on its way to the server
+            await asyncio.sleep(PAUSE_S)
         return self._paused
 
     async def look(self) -> None:

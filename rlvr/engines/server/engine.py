@@ -47,7 +47,7 @@ def check_servers(model: ModelConfig, rollout: RolloutConfig, run_dir: Path, mod
         async with session(find_key(run_dir)) as http:
             for url in rollout.servers:
                 try:
-                    await examine(Server(url, http), model.max_len, mode)
+                    await examine(Server(url, http), model.max_len, mode, rollout.partial)
                 except ServerLost:
                     continue  # it may still be starting: the engine waits for it
 
@@ -176,7 +176,7 @@ class ServerSession(Session):
         return self._num_running
 
     def add(self, requests: Sequence[Request]) -> None:
-        self._run(_call(self._dispatch.add, requests))
+        self._run(self._dispatch.add(requests))
         self._num_running += len(requests)
 
     def step(self) -> list[tuple[int, Response]]:
@@ -227,11 +227,6 @@ async def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 async def _wait(task: asyncio.Task[None]) -> None:
     """Waits for the task's end. Raises: as the task."""
     await task
-
-
-async def _call(function: Callable[[Sequence[Request]], None], given: Sequence[Request]) -> None:
-    """Calls it in the loop's thread."""
-    function(given)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -24,7 +24,8 @@ READ_BACK_PATH = "/rlvr/held"
 workers would let a server that takes adapters have its base replaced too."""
 
 PAUSE_PATH = "/rlvr/pause"
-"""A POST ends every response that is running; each is answered with the tokens that it has."""
+"""A POST ends every response that is running; each is answered with the tokens that it has. A GET
+says that there is such a path."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -53,7 +54,8 @@ class Guard:
             if scope["path"] == READ_BACK_PATH:
                 return await _answer(send_named, 200, await _read_back(scope, receive))
             if scope["path"] == PAUSE_PATH:
-                return await _answer(send_named, 200, await _pause(scope))
+                num_ended = await _pause(scope) if scope["method"] == "POST" else 0
+                return await _answer(send_named, 200, num_ended)
             return await self._app(scope, receive, send_named)
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})

@@ -111,7 +111,7 @@ class Pool:
     async def _take(self, server: Server) -> None:
         """Gives a server that answers the newest weights, checks them, and makes it live."""
         try:
-            await examine(server, self._max_len, self._mode)
+            await examine(server, self._max_len, self._mode, self.rollout.partial)
             if self._handover is None:
                 server.model = server.base
             elif self._handover.adapter:

@@ -3,7 +3,7 @@
 import pytest
 
 from rlvr.common.errors import ConfigError
-from rlvr.config.engine_args import REFUSED, as_options
+from rlvr.config.engine_args import REFUSED, as_options, check_on_cpu
 from tests.rlvr.cases import make_recipe
 
 
@@ -29,3 +29,14 @@ def test_the_server_is_given_them_as_options():
 def test_without_vllm_they_would_be_ignored():
     with pytest.raises(ConfigError, match=r"rollout\.engine_args .* would be ignored"):
         make_recipe(rollout={"engine": "transformers", "engine_args": {"block_size": 32}})
+
+
+def test_a_name_as_on_the_command_line_is_not_another_way_in():
+    with pytest.raises(ConfigError, match=r"engine_args\.max-loras: write it with underscores"):
+        make_recipe(rollout={"engine": "vllm", "engine_args": {"max-loras": 2}})
+
+
+def test_what_breaks_seeds_on_a_cpu_is_refused_there():
+    check_on_cpu({"enable_chunked_prefill": False})
+    with pytest.raises(ConfigError, match="other samples with the same seed; remove it"):
+        check_on_cpu({"enable_chunked_prefill": True})

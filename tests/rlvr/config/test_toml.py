@@ -41,6 +41,18 @@ BAD = [
     ),
     (["--algorithm.advantage", "batch", "--sampling.dynamic", "true"], "sampling.dynamic = true"),
     (["--rollout.mode", "async", "--rollout.max_staleness", "0"], "set it to 1 or more"),
+    (["--rollout.partial", "true", "--rollout.max_staleness", "0"], "set it to 1 or more"),
+    (
+        [
+            *("--rollout.partial", "true", "--rollout.max_staleness", "1"),
+            *("--rollout.mode", "async", "--rollout.engine", "vllm"),
+        ],
+        "set it to 2 or more",
+    ),
+    (
+        ["--rollout.partial", "true", "--rollout.abort_stragglers", "true"],
+        "rollout.partial keeps the responses that it would abort",
+    ),
     (
         [
             *("--rollout.engine", "auto", "--rollout.mode", "async"),

@@ -160,7 +160,7 @@ def test_vllm_is_given_arguments_as_they_are_and_says_which_it_does_not_have(vll
     config = vllm_engine._llm.llm_engine.vllm_config.scheduler_config
     assert config.max_num_batched_tokens == 4096
     with pytest.raises(ConfigError, match=r"blok_size: vLLM has no .* mean block_size\?"):
-        known_args({"blok_size": 16}, on_cpu=True)
+        known_args({"blok_size": 16})
 
 
 @pytest.mark.engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from rlvr.engines.transformers import TransformersEngine
 from rlvr.engines.weights import cast as cast_module
 from rlvr.engines.weights.arrival import sent_names, sent_weights, whose_turn
 from rlvr.engines.weights.cast import Cast, stochastic
-from rlvr.engines.weights.fidelity import Merged
+from rlvr.engines.weights.fidelity import Merged, adapter_frac
 from rlvr.engines.weights.fingerprint import Piece, digest, whole_piece
 from rlvr.engines.weights.sync import Syncer
 from rlvr.policy.policy import Policy, TokenRow, load_policy
+from tests.rlvr.adapters import trained
 from tests.rlvr.engines.engine_cases import PROMPTS
 
 LR = 1e-5
@@ -147,6 +149,24 @@ def test_the_fraction_that_arrived_is_that_of_all_numbers(
     if rounding == "nearest" and method != "bitfit":  # these biases are 0 at the start
         assert found < 0.9, "some was rounded away"
     syncer.prove()
+
+
+SYNCS = [(name, mode) for name, one in METHODS.items() for mode in one.syncs]
+
+
+@pytest.mark.parametrize(("method", "mode"), SYNCS, ids="-".join)
+def test_the_fraction_is_known_for_every_method_and_way(make_recipe, method, mode):
+    """At step 0 and after an update, in bfloat16: a name that the start has not ends the run."""
+    one = trained.make(make_recipe, method, "bfloat16")
+    policy, merged = one.policy, Merged(one.policy) if mode == "merged" else None
+    for _ in range(2):
+        if merged is not None:
+            given = dict(merged.watch(policy.engine_weights(), Cast(torch.bfloat16)))
+            assert given.keys() == dict(policy.engine_weights()).keys()
+        frac = adapter_frac(policy) if merged is None else merged.frac
+        assert math.isfinite(frac)
+        assert 0 <= frac < 2
+        one.train(1)
 
 
 def test_in_float32_and_with_the_trainers_own_weights_all_arrives(

@@ -17,6 +17,7 @@ from rlvr.common.errors import ConfigError, RunError
 from rlvr.engines.engine import SamplingParams
 from rlvr.engines.server import handed
 from rlvr.engines.server.engine import ServerEngine, check_servers
+from rlvr.engines.server.guard import PAUSE_PATH
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.engines.weights.sync import Syncer, SyncError
 from tests.rlvr.distributed.test_ranks import launch
@@ -201,6 +202,8 @@ def test_closing_a_stream_aborts_its_requests_and_leaves_the_engine_usable(serve
     num_finished = 0
     while not num_finished:
         num_finished += len(next(stream))
+    assert ask(server.url + PAUSE_PATH, KEY) == 200, "asked only: nothing is ended"
+    assert num_running(server) > 0
     stream.close()
     assert num_finished < 64
     assert wait_until(lambda: num_running(server) == 0)

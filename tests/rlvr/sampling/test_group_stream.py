@@ -64,17 +64,9 @@ def do_nothing() -> None:
     pass
 
 
-def stream_of(engine, judge, safe_point=do_nothing, num_threads=1, sampling=SAMPLING, **options):
-    return GroupStream(
-        engine,
-        sampling,
-        judge,
-        safe_point,
-        policy_version=0,
-        num_threads=num_threads,
-        world=World.alone(),
-        **options,
-    )
+def stream_of(engine, judge, safe_point=do_nothing, sampling=SAMPLING, **options):
+    given = {"policy_version": 0, "num_threads": 1, "world": World.alone()} | options
+    return GroupStream(engine, sampling, judge, safe_point, **given)
 
 
 def all_groups(stream, asked) -> list[Group]:
@@ -148,26 +140,10 @@ def test_a_paused_group_goes_on_from_its_tokens_and_remembers_who_sampled_them(p
         assert [one.index for one in paused] == left
         assert all(ended[i] == whole[i] for i in ended), "what ended is as without the pause"
         trees = json.loads(json.dumps([one.to_tree() for one in paused]))
-        problems = {one.index: one for one in asked}
-        again = [
-            GroupRequest.from_tree(
-                tree,
-                {i: one.problem for i, one in problems.items()},
-                {i: one.prompt_ids for i, one in problems.items()},
-            )
-            for tree in trees
-        ]
+        problems, prompts = zip(*((one.problem, one.prompt_ids) for one in asked), strict=True)
+        again = [GroupRequest.from_tree(tree, problems, prompts) for tree in trees]
         assert again == paused, "as a checkpoint keeps them"
-        second = GroupStream(
-            engine,
-            SAMPLING,
-            judge,
-            do_nothing,
-            policy_version=1,
-            num_threads=1,
-            world=World.alone(),
-        )
-        with second as stream:
+        with stream_of(engine, judge, policy_version=1) as stream:
             groups = all_groups(stream, again)
     for one, i, group in zip(again, left, groups, strict=True):
         for place, response in enumerate(group.responses):

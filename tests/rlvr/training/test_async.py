@@ -11,7 +11,6 @@ import rlvr.sampling.background
 import rlvr.training.step
 from rlvr.cli import main
 from rlvr.common.signals import Stopped, never_stop
-from rlvr.compare.execution.warm_engine import WarmEngine
 from rlvr.runs.checkpoint import load_checkpoint
 from rlvr.runs.folder import Run
 from rlvr.training.build import Training, build
@@ -20,13 +19,6 @@ from rlvr.training.step import train_step
 from tests.rlvr.sessions import WatchedSession, watched
 from tests.rlvr.small import steady, steady_metrics
 from tests.waiting import HANG_S
-
-
-@pytest.fixture(scope="module")
-def warm_engine():
-    engine = WarmEngine()
-    yield engine
-    engine.close()
 
 
 @pytest.fixture

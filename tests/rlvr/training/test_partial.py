@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 
-from rlvr.compare.execution.warm_engine import WarmEngine
 from rlvr.config.train import TrainRecipe
 from rlvr.policy.policy import TokenRow
 from rlvr.runs.checkpoint import load_checkpoint
@@ -19,13 +18,6 @@ from rlvr.training.step import train_step
 from tests.rlvr.small import steady
 
 STEPS = 4
-
-
-@pytest.fixture(scope="module")
-def warm_engine():
-    engine = WarmEngine()
-    yield engine
-    engine.close()
 
 
 @pytest.fixture
