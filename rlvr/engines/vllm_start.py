@@ -25,6 +25,7 @@ QUIET_ON_CPU = (
     "vllm.engine.arg_utils",
     "vllm.model_executor.layers.indexer_topk",
     "vllm.platforms.cpu",
+    "vllm.triton_utils.importing",
     "vllm.v1.worker.cpu_worker",
 )
 """vLLM's loggers that warn at every start on a CPU of what is set there on purpose, or missing."""
@@ -36,6 +37,8 @@ def _set_environment(kv_cache_gib: int) -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(kv_cache_gib))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # else vLLM's LLM class resets the level of each of its loggers
+    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
 
@@ -82,16 +85,15 @@ def start_llm(
     import torch
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+    on_cpu = not torch.cuda.is_available()
+    # before the import, which warns too
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
+    for name in QUIET_ON_CPU if on_cpu else ():
+        logging.getLogger(name).setLevel(logging.ERROR)
     from vllm import LLM
 
-    # whoever imported vLLM first
-    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
-    on_cpu = not torch.cuda.is_available()
-    if on_cpu:
-        for name in QUIET_ON_CPU:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        if rollout.tensor_parallel_size > 1:
-            _remove_leftovers(world, rollout.tensor_parallel_size)
+    if on_cpu and rollout.tensor_parallel_size > 1:
+        _remove_leftovers(world, rollout.tensor_parallel_size)
     options = _options(model, rollout, max_lora_rank, world, on_cpu)
     before = torch.cuda.memory_allocated()
     with _settable_threads():

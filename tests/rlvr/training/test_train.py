@@ -268,6 +268,9 @@ def test_problems_out_of_reach_stop_the_run_in_plain_words(
     )
     done = rlvr_command("train", recipe)
     assert done.returncode == 1, done.stderr[-3000:]
+    # vLLM warns at every start on a CPU of what is set there on purpose
+    assert "Enforce eager set" not in done.stderr
+    assert "Triton is installed" not in done.stderr
     assert re.search(r"no group carried a signal in \d+ prompts, \d+ responses", done.stderr)
     assert "all rewards were 0 (" in done.stderr
     remedies = ("raise rollout.max_response_len", "data.prompt_template", "take easier ones")
