@@ -22,11 +22,12 @@ SUBCOMMANDS = {
     "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),
     "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
     "serve": ("rlvr.training.serve:main", "start the vLLM server of a recipe"),
+    "recipes": ("rlvr.config.recipes:main", "list the recipes that come with rlvr"),
     "doctor": ("rlvr.doctor.cli:main", "check this machine, and what a recipe needs of it"),
 }
 """Commands that parse their own arguments: module:function, and the line of help."""
 
-PRINTING = ("verify", "adapters", "data", "plan", "doctor")
+PRINTING = ("verify", "adapters", "data", "plan", "recipes", "doctor")
 """Commands whose product is their standard output: when its reader ends, as in `| head`, they end.
 All others write files and run on without a reader."""
 
@@ -118,17 +119,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(args: argparse.Namespace, settings: list[str]) -> int:
     from rlvr.common.errors import ConfigError
+    from rlvr.config.recipes import find_recipe
     from rlvr.config.toml import load_recipe
 
     if args.recipe is None and args.resume is None:
         raise ConfigError("train: give a recipe, or --resume RUN")
-    recipe, path = None, Path(args.recipe or "")
+    recipe, path = None, find_recipe(args.recipe or "")
     if args.resume is not None and settings and not path.is_file():
         raise ConfigError(f"{settings[0]}: a resumed run keeps its settings; leave this out")
     if args.recipe is not None:
         from rlvr.config.train import TrainRecipe
 
-        recipe = load_recipe(args.recipe, settings, TrainRecipe)
+        recipe = load_recipe(path, settings, TrainRecipe)
     from rlvr.common.environment import set_environment
 
     set_environment()
@@ -156,11 +158,13 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
 
 
 def _sft(args: argparse.Namespace, settings: list[str]) -> int:
+    from rlvr.config.recipes import find_recipe
     from rlvr.config.sft import FinetuneRecipe
     from rlvr.config.toml import read_tree, validate
     from rlvr.config.warm_start import WarmStartRecipe
 
-    tree = read_tree(args.recipe, settings, FinetuneRecipe)
+    path = find_recipe(args.recipe)
+    tree = read_tree(path, settings, FinetuneRecipe)
     from rlvr.common.environment import set_environment
 
     set_environment()
@@ -170,7 +174,7 @@ def _sft(args: argparse.Namespace, settings: list[str]) -> int:
 
         from rlvr.sft.finetune import finetune
 
-        print(finetune(recipe, Path(args.recipe), Console(stderr=True)))
+        print(finetune(recipe, path, Console(stderr=True)))
     else:
         from rlvr.warm_start.warm_start import run_warm_start
 

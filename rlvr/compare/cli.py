@@ -16,6 +16,7 @@ from rlvr.compare.estimate import calibration_task, plan_lines
 from rlvr.compare.execution.executors import open_executor
 from rlvr.compare.fairness import examine, refuse_unfair
 from rlvr.compare.resolve import Comparison, open_comparison
+from rlvr.config.recipes import find_recipe
 
 
 def compare_main(words: Sequence[str]) -> int:
@@ -82,7 +83,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
         "Any setting of the recipe can be given as --section.key value, e.g. --budget.steps 10."
     )
     parser = argparse.ArgumentParser(prog=f"rlvr {command}", description=description, epilog=epilog)
-    parser.add_argument("recipe", type=Path, help="a comparison recipe, see recipes/compare/")
+    parser.add_argument("recipe", type=find_recipe, help="a TOML recipe, see recipes/compare/")
     parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
     return parser
 

@@ -11,6 +11,7 @@ from typing import Any
 from rlvr.common.errors import ConfigError
 from rlvr.compare.execution.task import RunTask, run_key
 from rlvr.config.compare import BudgetConfig, CompareRecipe, MethodConfig, RulesConfig
+from rlvr.config.recipes import find_recipe
 from rlvr.config.toml import load_recipe, validate
 from rlvr.config.train import TrainRecipe
 from rlvr.warm_start.policy_path import find_model, model_path
@@ -138,7 +139,7 @@ def open_comparison(path: Path, overrides: Sequence[str], warm_start: bool = Tru
     Raises: ConfigError for what cannot be read.
     """
     recipe = load_recipe(path, overrides, CompareRecipe)
-    base_path = Path(recipe.compare.base)
+    base_path = find_recipe(recipe.compare.base)
     if not base_path.is_absolute() and not base_path.exists():
         base_path = path.parent / base_path
     if not base_path.is_file():

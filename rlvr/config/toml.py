@@ -46,7 +46,7 @@ def read_tree(path: str | Path, overrides: Sequence[str], kind: type[BaseModel])
     """The recipe as nested dicts, overrides applied, not yet validated. Raises: ConfigError."""
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"{path}: no such recipe; see recipes/ for examples")
+        raise ConfigError(f"{path}: no such recipe; `rlvr recipes` lists those that come with rlvr")
     try:
         tree = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

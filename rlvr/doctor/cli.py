@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rlvr.common.errors import ConfigError
+from rlvr.config.recipes import find_recipe
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.doctor.machine import examine
@@ -23,7 +24,7 @@ def main(words: Sequence[str]) -> int:
         " train, what that one needs.",
         epilog="Any setting of the recipe can be given as --section.key value.",
     )
-    parser.add_argument("recipe", nargs="?", help="a TOML recipe")
+    parser.add_argument("recipe", nargs="?", type=find_recipe, help="a TOML recipe")
     parser.add_argument("--run-dir", help="folder for runs (default: the recipe's, or runs)")
     parser.add_argument("--json", action="store_true", help="as a JSON list of objects")
     args, settings = parser.parse_known_args(list(words))
@@ -35,7 +36,7 @@ def main(words: Sequence[str]) -> int:
     if recipe is not None:
         from rlvr.doctor.recipe import examine_recipe
 
-        checks += examine_recipe(recipe, Path(args.recipe), run_dir)
+        checks += examine_recipe(recipe, args.recipe, run_dir)
     if args.json:
         print(json.dumps([asdict(check) for check in checks], indent=1))
     else:

@@ -128,10 +128,11 @@ def read_style(recipe: str | None, chat_template: str | None) -> tuple[PromptSty
     none."""
     style, stops = PromptStyle(), Stops()
     if recipe is not None:
+        from rlvr.config.recipes import find_recipe
         from rlvr.config.toml import load_recipe
         from rlvr.config.train import TrainRecipe
 
-        loaded = load_recipe(recipe, [], TrainRecipe)
+        loaded = load_recipe(find_recipe(recipe), [], TrainRecipe)
         style = PromptStyle(
             loaded.data.prompt_template,
             loaded.data.system_prompt,

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlvr.common.errors import ConfigError
 from rlvr.common.gpus import GPUS, Gpu
+from rlvr.config.recipes import find_recipe
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.plan.calibrate import calibrate, rates_path, recorded
@@ -36,14 +37,14 @@ def main(words: Sequence[str]) -> int:
     # what is left over are settings of the recipe, as --section.key value
     args, settings = _parser().parse_known_args(list(words))
     recipe = load_recipe(args.recipe, settings, TrainRecipe)
-    header = read_header(Path(args.recipe))
+    header = read_header(args.recipe)
     args.lengths = args.lengths or header.lengths
     count, gpu = parse_cluster(args.gpus or header.hardware or "cpu")
-    shape = shape_of(recipe, model_path(recipe, Path(args.recipe)))
+    shape = shape_of(recipe, model_path(recipe, args.recipe))
     if args.calibrate:
         modelled = sum(trainer_memory(recipe, shape).values())
         modelled += sum(engine_memory(recipe, shape, gpu, colocated=True).values())
-        calibrate(recipe, Path(args.recipe), modelled).save(rates_path())
+        calibrate(recipe, args.recipe, modelled).save(rates_path())
         print(f"measured rates are in {rates_path()}")
     plan = make_plan(recipe, shape, count, gpu, args)
     if args.json:
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rlvr plan", description="Memory, time and cost of a recipe on a cluster."
     )
-    parser.add_argument("recipe")
+    parser.add_argument("recipe", type=find_recipe)
     parser.add_argument(
         "--gpus",
         help=f"COUNTxNAME of {', '.join(GPUS)}, or cpu: this machine (default: as the recipe's"

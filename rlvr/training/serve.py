@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
+from rlvr.config.recipes import find_recipe
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
@@ -41,7 +42,7 @@ def main(words: Sequence[str]) -> int:
     from rlvr.warm_start.policy_path import model_path
 
     check_adapter(recipe.adapter)
-    path = model_path(recipe, Path(args.recipe))
+    path = model_path(recipe, args.recipe)
     command = [*program(path), *serve_options(recipe, path), *words[cut + 1 :]]
     command += ["--host", host, "--port", str(port)]  # last, so that nothing undoes the check
     variables = serve_environment(recipe)
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Start the vLLM server of a recipe. Settings as for rlvr train; what follows"
         " -- goes to vllm serve.",
     )
-    parser.add_argument("recipe", help="a TOML recipe, see recipes/")
+    parser.add_argument("recipe", type=find_recipe, help="a TOML recipe, see recipes/")
     parser.add_argument("--port", type=int, help="default: of the recipe's first server, or 8000")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; only this machine by default"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlvr.common.errors import ConfigError
+from rlvr.config.recipes import find_recipe
 from rlvr.config.toml import load_recipe
 from rlvr.config.warm_start import WarmStartRecipe
 from rlvr.distributed.world import World
@@ -50,5 +51,5 @@ def find_model(recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path) -> str |
 def _warm_start_recipe(recipe: TrainRecipe | FinetuneRecipe, recipe_path: Path) -> Path:
     """The file that model.sft_recipe names: seen from here, or from beside the recipe."""
     assert recipe.model.sft_recipe is not None
-    path = Path(recipe.model.sft_recipe)
+    path = find_recipe(recipe.model.sft_recipe)
     return path if path.is_absolute() or path.exists() else recipe_path.parent / path
