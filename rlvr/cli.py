@@ -195,15 +195,10 @@ def _adapters(args: argparse.Namespace, _rest: list[str]) -> int:
     if args.json:
         print(json.dumps(methods, indent=1))
         return 0
-    from rich.console import Console
-    from rich.table import Table
+    from eval.reports.tables import Table, render
 
-    table = Table()
-    for column in methods[0]:
-        table.add_column(column, no_wrap=column == "name")
-    for method in methods:
-        table.add_row(*map(_cell, method.values()))
-    Console().print(table)
+    rows = tuple(tuple(map(_cell, method.values())) for method in methods)
+    print(render([Table("", tuple(methods[0]), rows)], "text"))
     return 0
 
 

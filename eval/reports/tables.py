@@ -1,14 +1,17 @@
-"""Tables of scores as text, Markdown, CSV, LaTeX or JSON."""
+"""Tables of what commands print, as text that fits the terminal, Markdown, CSV, LaTeX or JSON."""
 
 import csv
 import io
 import json
 import re
+import shutil
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 FORMATS = ("text", "md", "csv", "latex", "json")
 
+_NUMBER = re.compile(r"[-+]?[\d.]")
 _LATEX_SPECIAL = re.compile(r"([&%$#_{}])")
 
 
@@ -40,26 +43,71 @@ def percent(metric: dict | None) -> str:
 
 
 def _text(table: Table) -> str:
+    """A grid; on a terminal that is too narrow for it, a paragraph per row. No word is broken."""
+    columns = list(zip(table.columns, *table.rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    terminal = shutil.get_terminal_size((0, 0)).columns  # 0: a log, which has room for any line
+    excess = sum(widths) + 3 * len(widths) + 1 - terminal
+    if not terminal or excess <= 0:
+        return _grid(table, widths)
+    widest = widths.index(max(widths))
+    longest_word = max(len(word) for cell in columns[widest] for word in cell.split() or [""])
+    if widths[widest] - excess < max(longest_word, widths[widest] / 2):
+        return _paragraphs(table, terminal)
+    widths[widest] -= excess
+    return _grid(table, widths)
+
+
+def _grid(table: Table, widths: Sequence[int]) -> str:
+    """Rows of cells; one that is longer than its column goes on in the next line."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    grid = RichTable(title=table.title, box=SIMPLE_HEAD, title_justify="left")
-    for i, column in enumerate(table.columns):
-        grid.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    grid = RichTable(box=SIMPLE_HEAD)
+    for i, (column, width) in enumerate(zip(table.columns, widths, strict=True)):
+        cells = [row[i] for row in table.rows if row[i] not in ("", "-")]
+        numbers = i > 0 and all(map(_NUMBER.match, cells))
+        grid.add_column(column, justify="right" if numbers else "left", width=width)
     for row in table.rows:
         grid.add_row(*row)
-    # rich cuts cells to the terminal's width, and a log has none
-    width = 8 + sum(
-        3 + max(len(row[i]) for row in (table.columns, *table.rows))
-        for i in range(len(table.columns))
-    )
     # a name in square brackets is no markup
-    console = Console(file=io.StringIO(), width=width, markup=False)
+    console = Console(file=io.StringIO(), width=sum(widths) + 3 * len(widths) + 1, markup=False)
     with console.capture() as capture:
         console.print(grid)
     lines = [line.rstrip() for line in capture.get().splitlines()]
+    # not the grid's title, which rich would break where the grid ends
+    return "\n".join([*_title(table), *lines, *table.notes]).rstrip()
+
+
+def _title(table: Table) -> list[str]:
+    return [table.title] if table.title else []
+
+
+def _paragraphs(table: Table, width: int) -> str:
+    """Per row its first cell, and below it the others with their columns' names; empty ones not."""
+    lines = [*_title(table), ""]
+    for first, *cells in table.rows:
+        named = zip(table.columns[1:], cells, strict=True)
+        lines += [first, *_filled([f"{name}: {cell}" for name, cell in named if cell], width)]
     return "\n".join([*lines, *table.notes]).rstrip()
+
+
+def _filled(items: Sequence[str], width: int) -> list[str]:
+    """Indented lines of as many items as each has room for; a longer item goes on in the next."""
+    filled = [""]
+    for item in items:
+        if len(filled[-1]) + 3 + len(item) <= width:
+            filled[-1] += f"   {item}" if filled[-1] else f"  {item}"
+        else:
+            filled.append(f"  {item}")
+    return [
+        part
+        for line in filled
+        for part in textwrap.wrap(
+            line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
+    ]
 
 
 def _markdown(table: Table) -> str:

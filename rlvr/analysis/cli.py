@@ -119,13 +119,12 @@ def _layers(text: str | None) -> tuple[int, ...] | None:
 
 
 def _print_table(facts: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
+    from eval.reports.tables import Table, render
 
-    module = Column("module", no_wrap=True)
-    table = Table(module, *SHOWN.values(), title=facts["checkpoint"])
+    rows = []
     for kind in dict.fromkeys(m["kind"] for m in facts["modules"]):
         same = [m for m in facts["modules"] if m["kind"] == kind]
         means = [sum(m[key] for m in same) / len(same) for key in SHOWN]
-        table.add_row(f"{kind} ({len(same)})", *(f"{mean:.3g}" for mean in means))
-    Console().print(table)
+        rows.append((f"{kind} ({len(same)})", *(f"{mean:.3g}" for mean in means)))
+    table = Table(facts["checkpoint"], ("module", *SHOWN.values()), tuple(rows))
+    print(render([table], "text"))

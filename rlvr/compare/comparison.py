@@ -15,7 +15,7 @@ from rlvr.compare.fairness import Fairness
 from rlvr.compare.learning_rate.search import search
 from rlvr.compare.resolve import Comparison
 from rlvr.compare.results import RunResult, read_result
-from rlvr.compare.text import SCREEN_WIDTH, markdown, screen_table
+from rlvr.compare.text import markdown, screen_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,7 +121,6 @@ def survivors(values: Mapping[str, float | None], keep: float) -> list[str]:
 
 
 def _show(tree: Mapping[str, Any], comparison: Comparison, console: Console) -> None:
-    console.print(screen_table(tree), width=max(console.width, SCREEN_WIDTH), crop=False)
-    for sentence in tree["sentences"]:
+    for sentence in (screen_table(tree), *tree["sentences"]):
         console.print(sentence, soft_wrap=True, highlight=False, markup=False)
     console.print(f"comparison: {comparison.folder / 'comparison.md'}", soft_wrap=True)

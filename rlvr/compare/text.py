@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eval.intervals import Interval
+from eval.reports.tables import Table, render
 from rlvr.compare.statistics import Pair
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 ALPHA = 0.05
 """Family-wise error of the claims, after Holm's correction."""
@@ -126,20 +124,9 @@ def _mean(value: float | None) -> str:
     return "no value" if value is None else f"{value:.3f}"
 
 
-SCREEN_WIDTH = 150
-"""Columns that the table takes where the terminal has fewer: it is cut, not squeezed."""
-
-
-def screen_table(tree: Mapping[str, Any]) -> Table:
+def screen_table(tree: Mapping[str, Any]) -> str:
     """The table for a terminal."""
-    from rich.table import Table
-
-    table = Table(title=tree["name"])
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for row in table_rows(tree):
-        table.add_row(*row)
-    return table
+    return render([Table(tree["name"], COLUMNS, tuple(table_rows(tree)))], "text")
 
 
 def markdown(tree: Mapping[str, Any]) -> str:

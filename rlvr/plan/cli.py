@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eval.reports.tables import Table, render
 from rlvr.common.errors import ConfigError
 from rlvr.common.gpus import GPUS, Gpu
 from rlvr.config.recipes import find_recipe
@@ -169,30 +170,27 @@ def rates_of(
 
 
 def _print(plan: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    console.print(f"{plan['devices']} x {plan['device']}; rates: {plan['rates']}")
+    print(f"{plan['devices']} x {plan['device']}; rates: {plan['rates']}\n")
+    memory, steps = [], [_step_table(plan)]
     for title, parts in (
         ("memory of a device", plan["memory_gib"]),
         ("CPU memory of a machine", plan["host_memory_gib"]),
     ):
-        table = Table("part", "GiB", title=title)
-        for name, size in parts.items():
-            table.add_row(name, f"{size:.2f}")
-        console.print(table)
+        rows = tuple((name, f"{size:.2f}") for name, size in parts.items())
+        memory.append(Table(title, ("part", "GiB"), rows))
+    print(render(memory, "text") + "\n")
     if plan["fits"] is False:
-        console.print(_too_large(plan["memory_gib"]["total"], plan["device_memory_gib"]))
-    console.print(_step_table(plan))
+        print(_too_large(plan["memory_gib"]["total"], plan["device_memory_gib"]) + "\n")
     if "scaling" in plan:
-        scaling = Table("devices", "s per step", "speed-up", "binds", title="the same step on more")
         least = next(iter(plan["scaling"].values()))["step_s"]
-        for count, step in plan["scaling"].items():
-            gain = f"{least / step['step_s']:.1f}x"
-            scaling.add_row(count, f"{step['step_s']:.1f}", gain, step["binds"])
-        console.print(scaling)
-    console.print(_summary(plan))
+        rows = tuple(
+            (n, f"{step['step_s']:.1f}", f"{least / step['step_s']:.1f}x", step["binds"])
+            for n, step in plan["scaling"].items()
+        )
+        columns = ("devices", "s per step", "speed-up", "binds")
+        steps.append(Table("the same step on more", columns, rows))
+    print(render(steps, "text") + "\n")
+    print(_summary(plan))
 
 
 def _too_large(total: float, held: float) -> str:
@@ -223,15 +221,14 @@ def _summary(plan: dict[str, Any]) -> str:
     return f"{plan['steps']} steps: {hours} hours{cost}, evaluations not counted; {rounds}{note}"
 
 
-def _step_table(plan: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    table = Table("", "generate", "verify", "update", "sync", "step", "binds", title="s per step")
+def _step_table(plan: dict[str, Any]) -> Table:
+    rows = []
     modes = [("all generate, then all train", plan["sync"])]
     if plan["async"]:
         modes.append((f"{plan['async']['generating']} generate, the rest train", plan["async"]))
     for name, step in modes:
         update = step["update_s"] + step["all_reduce_s"]
         values = (step["rollout_s"], step["verify_s"], update, step["sync_s"], step["step_s"])
-        table.add_row(name, *(f"{value:.2f}" for value in values), step["binds"])
-    return table
+        rows.append((name, *(f"{value:.2f}" for value in values), step["binds"]))
+    columns = ("", "generate", "verify", "update", "sync", "step", "binds")
+    return Table("s per step", columns, tuple(rows))

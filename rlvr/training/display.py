@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -49,15 +50,16 @@ class Display:
         num_done = max(1, step - self._first)  # a step resumed in its evaluation: step is first
         left = spent / num_done * (self._num_steps - step)
         values = {name: _short(metrics.get(key)) for name, key in SHOWN.items()}
-        values["left"] = f"{left / 60:.1f} min"
+        left_min = f"{left / 60:.1f} min"
         if self._live:
-            table = Table(title=f"step {step} of {self._num_steps}")
+            table = Table(title=f"step {step} of {self._num_steps}, {left_min} left", box=SIMPLE)
             for name in values:
                 table.add_column(name, justify="right")
             table.add_row(*values.values())
             self._live.update(table)
         else:
             words = "  ".join(f"{name} {value}" for name, value in values.items())
+            words += f"  left {left_min}"
             self._console.print(f"step {step}/{self._num_steps}  {words}", soft_wrap=True)
 
     def say(self, text: str) -> None:

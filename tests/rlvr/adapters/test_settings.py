@@ -16,6 +16,7 @@ from rlvr.adapters.base import Setup
 from rlvr.adapters.facts import module_facts, optimizer_facts, peft_facts, update_norms
 from rlvr.adapters.merge import adapter_off, merged_weights
 from rlvr.adapters.state import adapter_state
+from rlvr.cli import main
 from rlvr.common.errors import ConfigError
 from rlvr.config.toml import dump_toml, load_recipe
 from rlvr.config.train import AdapterConfig, TrainRecipe
@@ -542,3 +543,12 @@ def test_the_table_is_printed_and_loads_no_torch():
     rows = json.loads(done.stdout)
     assert [row["name"] for row in rows] == list(METHODS)
     assert all(row["paper"] and row["trains"] for row in rows)
+
+
+def test_the_table_fits_a_terminal_and_breaks_no_word(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["adapters"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    for method in METHODS.values():
+        assert set(f"{method.name} {method.paper} {method.trains}".split()) <= set(shown.split())
