@@ -22,6 +22,7 @@ SUBCOMMANDS = {
     "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),
     "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
     "serve": ("rlvr.training.serve:main", "start the vLLM server of a recipe"),
+    "init": ("rlvr.starting.init:main", "write a first recipe of your own"),
     "recipes": ("rlvr.config.recipes:main", "list the recipes that come with rlvr"),
     "doctor": ("rlvr.doctor.cli:main", "check this machine, and what a recipe needs of it"),
 }

@@ -31,7 +31,7 @@ LAYERS = (
     ("rlvr.training",),
     ("rlvr.sft", "rlvr.analysis", "rlvr.plan", "rlvr.report"),
     ("rlvr.compare",),
-    ("rlvr.doctor", "rlvr.cli"),
+    ("rlvr.doctor", "rlvr.starting", "rlvr.cli"),
 )
 """From the bottom up: a part imports from itself and from those before, not from neighbours."""
 

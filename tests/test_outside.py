@@ -127,8 +127,10 @@ def test_an_installed_wheel_lists_plans_and_trains_by_the_documented_paths(run, 
     assert json.loads(plan)["fits"]
     settings = "--rollout.engine transformers --train.steps 2 --eval.limit 8 --run.name two"
     run("rlvr", "train", "recipes/quickstart.toml", *settings.split())
+    run("rlvr", "init", "mine", "--gpu", "cpu")
+    run("rlvr", "train", "mine.toml", *settings.replace("two", "own").split())
     folder = tmp_path / "empty/runs/two"
     assert json.loads((folder / "summary.json").read_text())["steps"] == 2
     manifest = json.loads((folder / "manifest.json").read_text())
     assert str(tmp_path / "cache/rlvr/sft") in json.dumps(manifest)
-    assert {path.name for path in (tmp_path / "empty").iterdir()} == {"runs"}
+    assert {path.name for path in (tmp_path / "empty").iterdir()} == {"runs", "mine.toml"}

@@ -186,7 +186,7 @@ def toml_text(tree: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _table(name: str, values: Mapping[str, Any]) -> list[str]:
     """A [name] table and the tables inside it."""
-    plain = [f"{k} = {_value_text(v)}" for k, v in values.items() if not isinstance(v, dict)]
+    plain = [f"{k} = {value_text(v)}" for k, v in values.items() if not isinstance(v, dict)]
     lines = [f"[{name}]", *plain, ""]
     for key, inner in values.items():
         if isinstance(inner, dict):
@@ -194,7 +194,8 @@ def _table(name: str, values: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _value_text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A value as it stands behind the = in TOML."""
     match value:
         # before int, of which it is a subclass
         case bool():
@@ -205,7 +206,7 @@ def _value_text(value: Any) -> str:
             escaped = "".join(_TOML_ESCAPES.get(c, c) for c in value)
             return f'"{escaped}"'
         case list():
-            return "[" + ", ".join(_value_text(v) for v in value) + "]"
+            return "[" + ", ".join(value_text(v) for v in value) + "]"
     raise AssertionError(f"{value!r}: no TOML form")
 
 

@@ -1,0 +1,1 @@
+"""`rlvr init`: a first recipe of your own."""
