@@ -35,7 +35,8 @@ class PoolSettings:
 
     target: "module:function", called with strings and returning a sequence of strings.
     warm_up: "module:function", called in the template, and again in each worker before its first
-        call, so that the pages it touches are its own by then.
+        call, so that the pages it touches are its own by then. warm_up_words: what it is called
+        with.
     num_workers: calls that run at the same time. num_spares: further workers that wait, so that a
         killed one is replaced at once.
     timeout_s: wall time per call, counted from the moment a worker starts on it; the pool kills,
@@ -46,6 +47,7 @@ class PoolSettings:
 
     target: str
     warm_up: str | None = None
+    warm_up_words: tuple[str, ...] = ()
     num_workers: int = 2
     num_spares: int = 1
     timeout_s: float = 1.0

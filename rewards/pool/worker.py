@@ -45,7 +45,7 @@ def template_main(settings_json: str, trainer_pid: int) -> None:
     control = socket.socket(fileno=0)
     target = resolve(settings.target)
     if settings.warm_up is not None:
-        resolve(settings.warm_up)()
+        resolve(settings.warm_up)(*settings.warm_up_words)
     gc.collect()
     gc.freeze()  # forked workers then leave the template's pages shared
     template_pid = os.getpid()
@@ -82,7 +82,7 @@ def run_worker(fd: int, target: Callable, settings: PoolSettings, template_pid: 
             os.close(null)
         limit_resources(settings.memory_mib)
         if settings.warm_up is not None:
-            resolve(settings.warm_up)()
+            resolve(settings.warm_up)(*settings.warm_up_words)
         serve(socket.socket(fileno=fd), target, settings)
     finally:
         os._exit(0)

@@ -206,6 +206,9 @@ def _of_reward(recipe: TrainRecipe) -> Iterator[str]:
             f"reward.correct = {reward.correct}: must be above reward.incorrect ="
             f" {reward.incorrect}; a correct answer has to pay"
         )
+    labels = [one.label for one in reward.extra]
+    for label in sorted({label for label in labels if labels.count(label) > 1}):
+        yield f"reward.extra.name: two are called {label}; give one of them another name"
     if reward.overlong == "penalty" and not 0 < reward.overlong_cache_len <= longest:
         yield (
             f"reward.overlong_cache_len = {reward.overlong_cache_len}: must lie in"
@@ -325,6 +328,7 @@ def cautions(recipe: TrainRecipe) -> Iterator[str]:
     """Settings that work and are easily not meant, one sentence each; logged when a run starts."""
     parts = ("format_weight", "length_weight", "repetition_weight")
     weights = {name: getattr(recipe.reward, name) for name in parts}
+    weights |= {f"extra {one.label}": one.weight for one in recipe.reward.extra}
     given = ", ".join(f"reward.{name} = {value:g}" for name, value in weights.items() if value)
     if given and recipe.algorithm.advantage == "group_std":
         yield (

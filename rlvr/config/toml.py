@@ -207,6 +207,8 @@ def value_text(value: Any) -> str:
             return f'"{escaped}"'
         case list():
             return "[" + ", ".join(value_text(v) for v in value) + "]"
+        case dict():  # of a list: tables by themselves have a place of their own
+            return "{ " + ", ".join(f"{k} = {value_text(v)}" for k, v in value.items()) + " }"
     raise AssertionError(f"{value!r}: no TOML form")
 
 

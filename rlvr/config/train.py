@@ -8,6 +8,7 @@ from rlvr.config.adapter import AdapterConfig
 from rlvr.config.algorithm import AlgorithmConfig
 from rlvr.config.base import Section
 from rlvr.config.presets import fill_dynamic
+from rlvr.config.reward import RewardConfig
 from rlvr.config.rollout import RolloutConfig, SamplingConfig
 
 # at 1 AdamW's bias correction would divide by 0
@@ -74,43 +75,6 @@ class DataConfig(Section):
     none."""
     shuffle: bool = True
     """Draw problems in a new random order in every epoch (from train.seed)."""
-
-
-class RewardConfig(Section):
-    """What a verdict is worth."""
-
-    answer_mode: Literal["boxed", "answer_line", "hash", "last_number"] = "boxed"
-    """Where the final answer stands in a response."""
-    require_closed_think: bool | None = None
-    """A response has an answer only after its `</think>`, so that thinking cut off at the limit is
-    not paid for a box in it; None: where the chat template ends the prompt in an open `<think>`."""
-    correct: float = 1.0
-    """Reward of a correct response."""
-    incorrect: float = 0.0
-    """Reward of any other response."""
-    timeout_s: float = Field(default=1.0, gt=0)
-    """Seconds one verification may take before its worker is killed."""
-    num_workers: int = Field(default=2, ge=1)
-    """Verifier processes."""
-    overlong: Literal["none", "penalty", "mask"] = "none"
-    """Truncated responses: plain, soft penalty near the limit (DAPO eq. 13), or kept out of the
-    loss."""
-    overlong_cache_len: int = Field(default=0, ge=0)
-    """Tokens before max_response_len over which the penalty grows from 0 to -1."""
-    format_weight: float = Field(default=0.0, ge=0)
-    """Weight of the format reward: 1 for `<think>reasoning</think>answer`, else 0."""
-    format_opened_in_prompt: bool = False
-    """The prompt already ends in `<think>`, as some chat templates write it."""
-    length_weight: float = Field(default=0.0, ge=0)
-    """Weight of the length reward: +0.5 for a group's shortest response to -0.5 for its longest, at
-    most 0 for a wrong one."""
-    repetition_weight: float = Field(default=0.0, ge=0)
-    """Weight of the repetition penalty: minus the share of n-grams that repeat an earlier one."""
-    repetition_ngram_len: int = Field(default=20, ge=2)
-    """Tokens of an n-gram in the repetition penalty."""
-    normalise: bool = False
-    """Bring every part of the reward to mean 0 and standard deviation 1 within its group before
-    adding them up, so that none drowns the others."""
 
 
 class OptimConfig(Section):

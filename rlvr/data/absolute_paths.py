@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from rlvr.common.errors import ConfigError
+from rlvr.common.own_code import absolute_own
 from rlvr.config.toml import validate
 
 R = TypeVar("R", bound=BaseModel)
@@ -62,11 +63,17 @@ def _benchmarks(specs: list[str]) -> list[str]:
     return [f"{name}{equals}{_existing(file)}" for name, equals, file in pairs]
 
 
+def _extra(tables: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """[[reward.extra]] with the absolute paths of their files."""
+    return [table | {"function": absolute_own(table["function"])} for table in tables]
+
+
 _PLACES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("model", "path", _existing),
     ("data", "path", _data),
     ("data", "chat_template", _existing),
     ("eval", "path", _data),
+    ("reward", "extra", _extra),
     ("eval", "benchmarks", _benchmarks),
 )
 """(section, setting, what makes it absolute); model.sft_recipe is not asked again after the

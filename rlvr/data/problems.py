@@ -7,7 +7,7 @@ the chat template and measured. What cannot be used is an error that names the r
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ GENERATED = "generated:"
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One verifiable problem. prompt: chat messages; answer: the gold as written; gold: parsed;
-    difficulty: as the dataset gives it, or empty; others: further golds, each as right as `gold`.
+    difficulty: as the dataset gives it, or empty; others: further golds, each as right as `gold`;
+    row: the dataset's row, where it was asked for.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Problem:
     gold: Gold
     difficulty: str = ""
     others: tuple[Gold, ...] = ()
+    row: dict[str, Any] | None = None
 
     @property
     def golds(self) -> Gold | tuple[Gold, ...]:
@@ -59,8 +61,9 @@ class Dataset:
     num_skipped: int
 
 
-def load_problems(config: DataConfig, section: str = "data") -> Dataset:
-    """The problems that `config` names. `section` is the recipe's section, for errors.
+def load_problems(config: DataConfig, section: str = "data", *, keep_rows: bool = False) -> Dataset:
+    """The problems that `config` names. `section` is the recipe's section, for errors. keep_rows:
+    with the rows that they came from.
 
     Raises: ConfigError for a missing source or field, an unusable row, or no rows at all.
     """
@@ -72,7 +75,8 @@ def load_problems(config: DataConfig, section: str = "data") -> Dataset:
         if config.limit is not None and number > config.limit:
             break
         try:
-            problems.append(_problem(row, number, config, seen))
+            problem = _problem(row, number, config, seen)
+            problems.append(replace(problem, row=row) if keep_rows else problem)
         except ValueError as error:
             if config.on_bad_row == "error":
                 after = ' set data.answer_after = "####",' if "behind '####'" in str(error) else ""

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ from rlvr.common.errors import ConfigError
 from rlvr.common.files import write_whole
 from rlvr.common.log import get_logger
 from rlvr.common.nested import flatten
+from rlvr.common.own_code import own_facts
+from rlvr.config.own_code import own_functions
 from rlvr.config.toml import dump_toml, load_recipe
 from rlvr.data.absolute_paths import absolute_tree
 
@@ -183,6 +185,24 @@ def check_same_recipe(folder: Path, recipe: TrainRecipe) -> None:
             f"{folder}: was begun with other settings: {'; '.join(changed)}; resume it without a"
             " recipe, or start a new run"
         )
+
+
+def own_code(recipe: TrainRecipe) -> dict[str, dict[str, Any]]:
+    """By setting what the manifest says of the user's own functions: path, files, sha256."""
+    return {key: own_facts(name) for key, name in own_functions(recipe).items()}
+
+
+def check_same_code(recipe: TrainRecipe, recorded: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises: ConfigError where the file of one of the user's own functions is not that with which
+    the run began (sha256)."""
+    for key, facts in own_code(recipe).items():
+        then, now = recorded.get(key, {}).get("sha256", "none"), facts["sha256"]
+        if now != then:
+            raise ConfigError(
+                f"{key} = {facts['function']!r}: {', '.join(facts['files'])} has changed since the"
+                f" run began (sha256 {now[:12]}, was {then[:12]}); put the old one back, or start a"
+                " new run"
+            )
 
 
 def check_same_data(path: str, found: str, recorded: str) -> None:

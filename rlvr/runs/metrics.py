@@ -6,6 +6,7 @@ from rewards import Reason
 METRICS: dict[str, str] = {
     "reward/mean": "mean shaped reward of the responses sampled in the step that were judged",
     **{f"reward/{r}_frac": f"fraction of all responses with verdict {r}" for r in map(str, Reason)},
+    "reward/extra_failures": "calls of [[reward.extra]] that gave no finite number, by response",
     "verify/failure_frac": "fraction of verdicts that are failures of ours (timeout, worker_died)",
     "verify/kills": "verifier workers killed at their deadline",
     "verify/p50_ms": "median time of a verdict (ms)",
@@ -74,6 +75,10 @@ METRICS: dict[str, str] = {
 }
 """Name to meaning."""
 
+EXTRA_REWARD = "reward/extra_"
+"""Start of the names of what functions of [[reward.extra]] give: the mean, unweighted, over the
+responses sampled in the step that have a value."""
+
 EVAL_METRICS: dict[str, str] = {
     "avg@k": "mean over problems of the fraction of right responses",
     "pass@k": "fraction of problems with a right response among k",
@@ -88,4 +93,5 @@ EVAL_METRICS: dict[str, str] = {
 def is_known(name: str) -> bool:
     """Whether a name may stand in the log."""
     start, _, metric = name.rpartition("/")
-    return name in METRICS or (start.startswith("eval/") and metric in EVAL_METRICS)
+    is_eval = start.startswith("eval/") and metric in EVAL_METRICS
+    return name in METRICS or is_eval or name.startswith(EXTRA_REWARD)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rewards.counters import UNJUDGED
@@ -26,14 +26,22 @@ def shaped_rewards(
     verdicts: Sequence[Verdict],
     texts: Sequence[str],
     max_response_len: int,
+    extra: Mapping[str, Sequence[float | None]] | None = None,
 ) -> list[float]:
     """One reward per response of a group: correctness plus the shaping that is on.
 
-    texts: the decoded responses. With reward.normalise every part is first brought to mean 0 and
-    standard deviation 1 within the group. A response that nobody judged gets 0, and the others the
-    rewards that they would get in a group without it.
+    texts: the decoded responses. extra: values of [[reward.extra]] by label; None counts as not
+    judged. With reward.normalise every part is first brought to mean 0 and standard deviation 1
+    within the group. A response that nobody judged gets 0, and the others the rewards that they
+    would get in a group without it.
     """
-    judged = [i for i, verdict in enumerate(verdicts) if verdict.reason not in UNJUDGED]
+    extra = extra or {}
+    judged = [
+        i
+        for i, verdict in enumerate(verdicts)
+        if verdict.reason not in UNJUDGED
+        and all(values[i] is not None for values in extra.values())
+    ]
     rewards = [0.0] * len(responses)
     if not judged:
         return rewards
@@ -44,6 +52,9 @@ def shaped_rewards(
         [texts[i] for i in judged],
         max_response_len,
     )
+    for one in config.extra:
+        parts[f"extra {one.label}"] = [extra[one.label][i] or 0.0 for i in judged]
+        weights[f"extra {one.label}"] = one.weight
     size = len(judged)
     # the unjudged are out before anything is normalised: their 0 would shift the group's mean
     summed = weighted_sum(parts, weights, group_size=size, normalise=config.normalise)

@@ -18,7 +18,8 @@ class Group:
     """G responses to one prompt, with a reward and a verdict's reason for each.
 
     rewards: shaped, and 0 for a response that nobody judged. policy_version: how many steps had
-    trained the weights that sampled it, or its oldest token.
+    trained the weights that sampled it, or its oldest token. extra: what each function of
+    [[reward.extra]] gave, by name and unweighted; None where it failed or was not asked.
     """
 
     problem_id: str
@@ -27,11 +28,25 @@ class Group:
     rewards: list[float]
     reasons: list[str]
     policy_version: int
+    extra: dict[str, list[float | None]] = field(default_factory=dict)
 
     @property
     def judged(self) -> list[bool]:
-        """[G] whether the verifier judged the response; the others are not trained on."""
-        return [reason not in UNJUDGED for reason in self.reasons]
+        """[G] whether the verifier and every extra reward judged the response; the others are not
+        trained on."""
+        unknown = {i for values in self.extra.values() for i, x in enumerate(values) if x is None}
+        return [
+            reason not in UNJUDGED and i not in unknown for i, reason in enumerate(self.reasons)
+        ]
+
+    @property
+    def num_extra_failures(self) -> int:
+        """Values that functions of [[reward.extra]] owe for responses that the verifier judged."""
+        return sum(
+            value is None and reason not in UNJUDGED
+            for values in self.extra.values()
+            for value, reason in zip(values, self.reasons, strict=True)
+        )
 
     @property
     def judged_rewards(self) -> list[float]:
@@ -165,6 +180,7 @@ class RolloutStats:
             | fractions
             | ({"reward/mean": sum(rewards) / len(rewards)} if rewards else {})
             | self._cache_metrics()
+            | self._extra_metrics()
             | {
                 "rollout/response_len_mean": num_tokens / num_responses,
                 "rollout/truncated_frac": truncated / num_responses,
@@ -180,6 +196,17 @@ class RolloutStats:
                 "sampler/rollouts_per_informative_group": self.num_asked / max(informative, 1),
             }
         )
+
+    def _extra_metrics(self) -> dict[str, float]:
+        if not self.fresh or not self.fresh[0].extra:
+            return {}
+        means = {}
+        for name in self.fresh[0].extra:
+            known = [x for group in self.fresh for x in group.extra[name] if x is not None]
+            if known:
+                means[f"reward/extra_{name}"] = sum(known) / len(known)
+        failures = sum(group.num_extra_failures for group in self.fresh)
+        return means | {"reward/extra_failures": float(failures)}
 
     def _cache_metrics(self) -> dict[str, float]:
         loads = [one.cache_load for one in self.costs if one.cache_load is not None]
@@ -198,10 +225,14 @@ def diagnose(groups: Sequence[Group]) -> str:
     truncated = sum(r.truncated for group in groups for r in group.responses) / num_responses
     shares = ", ".join(f"{count / num_responses:.0%} {r}" for r, count in reasons.most_common(3))
     informative = sum(group.informative for group in groups)
+    failures = sum(group.num_extra_failures for group in groups)
+    remedy = _remedy(reasons, truncated)
+    if failures > 0.5 * num_responses:
+        remedy = "Most calls of [[reward.extra]] fail: mend the function; a warning has its error."
     return (
         f"{informative or 'no'} group{'s' * (informative > 1)} carried a signal in"
         f" {len(groups)} prompts, {num_responses} responses:"
-        f" {_spread(groups)} ({shares}; {truncated:.0%} truncated). {_remedy(reasons, truncated)}"
+        f" {_spread(groups)} ({shares}; {truncated:.0%} truncated). {remedy}"
     )
 
 

@@ -23,6 +23,7 @@ from rlvr.common.signals import Stopped, never_stop
 from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine, EngineLost, Response, SamplingParams
 from rlvr.sampling.background import BackgroundCollection
+from rlvr.sampling.extra import ExtraRewards
 from rlvr.sampling.group_stream import GroupRequest, GroupStream
 from rlvr.sampling.problem_selection import Selector, difficulty_levels
 from rlvr.sampling.refill import Refill
@@ -70,6 +71,7 @@ class Sampler:
         reward: RewardConfig,
         train: TrainConfig,
         shuffle: bool = True,
+        extra: ExtraRewards | None = None,
         world: World = World.alone(),
         safe_point: Callable[[], None] = never_stop,
     ) -> None:
@@ -77,6 +79,7 @@ class Sampler:
         called after every decoding step; may raise to stop the run."""
         self._problems, self._prompts = problems, prompts
         self._engine, self._verifier, self._decode = engine, verifier, decode
+        self._extra = extra
         self._rollout, self._sampling, self._reward, self._train = rollout, sampling, reward, train
         self._world, self._safe_point = world, safe_point
         self._selector = Selector(
@@ -259,15 +262,18 @@ class Sampler:
     ) -> Group:
         texts = [self._decode(response.token_ids) for response in responses]
         verdicts = self._verifier.verify_many([(text, request.problem.golds) for text in texts])
+        given = (request.problem, responses, texts, verdicts)
+        extra = {} if self._extra is None else self._extra.judge(*given)
         return Group(
             request.problem.id,
             request.prompt_ids,
             responses,
             shaped_rewards(
-                self._reward, responses, verdicts, texts, self._rollout.max_response_len
+                self._reward, responses, verdicts, texts, self._rollout.max_response_len, extra
             ),
             [str(verdict.reason) for verdict in verdicts],
             min([policy_version, *(one.spans[0][0] for one in responses if one.spans)]),
+            extra,
         )
 
     def _observe(
@@ -276,7 +282,8 @@ class Sampler:
         """The groups; learns lengths and pass rates from them."""
         for _, asked, group in ended:
             self._lengths[group.problem_id] = group.num_tokens / self._rollout.group_size
-            num_right = group.reasons.count("correct")
+            judged = zip(group.reasons, group.judged, strict=True)
+            num_right = sum(known and reason == "correct" for reason, known in judged)
             self._selector.observe(asked.index, num_right, sum(group.judged) - num_right, step)
         return [(number, group) for number, _, group in ended]
 

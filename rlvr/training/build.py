@@ -38,6 +38,7 @@ from rlvr.policy.policy import Policy, load_policy
 from rlvr.policy.reference import prepare_reference
 from rlvr.policy.sharded import shard_policy
 from rlvr.runs.folder import check_same_data
+from rlvr.sampling.extra import ExtraRewards
 from rlvr.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Training:
     entropy: EntropyControl
     engine: RestartingEngine
     verifier: Verifier
+    extra: ExtraRewards | None
     sampler: Sampler
     data: Dataset
     evals: tuple[EvalSet, ...]
@@ -66,6 +68,8 @@ class Training:
     def close(self) -> None:
         """Ends workers and engine."""
         self.verifier.close()
+        if self.extra is not None:
+            self.extra.close()
         self.engine.close()
 
 
@@ -102,6 +106,7 @@ def build(
         timeout_s=recipe.reward.timeout_s,
         num_workers=recipe.reward.num_workers,
     )
+    extra = ExtraRewards(recipe) if recipe.reward.extra else None
     use_vllm = _use_vllm(recipe)
     rollout = with_stops(recipe.rollout, tokenizer)
     recipe = recipe.model_copy(update={"rollout": rollout})
@@ -115,10 +120,10 @@ def build(
             logger.warning(line)
     engine = _engine(recipe, policy, prompts, use_vllm, start_engine or new_engine)
     given = (recipe, data.problems, prompts, engine, verifier, policy.decode)
-    sampler = make_sampler(*given, world=world, safe_point=safe_point)
+    sampler = make_sampler(*given, extra=extra, world=world, safe_point=safe_point)
     optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
     entropy = EntropyControl(recipe.algorithm)
-    parts = (policy, optimizer, entropy, engine, verifier, sampler)
+    parts = (policy, optimizer, entropy, engine, verifier, extra, sampler)
     return Training(recipe, world, *parts, data, evals, safe_point)
 
 
@@ -141,7 +146,7 @@ class _Sources:
 
 
 def _load_sources(recipe: TrainRecipe, data_sha256: str | None) -> _Sources:
-    train = load_problems(recipe.data)
+    train = load_problems(recipe.data, keep_rows=bool(recipe.reward.extra))
     if data_sha256 is not None:
         check_same_data(recipe.data.path, train.sha256, data_sha256)
     config = held_out_data(recipe)
@@ -165,6 +170,7 @@ def make_sampler(
     verifier: Verifier,
     decode: Callable[[Sequence[int]], str],
     *,
+    extra: ExtraRewards | None = None,
     world: World = World.alone(),
     safe_point: Callable[[], None] = never_stop,
 ) -> Sampler:
@@ -180,6 +186,7 @@ def make_sampler(
         reward=recipe.reward,
         train=recipe.train,
         shuffle=recipe.data.shuffle,
+        extra=extra,
         world=world,
         safe_point=safe_point,
     )

@@ -30,6 +30,7 @@ from rlvr.runs.folder import (
     check_same_recipe,
     create_run_folder,
     lock_run_folder,
+    own_code,
     reserve_run_folder,
 )
 from rlvr.runs.manifest import finish_manifest, manifest
@@ -138,6 +139,7 @@ def _facts(training: Training) -> dict[str, Any]:
         recipe.rollout.stop_token_ids,
     )
     facts["require_closed_think"] = recipe.reward.require_closed_think
+    facts["own_code"] = own_code(recipe)
     facts |= {"num_ranks": training.world.size, "sharded": policy.strategy.is_sharded}
     evaluated = [one.loaded for one in training.evals]
     facts["contamination"] = training.world.on_main(
@@ -287,13 +289,25 @@ def _sample_rollouts(training: Training, batch: StepBatch) -> list[dict[str, Any
             "reward": reward if known else None,  # nobody judged it
             "advantage": advantage,
             "reason": reason,
+            **(
+                {"extra": {k: values[i] for k, values in group.extra.items()}}
+                if group.extra
+                else {}
+            ),
             "response_len": len(response.token_ids),
             "truncated": response.truncated,
         }
         for group, advantages_G in zip(
             batch.groups[:count], batch.advantages_PG[:count], strict=True
         )
-        for response, reward, reason, known, advantage in zip(
-            group.responses, group.rewards, group.reasons, group.judged, advantages_G, strict=True
+        for i, (response, reward, reason, known, advantage) in enumerate(
+            zip(
+                group.responses,
+                group.rewards,
+                group.reasons,
+                group.judged,
+                advantages_G,
+                strict=True,
+            )
         )
     ]

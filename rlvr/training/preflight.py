@@ -16,6 +16,8 @@ import torch
 from rlvr.adapters import check_adapter, get_method
 from rlvr.adapters.methods import quantized
 from rlvr.common.errors import ConfigError
+from rlvr.common.own_code import load_own
+from rlvr.config.own_code import own_functions
 from rlvr.distributed.world import World
 from rlvr.engines.choose import choose_engine, is_vllm_installed
 from rlvr.engines.server.engine import check_servers
@@ -23,6 +25,7 @@ from rlvr.engines.weights.sync import mode_of
 from rlvr.evaluation.problem_sets import check_benchmarks
 from rlvr.policy.language_model import default_device
 from rlvr.policy.sharded import check_launcher, launcher_sharding
+from rlvr.sampling.extra import style_of
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
@@ -50,6 +53,10 @@ def check(
             f"train.activation_checkpointing = {every}: transformers would drop what {method.name}"
             " trains; set it to 0"
         )
+    for name in own_functions(recipe).values():
+        load_own(name)
+    for one in recipe.reward.extra:
+        style_of(one)
     _check_compile(recipe, method)
     _check_async(recipe, method, device or default_device())
     _check_ranks(recipe, world)

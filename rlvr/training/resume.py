@@ -24,7 +24,7 @@ from rlvr.runs.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from rlvr.runs.folder import Run
+from rlvr.runs.folder import Run, check_same_code
 from rlvr.training.build import StartEngine, Training, build
 from rlvr.training.evaluate import forget_evaluations
 from rlvr.training.preflight import check, check_reachable
@@ -116,6 +116,7 @@ def restore(
     check(recipe, world)
     check_reachable(recipe)
     facts = json.loads((folder / "manifest.json").read_text())
+    check_same_code(recipe, facts.get("own_code", {}))
     # as the run began, also one from before unclosed thinking was looked at
     closed = bool(facts.get("require_closed_think"))
     reward = recipe.reward.model_copy(update={"require_closed_think": closed})

@@ -50,7 +50,7 @@ ALWAYS = {
         sampling.strategy sampling.dynamic sampling.max_refills
         reward.answer_mode reward.require_closed_think reward.correct reward.incorrect
         reward.timeout_s reward.num_workers reward.overlong reward.format_weight
-        reward.length_weight reward.repetition_weight reward.normalise
+        reward.length_weight reward.repetition_weight reward.extra reward.normalise
         algorithm.preset algorithm.advantage algorithm.ratio algorithm.clip algorithm.aggregation
         algorithm.kl_beta algorithm.entropy_coef algorithm.entropy_target algorithm.mismatch
         optim.name optim.lr optim.betas optim.eps optim.weight_decay optim.schedule

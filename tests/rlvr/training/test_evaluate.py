@@ -166,6 +166,7 @@ CONDITIONAL = {
     "policy/entropy_coef": "algorithm.entropy_coef above 0, or entropy_target",
     "optim/loss_scale": 'model.dtype = "float16"',
     "perf/mfu": "a GPU whose peak is known",
+    "reward/extra_failures": "[[reward.extra]]",
     "memory/trainer_gib": "a GPU",
     "memory/engine_gib": "a GPU",
     "rollout/preemptions": "vLLM as the engine",
