@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from rlvr.common.errors import RunError
+from rlvr.common.own_code import part_of
+
 MIN_JUDGED = 2
 """A group with fewer judged responses has no advantages: there is nothing to compare with."""
 
@@ -108,6 +111,18 @@ ESTIMATORS: dict[str, Estimator] = {
 """Each algorithm.advantage as a function."""
 
 
+def _check_own(name: str, estimates: list[Tensor], sizes: Sequence[int]) -> None:
+    """Raises: RunError where a function of the user's own gave something else than advantages."""
+    found = [list(one.shape) for one in estimates]
+    if found != [[size] for size in sizes]:
+        wanted = f"tensors of {', '.join(map(str, sizes))} advantages"
+        raise RunError(
+            f"algorithm.advantage = {name!r}: gave shapes {found}, not {wanted}; mend it"
+        )
+    if not all(torch.isfinite(one).all() for one in estimates):
+        raise RunError(f"algorithm.advantage = {name!r}: gave a number that is not finite; mend it")
+
+
 def advantages(
     rewards_PG: Sequence[Sequence[float]],
     lengths_PG: Sequence[Sequence[int]],
@@ -128,10 +143,13 @@ def advantages(
     if not kept:
         return values_PG
     # float64: advantages are differences of near-equal rewards, and cost nothing next to a token
-    estimates = ESTIMATORS[estimator](
+    estimates = part_of(ESTIMATORS, estimator)(
         [torch.tensor([rewards_PG[p][i] for i in known[p]], dtype=torch.float64) for p in kept],
         [torch.tensor([lengths_PG[p][i] for i in known[p]], dtype=torch.float64) for p in kept],
     )
+    if estimator not in ESTIMATORS:
+        estimates = [torch.as_tensor(one, dtype=torch.float64) for one in estimates]
+        _check_own(estimator, estimates, [len(known[p]) for p in kept])
     for p, estimate_K in zip(kept, estimates, strict=True):
         for i, value in zip(known[p], estimate_K.tolist(), strict=True):
             values_PG[p][i] = value

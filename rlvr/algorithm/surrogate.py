@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlvr.common.errors import RunError
+from rlvr.common.own_code import part_of
 from rlvr.config.algorithm import AlgorithmConfig
 
 MAX_LOG_RATIO = 20.0
@@ -174,5 +176,18 @@ def surrogate(
     config: AlgorithmConfig,
 ) -> Gain:
     """The objective of each token under algorithm.ratio and algorithm.clip."""
-    log_ratio_T = RATIOS[config.ratio](logp_T - proximal_T, layout)
-    return CLIPS[config.clip](ClipInputs(log_ratio_T, logp_T, advantage_T, layout), config)
+    log_ratio_T = part_of(RATIOS, config.ratio)(logp_T - proximal_T, layout)
+    _check_shape("algorithm.ratio", config.ratio, log_ratio_T, logp_T)
+    inputs = ClipInputs(log_ratio_T, logp_T, advantage_T, layout)
+    gain_T, clipped_T = part_of(CLIPS, config.clip)(inputs, config)
+    _check_shape("algorithm.clip", config.clip, gain_T, logp_T)
+    _check_shape("algorithm.clip", config.clip, clipped_T, logp_T)
+    return gain_T, clipped_T
+
+
+def _check_shape(key: str, name: str, found_T: Tensor, wanted_T: Tensor) -> None:
+    """Raises: RunError where a function of the user's own gave other than one value per token: it
+    would be broadcast, and trained on, without a word."""
+    if found_T.shape != wanted_T.shape:
+        found, wanted = list(found_T.shape), list(wanted_T.shape)
+        raise RunError(f"{key} = {name!r}: gave a tensor of shape {found}, not {wanted}; mend it")

@@ -10,12 +10,14 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from rlvr.common.errors import ConfigError
+
+Part = TypeVar("Part")
 
 PATTERN = r"^[\w./~-]+:[A-Za-z_]\w*$"
 """module:function, the module on Python's path or in the current folder; or FILE.py:function."""
@@ -41,6 +43,24 @@ def load_own(name: str) -> Callable[..., Any]:
             f"{name!r}: {place} has no function {function}; it has {', '.join(own) or 'none'}"
         )
     return found
+
+
+def part_of(table: Mapping[str, Part], name: str) -> Part | Callable[..., Any]:
+    """The built-in part of this name, or the function of this import path."""
+    return table[name] if name in table else load_own(name)
+
+
+def check_call(name: str, *given: str) -> None:
+    """Raises: ConfigError where the function cannot be imported, or not be called with these."""
+    try:
+        inspect.signature(load_own(name)).bind(*given)
+    except TypeError as error:
+        raise ConfigError(f"{name!r}: {error}; it is called with ({', '.join(given)})") from error
+
+
+def is_reader(path: str | None) -> bool:
+    """Whether data.path or eval.path names a function that gives the rows."""
+    return is_own(path) and not str(path).startswith("generated:")
 
 
 def _module(name: str, place: str) -> ModuleType:

@@ -1,10 +1,10 @@
 """The [algorithm] section: which policy gradient. Imports no torch."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
-from rlvr.config.base import Section
+from rlvr.config.base import AS_TEXT, OR_OWN, Section
 from rlvr.config.presets import preset_of
 
 
@@ -28,23 +28,30 @@ class AlgorithmConfig(Section):
         "opo",
     ] = "dapo"
     """Named combination of the parts below."""
-    advantage: Literal[
-        "group_std",
-        "group_mean",
-        "leave_one_out",
-        "length_weighted",
-        "batch_std",
-        "batch",
-        "informative_scaled",
+    advantage: Annotated[
+        Literal[
+            "group_std",
+            "group_mean",
+            "leave_one_out",
+            "length_weighted",
+            "batch_std",
+            "batch",
+            "informative_scaled",
+        ],
+        OR_OWN,
+        AS_TEXT,
     ] = "group_std"
     """Baseline and scale: reward minus the group's mean over the group's std; without the std;
     minus the mean of the others; minus the length-weighted mean; over the step's std; minus the
-    step's mean over its std; times groups / informative groups."""
-    ratio: Literal["token", "sequence", "sequence_token", "trajectory"] = "token"
+    step's mean over its std; times groups / informative groups. This, ratio and clip also take a
+    function of your own, module:function or FILE.py:function (docs/extending.md)."""
+    ratio: Annotated[
+        Literal["token", "sequence", "sequence_token", "trajectory"], OR_OWN, AS_TEXT
+    ] = "token"
     """Level of pi / pi_proximal, the policy now over the policy at the start of the step: token;
     geometric mean over the response; that value with the token's gradient; product over the
     response."""
-    clip: Literal["ppo", "cispo", "soft", "geometric", "none"] = "ppo"
+    clip: Annotated[Literal["ppo", "cispo", "soft", "geometric", "none"], OR_OWN, AS_TEXT] = "ppo"
     """How the ratio is kept near 1: min of clipped and not; bounded weight on log pi; sigmoid gate;
     geometric mean of clipped token ratios; not at all (REINFORCE)."""
     # 0.2 and 0.28 are DAPO's (2503.14476), as is the default preset

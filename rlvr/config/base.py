@@ -4,8 +4,28 @@ import math
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
+
+from rlvr.common.own_code import is_own
+
+
+def _own_or_listed(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    return value if is_own(value) else check(value)
+
+
+OR_OWN = WrapValidator(_own_or_listed)
+"""Makes a list of names take the import path of a function of the user's own too."""
+AS_TEXT = PlainSerializer(str, return_type=str)
+"""Writes such a value: pydantic's own way would warn of what is not in the list."""
 
 
 class Section(BaseModel):

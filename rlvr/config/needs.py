@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from rlvr.common.own_code import is_own
 from rlvr.config.compare import CompareRecipe
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.train import TrainRecipe
@@ -31,6 +32,11 @@ def _other_than(*values: object) -> Callable[[Any], bool]:
     return lambda value: value not in values
 
 
+def _clips(*values: str) -> Callable[[Any], bool]:
+    # a function of the user's own may read any setting of the section
+    return lambda value: value in values or is_own(value)
+
+
 def _above_zero(value: float) -> bool:
     return value > 0
 
@@ -47,8 +53,8 @@ def _is_loaded(path: str | None) -> bool:
     return path is not None and not _is_generated(path)
 
 
-_CLIPPED = {"algorithm.clip": _among("ppo", "cispo", "geometric")}
-_SOFT = {"algorithm.clip": _among("soft")}
+_CLIPPED = {"algorithm.clip": _clips("ppo", "cispo", "geometric")}
+_SOFT = {"algorithm.clip": _clips("soft")}
 _KL = {"algorithm.kl_beta": _above_zero}
 _ENTROPY_TARGET = {"algorithm.entropy_target": _is_there}
 _MISMATCH = {"algorithm.mismatch": _other_than("none")}
@@ -101,7 +107,7 @@ _TRAIN: Table = {
     "reward.repetition_ngram_len": ({"reward.repetition_weight": _above_zero},),
     "algorithm.clip_low": (_CLIPPED,),
     "algorithm.clip_high": (_CLIPPED,),
-    "algorithm.clip_delta": ({"algorithm.clip": _among("ppo")},),
+    "algorithm.clip_delta": ({"algorithm.clip": _clips("ppo")},),
     "algorithm.soft_tau_pos": (_SOFT,),
     "algorithm.soft_tau_neg": (_SOFT,),
     "algorithm.kl_estimator": (_KL,),

@@ -40,7 +40,8 @@ class DataConfig(Section):
 
     path: str
     """A .jsonl, .json, .csv, .tsv or .parquet file, a pattern of several, a folder of
-    save_to_disk, a hub dataset id, or generated:word_problems."""
+    save_to_disk, a hub dataset id, generated:word_problems, or a function of your own that gives
+    the rows, FILE.py:function."""
     name: str | None = None
     """Configuration name of a hub dataset."""
     split: str | None = None

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from rlvr.common.errors import ConfigError
-from rlvr.common.own_code import absolute_own
+from rlvr.common.own_code import absolute_own, is_own, is_reader
 from rlvr.config.toml import validate
 
 R = TypeVar("R", bound=BaseModel)
@@ -43,6 +43,8 @@ def _existing(name: str) -> str:
 def _data(name: str) -> str:
     """A data file where `rlvr.data.problems` finds it: here, in RLVR_DATA or in ../shared/data; a
     pattern that files here match; a folder."""
+    if is_reader(name):
+        return absolute_own(name)
     from rlvr.data import tables
     from rlvr.data.problems import find_data_file
 
@@ -63,6 +65,10 @@ def _benchmarks(specs: list[str]) -> list[str]:
     return [f"{name}{equals}{_existing(file)}" for name, equals, file in pairs]
 
 
+def _own(name: str) -> str:
+    return absolute_own(name) if is_own(name) else name
+
+
 def _extra(tables: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """[[reward.extra]] with the absolute paths of their files."""
     return [table | {"function": absolute_own(table["function"])} for table in tables]
@@ -74,6 +80,9 @@ _PLACES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("data", "chat_template", _existing),
     ("eval", "path", _data),
     ("reward", "extra", _extra),
+    ("algorithm", "advantage", _own),
+    ("algorithm", "ratio", _own),
+    ("algorithm", "clip", _own),
     ("eval", "benchmarks", _benchmarks),
 )
 """(section, setting, what makes it absolute); model.sft_recipe is not asked again after the

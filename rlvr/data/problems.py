@@ -15,6 +15,7 @@ from eval.benchmarks import data_folders, find_file
 from eval.formats.answers import answers_of
 from rewards import Gold
 from rlvr.common.errors import ConfigError
+from rlvr.common.own_code import is_reader, load_own
 from rlvr.config.train import DataConfig
 from rlvr.data import tables
 from rlvr.data.chat import (
@@ -215,6 +216,9 @@ def read_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]
     """(rows, source) of the file, hub dataset or generator that data.path names."""
     if config.path.startswith(GENERATED):
         return _generated_rows(config, section), config.path
+    if is_reader(config.path):
+        _refuse_parts(config, section, "a function of your own")
+        return _named(_own_rows(config.path), config, section), config.path
     if config.levels is not None:
         raise ConfigError(
             f"{section}.levels = {config.levels}: only generated problems have levels"
@@ -228,14 +232,26 @@ def read_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]
                 f" {tables.CONVERT}"
             )
         return _hub_rows(config, section)
-    for setting, value in (("split", config.split), ("name", config.name)):
-        if value is not None:
-            raise ConfigError(f"{section}.{setting} = {value!r}: a file has none; remove it")
+    _refuse_parts(config, section, "a file")
     paths = [find_data_file(config.path, section)] if not tables.is_pattern(config.path) else []
     # brackets may be part of a file's own name; where there is none, this says where it looked
     paths = paths or tables.matching(config.path) or [find_data_file(config.path, section)]
     rows = (row for path in paths for row in tables.read_file(path))
     return _named(rows, config, section), ", ".join(map(str, paths))
+
+
+def _refuse_parts(config: DataConfig, section: str, source: str) -> None:
+    for setting, value in (("split", config.split), ("name", config.name)):
+        if value is not None:
+            raise ConfigError(f"{section}.{setting} = {value!r}: {source} has none; remove it")
+
+
+def _own_rows(name: str) -> Iterator[dict[str, Any]]:
+    """What the user's function gives. Raises: ValueError for what is not a row."""
+    for number, row in enumerate(load_own(name)(), start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is a {type(row).__name__}, not a dict")
+        yield row
 
 
 def _named(

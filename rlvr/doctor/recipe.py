@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rlvr.common.errors import ConfigError
+from rlvr.common.own_code import is_reader
 from rlvr.doctor.check import Check
 from rlvr.doctor.machine import existing
 
@@ -150,7 +151,7 @@ def is_on_hub(data: DataConfig) -> bool:
     from rlvr.data import tables
     from rlvr.data.problems import GENERATED
 
-    is_here = tables.is_saved(data.path) or tables.is_file(data.path)
+    is_here = tables.is_saved(data.path) or tables.is_file(data.path) or is_reader(data.path)
     return not is_here and not tables.is_other_file(data.path) and GENERATED not in data.path
 
 

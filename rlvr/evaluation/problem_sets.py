@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from eval.benchmarks import LoadedBenchmark, Question, load_benchmark, resolve
 from eval.records import Benchmark
 from rlvr.common.errors import ConfigError
+from rlvr.common.own_code import is_reader
 from rlvr.config.train import HELD_OUT, DataConfig, TrainRecipe
 from rlvr.data import tables
 from rlvr.data.chat import read_template
@@ -39,7 +40,7 @@ def held_out_data(recipe: TrainRecipe) -> DataConfig | None:
         return None
     # the generator's splits share no problem; most hub datasets call theirs "test"
     default_split = "heldout" if config.path.startswith("generated:") else "test"
-    is_file = tables.is_file(config.path)
+    is_file = tables.is_file(config.path) or is_reader(config.path)
     after = recipe.data.answer_after if config.answer_after is None else config.answer_after
     return recipe.data.model_copy(
         update={

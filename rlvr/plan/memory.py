@@ -166,7 +166,11 @@ def host_memory(recipe: TrainRecipe, shape: Shape, num_ranks: int) -> dict[str, 
     waits = all_weights and recipe.algorithm.kl_beta > 0
     parts = {
         "processes": num_ranks * PROCESS_GIB,
-        "verifier": num_ranks * recipe.reward.num_workers * VERIFIER_GIB,
+        # each function of [[reward.extra]] has as many workers of its own
+        "verifier": num_ranks
+        * recipe.reward.num_workers
+        * VERIFIER_GIB
+        * (1 + len(recipe.reward.extra)),
         "sleeping engines": num_ranks * weights / rollout.tensor_parallel_size * rollout.sleep,
         "reference": num_ranks * weights * waits,
     }

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from rewards.counters import UNJUDGED
 from rewards.pool.pool import Pool
 from rewards.pool.process import PoolSettings
-from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
-from rlvr.common.own_code import load_own
+from rlvr.common.own_code import check_call, load_own
 from rlvr.data.problems import field_value
 
 if TYPE_CHECKING:
@@ -40,19 +39,10 @@ Values = list[float | None]
 
 def style_of(config: ExtraRewardConfig) -> str:
     """How the function is called. Raises: ConfigError where it cannot be called so."""
-    function = load_own(config.function)
-    parameters = inspect.signature(function).parameters
+    parameters = inspect.signature(load_own(config.function)).parameters
     style = config.style or ("trl" if "completions" in parameters else "rlvr")
-    if style == "trl":
-        return style
-    try:
-        inspect.signature(function).bind(None, None, None, None)
-    except TypeError as error:
-        raise ConfigError(
-            f"reward.extra.function = {config.function!r}: {error}; it is called with (problem,"
-            " response, verdict, metadata), or with prompts, completions and columns where it is"
-            " written for trl"
-        ) from error
+    if style == "rlvr":
+        check_call(config.function, "problem", "response", "verdict", "metadata")
     return style
 
 

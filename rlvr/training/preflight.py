@@ -16,8 +16,8 @@ import torch
 from rlvr.adapters import check_adapter, get_method
 from rlvr.adapters.methods import quantized
 from rlvr.common.errors import ConfigError
-from rlvr.common.own_code import load_own
-from rlvr.config.own_code import own_functions
+from rlvr.common.own_code import check_call
+from rlvr.config.own_code import CALLED_WITH, own_functions
 from rlvr.distributed.world import World
 from rlvr.engines.choose import choose_engine, is_vllm_installed
 from rlvr.engines.server.engine import check_servers
@@ -53,8 +53,9 @@ def check(
             f"train.activation_checkpointing = {every}: transformers would drop what {method.name}"
             " trains; set it to 0"
         )
-    for name in own_functions(recipe).values():
-        load_own(name)
+    for key, name in own_functions(recipe).items():
+        if key in CALLED_WITH:
+            check_call(name, *CALLED_WITH[key])
     for one in recipe.reward.extra:
         style_of(one)
     _check_compile(recipe, method)

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from rlvr.common.errors import ConfigError
+from rlvr.config.own_code import own_functions
+from rlvr.config.toml import load_recipe
+from rlvr.config.train import TrainRecipe
 from rlvr.training.loop import resume, train
+from rlvr.training.preflight import check
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "own_code"
 REWARDS = ("shows_work", "brief_when_right", "one_box")
+
+PARTS = {
+    "advantage": "median_baseline",
+    "ratio": "half_length_ratio",
+    "clip": "one_sided_clip",
+}
 
 pytestmark = pytest.mark.process
 
@@ -28,6 +42,10 @@ def run(make_recipe, tmp_path_factory) -> tuple[Path, Path]:
         run={"dir": str(folder / "runs"), "name": "run"},
         train={"steps": 3, "checkpoint_every": 1},
         sampling={"dynamic": False},
+        data={"path": f"{own}/reader.py:sums", "id_field": None},
+        eval={"path": f"{own}/reader.py:held_out_sums", "limit": 4},
+        algorithm={key: f"{own}/loss.py:{name}" for key, name in PARTS.items()},
+        optim={"updates_per_step": 2},  # where the ratio is not 1 throughout
         reward={
             "extra": [{"function": f"{own}/rewards.py:{name}", "weight": 0.5} for name in REWARDS]
         },
@@ -64,21 +82,63 @@ def test_the_manifest_has_the_hash_of_every_file(run):
 
     path, own = run
     facts = json.loads((path / "manifest.json").read_text())["own_code"]
-    assert facts.keys() == {f"reward.extra.{name}" for name in REWARDS}
-    file = own / "rewards.py"
-    for one in facts.values():
-        assert one["files"] == [str(file)]
-        assert one["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    files = {f"reward.extra.{name}": "rewards.py" for name in REWARDS}
+    files |= {f"algorithm.{key}": "loss.py" for key in PARTS}
+    files |= {"data.path": "reader.py", "eval.path": "reader.py"}
+    assert facts.keys() == files.keys()
+    for key, one in facts.items():
+        assert one["files"] == [str(own / files[key])]
+        digest = hashlib.sha256((own / files[key]).read_bytes()).hexdigest()
+        assert one["sha256"] == digest
+
+
+def test_the_problems_are_the_readers(run):
+    path, own = run
+    data = json.loads((path / "manifest.json").read_text())["data"]
+    assert (data["source"], data["num_problems"]) == (f"{own}/reader.py:sums", 2000)
+    with gzip.open(path / "rollouts" / "step_1.jsonl.gz", "rt") as file:
+        assert "Tom has" in json.loads(file.readline())["prompt"]
 
 
 def test_a_run_goes_on_with_the_same_source_and_refuses_another(run, monkeypatch, tmp_path):
     path, own = run
-    file = own / "rewards.py"
-    text = file.read_text()
-    file.write_text(text.replace("40 *", "41 *"))
-    with pytest.raises(ConfigError, match=r"reward.extra.\w+ = .*rewards.py has changed since"):
-        resume(path, Console(quiet=True))
-    file.write_text(text)
+    for name, key in (("rewards", r"reward.extra.\w+"), ("loss", r"algorithm.\w+"),
+                      ("reader", "data.path")):  # fmt: skip
+        file = own / f"{name}.py"
+        text = file.read_text()
+        file.write_text(f"{text}\n")
+        with pytest.raises(ConfigError, match=rf"{key} = .*{name}.py has changed since"):
+            resume(path, Console(quiet=True))
+        file.write_text(text)
     monkeypatch.chdir(tmp_path)
     resume(path, Console(quiet=True))
     assert [row["step"] for row in rows_of(path) if "reward/mean" in row] == [1, 2, 3]
+
+
+def test_the_recipe_of_the_page_is_that_of_the_examples(monkeypatch):
+    monkeypatch.chdir(EXAMPLES)
+    recipe = load_recipe("recipe.toml", [], TrainRecipe)
+    check(recipe)
+    page = (EXAMPLES.parents[1] / "docs" / "extending.md").read_text()
+    for name in own_functions(recipe).values():
+        assert name in page or name in {f"rewards.py:{one}" for one in REWARDS}
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run(tmp_path):
+    folder = shutil.copytree(EXAMPLES, tmp_path / "own_code")
+    page = (EXAMPLES.parents[1] / "docs" / "extending.md").read_text()
+    (command,) = re.findall(r"^rlvr (train .*)$", page, re.M)
+    words = [*command.split(), "--rollout.engine", "transformers", "--eval.limit", "20"]
+    env = os.environ | {"PYTHONPATH": str(EXAMPLES.parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "rlvr.cli", *words, "--run.name", "own"],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(folder / "runs" / "own")
+    assert [row["step"] for row in rows][-1] == 3
+    assert all(row.get("reward/extra_failures", 0) == 0 for row in rows)
