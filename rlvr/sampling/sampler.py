@@ -28,6 +28,7 @@ from rlvr.sampling.problem_selection import Selector, difficulty_levels
 from rlvr.sampling.refill import Refill
 from rlvr.sampling.reward import shaped_rewards
 from rlvr.sampling.rollouts import Group, RolloutStats, StepRollouts, diagnose
+from rlvr.sampling.trace import Trace
 
 if TYPE_CHECKING:
     from rewards import Verifier
@@ -79,6 +80,7 @@ class Sampler:
         self._engine, self._verifier, self._decode = engine, verifier, decode
         self._rollout, self._sampling, self._reward, self._train = rollout, sampling, reward, train
         self._world, self._safe_point = world, safe_point
+        self.trace = Trace()
         self._selector = Selector(
             sampling,
             len(problems),
@@ -252,6 +254,7 @@ class Sampler:
             world=self._world,
             ranks_per_engine=rollout.ranks_per_engine,
             ends_early=self._ends_early,
+            trace=self.trace,
         )
 
     def _judge(

@@ -33,7 +33,7 @@ from rlvr.runs.folder import (
     reserve_run_folder,
 )
 from rlvr.runs.manifest import finish_manifest, manifest
-from rlvr.runs.tracker import Tracker, write_rollouts
+from rlvr.runs.tracker import Tracker, write_rollouts, write_trace
 from rlvr.training.batch import StepBatch
 from rlvr.training.build import StartEngine, Training, build
 from rlvr.training.display import Display
@@ -268,9 +268,10 @@ def _evaluate(training: Training, run: Run, reporting: Reporting) -> dict[str, f
 
 
 def _write_step(training: Training, run: Run, result: StepResult) -> None:
-    """Writes the step's sample of rollouts, and its batch where an update was skipped."""
+    """Writes the step's sample of rollouts, its trace, its batch where an update was skipped."""
     rows = _sample_rollouts(training, result.batch)
     write_rollouts(run.folder, run.next_step, rows)
+    write_trace(run.folder, run.next_step, result.trace)
     if result.stats.num_skipped:
         save_batch(run.folder, run.next_step, result.batch)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rewards import Verifier
 from rlvr.algorithm.lr_schedule import lr_at
@@ -30,26 +31,30 @@ MAX_VERIFIER_FAILURES = 0.01
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step sampled, what it trained on, and its metrics by name."""
+    """What a step sampled, what it trained on, its metrics by name, and what this rank's engine did
+    meanwhile (`rlvr.sampling.trace`)."""
 
     rollouts: StepRollouts
     batch: StepBatch
     stats: UpdateStats
     metrics: dict[str, float]
+    trace: dict[str, Any]
 
 
 class StepTimer:
-    """Seconds of a step's phases, by name."""
+    """Seconds of a step's phases, by name; spans: their begin and end by perf_counter."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.spans: dict[str, tuple[float, float]] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Times the block; one that raises is not recorded."""
         start = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - start
+        end = time.perf_counter()
+        self.seconds[name], self.spans[name] = end - start, (start, end)
 
 
 def _keep_nothing(_metrics: dict[str, float]) -> None:
@@ -101,7 +106,7 @@ def train_step(
         **_verifier_metrics(training.world, training.verifier),
         **rollouts.metrics,
     }
-    return StepResult(rollouts, batch, stats, metrics)
+    return StepResult(rollouts, batch, stats, metrics, training.sampler.trace.take(timer.spans))
 
 
 def _set_lr(training: Training, step: int) -> float:
