@@ -1,7 +1,7 @@
 // One function draws a step: a bar for each response, the update and the sync behind them.
 
-const KIND_STYLES = [0, 2, 1, 6, 5];
-const PHASE_STYLES = { update: 4, sync: 3 };
+const KIND_STYLES = [0, 2, 1, 6, 3];
+const PHASE_STYLES = { update: 4, sync: 5 };
 
 // One path for all bars of a kind: a step may have hundreds.
 function barShapes(spec, x, top, rowHeight) {

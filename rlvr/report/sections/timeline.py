@@ -17,7 +17,7 @@ INTRO = (
 )
 MAX_ROWS = 320
 """Rows that are drawn; of more, evenly chosen ones."""
-KINDS = ("ended", "ended, begun by earlier weights", "paused", "aborted", "running on")
+KINDS = ("ended", "continued and ended", "paused", "aborted", "running on")
 """What became of a response in the step: names of the colours."""
 
 

@@ -72,10 +72,7 @@ def test_a_timeline_shows_the_last_traced_step_and_two_earlier_ones(tmp_path):
     assert last["title"] == "Step 40"
     assert earlier["summary"] == "Earlier: step 3, step 1"
     assert len(last["rows"]) == 320
-    assert (
-        "1000 responses: 664 ended, 3 ended, begun by earlier weights, 333 running on"
-        in last["note"]
-    )
+    assert "1000 responses: 664 ended, 3 continued and ended, 333 running on" in last["note"]
     assert last["rows"] == sorted(last["rows"])
     first = earlier["blocks"][1]
     assert first["phases"] == [["update", 6.0, 9.0], ["sync", 9.2, 9.9]]
