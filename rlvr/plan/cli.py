@@ -35,7 +35,7 @@ SCALES = (1, 8, 64, 256, 1024)
 def main(words: Sequence[str]) -> int:
     """Prints the plan."""
     # what is left over are settings of the recipe, as --section.key value
-    args, settings = _parser().parse_known_args(list(words))
+    args, settings = parser().parse_known_args(list(words))
     recipe = load_recipe(args.recipe, settings, TrainRecipe)
     header = read_header(Path(args.recipe))
     args.lengths = args.lengths or header.lengths
@@ -54,7 +54,8 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `rlvr plan`; settings of the recipe are left over."""
     parser = argparse.ArgumentParser(
         prog="rlvr plan", description="Memory, time and cost of a recipe on a cluster."
     )
