@@ -11,7 +11,6 @@ from rewards import Verifier
 from rlvr.algorithm.lr_schedule import lr_at
 from rlvr.common.log import get_logger
 from rlvr.distributed.world import World
-from rlvr.engines.weights.sync import SyncStats
 from rlvr.policy.flops import peak_flops
 from rlvr.policy.policy import Policy
 from rlvr.policy.reference import update_reference
@@ -74,8 +73,9 @@ def train_step(
     with timer.phase("step"):
         rollouts = training.sampler.collect(step)  # P informative groups of G responses
         training.engine.sleep()  # its GPU memory is the update's now; the sync wakes it
-        # with rollout.mode = "async" the next step's rollouts are generated beside the update
-        with training.sampler.collecting_ahead(step + 1), timer.phase("train"), memory.update():
+        # with rollout.mode = "async" the next steps' rollouts are generated beside the update
+        training.sampler.collect_ahead(step)
+        with timer.phase("train"), memory.update():
             batch = make_batch(rollouts.groups, policy, config)
             stats = update(
                 policy,
@@ -89,17 +89,18 @@ def train_step(
             update_reference(policy, recipe.algorithm, step + 1)
             on_update(stats.metrics | rollouts.metrics)
         with timer.phase("wait"):
-            training.sampler.finish_ahead()  # the engine has to be idle when its weights change
+            training.sampler.wait_for_next()
         with timer.phase("sync"):
-            synced = training.engine.sync(step + 1)
+            synced = _sync(training, step + 1)
     metrics = {
         "optim/lr": lr,
-        **_step_metrics(timer.seconds, stats, synced),
+        **_step_metrics(timer.seconds, stats),
         **memory.metrics(training.world, training.engine.held_gib()),
         **_utilisation(policy, stats, timer.seconds["train"]),
         **stats.metrics,
         **_verifier_metrics(training.world, training.verifier),
         **rollouts.metrics,
+        **synced,
     }
     return StepResult(rollouts, batch, stats, metrics)
 
@@ -111,20 +112,27 @@ def _set_lr(training: Training, step: int) -> float:
     return lr
 
 
-def _step_metrics(
-    seconds: dict[str, float], stats: UpdateStats, synced: SyncStats
-) -> dict[str, float]:
+def _sync(training: Training, num_steps: int) -> dict[str, float]:
+    """Gives the engine the policy's weights after num_steps steps, and the metrics of that.
+
+    While collections are under way the weights wait behind them, at a cost in host memory. Their
+    metrics are then those of the steps that they sample.
+    """
+    if training.recipe.rollout.steps_ahead == 1:  # the engine is idle
+        return training.engine.sync(num_steps).metrics()
+    syncer = training.engine.syncer
+    staged = syncer.stage(num_steps)
+    training.sampler.enqueue(lambda: syncer.deliver(staged).metrics())
+    return {}
+
+
+def _step_metrics(seconds: dict[str, float], stats: UpdateStats) -> dict[str, float]:
     return {
         "time/train_s": seconds["train"],
         "time/wait_s": seconds["wait"],
         "time/sync_s": seconds["sync"],
         "time/step_s": seconds["step"],
         "train/tokens_per_s": stats.num_tokens / seconds["train"],
-        "sync/bytes": float(synced.num_bytes),
-        "sync/arrived_frac": synced.arrived_frac,
-        "sync/logprob_error": synced.logprob_error,
-        "sync/logprob_error_mean": synced.logprob_error_mean,
-        "sync/logprob_error_p99": synced.logprob_error_p99,
     }
 
 
