@@ -73,6 +73,7 @@ _TRAIN: Table = {
     "data.shuffle": ({"sampling.strategy": _among("uniform")},),
     "rollout.servers": (_SERVERS,),
     "rollout.server_wait_s": (_SERVERS,),
+    "rollout.steps_ahead": ({"rollout.mode": _among("async")},),
     # without dynamic sampling no group is left over from a step for a later one
     "rollout.max_staleness": (
         {

@@ -108,6 +108,7 @@ def workload(recipe: TrainRecipe, args: Any) -> Workload:
         partial=rollout.partial,
         keeps_surplus=rollout.max_staleness > 0,
         by_clock=rollout.engine == "vllm_server",
+        steps_ahead=rollout.steps_ahead,
     )
 
 

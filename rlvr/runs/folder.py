@@ -19,6 +19,7 @@ from rlvr.common.log import get_logger
 from rlvr.common.nested import flatten
 from rlvr.config.toml import dump_toml, load_recipe
 from rlvr.data.absolute_paths import absolute_tree
+from rlvr.sampling.sampler import SamplerState
 
 if TYPE_CHECKING:
     from rlvr.config.sft import FinetuneRecipe
@@ -44,7 +45,7 @@ class Run:
     run_id: str
     next_step: int = 0
     seconds: float = 0.0
-    sampler_state: dict[str, Any] = field(default_factory=dict)
+    sampler_state: SamplerState = field(default_factory=lambda: SamplerState({}, ()))
     pending: dict[str, float] | None = None
     num_skipped: int = 0
     saved_s: float = 0.0

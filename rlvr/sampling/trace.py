@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 COLUMNS = tuple("group place begin_s end_s begin_step end_step begun_len new_len state".split())
 """Of the rows that `Trace.take` gives."""
-PHASES = {"update": "train", "sync": "sync"}
-"""Phases of a step that are kept, and their names in its timer."""
 
 
 @dataclass(slots=True)
@@ -51,12 +50,21 @@ class Row:
 
 
 class Trace:
-    """Rows and ticks of this rank's streams since the last `take`; streams of other threads too."""
+    """Rows, ticks and phases of this rank since the last `take`, those of other threads too."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rows: list[Row] = []
         self._ticks: list[tuple[float, int]] = []
+        self._phases: list[tuple[str, float, float]] = []
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Keeps when the block began and ended; one that raises is not kept."""
+        begin = time.perf_counter()
+        yield
+        with self._lock:
+            self._phases.append((name, begin, time.perf_counter()))
 
     def begin(self, group: int, place: int, step: int, begun_len: int) -> Row:
         """A response that begins now; whoever asked for it ends the row."""
@@ -70,21 +78,17 @@ class Trace:
         with self._lock:
             self._ticks.append((time.perf_counter(), step))
 
-    def take(self, spans: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-        """JSON-ready: what was running in the step, and what is kept no longer.
-
-        spans: (begin, end) by perf_counter of the phases of a step, by name; "step" is all of it.
-        Seconds are counted from its begin. A row that has not ended is in the next step's too.
-        """
+    def take(self, start: float) -> dict[str, Any]:
+        """JSON-ready: what a step did that began at `start` (perf_counter) and ends now; seconds
+        are counted from its begin. A row that has not ended is in the next step's too."""
         with self._lock:
-            rows, ticks = self._rows, self._ticks
-            self._rows, self._ticks = [row for row in rows if row.end_s is None], []
-        start, end = spans["step"]
-        phases = {name: spans[key] for name, key in PHASES.items() if key in spans}
-        return {
-            "seconds": round(end - start, 4),
-            "phases": {name: [round(t - start, 4) for t in span] for name, span in phases.items()},
-            "ticks": [[round(t - start, 4), step] for t, step in ticks],
-            "columns": list(COLUMNS),
-            "rows": [row.values(start) for row in rows],
-        }
+            rows, ticks, phases = self._rows, self._ticks, self._phases
+            self._rows = [row for row in rows if row.end_s is None]
+            self._ticks, self._phases = [], []
+            return {
+                "seconds": round(time.perf_counter() - start, 4),
+                "phases": [[name, *(round(t - start, 4) for t in span)] for name, *span in phases],
+                "ticks": [[round(t - start, 4), step] for t, step in ticks],
+                "columns": list(COLUMNS),
+                "rows": [row.values(start) for row in rows],
+            }

@@ -94,7 +94,7 @@ def draw(ax: Any, name: str, steps: Sequence[dict[str, Any]]) -> None:
             [row["end_step"] - row["begin_step"] for row in rows],
             left=[at + row["begin_step"] for row in rows],
             color=[COLOURS[state] for state in states],
-            height=0.8,
+            height=1.0,
         )
         at += max(row["end_step"] for row in rows)
         ax.axvspan(at, at + GAP, color=COLOURS["update, weights change"], linewidth=0)

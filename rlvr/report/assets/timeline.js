@@ -64,7 +64,7 @@ function timelineLegend(spec) {
     const bar = { class: `row k${KIND_STYLES[kind]}`, "stroke-width": 5, d: "M0 6H24" };
     return used.has(kind) ? [entry(name, svg("path", bar))] : [];
   });
-  const phases = spec.phases.map(([name]) => {
+  const phases = [...new Set(spec.phases.map(([name]) => name))].map((name) => {
     const key = `k${PHASE_STYLES[name] ?? 6}`;
     const shape = svg("rect", { class: `span ${key}`, x: 0, y: 0, width: 24, height: 12 });
     const edge = svg("path", { class: `line ${key}`, d: "M0 1h24" });

@@ -58,7 +58,7 @@ def _picture(step: int, trace: dict[str, Any]) -> Block:
         "note": note if bars else "Nothing was generated: all groups were there.",
         "seconds": seconds,
         "kinds": KINDS,
-        "phases": [[name, *span] for name, span in trace["phases"].items()],
+        "phases": [[name, max(0.0, a), b] for name, a, b in trace["phases"] if b > 0],
         "ticks": [at for at, _ in trace["ticks"] if 0 <= at <= seconds],
         "rows": evenly(bars, MAX_ROWS),
     }

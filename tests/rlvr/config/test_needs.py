@@ -102,6 +102,7 @@ CASES = [
      " sampling.max_reuse", {}, {"sampling.strategy": "curriculum"}),
     (TrainRecipe, "data.shuffle", {"sampling.strategy": "predictive"}, {}),
     (TrainRecipe, "rollout.servers rollout.server_wait_s", {}, {"rollout.engine": "vllm_server"}),
+    (TrainRecipe, "rollout.steps_ahead", {}, {"rollout.mode": "async"}),
     (TrainRecipe, "rollout.max_staleness", {"sampling.dynamic": False}, {}),
     (TrainRecipe, "rollout.max_staleness", {"sampling.dynamic": False},
      {"sampling.dynamic": False, "rollout.mode": "async"}),

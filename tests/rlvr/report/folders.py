@@ -114,7 +114,7 @@ def write_trace(
         rows.append([i // 8, i % 8, *seconds, 0, 10 * i, 5 * (i < 3), 10, became])
     tree = {
         "seconds": 10.0,
-        "phases": {"update": [6.0, 9.0], "sync": [9.2, 9.9]},
+        "phases": [["update", 6.0, 9.0], ["sync", 9.2, 9.9]],
         "ticks": [[1.0, 16], [2.0, 32]],
         "columns": list(COLUMNS),
         "rows": rows,

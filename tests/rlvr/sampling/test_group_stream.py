@@ -184,12 +184,16 @@ def test_a_trace_says_when_each_response_ran(policy, ask):
         with stream_of(engine, judge, ends_early=True, trace=trace) as stream:
             stream.add(asked[:30], [1.0] * 30)
             stream.advance()
-            middle = time.perf_counter()
-            first = trace.take({"step": (begin, middle), "train": (begin, middle), "wait": (0, 0)})
+            with trace.phase("update"):
+                pass
+            first, middle = trace.take(begin), time.perf_counter()
             stream.add(asked[30:], [1.0] * 10)
             stream.pause()
-    second = trace.take({"step": (middle, time.perf_counter())})
-    assert first["phases"] == {"update": [0.0, first["seconds"]]}
+    second = trace.take(middle)
+    ((name, *span),) = first["phases"]
+    assert name == "update"
+    assert 0 < span[0] <= span[1] <= first["seconds"]
+    assert second["phases"] == []
     assert [step for _, step in first["ticks"]] == [TICK]
     ended, left = rows_of(first), rows_of(second)
     assert len(ended) == 60, "what is still running is there too"
@@ -209,7 +213,7 @@ def test_a_trace_says_when_each_response_ran(policy, ask):
     joined = left[len(running) :]
     assert {r["group"] for r in joined} == set(range(30, 40))
     assert {r["begin_step"] for r in joined} == {TICK}
-    assert trace.take({"step": (0.0, 0.0)})["rows"] == []
+    assert trace.take(0.0)["rows"] == []
 
 
 def test_a_trace_tells_what_goes_on_and_what_is_given_up(policy, ask):
@@ -226,7 +230,7 @@ def test_a_trace_tells_what_goes_on_and_what_is_given_up(policy, ask):
             stream.add(paused, [1.0] * len(paused))
             with pytest.raises(ZeroDivisionError), stream:
                 raise ZeroDivisionError
-    rows = rows_of(trace.take({"step": (0.0, 0.0)}))
+    rows = rows_of(trace.take(0.0))
     assert [row["begun_len"] for row in rows] == begun
     assert {row["state"] for row in rows} == {"aborted"}
 

@@ -96,7 +96,8 @@ def test_a_run_keeps_traces_of_its_steps(finished):
     asked = [row["rollout/responses"] for row in read_lines(finished[0])]
     assert [len(rows) for _, rows in sorted(traces.items())] == asked
     tree = json.loads((finished[0] / "trace" / "step_2.json").read_text())
-    (begin, end), (sync_begin, sync_end) = tree["phases"]["update"], tree["phases"]["sync"]
+    (update, begin, end), (sync, sync_begin, sync_end) = tree["phases"]
+    assert (update, sync) == ("update", "sync")
     assert 0 < begin < end <= sync_begin < sync_end <= tree["seconds"]
 
 
