@@ -171,13 +171,9 @@ def rows_of(taken) -> list[dict]:
 
 
 def test_a_trace_says_when_each_response_ran(policy, ask):
-    """Beside a slow reference: what each response is when it is generated alone."""
     engine, asked, trace = TransformersEngine(policy), ask(40, 2), Trace()
-    alone = [
-        len(engine.generate([Request(one.prompt_ids, seed)], SAMPLING)[0].token_ids)
-        for one in asked
-        for seed in one.seeds
-    ]
+    plain = engine.generate([Request(a.prompt_ids, s) for a in asked for s in a.seeds], SAMPLING)
+    alone = [len(response.token_ids) for response in plain]
     begin = time.perf_counter()
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:
         judge = judge_with(verifier, policy)
