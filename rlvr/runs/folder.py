@@ -9,9 +9,9 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlvr.common.errors import ConfigError
 from rlvr.common.files import write_whole
@@ -19,7 +19,6 @@ from rlvr.common.log import get_logger
 from rlvr.common.nested import flatten
 from rlvr.config.toml import dump_toml, load_recipe
 from rlvr.data.absolute_paths import absolute_tree
-from rlvr.sampling.sampler import SamplerState
 
 if TYPE_CHECKING:
     from rlvr.config.sft import FinetuneRecipe
@@ -29,6 +28,18 @@ logger = get_logger(__name__)
 
 LOCK_FILE = ".lock"
 MIN_FREE_BYTES = 2**28
+
+
+class StateToSave(Protocol):
+    """What a checkpoint holds, part of which may still be under way."""
+
+    def wait(self, seconds: float) -> None:
+        """Waits for that, at most so long."""
+        ...
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-ready, as far as it is there."""
+        ...
 
 
 @dataclass
@@ -45,7 +56,7 @@ class Run:
     run_id: str
     next_step: int = 0
     seconds: float = 0.0
-    sampler_state: SamplerState = field(default_factory=lambda: SamplerState({}, ()))
+    sampler_state: StateToSave | None = None
     pending: dict[str, float] | None = None
     num_skipped: int = 0
     saved_s: float = 0.0

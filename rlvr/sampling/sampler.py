@@ -82,6 +82,7 @@ class Sampler:
         if self._ahead:
             collected = self._ahead.popleft().result()
         else:
+            self.drain()  # weights may still be on their way
             # a whole collection is done again: see RestartingEngine
             request = CollectRequest(step, step, self._safe_point)
             collected = self._engine.retry(partial(self._collector.collect, request))
@@ -112,25 +113,26 @@ class Sampler:
         """Waits for the next step's groups, if they are collected ahead. With
         rollout.steps_ahead = 1 the engine is idle then. Raises: NoSignalError."""
         if self._ahead:
-            with self._lost_engine_forgiven():
+            with self._lost_engine_replaced():
                 result(self._ahead[0], self._safe_point)
 
     def drain(self) -> None:
         """Waits until the engine is idle and has the newest weights. Raises: NoSignalError."""
-        with self._lost_engine_forgiven():
+        with self._lost_engine_replaced():
             self._background.drain(self._safe_point)
 
     @contextmanager
-    def _lost_engine_forgiven(self) -> Iterator[None]:
-        """Gives up the collections of an engine that died, which `collect` does anew: only then
-        does another engine have weights to sample by."""
+    def _lost_engine_replaced(self) -> Iterator[None]:
+        """Replaces an engine that died. `collect` does its collections anew: the weights that they
+        began with are gone."""
         try:
             yield
-        except EngineLost:
+        except EngineLost as lost:
             with suppress(EngineLost):
                 self._background.drain(self._safe_point)
             self._background.forget_failure()
             self._ahead = deque(one for one in self._ahead if one.exception() is None)
+            self._engine.retry(lambda: None, lost)
 
     def close(self) -> None:
         """Gives up what is collected ahead, so that nothing uses the engine any more."""

@@ -67,7 +67,7 @@ def short_grace(seconds: float, checkpoint_minutes: float) -> str | None:
 def _write(training: Training, run: Run) -> Path:
     policy, algorithm = training.policy, training.recipe.algorithm
     state = {
-        "sampler": run.sampler_state.to_tree(),
+        "sampler": (run.sampler_state or training.sampler.snapshot()).to_tree(),
         "entropy": training.entropy.state(),
         "run_id": run.run_id,
         "seconds": run.seconds,
@@ -94,7 +94,8 @@ def checkpoint_and_stop(training: Training, run: Run, say: Callable[[str], None]
     # the step is collected again. After it, rollouts collected ahead are kept.
     if run.pending is not None:
         run.sampler_state = training.sampler.snapshot()
-    run.sampler_state.wait(COLLECTION_GRACE_S)
+    if run.sampler_state is not None:
+        run.sampler_state.wait(COLLECTION_GRACE_S)
     training.sampler.close()
     try:
         path = save(training, run)

@@ -11,6 +11,7 @@ import rlvr.training.resume
 import rlvr.training.step
 from rlvr.cli import main
 from rlvr.common.signals import Stopped, never_stop
+from rlvr.engines.engine import EngineLost
 from rlvr.runs.checkpoint import load_checkpoint
 from rlvr.runs.folder import Run
 from rlvr.training.build import Training, build
@@ -185,6 +186,36 @@ def test_groups_that_take_long_after_a_signal_are_dropped_and_sampled_anew(
 
 
 @pytest.mark.engine
+def test_weights_behind_three_collections_are_three_steps_old_when_they_train(
+    make_training, tmp_path
+):
+    # left-over groups would be older still
+    training = make_training(steps_ahead=3, max_staleness=3)
+    rows, _ = drive(training, Run(tmp_path / "run", "a"))
+    assert [row["policy/lag_max"] for row in rows] == [0, 1, 2, 3, 3]
+    assert [row["policy/lag_mean"] for row in rows] == [0, 1, 2, 3, 3]
+
+
+@pytest.mark.engine
+def test_after_an_engine_died_steps_ahead_are_collected_by_the_newest_weights(
+    make_training, monkeypatch, tmp_path
+):
+    training, begun = make_training(steps_ahead=2, max_staleness=2), []
+    open_session = training.engine.open
+
+    def die(number: int) -> None:
+        if number == 0:
+            begun.append(number)
+        if len(begun) == 3:  # the second that was begun ahead
+            raise EngineLost("killed")
+
+    monkeypatch.setattr(training.engine, "open", watched(open_session, die))
+    rows, _ = drive(training, Run(tmp_path / "run", "a"))
+    assert [row["policy/lag_max"] for row in rows] == [0, 1, 0, 1, 2]
+    training.engine.prove()
+
+
+@pytest.mark.engine
 def test_no_response_is_trained_on_beyond_its_age(make_training, tmp_path):
     ages, dropped = [], 0.0
     for limit in (1, 4):
@@ -212,9 +243,9 @@ def test_async_is_refused_where_engine_and_trainer_share_the_model(
 
 @pytest.mark.slow
 @pytest.mark.engine
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(("method", "ahead"), [("lora", 1), ("full", 1), ("lora", 2)])
 def test_the_command_stopped_by_a_signal_resumes_bit_for_bit(
-    write_recipe, rlvr_command, tmp_path, method
+    write_recipe, rlvr_command, tmp_path, method, ahead
 ):
     import os
 
@@ -223,7 +254,7 @@ def test_the_command_stopped_by_a_signal_resumes_bit_for_bit(
     runs = []
     for name in ("whole", "stopped"):
         recipe = write_recipe(
-            rollout={"engine": "vllm", "mode": "async"},
+            rollout={"engine": "vllm", "mode": "async", "steps_ahead": ahead},
             train={"steps": 6, "checkpoint_every": 2},
             run={"name": name},
         )
