@@ -14,7 +14,8 @@ function barShapes(spec, x, top, rowHeight) {
     );
     return svg("path", {
       class: `row k${KIND_STYLES[kind]}`,
-      "stroke-width": Math.max(0.6, rowHeight * 0.75),
+      // gaps between thin rows would only wash them out
+      "stroke-width": rowHeight < 3 ? rowHeight : rowHeight * 0.75,
       d: d.join(""),
     });
   });

@@ -22,14 +22,14 @@ KINDS = ("ended", "continued and ended", "paused", "aborted", "running on")
 
 
 def timeline_section(run: RunData) -> Block | None:
-    """The last step of which there is a trace; two earlier ones behind a line that opens them."""
+    """The last traced step that generated; two earlier ones behind a line that opens them."""
     files = trace_files(run.folder) if run.folder else {}
-    *earlier, last = evenly(list(files), 3) or [None]
-    if last is None:
-        return None
-    others = [timeline(step, files[step]) for step in reversed(earlier)]
-    words = "Earlier: " + ", ".join(f"step {step}" for step in reversed(earlier))
-    blocks = [timeline(last, files[last]), details(words, others)]
+    pictures = [timeline(step, path) for step, path in files.items()]
+    drawn = [picture for picture in pictures if picture is not None and picture["rows"]]
+    *earlier, last = evenly(drawn, 3) or [None]
+    earlier.reverse()
+    words = f"Earlier: {', '.join(picture['title'].lower() for picture in earlier)}"
+    blocks = [last, details(words, earlier)]
     return section("timeline", "Timeline of a step", blocks, INTRO)
 
 
@@ -45,7 +45,9 @@ def timeline(step: int, path: Path) -> Block | None:
 def _picture(step: int, trace: dict[str, Any]) -> Block:
     seconds = trace["seconds"]
     rows = [dict(zip(trace["columns"], row, strict=True)) for row in trace["rows"]]
-    bars = sorted(bar for row in rows if (bar := _bar(row, seconds))[1] > 0)
+    bars = [bar for row in rows if (bar := _bar(row, seconds))[1] > 0]
+    # those asked for together are a few clock ticks apart
+    bars.sort(key=lambda bar: (round(100 * bar[0] / seconds), bar[1]))
     counts = Counter(kind for _, _, kind in bars)
     said = [f"{counts[kind]} {name}" for kind, name in enumerate(KINDS) if counts[kind]]
     steps = max((row["end_step"] or 0 for row in rows), default=0)
@@ -55,7 +57,7 @@ def _picture(step: int, trace: dict[str, Any]) -> Block:
     return {
         "type": "timeline",
         "title": f"Step {step}",
-        "note": note if bars else "Nothing was generated: all groups were there.",
+        "note": note,
         "seconds": seconds,
         "kinds": KINDS,
         "phases": [[name, max(0.0, a), b] for name, a, b in trace["phases"] if b > 0],

@@ -75,14 +75,22 @@ def test_a_timeline_shows_the_last_traced_step_and_two_earlier_ones(tmp_path):
     assert "1000 responses: 664 ended, 3 continued and ended, 333 running on" in last["note"]
     assert last["rows"] == sorted(last["rows"])
     first = earlier["blocks"][1]
+    assert first["title"] == "Step 1"
     assert first["phases"] == [["update", 6.0, 9.0], ["sync", 9.2, 9.9]]
     assert first["rows"][:3] == [(0.0, 1 + 4 * i / 24, 1) for i in range(3)], "cut off at the begin"
     assert sum(kind == 2 for _, _, kind in first["rows"]) == 8
-    for text in ("", "[1]", '{"seconds": 3}', '{"seconds": 3, "columns": ["a"], "rows": [[1, 2]]}'):
+    idle = {"seconds": 3, "phases": [], "ticks": [], "columns": [], "rows": []}
+    for text in (
+        json.dumps(idle),
+        "",
+        "[1]",
+        '{"seconds": 3}',
+        '{"seconds": 3, "columns": ["a"], "rows": [[1, 2]]}',
+    ):
         (folder / "trace" / "step_40.json").write_text(text)
         data = page_data(read_source(folder), [[]])
         timeline = next(one for one in data["sections"] if one["id"] == "timeline")
-        assert [block["type"] for block in timeline["blocks"]] == ["details"]
+        assert [block.get("title") for block in timeline["blocks"]] == ["Step 20", None]
 
 
 def test_a_comparison_shows_result_table_forest_curves_rates_and_differences(tmp_path, page_of):
