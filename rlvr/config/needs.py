@@ -152,6 +152,7 @@ _COMPARE: Table = {
     "find.prior_power": (_CURVATURE,),
     "find.prior_rows": (_CURVATURE,),
     "executor.parallel": ({"executor.kind": _among("local", "slurm")},),
+    "executor.runs_per_engine": ({"executor.kind": _among("shared")},),
     "executor.gpus_per_run": (_CLUSTER,),
     "executor.cpus_per_run": (_CLUSTER,),
     "executor.max_retries": ({"executor.kind": _among("ray")},),

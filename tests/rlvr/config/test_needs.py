@@ -163,6 +163,7 @@ CASES = [
     (CompareRecipe, "find.last_frac", {"find.signal": "accuracy"}, {"find.signal": "reward"}),
     (CompareRecipe, "find.prior_power find.prior_rows", {"find.prior": "none"}, {}),
     (CompareRecipe, "executor.parallel", {"executor.kind": "ray"}, {"executor.kind": "slurm"}),
+    (CompareRecipe, "executor.runs_per_engine", {}, {"executor.kind": "shared"}),
     (CompareRecipe, "executor.gpus_per_run executor.cpus_per_run", {}, {"executor.kind": "ray"}),
     (CompareRecipe, "executor.max_retries", {"executor.kind": "slurm"}, {"executor.kind": "ray"}),
     (CompareRecipe, "executor.sbatch_options", {}, {"executor.kind": "slurm"}),
