@@ -27,8 +27,8 @@ class Workload:
     shared and groups without a signal left out. None: prompt and response. engine_devices: that
     share one engine. partial: unfinished responses go on in the next step. keeps_surplus: groups
     beyond those needed wait for the next step. by_clock: nothing is asked for before all has ended
-    (servers). steps_ahead: that async rollouts may be ahead. runs: that share an engine and take
-    their steps together; each has this work.
+    (servers). steps_ahead: that async rollouts may be ahead. runs: that share an engine; each has
+    this work, and none waits for another.
     """
 
     groups: int
@@ -133,8 +133,7 @@ def decoding(work: Workload, engines: int, slots: int) -> Decoding:
         return _stream(work, engines, slots)
     # every plan sees the same responses, so that plans compare
     rng = random.Random(1)
-    num_groups = max(1, round(work.runs * work.num_groups))
-    late_frac = 1 - (1 - work.late_frac) ** work.runs
+    num_groups, late_frac = max(1, round(work.num_groups)), work.late_frac
     steps, squares, longest = [], [], []
     for _ in range(NUM_DRAWS):
         groups = [rng.choices(work.lengths, k=work.group_size) for _ in range(num_groups)]
@@ -147,10 +146,12 @@ def decoding(work: Workload, engines: int, slots: int) -> Decoding:
         longest.append(max(map(max, groups)))
     mean = statistics.fmean(steps)
     share = work.runs * work.num_groups * work.group_size / min(engines, num_groups)
+    tokens = share * work.mean_len
     return Decoding(
-        mean,
+        # other runs decode in a run's tail
+        max(mean, tokens / slots) if work.runs > 1 else mean,
         math.sqrt(max(0.0, statistics.fmean(squares) - mean**2)),
-        share * work.mean_len,
+        tokens,
         share,
         statistics.fmean(longest),
     )

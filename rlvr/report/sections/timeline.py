@@ -38,7 +38,7 @@ def timeline(step: int, path: Path) -> Block | None:
     trace = read_json(path) or {}
     try:
         return _picture(step, trace)
-    except (KeyError, TypeError, ValueError):  # not as this version writes it
+    except (ArithmeticError, KeyError, TypeError, ValueError):  # not as this version writes it
         return None
 
 

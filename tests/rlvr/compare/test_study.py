@@ -92,7 +92,8 @@ def test_a_comparison_is_planned_with_one_four_and_eight_runs_per_engine(capsys)
         assert row["fast"]["gpu_hours"] < row["usual"]["gpu_hours"] < row["slow"]["gpu_hours"]
         assert row["usual"]["hours"] >= row["usual"]["gpu_hours"] / 8
     used = [rows[n]["usual"]["gpu_hours"] for n in rows]
-    assert used == sorted(used, reverse=True)
+    assert used[1] < 0.99 * used[0]
+    assert used[2] == pytest.approx(used[1], rel=0.02), "four fill all places already"
     study._print(found)
     said = " ".join(capsys.readouterr().out.split())
     assert "share an engine: lora, lora_plus, miss" in said

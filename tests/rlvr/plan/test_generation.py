@@ -6,9 +6,9 @@ from __future__ import annotations
 import heapq
 import math
 import random
-import statistics
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -21,21 +21,22 @@ from rlvr.policy.flops import ModelDims
 
 RATES = Rates(0.01, 0.001, 0.1, 0.5, 1e-3, 0.2, 1e-3, 0.3, 1.0, "by hand")
 SHAPE = Shape(1000, 1000, ModelDims(2, 8, 16, 8, 4, 32), None, AdapterConfig())
-TOLERANCE = 0.08
+TOLERANCE = 0.1
 """Of the formulas, as docs/plan.md states it."""
 
 
 class Run:
-    """A run's sampler in the simulation: which groups it has, and which are under way."""
+    """A run's sampler in the simulation: which groups it has, and how many are under way."""
 
     def __init__(self, work: Workload, rng: random.Random) -> None:
-        self.work, self.rng, self.have = work, rng, 0
-        self.open, self.paused = 0, list[list[int]]()
+        self.work, self.rng, self.have, self.open, self.first = work, rng, 0, 0, True
 
-    def begin(self) -> list[list[int]]:
-        self.first, self.open = True, len(self.paused)
-        paused, self.paused = self.paused, []
-        return paused + self.ask()
+    def take(self) -> bool:
+        """Whether the step ends at this tick; the next one begins then."""
+        if self.have < self.work.groups or (self.open and not self.work.partial):
+            return False
+        self.have, self.first = self.have - self.work.groups, True
+        return True
 
     def ask(self) -> list[list[int]]:
         """The rows of the groups asked for at a tick, by the rules of docs/sampling.md."""
@@ -53,57 +54,36 @@ class Run:
         self.have += self.rng.random() * self.work.groups_per_informative < 1
 
 
-def simulated_step(runs: list[Run], slots: int) -> int:
-    """The decoding steps of one training step of all runs, on one engine. With partial rollouts no
-    run waits for another."""
-    now, numbers = 0, iter(range(10**9))
+def simulated(work: Workload, slots: int, steps: int = 200) -> float:
+    """Decoding steps of a training step of every run, on one engine. Runs wait for no other; the
+    first steps, which fill the stream, are left out."""
+    rng, now, taken, begin = random.Random(0), 0, 0, 0
+    runs, groups = [Run(work, rng) for _ in range(work.runs)], list[list[Any]]()
     waiting, running = deque[tuple[int, int]](), list[tuple[int, int]]()
-    owner, left = dict[int, Run](), dict[int, int]()
-
-    def add(run: Run, groups: list[list[int]]) -> None:
-        for rows in groups:
-            number = next(numbers)
-            owner[number], left[number] = run, len(rows)
-            waiting.extend((number, length) for length in rows)
 
     def start() -> None:
         while waiting and len(running) < slots:
             number, length = waiting.popleft()
             heapq.heappush(running, (now + length, number))
 
-    partial, by_clock = runs[0].work.partial, runs[0].work.by_clock
-    for run in runs:
-        add(run, run.begin())
-    taken = 0
-    while taken < len(runs) if partial else owner:
+    while taken < steps * work.runs:
+        for run in runs:
+            while run.take():
+                taken += 1
+                begin = now if taken <= 10 * work.runs else begin
+            for rows in run.ask():
+                groups.append([run, len(rows)])
+                waiting.extend((len(groups) - 1, length) for length in rows)
         start()
-        tick = math.inf if by_clock else now + 16
+        tick = math.inf if work.by_clock else now + 16
         while running and running[0][0] <= tick:
             now, number = heapq.heappop(running)
-            left[number] -= 1
-            if not left[number]:
-                owner.pop(number).ended()
+            groups[number][1] -= 1
+            if not groups[number][1]:
+                groups[number][0].ended()
             start()
-        now = int(tick) if running and not by_clock else now
-        for run in runs:
-            if partial and run.have >= run.work.groups:
-                run.have, taken = run.have - run.work.groups, taken + 1
-            add(run, run.ask())
-    rest: dict[int, list[int]] = {number: [] for number in owner}
-    for number, length in [*((n, end - now) for end, n in running), *waiting]:
-        rest[number].append(length)
-    for number, run in owner.items():
-        run.paused.append(rest[number])
-    for run in [] if partial else runs:
-        run.have -= run.work.groups
-    return now
-
-
-def simulated(work: Workload, slots: int, steps: int = 200) -> float:
-    """The mean over training steps, without the first that fill the stream."""
-    rng = random.Random(0)
-    runs = [Run(work, rng) for _ in range(work.runs)]
-    return statistics.fmean([simulated_step(runs, slots) for _ in range(steps)][10:])
+        now = int(tick) if running and not work.by_clock else now
+    return (now - begin) / (steps - 10)
 
 
 LONG = log_normal_lengths(100, 1, 1000)
