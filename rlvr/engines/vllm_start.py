@@ -76,6 +76,7 @@ def start_llm(
     max_lora_rank: int | None,
     world: World,
     seed: int,
+    num_adapters: int,
 ) -> tuple[Any, float]:
     """(vLLM's LLM, the GPU memory that it has taken, GiB). Arguments: as VllmEngine's.
 
@@ -94,7 +95,7 @@ def start_llm(
 
     if on_cpu and rollout.tensor_parallel_size > 1:
         _remove_leftovers(world, rollout.tensor_parallel_size)
-    options = _options(model, rollout, max_lora_rank, world, on_cpu)
+    options = _options(model, rollout, max_lora_rank, world, on_cpu, num_adapters)
     before = torch.cuda.memory_allocated()
     with _settable_threads():
         llm = LLM(model=path, seed=seed, **options)
@@ -107,13 +108,15 @@ def _options(
     max_lora_rank: int | None,
     world: World,
     on_cpu: bool,
+    num_adapters: int,
 ) -> dict[str, Any]:
     options: dict[str, Any] = {
         "revision": model.revision,
         "trust_remote_code": model.trust_remote_code,
         "dtype": model.dtype,
         "max_model_len": model.max_len,
-        "max_num_seqs": rollout.max_num_seqs,
+        # of as many runs, each with what it would have alone
+        "max_num_seqs": rollout.max_num_seqs * num_adapters,
         "tensor_parallel_size": rollout.tensor_parallel_size,
         "gpu_memory_utilization": rollout.gpu_memory_utilization,
         "enable_sleep_mode": rollout.sleep,
@@ -128,9 +131,13 @@ def _options(
         check_on_cpu(rollout.engine_args)
         # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot
         options |= {"enforce_eager": True, "enable_chunked_prefill": False}
-        options["max_num_batched_tokens"] = max(8192, model.max_len)
+        options["max_num_batched_tokens"] = max(8192, model.max_len) * num_adapters
     if max_lora_rank:
-        options |= {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
+        options |= {
+            "enable_lora": True,
+            "max_lora_rank": max_lora_rank,
+            "max_loras": num_adapters,
+        }
     if world.size > 1:
         # inside the ranks' process group: each takes its own GPU, neighbours share an engine
         options["distributed_executor_backend"] = "external_launcher"

@@ -38,6 +38,7 @@ from rlvr.policy.policy import Policy, load_policy
 from rlvr.policy.reference import prepare_reference
 from rlvr.policy.sharded import shard_policy
 from rlvr.runs.folder import check_same_data
+from rlvr.sampling.collector import Collector
 from rlvr.sampling.extra import ExtraRewards
 from rlvr.sampling.sampler import Sampler
 
@@ -66,7 +67,8 @@ class Training:
     safe_point: Callable[[], None] = never_stop
 
     def close(self) -> None:
-        """Ends workers and engine."""
+        """Ends what is collected ahead, workers and engine."""
+        self.sampler.close()
         self.verifier.close()
         if self.extra is not None:
             self.extra.close()
@@ -175,7 +177,7 @@ def make_sampler(
     safe_point: Callable[[], None] = never_stop,
 ) -> Sampler:
     """The sampler of a recipe."""
-    return Sampler(
+    collector = Collector(
         problems,
         prompts,
         engine,
@@ -188,8 +190,8 @@ def make_sampler(
         shuffle=recipe.data.shuffle,
         extra=extra,
         world=world,
-        safe_point=safe_point,
     )
+    return Sampler(collector, engine, recipe, world, safe_point)
 
 
 def _engine(

@@ -47,7 +47,9 @@ def run(make_recipe, tmp_path_factory) -> tuple[Path, Path]:
         algorithm={key: f"{own}/loss.py:{name}" for key, name in PARTS.items()},
         optim={"updates_per_step": 2},  # where the ratio is not 1 throughout
         reward={
-            "extra": [{"function": f"{own}/rewards.py:{name}", "weight": 0.5} for name in REWARDS]
+            "extra": [
+                {"function": f"{own}/my_rewards.py:{name}", "weight": 0.5} for name in REWARDS
+            ]
         },
     )
     path = train(recipe, folder / "own.toml", Console(quiet=True), end=lambda step, _: step == 2)
@@ -82,7 +84,7 @@ def test_the_manifest_has_the_hash_of_every_file(run):
 
     path, own = run
     facts = json.loads((path / "manifest.json").read_text())["own_code"]
-    files = {f"reward.extra.{name}": "rewards.py" for name in REWARDS}
+    files = {f"reward.extra.{name}": "my_rewards.py" for name in REWARDS}
     files |= {f"algorithm.{key}": "loss.py" for key in PARTS}
     files |= {"data.path": "reader.py", "eval.path": "reader.py"}
     assert facts.keys() == files.keys()
@@ -102,7 +104,7 @@ def test_the_problems_are_the_readers(run):
 
 def test_a_run_goes_on_with_the_same_source_and_refuses_another(run, monkeypatch, tmp_path):
     path, own = run
-    for name, key in (("rewards", r"reward.extra.\w+"), ("loss", r"algorithm.\w+"),
+    for name, key in (("my_rewards", r"reward.extra.\w+"), ("loss", r"algorithm.\w+"),
                       ("reader", "data.path")):  # fmt: skip
         file = own / f"{name}.py"
         text = file.read_text()
@@ -121,7 +123,7 @@ def test_the_recipe_of_the_page_is_that_of_the_examples(monkeypatch):
     check(recipe)
     page = (EXAMPLES.parents[1] / "docs" / "extending.md").read_text()
     for name in own_functions(recipe).values():
-        assert name in page or name in {f"rewards.py:{one}" for one in REWARDS}
+        assert name in page or name in {f"my_rewards.py:{one}" for one in REWARDS}
 
 
 @pytest.mark.slow
