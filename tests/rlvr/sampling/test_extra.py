@@ -204,3 +204,22 @@ def test_the_tables_are_kept_in_config_toml_with_absolute_files(tmp_path, monkey
     found = load_recipe(tmp_path / "config.toml", [], TrainRecipe)
     assert found.reward.extra == kept.reward.extra
     assert [one.function for one in found.reward.extra] == [f"{OWN}:odd", "math:sqrt"]
+
+
+def test_selection_learns_nothing_from_a_response_that_an_extra_reward_failed_on():
+    from rlvr.sampling.collector import Collector
+    from rlvr.sampling.group_stream import GroupRequest
+
+    config, one = make_recipe(sampling={"strategy": "predictive"}), problem()
+    parts = {name: getattr(config, name) for name in ("rollout", "sampling", "reward", "train")}
+    responses = [Response([1], [0.0], False)] * 3
+
+    def learned(reasons: list[str], extra: dict[str, list[float | None]]) -> dict:
+        collector = Collector([one], [[1]], None, None, str, **parts)
+        group = Group("7", [1], responses, [1.0, 0.0, 0.0], reasons, 0, extra)
+        collector._observe([(0, GroupRequest(0, one, [1], [1, 2, 3]), group)], step=4)
+        return collector.state()["selector"]
+
+    failed = learned(["correct", "correct", "wrong"], {"a": [1.0, None, 1.0]})
+    assert failed == learned(["correct", "timeout", "wrong"], {})
+    assert failed != learned(["correct", "correct", "wrong"], {})
