@@ -147,9 +147,11 @@ class VllmEngine(Engine):
         ]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        from rlvr.engines.weights.vllm_reload import reload
+
         counted = _Counter(weights)  # a stream: the merged weights never exist all at once
         with self._alive() as llm, _without_warnings():
-            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(counted)})
+            llm.collective_rpc(reload, kwargs={"weights_iterator": iter(counted)})
         self._forget_prefixes()
         return counted.num_bytes
 
