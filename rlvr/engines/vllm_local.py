@@ -134,13 +134,21 @@ class VllmEngine(Engine):
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         from vllm import SamplingParams as VllmParams
 
+        # vLLM on CPU dies of several prompts at once where it has wrapped the head for adapters:
+        # it takes a prompt's tokens for as many requests
+        batches = [sequences] if self._adapter is None else [[ids] for ids in sequences]
+        params = VllmParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
         with self._alive() as llm:
-            outputs = llm.generate(
-                [{"prompt_token_ids": ids} for ids in sequences],
-                VllmParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False),
-                use_tqdm=False,
-                lora_request=self._adapter,
-            )
+            outputs = [
+                output
+                for batch in batches
+                for output in llm.generate(
+                    [{"prompt_token_ids": ids} for ids in batch],
+                    params,
+                    use_tqdm=False,
+                    lora_request=self._adapter,
+                )
+            ]
         return [
             flat_logprobs(output.prompt_logprobs, len(ids) - 1)
             for output, ids in zip(outputs, sequences, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import warnings
@@ -98,7 +99,27 @@ def start_llm(
     before = torch.cuda.memory_allocated()
     with _settable_threads():
         llm = LLM(model=path, seed=seed, **options)
+    llm.collective_rpc(_give_classes_back)
     return llm, (torch.cuda.memory_allocated() - before) / 2**30
+
+
+def _give_classes_back(worker: Any) -> None:
+    """Makes transformers' classes what they were, where vLLM runs the model by these (OLMo 2,
+    SmolLM3): it changes how a class is made and called, and the policy is of the same one.
+
+    vLLM's own model goes on as a subclass with what vLLM has added.
+    """
+    from vllm.compilation.wrapper import TorchCompileWithNoGuardsWrapper as Added
+
+    for module in list(worker.model_runner.get_model().modules()):
+        cls = type(module)
+        if not cls.__module__.startswith("transformers.") or Added not in cls.__bases__:
+            continue
+        called, made = vars(cls)["__call__"], vars(cls)["__init__"]
+        cls.__bases__ = tuple(base for base in cls.__bases__ if base is not Added)
+        cls.__init__ = inspect.getclosurevars(made).nonlocals["old_init"]
+        del cls.__call__
+        module.__class__ = type(cls.__name__, (cls, Added), {"__call__": called})
 
 
 def _options(

@@ -253,10 +253,11 @@ def _use_vllm(recipe: TrainRecipe) -> bool:
     return choose_engine(wanted, method) != "transformers"
 
 
-def refuse_experts(policy: Policy) -> None:
-    """vLLM has experts under the names of their files, which are not those of the live model.
+def refuse_experts(policy: Policy, mode: Sync) -> None:
+    """vLLM has experts under the names of their files, which are not those of the live model, and
+    beside them it serves adapters on GPUs only.
 
-    Raises: ConfigError where they are trained.
+    Raises: ConfigError where they are trained, or where adapters would be served on a CPU.
     """
     experts = expert_parameters(policy.causal_lm)
     trained = [name for name, parameter in experts.items() if parameter.requires_grad]
@@ -266,13 +267,19 @@ def refuse_experts(policy: Policy) -> None:
             f' ({trained[0]}) back while it runs; set rollout.engine = "transformers", or train an'
             " adapter on attention"
         )
+    # vLLM wraps the experts' layers too, and the kernel for those is Triton's
+    if experts and mode == "adapter" and policy.device.type == "cpu":
+        raise ConfigError(
+            'rollout.sync = "adapter": vLLM on a CPU serves no adapter on a mixture of experts; set'
+            ' it to "merged"'
+        )
 
 
 def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: Sync) -> Engine:
     """An engine for this run alone. Raises: ConfigError when it cannot serve the policy."""
     world = policy.strategy.world
     if use_vllm:
-        refuse_experts(policy)
+        refuse_experts(policy, mode)
         if recipe.rollout.engine == "vllm_server":
             run_dir = Path(recipe.run.dir)
             return ServerEngine(recipe.model, recipe.rollout, run_dir, policy.path, mode, world)
