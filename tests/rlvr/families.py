@@ -136,6 +136,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     ),
 }
 """Family: model type, sizes and settings, modules for an adapter."""
+ALWAYS_TIED = {"gemma2", "gemma3", "cohere"}
+"""Families that vLLM takes with one weight for both ends only."""
 
 
 def write_family(family: str, folder: Path, **settings: Any) -> Path:

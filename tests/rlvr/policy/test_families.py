@@ -22,11 +22,9 @@ from rlvr.policy.loading import check_weights, context_len
 from rlvr.policy.policy import TokenRow, load_policy
 from rlvr.training.loop import resume, train
 from tests.rlvr import small
-from tests.rlvr.families import FAMILIES, true_logprobs, write_family, write_model
+from tests.rlvr.families import ALWAYS_TIED, FAMILIES, true_logprobs, write_family, write_model
 
 PAIRS = [([7, 8, 9], [10, 11, 12, 13]), ([20] * 9, [21]), ([30, 31], [32, 33, 34, 35, 36])]
-TIED = {"gemma2", "gemma3", "cohere"}
-"""Families that vLLM takes with one weight for both ends only."""
 NO_STATE = {"recurrent_gemma", "mamba2"}
 """Families that the transformers engine cannot generate with."""
 
@@ -325,7 +323,7 @@ def test_a_step_of_every_family_starts_on_policy(folder_of, make_recipe, tmp_pat
 def test_vllm_has_the_probabilities_of_families_that_bend_their_logits(
     make_recipe, tmp_path, family
 ):
-    sizes = {"hidden_size": 64, "head_dim": 32, "tie_word_embeddings": family in TIED}
+    sizes = {"hidden_size": 64, "head_dim": 32, "tie_word_embeddings": family in ALWAYS_TIED}
     folder = write_family(family, tmp_path / "model", **sizes)
     targets = FAMILIES[family][2]
     line = one_step(make_recipe, folder, tmp_path, "lora", targets, engine="vllm")
