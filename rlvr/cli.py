@@ -20,7 +20,7 @@ SUBCOMMANDS = {
     "report": ("rlvr.report.cli:report_main", "one HTML page about a run or a comparison"),
     "compare": ("rlvr.compare.cli:compare_main", "compare methods on equal terms"),
     "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),
-    "plan": ("rlvr.plan.cli:main", "memory, time and cost of a recipe on a cluster"),
+    "plan": ("rlvr.compare.study:main", "memory, time and cost of a recipe on a cluster"),
     "serve": ("rlvr.training.serve:main", "start the vLLM server of a recipe"),
     "doctor": ("rlvr.doctor.cli:main", "check this machine, and what a recipe needs of it"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Stopped(Exception):
@@ -17,7 +17,12 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Remembers the first signal; `check` raises Stopped. A second SIGINT ends at once."""
+    """Remembers the first signal; `check` raises Stopped. A second SIGINT ends at once.
+
+    Only the main thread receives signals: one made in another thread stops with the main thread's.
+    """
+
+    _receiving: ClassVar[list[StopRequest]] = []
 
     def __init__(self) -> None:
         self._signum: int | None = None
@@ -26,6 +31,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if not _receives_signals():  # then whoever owns the process ends it
             return self
+        self._receiving.append(self)
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._before[signum] = signal.signal(signum, self._remember)
         return self
@@ -33,6 +39,8 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        if self in self._receiving:
+            self._receiving.remove(self)
 
     def _remember(self, signum: int, _frame: FrameType | None) -> None:
         if self._signum is not None and signum == signal.SIGINT:
@@ -41,8 +49,10 @@ class StopRequest:
 
     def check(self) -> None:
         """Raises: Stopped when a signal has come."""
-        if self._signum is not None:
-            raise Stopped(self._signum)
+        requests = [self] if _receives_signals() else self._receiving
+        for request in requests:
+            if request._signum is not None:
+                raise Stopped(request._signum)
 
 
 def never_stop() -> None:

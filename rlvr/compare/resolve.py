@@ -81,6 +81,10 @@ class Comparison:
                 "rollout.servers: a server holds the weights of one run; set executor.parallel = 1"
                 ' with executor.kind = "local", or rollout.engine = "vllm"'
             )
+        if executor.kind == "shared":
+            from rlvr.compare.execution.sharing import check_can_share
+
+            check_can_share(recipe, budget)
         check(recipe)
         return recipe
 

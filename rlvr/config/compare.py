@@ -145,8 +145,11 @@ class PruneConfig(Section):
 class ExecutorConfig(Section):
     """Where the runs go."""
 
-    kind: Literal["local", "ray", "slurm"] = "local"
-    """This machine; an existing Ray cluster; a Slurm job array."""
+    kind: Literal["local", "shared", "ray", "slurm"] = "local"
+    """This machine; this process, with several runs on one base and one vLLM; an existing Ray
+    cluster; a Slurm job array."""
+    runs_per_engine: int = Field(default=4, ge=2)
+    """shared: runs at a time."""
     parallel: int = Field(default=1, ge=1)
     """local: runs at a time, each in a process with its share of GPUs or cores; slurm: array tasks
     at a time."""

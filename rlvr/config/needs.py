@@ -73,6 +73,7 @@ _TRAIN: Table = {
     "data.shuffle": ({"sampling.strategy": _among("uniform")},),
     "rollout.servers": (_SERVERS,),
     "rollout.server_wait_s": (_SERVERS,),
+    "rollout.steps_ahead": ({"rollout.mode": _among("async")},),
     # without dynamic sampling no group is left over from a step for a later one
     "rollout.max_staleness": (
         {
@@ -151,6 +152,7 @@ _COMPARE: Table = {
     "find.prior_power": (_CURVATURE,),
     "find.prior_rows": (_CURVATURE,),
     "executor.parallel": ({"executor.kind": _among("local", "slurm")},),
+    "executor.runs_per_engine": ({"executor.kind": _among("shared")},),
     "executor.gpus_per_run": (_CLUSTER,),
     "executor.cpus_per_run": (_CLUSTER,),
     "executor.max_retries": ({"executor.kind": _among("ray")},),

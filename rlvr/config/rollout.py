@@ -21,8 +21,11 @@ class RolloutConfig(Section):
     server_wait_s: float = Field(default=600, gt=0)
     """Seconds to wait for servers at the start, and whenever none is left."""
     mode: Literal["sync", "async"] = "sync"
-    """sync: generate, then update. async: generate and verify the next step's responses while the
-    update runs, by weights one step older; vLLM only."""
+    """sync: generate, then update. async: generate and verify the next steps' responses while the
+    update runs, by older weights; vLLM only."""
+    steps_ahead: int = Field(default=1, ge=1, le=16)
+    """With mode = "async", steps whose responses are under way or waiting while one updates; they
+    are sampled by weights as many steps older than those that they train."""
     max_staleness: int = Field(default=4, ge=0)
     """Steps by which the weights that sampled a response may be older than those it trains; older
     responses are dropped and counted. 0 keeps nothing for a later step."""

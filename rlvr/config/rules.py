@@ -131,6 +131,7 @@ def _trains_on_older(recipe: TrainRecipe) -> bool:
 
 def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
     is_async, staleness = recipe.rollout.mode == "async", recipe.rollout.max_staleness
+    ahead = recipe.rollout.steps_ahead if is_async else 0
     width = recipe.rollout.ranks_per_engine
     if is_async and width > 1:  # collectives of two threads would meet in one process group
         yield (
@@ -138,13 +139,14 @@ def _of_staleness(recipe: TrainRecipe) -> Iterator[str]:
             " would wait for each other in an update and in generation at once; set it to 1, or"
             ' generate with rollout.engine = "vllm_server"'
         )
-    if is_async and staleness < 1:
+    if staleness < ahead:
         yield (
-            f"rollout.max_staleness = {staleness}: async rollouts are one step"
-            ' old when they are trained on; set it to 1 or more, or rollout.mode to "sync"'
+            f"rollout.max_staleness = {staleness}: async rollouts are as many steps old as"
+            f" rollout.steps_ahead says; set it to {ahead} or more, or rollout.mode to"
+            ' "sync"'
         )
-    # tokens that one step leaves to the next are one step old, or two where it was collected ahead
-    least = 1 + is_async
+    # tokens that one step leaves to the next are one step older than those it samples
+    least = 1 + ahead
     if recipe.rollout.partial and staleness < least:
         yield (
             f"rollout.max_staleness = {staleness}: with rollout.partial responses go on by newer"

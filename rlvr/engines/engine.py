@@ -196,9 +196,9 @@ class Engine(Protocol):
         """Releases memory and processes."""
         ...
 
-    def retry(self, work: Callable[[], R]) -> R:
+    def retry(self, work: Callable[[], R], lost: EngineLost | None = None) -> R:
         """The result of `work`, which uses this engine and has to be repeated in full when it dies;
-        only a RestartingEngine does that."""
+        only a RestartingEngine does that. lost: why it has to be replaced first."""
         return work()
 
 

@@ -43,24 +43,23 @@ class RestartingEngine(ForwardingEngine):
         self.syncer = syncer
         self._start = start
 
-    def retry(self, work: Callable[[], R]) -> R:
-        """The result of `work`. When the engine dies in it, another one is started, given the
-        policy's weights and checked, and `work` runs again.
+    def retry(self, work: Callable[[], R], lost: EngineLost | None = None) -> R:
+        """The result of `work`. When the engine dies in it, or `lost` says that it has died before,
+        another one is started, given the policy's weights and checked, and `work` runs again.
 
         Raises: EngineLost after MAX_RESTARTS engines; SyncError when one serves other weights.
         """
         if self._start is None:
             return work()
-        reason: EngineLost | None = None
         for _ in range(1 + MAX_RESTARTS):
             try:
-                if reason is not None:
-                    logger.warning(f"the engine died: {reason}; starting another")
+                if lost is not None:
+                    logger.warning(f"the engine died: {lost}; starting another")
                     self._restart(self._start)
                 return work()
             except EngineLost as error:
-                reason = error
-        raise EngineLost(f"the engine died {1 + MAX_RESTARTS} times in a row: {reason}") from reason
+                lost = error
+        raise EngineLost(f"the engine died {1 + MAX_RESTARTS} times in a row: {lost}") from lost
 
     def sync(self, num_steps: int) -> SyncStats:
         """Wakes the engine and gives it the policy's weights after num_steps steps; see Syncer."""

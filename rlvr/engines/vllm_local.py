@@ -6,7 +6,7 @@ import gc
 import itertools
 import logging
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
@@ -23,8 +23,8 @@ from rlvr.engines.engine import (
     SamplingParams,
     Session,
 )
-from rlvr.engines.vllm_requests import flat_logprobs, response_of, vllm_params
-from rlvr.engines.vllm_start import start_llm
+from rlvr.engines.vllm_requests import flat_logprobs, response_of, scoring_params, vllm_params
+from rlvr.engines.vllm_start import refuse_head, start_llm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,44 +46,49 @@ class VllmEngine(Engine):
         max_lora_rank: int | None,
         world: World = World.alone(),
         seed: int = 0,
+        num_adapters: int = 1,
     ) -> None:
-        """path: the policy's folder or hub id. max_lora_rank: None where adapters come merged."""
-        started = start_llm(model, rollout, path, max_lora_rank, world, seed)
+        """path: the policy's folder or hub id. max_lora_rank: None where adapters come merged.
+        num_adapters: served at a time, see `vllm_shared`."""
+        started = start_llm(model, rollout, path, max_lora_rank, world, seed, num_adapters)
         self._llm: Any = started[0]
         self._held_gib = started[1]
         self._adapter: Any = None
         self._numbers, self._running = itertools.count(), dict[str, str]()
-        self.finished: dict[str, Response] = {}
+        self.finished: dict[str, Any] = {}
         self._has_served = False
         self._can_sleep, self._asleep = rollout.sleep, False
 
     def open(self, sampling: SamplingParams) -> VllmSession:
-        return VllmSession(self, sampling)
+        return VllmSession(self, sampling, self._adapter, self.step)
 
-    def begin(self, request: Request, sampling: SamplingParams) -> tuple[str, Any]:
-        """Asks for a response: its name in `finished` and for `end`, and the scheduler's record of
-        it. Raises: EngineLost."""
-        name = str(next(self._numbers))
-        prompt: Any = {
-            "type": "token",
-            "prompt_token_ids": [*request.prompt_ids, *request.begun_ids],
-        }
+    def begin(self, request: Request, sampling: SamplingParams, adapter: Any) -> tuple[str, Any]:
+        """Asks for a response by an adapter, or None: its name in `finished` and for `end`, and the
+        scheduler's record of it. Raises: EngineLost."""
         self._has_served = True
+        token_ids = [*request.prompt_ids, *request.begun_ids]
+        name = self.ask(token_ids, vllm_params(sampling, request), adapter)
+        return name, self._scheduler.requests[self._running[name]]
+
+    def ask(self, token_ids: list[int], params: Any, adapter: Any) -> str:
+        """Gives vLLM a request; its name in `finished`. Raises: EngineLost."""
+        name = str(next(self._numbers))
+        prompt: Any = {"type": "token", "prompt_token_ids": token_ids}
         with self._alive() as llm:
             self._running[name] = llm.llm_engine.add_request(
-                name, prompt, vllm_params(sampling, request), lora_request=self._adapter
+                name, prompt, params, lora_request=adapter
             )
-            return name, self._scheduler.requests[self._running[name]]
+        return name
 
     def step(self) -> float:
-        """Decodes one step of all that runs; what ends goes to `finished`. The fraction of the
-        cache in use. Raises: EngineLost."""
+        """Decodes one step of all that runs; vLLM's outputs of what ends go to `finished`. The
+        fraction of the cache in use. Raises: EngineLost."""
         with self._alive() as llm:
             outputs: list[Any] = llm.llm_engine.step()
             usage = self._scheduler.kv_cache_manager.usage
         for output in outputs:
             del self._running[output.request_id]
-            self.finished[output.request_id] = response_of(output.outputs[0])
+            self.finished[output.request_id] = output
         return usage
 
     @property
@@ -132,23 +137,17 @@ class VllmEngine(Engine):
             torch.set_rng_state(rng)
 
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
-        from vllm import SamplingParams as VllmParams
+        return self.score_by(self._adapter, self.step, sequences)
 
-        # vLLM on CPU dies of several prompts at once where it has wrapped the head for adapters:
-        # it takes a prompt's tokens for as many requests
-        batches = [sequences] if self._adapter is None else [[ids] for ids in sequences]
-        params = VllmParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
-        with self._alive() as llm:
-            outputs = [
-                output
-                for batch in batches
-                for output in llm.generate(
-                    [{"prompt_token_ids": ids} for ids in batch],
-                    params,
-                    use_tqdm=False,
-                    lora_request=self._adapter,
-                )
-            ]
+    def score_by(
+        self, adapter: Any, step: Callable[[], object], sequences: Sequence[list[int]]
+    ) -> list[list[float]]:
+        """`score` by this adapter, or None, in steps of the whole engine."""
+        params = scoring_params()
+        names = [self.ask(ids, params, adapter) for ids in sequences]
+        while not all(name in self.finished for name in names):
+            step()
+        outputs = [self.finished.pop(name) for name in names]
         return [
             flat_logprobs(output.prompt_logprobs, len(ids) - 1)
             for output, ids in zip(outputs, sequences, strict=True)
@@ -164,18 +163,30 @@ class VllmEngine(Engine):
         return counted.num_bytes
 
     def load_adapter(self, folder: Path) -> int:
+        self._adapter, num_bytes = self.adapter_of(folder, 1)
+        self._forget_prefixes()
+        return num_bytes
+
+    def adapter_of(self, folder: Path, number: int) -> tuple[Any, int]:
+        """(what requests name the folder's adapter by, its bytes); takes the place of the one that
+        had this number, from 1."""
         from vllm.lora.request import LoRARequest
 
+        refuse_head(folder)
         with self._alive() as llm:
-            llm.llm_engine.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True))
-        self._adapter = LoRARequest("policy", 1, str(folder))  # loaded: requests only name it
-        self._forget_prefixes()
-        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            llm.llm_engine.add_lora(LoRARequest("policy", number, str(folder), load_inplace=True))
+        # loaded: requests only name it. Cached prefixes are told apart by the folder's path
+        adapter = LoRARequest(f"policy{number}", number, str(folder))
+        return adapter, sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
     def read_back(self, names: Sequence[str]) -> dict[str, list[Piece]]:
+        return self.read_back_of(self._adapter, names)
+
+    def read_back_of(self, adapter: Any, names: Sequence[str]) -> dict[str, list[Piece]]:
+        """`read_back` of this adapter, or None."""
         from rlvr.engines.weights.vllm_weights import read
 
-        asked = {"names": names, "has_adapter": self._adapter is not None}
+        asked = {"names": names, "adapter": adapter.lora_int_id if adapter else False}
         with self._alive() as llm:
             return llm.collective_rpc(read, kwargs=asked)[0]  # of ranks side by side, this one's
 
@@ -235,10 +246,18 @@ def _without_warnings() -> Iterator[None]:
 
 
 class VllmSession(Session):
-    """Responses of one caller; a step is one of the whole engine."""
+    """Responses of one caller, by one adapter; a step is one of the whole engine."""
 
-    def __init__(self, engine: VllmEngine, sampling: SamplingParams) -> None:
+    def __init__(
+        self,
+        engine: VllmEngine,
+        sampling: SamplingParams,
+        adapter: Any,
+        step: Callable[[], float],
+    ) -> None:
+        """step: the engine's, or one that waits for others who share it."""
         self._engine, self._sampling = engine, sampling
+        self._adapter, self._step = adapter, step
         self._names: dict[str, int] = {}
         self._scheduled: list[Any] = []
         self._peak_frac = 0.0
@@ -249,13 +268,13 @@ class VllmSession(Session):
 
     def add(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            name, scheduled = self._engine.begin(request, self._sampling)
+            name, scheduled = self._engine.begin(request, self._sampling, self._adapter)
             self._names[name] = len(self._scheduled)
             self._scheduled.append(scheduled)
 
     def step(self) -> list[tuple[int, Response]]:
         if not self._ended():
-            self._peak_frac = max(self._peak_frac, self._engine.step())
+            self._peak_frac = max(self._peak_frac, self._step())
         return self._take(self._ended())
 
     def pause(self) -> tuple[list[tuple[int, Response]], list[tuple[int, Response]]]:
@@ -274,7 +293,8 @@ class VllmSession(Session):
         return self._engine.finished.keys() & self._names.keys()
 
     def _take(self, names: Iterable[str]) -> list[tuple[int, Response]]:
-        pairs = [(self._names.pop(name), self._engine.finished.pop(name)) for name in names]
+        outputs = [(self._names.pop(name), self._engine.finished.pop(name)) for name in names]
+        pairs = [(number, response_of(output.outputs[0])) for number, output in outputs]
         return sorted(pairs, key=itemgetter(0))
 
 

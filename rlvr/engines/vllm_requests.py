@@ -27,6 +27,20 @@ def vllm_params(sampling: SamplingParams, request: Request) -> Any:
     )
 
 
+def scoring_params() -> Any:
+    """vLLM's SamplingParams of a request whose given tokens are scored."""
+    from vllm import SamplingParams as VllmParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return VllmParams(
+        max_tokens=1,
+        prompt_logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
 def response_of(output: Any) -> Response:
     """The response in a finished output of vLLM."""
     token_ids = list(output.token_ids)

@@ -77,6 +77,7 @@ def start_llm(
     max_lora_rank: int | None,
     world: World,
     seed: int,
+    num_adapters: int,
 ) -> tuple[Any, float]:
     """(vLLM's LLM, the GPU memory that it has taken, GiB). Arguments: as VllmEngine's.
 
@@ -95,11 +96,13 @@ def start_llm(
 
     if on_cpu and rollout.tensor_parallel_size > 1:
         _remove_leftovers(world, rollout.tensor_parallel_size)
-    options = _options(model, rollout, max_lora_rank, world, on_cpu)
+    options = _options(model, rollout, max_lora_rank, world, on_cpu, num_adapters)
     before = torch.cuda.memory_allocated()
     with _settable_threads():
         llm = LLM(model=path, seed=seed, **options)
     llm.collective_rpc(_give_classes_back)
+    if on_cpu and max_lora_rank:
+        llm.collective_rpc(_unwrap_head)
     return llm, (torch.cuda.memory_allocated() - before) / 2**30
 
 
@@ -122,19 +125,51 @@ def _give_classes_back(worker: Any) -> None:
         module.__class__ = type(cls.__name__, (cls, Added), {"__call__": called})
 
 
+def _unwrap_head(worker: Any) -> None:
+    """Takes the head's adapter out of the way. vLLM on CPU looks for the adapters of as many tokens
+    as there are requests, and dies of a prompt that is scored beside others (Llama, Qwen 3).
+
+    What an adapter on the head would need is refused in `refuse_head`.
+    """
+    from vllm.lora.layers import LogitsProcessorWithLoRA
+
+    for module in list(worker.model_runner.get_model().modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, LogitsProcessorWithLoRA):
+                setattr(module, name, child.base_layer)
+
+
+def refuse_head(folder: Path) -> None:
+    """Raises: ConfigError for an adapter on the head, which vLLM on a CPU cannot serve."""
+    import torch
+    from safetensors import safe_open
+
+    if torch.cuda.is_available():
+        return
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            if any(".lm_head." in name for name in tensors.keys()):  # noqa: SIM118 (no dict)
+                raise ConfigError(
+                    'rollout.sync = "adapter": vLLM on a CPU serves no adapter on lm_head; set it'
+                    ' to "merged"'
+                )
+
+
 def _options(
     model: ModelConfig,
     rollout: RolloutConfig,
     max_lora_rank: int | None,
     world: World,
     on_cpu: bool,
+    num_adapters: int,
 ) -> dict[str, Any]:
     options: dict[str, Any] = {
         "revision": model.revision,
         "trust_remote_code": model.trust_remote_code,
         "dtype": model.dtype,
         "max_model_len": model.max_len,
-        "max_num_seqs": rollout.max_num_seqs,
+        # of as many runs, each with what it would have alone
+        "max_num_seqs": rollout.max_num_seqs * num_adapters,
         "tensor_parallel_size": rollout.tensor_parallel_size,
         "gpu_memory_utilization": rollout.gpu_memory_utilization,
         "enable_sleep_mode": rollout.sleep,
@@ -149,9 +184,13 @@ def _options(
         check_on_cpu(rollout.engine_args)
         # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot
         options |= {"enforce_eager": True, "enable_chunked_prefill": False}
-        options["max_num_batched_tokens"] = max(8192, model.max_len)
+        options["max_num_batched_tokens"] = max(8192, model.max_len) * num_adapters
     if max_lora_rank:
-        options |= {"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1}
+        options |= {
+            "enable_lora": True,
+            "max_lora_rank": max_lora_rank,
+            "max_loras": num_adapters,
+        }
     if world.size > 1:
         # inside the ranks' process group: each takes its own GPU, neighbours share an engine
         options["distributed_executor_backend"] = "external_launcher"

@@ -21,8 +21,8 @@ from eval.formats.jsonl import read_objects
 from rlvr.common.checkout import cache_dir
 from rlvr.common.errors import RunError
 from rlvr.common.gpus import gpu_named
+from rlvr.plan.generation import decoding_steps
 from rlvr.plan.rates import Rates
-from rlvr.plan.simulate import decoding_steps
 from rlvr.runs.reader import read_metrics, rollout_files
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from rlvr.common.gpus import GPUS, Gpu
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.plan.calibrate import calibrate, rates_path, recorded
+from rlvr.plan.generation import Workload, log_normal_lengths
 from rlvr.plan.hardware import GPUS_PER_NODE, Shape, parse_cluster, shape_of
 from rlvr.plan.header import read_header
 from rlvr.plan.memory import (
@@ -25,7 +26,7 @@ from rlvr.plan.memory import (
     trainer_memory,
 )
 from rlvr.plan.rates import FAST, SLOW, USUAL, Rates, Reached, roofline
-from rlvr.plan.simulate import Workload, best_split, log_normal_lengths, step_time
+from rlvr.plan.simulate import best_split, step_time
 from rlvr.warm_start.policy_path import model_path
 
 SCALES = (1, 8, 64, 256, 1024)
@@ -34,7 +35,7 @@ SCALES = (1, 8, 64, 256, 1024)
 def main(words: Sequence[str]) -> int:
     """Prints the plan."""
     # what is left over are settings of the recipe, as --section.key value
-    args, settings = _parser().parse_known_args(list(words))
+    args, settings = parser().parse_known_args(list(words))
     recipe = load_recipe(args.recipe, settings, TrainRecipe)
     header = read_header(Path(args.recipe))
     args.lengths = args.lengths or header.lengths
@@ -53,7 +54,8 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `rlvr plan`; settings of the recipe are left over."""
     parser = argparse.ArgumentParser(
         prog="rlvr plan", description="Memory, time and cost of a recipe on a cluster."
     )
@@ -87,17 +89,27 @@ def workload(recipe: TrainRecipe, args: Any) -> Workload:
     frac = args.informative_frac if recipe.sampling.dynamic else 1.0
     if args.run:
         known = recorded(Path(args.run))
-        lengths, tokens_per_row = known["lengths"], known["tokens_per_row"]
+        lengths, tokens_per_row = tuple(known["lengths"]), known["tokens_per_row"]
         frac = known["informative_frac"] if recipe.sampling.dynamic else 1.0
     else:
         median, sigma = (longest / 5, 1.0)
         if args.lengths:
             median, sigma = map(float, args.lengths.split(","))
         lengths = log_normal_lengths(median, sigma, longest)
-    groups = recipe.rollout.prompts_per_step
-    size = recipe.rollout.group_size
-    width = recipe.rollout.tensor_parallel_size
-    return Workload(groups, size, args.prompt_len, lengths, 1 / frac, tokens_per_row, width)
+    rollout = recipe.rollout
+    return Workload(
+        rollout.prompts_per_step,
+        rollout.group_size,
+        args.prompt_len,
+        lengths,
+        1 / frac,
+        tokens_per_row,
+        rollout.tensor_parallel_size,
+        partial=rollout.partial,
+        keeps_surplus=rollout.max_staleness > 0,
+        by_clock=rollout.engine == "vllm_server",
+        steps_ahead=rollout.steps_ahead,
+    )
 
 
 def make_plan(
@@ -135,7 +147,8 @@ def make_plan(
         "host_memory_gib": host_memory(recipe, shape, min(count, GPUS_PER_NODE)),
         "sequences_per_engine": slots,
         "tokens_per_step": round(work.num_rollouts * work.mean_len),
-        "rounds_per_step": sum(map(len, work.rounds)) / len(work.rounds),
+        "prompts_per_step": work.num_groups,
+        "late_frac": work.late_frac,
         "sync": asdict(now),
         "async": {"generating": split[0], **asdict(split[1])} if split else None,
         "steps": recipe.train.steps,
@@ -218,8 +231,10 @@ def _summary(plan: dict[str, Any]) -> str:
         per_hour = plan["cost"] / plan["hours"]
         bounds = dict.fromkeys(f"{per_hour * bound:,.0f}" for bound in (low, high))
         cost = f", {' to '.join(bounds)} in all"
-    rounds = f"{plan['rounds_per_step']:.2f} rounds of prompts a step"
-    return f"{plan['steps']} steps: {hours} hours{cost}, evaluations not counted; {rounds}{note}"
+    prompts = f"{plan['prompts_per_step']:.0f} prompts a step"
+    if plan["late_frac"]:
+        prompts += f", asked for late in {plan['late_frac']:.0%} of the steps"
+    return f"{plan['steps']} steps: {hours} hours{cost}, evaluations not counted; {prompts}{note}"
 
 
 def _step_table(plan: dict[str, Any]) -> Any:

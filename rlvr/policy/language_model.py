@@ -23,6 +23,7 @@ from rlvr.policy.loading import check_len, load_whole, refuse_gguf
 from rlvr.policy.logits import check_logits, transform_of
 from rlvr.policy.logprob_head import token_logprobs
 from rlvr.policy.packing import TokenRow, buckets, lines, pack, to_device
+from rlvr.policy.shared_base import shared
 
 T = TypeVar("T")
 
@@ -209,12 +210,15 @@ def load_base(model_config: ModelConfig, path: str, device: torch.device = CPU) 
     dtype = compute_type(model_config)
     first = device if device.type in LOADS_TO else CPU
     # never from a pickle, which can run code
-    model = _load(
-        read, model_config, path, dtype=dtype, use_safetensors=True, device_map={"": first}
+    model = shared(
+        (path, model_config.model_dump_json(), str(device)),
+        lambda: _load(
+            read, model_config, path, dtype=dtype, use_safetensors=True, device_map={"": first}
+        ).to(device),
     )
     check_len(model.config, model_config.max_len, path)
     cap_attention(model)
-    return model.to(device), tokenizer
+    return model, tokenizer
 
 
 def load_tokenizer(model_config: ModelConfig, path: str) -> Any:

@@ -39,6 +39,7 @@ from rlvr.policy.language_model import LanguageModel, compute_type, default_devi
 from rlvr.policy.loading import load_whole
 from rlvr.policy.loss_scale import LossScale
 from rlvr.policy.packing import TokenRow
+from rlvr.policy.shared_base import own_trained
 
 T = TypeVar("T")
 
@@ -232,6 +233,7 @@ def load_policy(
     adapter = adapter.model_copy(update={"seed": seed if adapter.seed is None else adapter.seed})
     model = method.apply(base, Setup(adapter, adapter.seed or 0, num_updates, rows)).eval()
     check_adapted(model, wanted)
+    own_trained(model)
     if dtype != torch.float32:
         skip_input_casts(model)
     scale = LossScale() if dtype == torch.float16 else None

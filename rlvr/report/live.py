@@ -67,7 +67,7 @@ class LivePage:
         """Names, sizes and times of all files that the page is read from."""
         roots = [self._folder, *self._analysis_folders]
         patterns = ("*.json", "*.jsonl", "*.toml", "eval/*", "rollouts/*", "*/*.json", "runs/*/*")
-        patterns += ("runs/*/rollouts/*", "runs/*/eval/*")
+        patterns += ("trace/*", "runs/*/rollouts/*", "runs/*/eval/*")
         paths = {path for root in roots for pattern in patterns for path in root.glob(pattern)}
         entries = []
         for path in sorted(paths):

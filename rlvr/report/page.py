@@ -22,6 +22,7 @@ SCRIPTS = (
     "axes.js",
     "chart.js",
     "forest.js",
+    "timeline.js",
     "blocks.js",
     "rollouts.js",
     "main.js",

@@ -9,9 +9,9 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlvr.common.errors import ConfigError
 from rlvr.common.files import write_whole
@@ -30,6 +30,18 @@ LOCK_FILE = ".lock"
 MIN_FREE_BYTES = 2**28
 
 
+class StateToSave(Protocol):
+    """What a checkpoint holds, part of which may still be under way."""
+
+    def wait(self, seconds: float) -> None:
+        """Waits for that, at most so long."""
+        ...
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-ready, as far as it is there."""
+        ...
+
+
 @dataclass
 class Run:
     """A run folder and where the run stands.
@@ -44,7 +56,7 @@ class Run:
     run_id: str
     next_step: int = 0
     seconds: float = 0.0
-    sampler_state: dict[str, Any] = field(default_factory=dict)
+    sampler_state: StateToSave | None = None
     pending: dict[str, float] | None = None
     num_skipped: int = 0
     saved_s: float = 0.0

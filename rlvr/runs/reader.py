@@ -105,6 +105,11 @@ def rollout_files(run_dir: Path) -> dict[int, Path]:
     return _numbered(run_dir / "rollouts", "step_", ".jsonl.gz")
 
 
+def trace_files(run_dir: Path) -> dict[int, Path]:
+    """trace/step_N.json by N, in order."""
+    return _numbered(run_dir / "trace", "step_", ".json")
+
+
 def read_rollouts(path: Path) -> list[dict[str, Any]]:
     """The rollouts of one file, up to the place where it is damaged."""
     parts = []

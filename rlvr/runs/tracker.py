@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, rollouts/, and W&B when it works.
+"""Where a run's numbers go: metrics.jsonl, rollouts/, trace/, and W&B when it works.
 
 A disk that cannot take them never stops a run: lines wait for room, with a warning.
 """
@@ -130,6 +130,24 @@ def write_rollouts(run_dir: Path, step: int, rollouts: Sequence[dict[str, Any]])
         write_whole(path, gzip.compress(text.encode(), mtime=0))
     except OSError as error:
         logger.warning(f"{path} is missing: {error}")
+
+
+def write_trace(run_dir: Path, step: int, trace: dict[str, Any]) -> None:
+    """trace/step_N.json: when the step's responses began and ended. Only of some steps."""
+    if not is_traced(step):
+        return
+    path = run_dir / "trace" / f"step_{step}.json"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, json.dumps(trace, separators=(",", ":")))
+    except OSError as error:
+        logger.warning(f"{path} is missing: {error}")
+
+
+def is_traced(step: int) -> bool:
+    """Whether a trace of the step is kept: of 1 to 9, 10, 20, ... 90, 100, 200, ..., so that there
+    are nine for every power of ten."""
+    return step > 0 and not str(step)[1:].strip("0")
 
 
 def _wandb_mode(wanted: str) -> str:

@@ -1,68 +1,77 @@
-"""Rollouts that are collected in a second thread, while the policy is updated in the main one."""
+"""Work in a second thread, beside the update of the policy in the main one."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable
-from concurrent.futures import Executor, wait
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 from rlvr.common.errors import RunError
-from rlvr.common.signals import Stopped
 
-if TYPE_CHECKING:
-    from rlvr.sampling.rollouts import StepRollouts
+T = TypeVar("T")
 
-GRACE_S = 10.0
-"""What a collection is given once a signal has come; a checkpoint is due within 20 s."""
 POLL_S = 0.2
 
 
 class Cancelled(RunError):
-    """What was collected ahead is no longer wanted."""
+    """What was begun in the background is no longer wanted."""
 
 
-class BackgroundCollection:
-    """One collection in another thread. It starts at once; `result` or `cancel` ends it."""
+class Background:
+    """A thread that does one piece of work after the other, in the order given.
 
-    def __init__(
-        self, thread: Executor, collect: Callable[[Callable[[], None]], StepRollouts]
-    ) -> None:
-        """collect(safe_point): calls safe_point after every decoding step."""
-        self._end_reason: Exception | None = None
-        self._future = thread.submit(collect, self._raise_end_reason)
+    When a piece fails, those behind it fail with the same error: each depends on those before it.
+    """
 
-    def _raise_end_reason(self) -> None:
-        if self._end_reason is not None:
-            raise self._end_reason
+    def __init__(self) -> None:
+        # one thread for the whole run: libraries keep state by thread, such as OpenMP its team
+        self._thread = ThreadPoolExecutor(1, "rollout")
+        self._cancelled = False
+        self._failure: Exception | None = None
+        self._last: Future[Any] | None = None
 
-    def cancel(self) -> None:
-        """Ends the collection at its next decoding step and waits for that."""
-        self._end_reason = Cancelled("the step that it ran beside has failed")
-        wait([self._future])
+    def submit(self, work: Callable[[Callable[[], None]], T]) -> Future[T]:
+        """The result of work(safe_point), later. It calls safe_point after every decoding step."""
+        self._last = future = self._thread.submit(self._do, work)
+        return future
 
-    def result(self, safe_point: Callable[[], None]) -> StepRollouts:
-        """Waits for the groups that were collected.
-
-        When safe_point raises Stopped, the collection has GRACE_S to finish, since a checkpoint can
-        keep what it has; then it ends with Stopped too. Raises: what the collection raised.
-        """
+    def _do(self, work: Callable[[Callable[[], None]], T]) -> T:
         try:
-            self._wait(safe_point)
-            return self._future.result()
-        except BaseException:  # a second SIGINT too: nothing may use the engine behind our back
-            self.cancel()
+            if self._failure is not None:
+                raise self._failure
+            # not asked before the work begins: other ranks may be in it already, and wait for this
+            return work(self._raise_if_cancelled)
+        except Exception as error:
+            self._failure = error
             raise
 
-    def _wait(self, safe_point: Callable[[], None]) -> None:
-        stopped, deadline = None, math.inf
-        while not self._future.done():
-            if time.monotonic() > deadline:
-                self._end_reason = stopped
-            if stopped is None:
-                try:
-                    safe_point()
-                except Stopped as error:
-                    stopped, deadline = error, time.monotonic() + GRACE_S
-            wait([self._future], timeout=POLL_S)
+    def _raise_if_cancelled(self) -> None:
+        if self._cancelled:
+            raise Cancelled("a collection ahead was given up with the run's end")
+
+    def drain(self, safe_point: Callable[[], None]) -> None:
+        """Waits for all that was submitted. Raises: what one of the pieces raised, what safe_point
+        raises."""
+        if self._last is not None:
+            result(self._last, safe_point)
+
+    def forget_failure(self) -> None:
+        """Takes work again after a failure. All that was submitted has to be over."""
+        self._failure = self._last = None
+
+    def cancel(self) -> None:
+        """Ends the work under way at its next decoding step, gives up what is behind it, and waits
+        for that."""
+        self._cancelled = True
+        if self._last is not None:
+            wait([self._last])
+        self._cancelled = False
+        self.forget_failure()
+
+
+def result(future: Future[T], safe_point: Callable[[], None]) -> T:
+    """The future's result, once it is there; asks safe_point meanwhile, which may raise."""
+    while not future.done():
+        safe_point()
+        wait([future], timeout=POLL_S)
+    return future.result()

@@ -18,6 +18,7 @@ from rlvr.common.seeds import sample_seed
 from rlvr.distributed.shares import shares
 from rlvr.engines.engine import Engine, Request, Response, SamplingParams
 from rlvr.sampling.rollouts import EngineCost, Group, fields_of, response_of
+from rlvr.sampling.trace import Row, Trace
 
 if TYPE_CHECKING:
     from rlvr.data.problems import Problem
@@ -112,10 +113,11 @@ class GroupStream:
         world: World,
         ranks_per_engine: int = 1,
         ends_early: bool = False,
+        trace: Trace | None = None,
     ) -> None:
         """judge: called from num_threads threads. safe_point: called before the first decoding step
         and after every one; may raise. ends_early: whether the caller may pause or close while
-        groups are running."""
+        groups are running. trace: what is told when responses begin and end."""
         self._judge, self._version, self._world = judge, policy_version, world
         self._safe_point = world.synchronized_stop(safe_point, ranks_per_engine)
         self._width = ranks_per_engine
@@ -123,6 +125,7 @@ class GroupStream:
         self._asked: dict[int, tuple[GroupRequest, int, float]] = {}
         self._num_asked = 0
         self._places: list[tuple[int, int]] = []
+        self._trace, self._rows = trace or Trace(), list[Row]()
         self._responses: dict[int, dict[int, Response]] = {}
         self._judged: list[tuple[int, Future[Group]]] = []
         self._cost = EngineCost()
@@ -165,6 +168,10 @@ class GroupStream:
         self._responses[number] = dict(asked.ended)
         left = asked.requests()
         self._places += [(number, place) for place, _ in left]
+        self._rows += [
+            self._trace.begin(number, place, self._cost.num_steps, len(request.begun_ids))
+            for place, request in left
+        ]
         self._judge_if_complete(number)
         return [request for _, request in left]
 
@@ -184,15 +191,16 @@ class GroupStream:
         """This rank's tick. Raises: EngineLost, and what safe_point raises."""
         self._safe_point()
         start = time.perf_counter()
-        num_steps = 0
-        while self._session.num_running and num_steps < self._tick:
+        until = self._cost.num_steps + self._tick
+        while self._session.num_running and self._cost.num_steps < until:
             finished = self._session.step()
-            num_steps += 1
+            self._cost.num_steps += 1
             self._safe_point()
             for i, response in finished:
+                self._rows[i].end("ended", self._cost.num_steps, len(response.token_ids))
                 self._take(*self._places[i], response)
         generated = time.perf_counter()
-        self._cost.num_steps += num_steps
+        self._trace.tick(self._cost.num_steps)
         groups = [(number, future.result()) for number, future in self._judged]
         self._judged.clear()
         self._cost.generate_s += generated - start
@@ -239,8 +247,10 @@ class GroupStream:
         for i, piece in finished:
             number, place = self._places[i]
             self._responses[number][place] = self._dated(number, place, piece)
+            self._rows[i].end("ended", self._cost.num_steps, len(piece.token_ids))
         for i, piece in unfinished:
             number, place = self._places[i]
+            self._rows[i].end("paused", self._cost.num_steps, len(piece.token_ids))
             begun[number][place] = self._dated(number, place, piece)
             self._cost.num_tokens += len(piece.token_ids)
         return {
@@ -265,5 +275,8 @@ class GroupStream:
 
     def close(self) -> None:
         """Aborts what is running and ends the threads."""
+        for row in self._rows:
+            if row.end_s is None:
+                row.end("aborted", self._cost.num_steps)
         self._session.close()
         self._threads.shutdown(cancel_futures=True)

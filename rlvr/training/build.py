@@ -38,6 +38,7 @@ from rlvr.policy.policy import Policy, load_policy
 from rlvr.policy.reference import prepare_reference
 from rlvr.policy.sharded import shard_policy
 from rlvr.runs.folder import check_same_data
+from rlvr.sampling.collector import Collector
 from rlvr.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Training:
     safe_point: Callable[[], None] = never_stop
 
     def close(self) -> None:
-        """Ends workers and engine."""
+        """Ends what is collected ahead, workers and engine."""
+        self.sampler.close()
         self.verifier.close()
         self.engine.close()
 
@@ -169,7 +171,7 @@ def make_sampler(
     safe_point: Callable[[], None] = never_stop,
 ) -> Sampler:
     """The sampler of a recipe."""
-    return Sampler(
+    collector = Collector(
         problems,
         prompts,
         engine,
@@ -181,8 +183,8 @@ def make_sampler(
         train=recipe.train,
         shuffle=recipe.data.shuffle,
         world=world,
-        safe_point=safe_point,
     )
+    return Sampler(collector, engine, recipe, world, safe_point)
 
 
 def _engine(

@@ -33,7 +33,7 @@ from rlvr.runs.folder import (
     reserve_run_folder,
 )
 from rlvr.runs.manifest import finish_manifest, manifest
-from rlvr.runs.tracker import Tracker, write_rollouts
+from rlvr.runs.tracker import Tracker, write_rollouts, write_trace
 from rlvr.training.batch import StepBatch
 from rlvr.training.build import StartEngine, Training, build
 from rlvr.training.display import Display
@@ -192,7 +192,7 @@ def run_steps(training: Training, run: Run, reporting: Reporting) -> None:
     """Steps until the recipe or `end` ends the run. Raises: Stopped, RunError."""
     num_steps = training.recipe.train.steps
     # what a checkpoint holds if a signal comes before the first step is done
-    run.sampler_state = training.sampler.state()
+    run.sampler_state = training.sampler.snapshot()
     _first_sync(training, run.next_step)
     if run.next_step == 0:
         _evaluate(training, run, reporting)
@@ -215,7 +215,7 @@ def _first_sync(training: Training, num_steps: int) -> None:
     """
     syncer = training.engine.syncer
     try:
-        syncer.sync(num_steps)
+        training.sampler.weight_metrics = syncer.sync(num_steps).metrics()
     except EngineLost as error:
         raise refusal(str(error), training.recipe.rollout.engine, syncer.mode) from error
 
@@ -228,6 +228,7 @@ def _finish_step(training: Training, run: Run, reporting: Reporting) -> bool:
     # a run that `end` stops is scored where it stops, as one that has all its steps
     last = ended or step == recipe.train.steps
     if last or _is_due(recipe.eval.every, step):
+        training.sampler.drain()
         metrics |= _evaluate(training, run, reporting)
     if reporting.tracker is not None:
         reporting.tracker.log(step, metrics)
@@ -236,10 +237,11 @@ def _finish_step(training: Training, run: Run, reporting: Reporting) -> bool:
     # sampler's state before that collects.
     run.pending = None
     run.num_skipped = run.num_skipped + 1 if metrics["optim/skipped"] else 0
-    run.sampler_state = training.sampler.state()
+    run.sampler_state = training.sampler.snapshot()
     due = last or _is_due(recipe.train.checkpoint_every, step)
     # rank 0 decides: clocks differ
     if due or training.world.on_main(partial(_is_wanted, run, recipe.train.checkpoint_minutes)):
+        training.sampler.drain()
         # a sync reads back a sample of the modules; weights that are kept were all served
         training.engine.prove()
         try:
@@ -268,9 +270,10 @@ def _evaluate(training: Training, run: Run, reporting: Reporting) -> dict[str, f
 
 
 def _write_step(training: Training, run: Run, result: StepResult) -> None:
-    """Writes the step's sample of rollouts, and its batch where an update was skipped."""
+    """Writes the step's sample of rollouts, its trace, its batch where an update was skipped."""
     rows = _sample_rollouts(training, result.batch)
     write_rollouts(run.folder, run.next_step, rows)
+    write_trace(run.folder, run.next_step, result.trace)
     if result.stats.num_skipped:
         save_batch(run.folder, run.next_step, result.batch)
 

@@ -192,8 +192,8 @@ def _check_temperature(recipe: TrainRecipe, method: Method) -> None:
     for name, value in values.items():
         if value > VLLM_TEMPERATURE and not _shares_model(recipe, method):
             raise ConfigError(
-                f"{name} = {value:g}: vLLM samples at {VLLM_TEMPERATURE:g} at most; lower it, or set"
-                ' rollout.engine = "transformers"'
+                f"{name} = {value:g}: vLLM samples at {VLLM_TEMPERATURE:g} at most; lower it, or"
+                ' set rollout.engine = "transformers"'
             )
 
 

@@ -33,6 +33,8 @@ logger = get_logger(__name__)
 
 GRACE_S = 30.0
 """Between SIGTERM and SIGKILL, where torchrun launched the run and was not told otherwise."""
+COLLECTION_GRACE_S = 10.0
+"""What collections under way are given once a signal has come; a checkpoint is due within 20 s."""
 
 
 def save(training: Training, run: Run) -> Path:
@@ -65,7 +67,7 @@ def short_grace(seconds: float, checkpoint_minutes: float) -> str | None:
 def _write(training: Training, run: Run) -> Path:
     policy, algorithm = training.policy, training.recipe.algorithm
     state = {
-        "sampler": run.sampler_state,
+        "sampler": (run.sampler_state or training.sampler.snapshot()).to_tree(),
         "entropy": training.entropy.state(),
         "run_id": run.run_id,
         "seconds": run.seconds,
@@ -91,7 +93,10 @@ def checkpoint_and_stop(training: Training, run: Run, say: Callable[[str], None]
     # Before an update it is that of the last logged step, whose state the sampler has left behind:
     # the step is collected again. After it, rollouts collected ahead are kept.
     if run.pending is not None:
-        run.sampler_state = training.sampler.state()
+        run.sampler_state = training.sampler.snapshot()
+    if run.sampler_state is not None:
+        run.sampler_state.wait(COLLECTION_GRACE_S)
+    training.sampler.close()
     try:
         path = save(training, run)
     except NotWrittenError as error:

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rewards import Verifier
 from rlvr.algorithm.lr_schedule import lr_at
 from rlvr.common.log import get_logger
 from rlvr.distributed.world import World
-from rlvr.engines.weights.sync import SyncStats
 from rlvr.policy.flops import peak_flops
 from rlvr.policy.policy import Policy
 from rlvr.policy.reference import update_reference
@@ -30,12 +30,14 @@ MAX_VERIFIER_FAILURES = 0.01
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step sampled, what it trained on, and its metrics by name."""
+    """What a step sampled, what it trained on, its metrics by name, and what this rank's engine did
+    meanwhile (`rlvr.sampling.trace`)."""
 
     rollouts: StepRollouts
     batch: StepBatch
     stats: UpdateStats
     metrics: dict[str, float]
+    trace: dict[str, Any]
 
 
 class StepTimer:
@@ -68,14 +70,16 @@ def train_step(
     engine that cannot be restarted, a failed sync) leaves a step that must not be trained again.
     """
     recipe, policy, timer = training.recipe, training.policy, StepTimer()
-    memory = StepMemory()
+    memory, trace = StepMemory(), training.sampler.trace
     config = UpdateConfig.of(recipe)
+    begin = time.perf_counter()
     lr = _set_lr(training, step)  # a function of the step: nothing to save or to restore
     with timer.phase("step"):
         rollouts = training.sampler.collect(step)  # P informative groups of G responses
         training.engine.sleep()  # its GPU memory is the update's now; the sync wakes it
-        # with rollout.mode = "async" the next step's rollouts are generated beside the update
-        with training.sampler.collecting_ahead(step + 1), timer.phase("train"), memory.update():
+        # with rollout.mode = "async" the next steps' rollouts are generated beside the update
+        training.sampler.collect_ahead(step)
+        with timer.phase("train"), trace.phase("update"), memory.update():
             batch = make_batch(rollouts.groups, policy, config)
             stats = update(
                 policy,
@@ -89,19 +93,20 @@ def train_step(
             update_reference(policy, recipe.algorithm, step + 1)
             on_update(stats.metrics | rollouts.metrics)
         with timer.phase("wait"):
-            training.sampler.finish_ahead()  # the engine has to be idle when its weights change
+            training.sampler.wait_for_next()
         with timer.phase("sync"):
-            synced = training.engine.sync(step + 1)
+            synced = _sync(training, step + 1)
     metrics = {
         "optim/lr": lr,
-        **_step_metrics(timer.seconds, stats, synced),
+        **_step_metrics(timer.seconds, stats),
         **memory.metrics(training.world, training.engine.held_gib()),
         **_utilisation(policy, stats, timer.seconds["train"]),
         **stats.metrics,
         **_verifier_metrics(training.world, training.verifier),
         **rollouts.metrics,
+        **synced,
     }
-    return StepResult(rollouts, batch, stats, metrics)
+    return StepResult(rollouts, batch, stats, metrics, trace.take(begin))
 
 
 def _set_lr(training: Training, step: int) -> float:
@@ -111,20 +116,28 @@ def _set_lr(training: Training, step: int) -> float:
     return lr
 
 
-def _step_metrics(
-    seconds: dict[str, float], stats: UpdateStats, synced: SyncStats
-) -> dict[str, float]:
+def _sync(training: Training, num_steps: int) -> dict[str, float]:
+    """Gives the engine the policy's weights after num_steps steps, and the metrics of that.
+
+    While collections are under way the weights wait behind them, at a cost in host memory. Their
+    metrics are then those of the steps that they sample.
+    """
+    if training.recipe.rollout.steps_ahead == 1:  # the engine is idle
+        with training.sampler.trace.phase("sync"):
+            return training.engine.sync(num_steps).metrics()
+    syncer = training.engine.syncer
+    staged = syncer.stage(num_steps)
+    training.sampler.enqueue(lambda: syncer.deliver(staged).metrics())
+    return {}
+
+
+def _step_metrics(seconds: dict[str, float], stats: UpdateStats) -> dict[str, float]:
     return {
         "time/train_s": seconds["train"],
         "time/wait_s": seconds["wait"],
         "time/sync_s": seconds["sync"],
         "time/step_s": seconds["step"],
         "train/tokens_per_s": stats.num_tokens / seconds["train"],
-        "sync/bytes": float(synced.num_bytes),
-        "sync/arrived_frac": synced.arrived_frac,
-        "sync/logprob_error": synced.logprob_error,
-        "sync/logprob_error_mean": synced.logprob_error_mean,
-        "sync/logprob_error_p99": synced.logprob_error_p99,
     }
 
 

@@ -1,5 +1,6 @@
 """What one stream of rollouts saves: rounds of prompts against continuous refill and partial
-rollouts, counted in decoding steps; and how far async rollouts hide the update.
+rollouts, counted in decoding steps; runs that share an engine against one after another; and how
+far async rollouts hide the update.
 
 The long-tailed recipe with the real vLLM: every step needs 40 groups of 8 that carry a signal. The
 three ways take turns on one engine, with weights that stay as they are, so the counts hold on any
@@ -25,6 +26,7 @@ from rlvr.sampling.sampler import Sampler
 from rlvr.training.build import Training, build, make_sampler
 from rlvr.training.step import train_step
 from rlvr.warm_start.policy_path import model_path
+from tests.benchmarks.shared_runs import ratios
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "long_tailed.toml"
 WAYS = ("rounds", "refill", "partial")
@@ -114,18 +116,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     num_steps = 6 if args.quick else 20
     steps = decoding_steps(num_steps)
-    result = {
+    result: dict[str, object] = {
         "decoding_steps": steps,
         "refill_steps_ratio": steps["refill"] / steps["rounds"],
         "partial_steps_ratio": steps["partial"] / steps["rounds"],
     }
-    print(json.dumps(result, indent=1), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+    write(args.json, result)
+    result |= ratios(4 if args.quick else 20)
+    write(args.json, result)
     result["overlap_ratio"] = overlap(num_steps)
-    print(json.dumps(result, indent=1))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+    write(args.json, result)
+
+
+def write(path: Path | None, result: dict[str, object]) -> None:
+    """Prints what is known so far, and writes it where a file is asked for."""
+    print(json.dumps(result, indent=1), flush=True)
+    if path:
+        path.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

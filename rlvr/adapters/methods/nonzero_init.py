@@ -92,10 +92,13 @@ def apply_peft_start(model: Any, setup: Setup, num_directions: int = 0, **extra:
     on_meta = any(weight.is_meta for weight in weights.values())
     if on_meta:  # only counted: there is nothing to decompose
         config.init_lora_weights = True
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    # peft subtracts the start from W, for some methods in place: not in what other policies read
+    before = {name: weight.detach() for name, weight in weights.items()}
+    for weight in weights.values():
+        weight.data = weight.data.clone()
     adapted = wrap(model, config, setup.seed)
     for name, layer in lora_layers(adapted).items():
-        # peft has subtracted the start from W, and may leave the factors in W's type
+        # and may leave the factors in W's type
         layer.get_base_layer().weight.data = before[name.removeprefix("base_model.model.")]
         for factor in (layer.lora_A, layer.lora_B):
             factor["default"].weight.data = factor["default"].weight.data.float().contiguous()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,16 +22,26 @@ if TYPE_CHECKING:
     from rlvr.training.build import StartEngine
 
 
-class StopCheck:
-    """Ends a run where its task says; remembers by which rule. rows: of the steps before."""
+ShowStep = Callable[[int, dict[str, float]], None]
+"""Told of every step: (steps finished, its metrics)."""
 
-    def __init__(self, task: RunTask, rows: list[dict[str, float]]) -> None:
-        self._task, self._rows = task, rows
+
+def _show_nothing(_step: int, _metrics: dict[str, float]) -> None:
+    """Where nobody watches."""
+
+
+class StopCheck:
+    """Ends a run where its task says; remembers by which rule. rows: of the steps before. show: is
+    told of every step."""
+
+    def __init__(self, task: RunTask, rows: list[dict[str, float]], show: ShowStep) -> None:
+        self._task, self._rows, self._show = task, rows, show
         self.stopped: str | None = None
         self.budget_used = False
 
     def __call__(self, step: int, metrics: dict[str, float]) -> bool:
         self._rows.append(metrics)
+        self._show(step, metrics)
         return self.done()
 
     def done(self) -> bool:
@@ -51,16 +62,20 @@ class StopCheck:
         return PolicySize(facts["total_parameters"], facts["trainable_parameters"])
 
 
-def execute_logged(task: RunTask, start_engine: StartEngine, folder: Path) -> RunOutcome:
+def execute_logged(
+    task: RunTask, start_engine: StartEngine, folder: Path, show: ShowStep = _show_nothing
+) -> RunOutcome:
     """`execute` with everything that the run prints in logs/<run>.log of the comparison."""
     name = task.folder.name
     path = folder / "logs" / f"{name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as log, of_run(name, one_of_several=True):
-        return execute(task, start_engine, Console(file=log, width=100))
+        return execute(task, start_engine, Console(file=log, width=100), show)
 
 
-def execute(task: RunTask, start_engine: StartEngine, console: Console) -> RunOutcome:
+def execute(
+    task: RunTask, start_engine: StartEngine, console: Console, show: ShowStep = _show_nothing
+) -> RunOutcome:
     """Brings the run to where its task says, resuming what is there; the outcome, also on disk.
 
     A run that cannot go on is an outcome, not an error. Raises: Stopped when a signal came.
@@ -70,7 +85,7 @@ def execute(task: RunTask, start_engine: StartEngine, console: Console) -> RunOu
         return done
     _free_memory()
     try:
-        outcome = _advance(task, start_engine, console)
+        outcome = _advance(task, start_engine, console, show)
     except Stopped:
         raise
     except Exception as error:  # whatever ends a run, the others go on
@@ -94,7 +109,9 @@ def _free_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _advance(task: RunTask, start_engine: StartEngine, console: Console) -> RunOutcome:
+def _advance(
+    task: RunTask, start_engine: StartEngine, console: Console, show: ShowStep
+) -> RunOutcome:
     from rlvr.runs.checkpoint import intact_checkpoints
     from rlvr.training import loop
 
@@ -104,12 +121,12 @@ def _advance(task: RunTask, start_engine: StartEngine, console: Console) -> RunO
     if checkpoints:
         step = int(checkpoints[-1].name.removeprefix("step_"))
         # the log may go on beyond the checkpoint: those steps are done again
-        check = StopCheck(task, read_metrics(folder)[:step])
+        check = StopCheck(task, read_metrics(folder)[:step], show)
         if not check.done():  # else it was killed after its last checkpoint
             loop.resume(folder, console, start_engine, check)
     else:
         shutil.rmtree(folder, ignore_errors=True)  # no checkpoint yet, or other settings
-        check = StopCheck(task, [])
+        check = StopCheck(task, [], show)
         loop.train(task.recipe, folder, console, start_engine, check)
     return _outcome(task, check)
 

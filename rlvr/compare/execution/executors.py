@@ -29,7 +29,7 @@ def open_executor(
 
     folder: the comparison's, for logs and job files. retry_failed: failed runs are tried again.
     """
-    with EXECUTORS[config.kind](config, folder) as run:
+    with EXECUTORS[config.kind](config, folder, console) as run:
 
         def run_tasks(tasks: Sequence[RunTask]) -> list[RunOutcome]:
             known = {task.folder: settled(task, retry_failed) for task in tasks}
@@ -56,7 +56,7 @@ def _outcome_line(task: RunTask, outcome: RunOutcome) -> str:
 
 
 @contextlib.contextmanager
-def _open_local(config: ExecutorConfig, folder: Path) -> Iterator[Executor]:
+def _open_local(config: ExecutorConfig, folder: Path, _console: Console) -> Iterator[Executor]:
     """One run after another in this process, with one warm engine; or several processes."""
     if config.parallel > 1:
         with open_processes(config, folder) as run:
@@ -76,4 +76,12 @@ def _open_local(config: ExecutorConfig, folder: Path) -> Iterator[Executor]:
         yield run_here
 
 
-EXECUTORS = {"local": _open_local, "ray": open_ray, "slurm": open_slurm}
+@contextlib.contextmanager
+def _open_shared(config: ExecutorConfig, folder: Path, console: Console) -> Iterator[Executor]:
+    from rlvr.compare.execution.shared import open_shared
+
+    with open_shared(config, folder, console) as run:
+        yield run
+
+
+EXECUTORS = {"local": _open_local, "shared": _open_shared, "ray": open_ray, "slurm": open_slurm}

@@ -7,16 +7,19 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError
 from rlvr.compare.execution.execute import execute_logged
 from rlvr.compare.execution.task import Executor, RunOutcome, RunTask, lost
 from rlvr.config.compare import ExecutorConfig
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 @contextlib.contextmanager
-def open_ray(config: ExecutorConfig, folder: Path) -> Iterator[Executor]:
+def open_ray(config: ExecutorConfig, folder: Path, _console: Console) -> Iterator[Executor]:
     """Connects to the cluster that RAY_ADDRESS names, or starts one on this machine.
 
     Every node must see the comparison's folder, the data and the model under the same paths: a run

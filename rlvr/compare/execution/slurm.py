@@ -10,14 +10,18 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.compare.execution.task import Executor, RunOutcome, RunTask, lost, read_outcome
 from rlvr.config.compare import ExecutorConfig
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 @contextlib.contextmanager
-def open_slurm(config: ExecutorConfig, folder: Path) -> Iterator[Executor]:
+def open_slurm(config: ExecutorConfig, folder: Path, _console: Console) -> Iterator[Executor]:
     """Job arrays of this Slurm cluster."""
     yield lambda tasks: submit(tasks, config, folder)
 

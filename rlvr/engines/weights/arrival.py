@@ -6,7 +6,7 @@ token, and an update at a rate of 1e-5 moves tokens by 0.01.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,14 @@ class Arrival:
     unread: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the engine should serve. names: of the weights, by module. weights: their values."""
+
+    names: Mapping[str, Sequence[str]]
+    weights: Iterable[tuple[str, Tensor]]
+
+
 def check_arrival(
     policy: LanguageModel,
     engine: Engine,
@@ -53,27 +61,43 @@ def check_arrival(
     cast: Cast | None = None,
 ) -> Arrival:
     """The comparison of every number that the engine serves, after a sync by `mode`, with the
-    policy's own, rounded to the type in which the engine keeps it.
+    policy's own, rounded to the type in which the engine keeps it. Arguments: as `expected`'s."""
+    return compare(expected(policy, mode, step, everything, cast), engine)
+
+
+def expected(
+    policy: LanguageModel,
+    mode: Sync,
+    step: int | None = None,
+    everything: bool = False,
+    cast: Cast | None = None,
+) -> Expected:
+    """What the engine should serve, from the policy as it is when the weights are iterated over.
 
     step: compares only the modules whose turn it is after this step. everything: compares what
     training does not change, too. cast: that of the sync, for merged weights. All ranks of a
-    sharded policy call it together.
+    sharded policy iterate together.
     """
     names = sent_names(policy, mode, everything)
     if step is not None:
         names = {module: names[module] for module in whose_turn(list(names), step)}
-    module_of = {name: module for module, own in names.items() for name in own}
+    return Expected(names, sent_weights(policy, mode, names, everything, cast))
+
+
+def compare(expected: Expected, engine: Engine) -> Arrival:
+    """The comparison of what the engine serves with what it should."""
+    module_of = {name: module for module, own in expected.names.items() for name in own}
     found: Mapping[str, Sequence[Piece]] = {}
     differing: dict[str, None] = {}
     try:
         found = engine.read_back(list(module_of))
     finally:
         # even after an error: the other ranks wait for this one's shard of every weight
-        for name, value in sent_weights(policy, mode, names, everything, cast):
+        for name, value in expected.weights:
             if not all(piece.is_of(value) for piece in found.get(name, ())):
                 differing[module_of[name]] = None
     unread = dict.fromkeys(module for name, module in module_of.items() if not found.get(name))
-    return Arrival(tuple(names), tuple(differing), tuple(unread))
+    return Arrival(tuple(expected.names), tuple(differing), tuple(unread))
 
 
 def whose_turn(modules: Sequence[str], step: int) -> list[str]:

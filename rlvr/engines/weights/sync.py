@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from rlvr.common.errors import RunError
 from rlvr.common.log import get_logger
 from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine
-from rlvr.engines.weights.arrival import Arrival, check_arrival
+from rlvr.engines.weights.arrival import Arrival, Expected, compare, expected
 from rlvr.engines.weights.cast import Cast
 from rlvr.engines.weights.fidelity import Merged, adapter_frac
 from rlvr.policy.policy import Policy, TokenRow
@@ -37,9 +37,9 @@ compute type: beyond it a run in float32 stops, one in 16 bits is warned. See `s
 PROBE_ROWS, PROBE_LEN = 4, 64
 """The probe: this many training prompts, cut to this many tokens."""
 
-GROWTH, MIN_MEAN = 3.0, 0.02
+GROWTH, MIN_MEAN = 3.0, 0.5
 """A warning is due when the mean difference is this many times that of the first sync, and this
-large (nats)."""
+fraction of `TOLERANCE`: rounding alone makes 0.13 nats in bfloat16 as logits grow (200 updates)."""
 
 
 class SyncError(RunError):
@@ -57,6 +57,28 @@ class SyncStats:
     logprob_error: float
     logprob_error_mean: float
     logprob_error_p99: float
+
+    def metrics(self) -> dict[str, float]:
+        """sync/bytes and the others, by name."""
+        return {
+            "sync/bytes": float(self.num_bytes),
+            **{f"sync/{k}": v for k, v in asdict(self).items() if k != "num_bytes"},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A copy of one version of the weights, on its way to the engine.
+
+    weights: merged ones, by name. folder: the adapter's. scores: the policy's log-probabilities of
+    the probe [T].
+    """
+
+    weights: Sequence[tuple[str, Tensor]]
+    folder: tempfile.TemporaryDirectory[str] | None
+    arrived_frac: float
+    expected: Expected
+    scores: Tensor
 
 
 def stop_tolerance(rollout: RolloutConfig, dtype: torch.dtype) -> float:
@@ -128,24 +150,58 @@ class Syncer:
         Raises on every rank: SyncError, with every module that did not arrive, or when
         log-probabilities differ by more than `stop_tolerance` although all did.
         """
+        return self._on_all_ranks(partial(self._give, step), self._scores)
+
+    def stage(self, step: int) -> Staged:
+        """A copy of the policy's weights after `step` steps, which `deliver` hands over later."""
+        self._begin(step)
+        weights, folder = [], None
+        if self.mode == "merged":
+            weights = [(name, _copy(value)) for name, value in self._merged_weights()]
+        elif self.mode == "adapter":
+            folder = self._adapter_folder()
+        frac = self._arrived_frac()
+        due = expected(self._policy, self.mode, step, cast=self._cast)
+        due = Expected(due.names, [(name, _copy(value)) for name, value in due.weights])
+        return Staged(weights, folder, frac, due, self._scores())
+
+    def deliver(self, staged: Staged) -> SyncStats:
+        """As `sync`, of weights that `stage` has copied; may run beside an update."""
+        return self._on_all_ranks(partial(self._give_staged, staged), lambda: staged.scores)
+
+    def _on_all_ranks(
+        self, give: Callable[[], tuple[str, ...]], scores: Callable[[], Tensor]
+    ) -> SyncStats:
         # two parts: ranks that share an engine score together, so all of them have to get there
-        unread = self._world.on_all_ranks(partial(self._give, step))[self._world.rank]
-        stats = self._world.on_all_ranks(partial(self._measure, unread))
+        unread = self._world.on_all_ranks(give)[self._world.rank]
+        stats = self._world.on_all_ranks(lambda: self._measure(unread, scores()))
         return SyncStats(*(max(of_ranks) for of_ranks in zip(*map(astuple, stats), strict=True)))
+
+    def _begin(self, step: int | None) -> None:
+        if self._cast is not None and step is not None:
+            self._cast = replace(self._cast, step=step)
 
     def _give(self, step: int | None) -> tuple[str, ...]:
         """Hands this rank's engine the weights; as `_prove`."""
         self._engine.wake()
-        if self._cast is not None and step is not None:
-            self._cast = replace(self._cast, step=step)
+        self._begin(step)
         self.num_bytes = self._hand_over()
         unread = self._prove(step if self._is_proven else None)
         self._is_proven = True
         return unread
 
-    def _measure(self, unread: Sequence[str]) -> SyncStats:
+    def _give_staged(self, staged: Staged) -> tuple[str, ...]:
+        self.arrived_frac = staged.arrived_frac
+        if staged.folder is not None:
+            with staged.folder as folder:
+                self.num_bytes = self._engine.load_adapter(Path(folder))
+        else:
+            self.num_bytes = self._engine.load_weights(iter(staged.weights))
+        return self._judge_arrival(compare(staged.expected, self._engine))
+
+    def _measure(self, unread: Sequence[str], scores: Tensor) -> SyncStats:
         """This rank's numbers. Raises: SyncError."""
-        error = self._differences()
+        error = self._differences(scores)
         stats = SyncStats(
             self.num_bytes,
             self.arrived_frac,
@@ -162,30 +218,44 @@ class Syncer:
 
     def check(self) -> float:
         """Largest difference between the engine's and the trainer's log-probabilities (nats)."""
-        return float(self._differences().max())
+        return float(self._differences(self._scores()).max())
 
     def _hand_over(self) -> int:
         if self.mode == "none":
             return 0
         if self.mode == "adapter":
-            # vLLM takes adapters from folders only; this one never reaches a disk
-            memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
-            with tempfile.TemporaryDirectory(prefix="rlvr-adapter-", dir=memory) as folder:
-                self._policy.save_for_engine(Path(folder))
-                if self._cast is not None:
-                    with self._policy.gathered():
-                        self.arrived_frac = adapter_frac(self._policy)
+            with self._adapter_folder() as folder:
+                self.arrived_frac = self._arrived_frac()
                 return self._engine.load_adapter(Path(folder))
-        weights = self._policy.engine_weights()
-        if self._merged is not None and self._cast is not None:
-            weights = self._merged.watch(weights, self._cast)
+        weights = self._merged_weights()
         try:
             return self._engine.load_weights(weights)
         finally:
             # an engine that fails leaves the stream half read: other ranks still gather with us
             deque(weights, maxlen=0)
-            if self._merged is not None:
-                self.arrived_frac = self._merged.frac
+            self.arrived_frac = self._arrived_frac()
+
+    def _merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+        weights = self._policy.engine_weights()
+        if self._merged is not None and self._cast is not None:
+            weights = self._merged.watch(weights, self._cast)
+        return weights
+
+    def _adapter_folder(self) -> tempfile.TemporaryDirectory[str]:
+        """The adapter in a folder that never reaches a disk: vLLM takes adapters from folders."""
+        memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+        folder = tempfile.TemporaryDirectory(prefix="rlvr-adapter-", dir=memory)
+        self._policy.save_for_engine(Path(folder.name))
+        return folder
+
+    def _arrived_frac(self) -> float:
+        """Of the weights that were streamed, or are in the adapter, last."""
+        if self._merged is not None:
+            return self._merged.frac
+        if self._cast is None or self.mode != "adapter":
+            return 1.0
+        with self._policy.gathered():
+            return adapter_frac(self._policy)
 
     def _prove(self, step: int | None) -> tuple[str, ...]:
         """The modules that the engine does not let be read back. Raises: SyncError."""
@@ -193,7 +263,11 @@ class Syncer:
             name = self._policy.method.name
             self._tell("none", f"{name} hands no weights over, so none are read back")
             return ()
-        found = check_arrival(self._policy, self._engine, self.mode, step, cast=self._cast)
+        due = expected(self._policy, self.mode, step, cast=self._cast)
+        return self._judge_arrival(compare(due, self._engine))
+
+    def _judge_arrival(self, found: Arrival) -> tuple[str, ...]:
+        """The modules that were not read back. Raises: SyncError."""
         if found.differing:
             raise SyncError(f"after the sync, {explain(found)}")
         if found.unread:
@@ -224,7 +298,7 @@ class Syncer:
                 f" percentile of fixed tokens, more than rounding usually makes ({usual:g}); the"
                 " weights have arrived",
             )
-        if mean > max(GROWTH * self._first_mean, MIN_MEAN):
+        if mean > max(GROWTH * self._first_mean, MIN_MEAN * usual):
             self._tell(
                 "drift",
                 "engine and trainer have drifted apart: on fixed tokens they differ by"
@@ -238,11 +312,14 @@ class Syncer:
             logger.warning(f"sync: {text}")
         self._told.add(kind)
 
-    def _differences(self) -> Tensor:
-        """[T] absolute differences on the probe's tokens (nats)."""
-        ours = _score(self._policy, self._probe)
+    def _scores(self) -> Tensor:
+        """[T] the policy's log-probabilities of the probe's tokens."""
+        return _score(self._policy, self._probe)
+
+    def _differences(self, scores: Tensor) -> Tensor:
+        """[T] absolute differences to the engine's log-probabilities of the probe (nats)."""
         theirs = torch.tensor([p for part in self._engine.score(self._probe) for p in part])
-        return (ours - theirs).abs().float()
+        return (scores - theirs).abs().float()
 
 
 def _cause(unread: Sequence[str]) -> str:
@@ -262,6 +339,11 @@ def explain(found: Arrival) -> str:
     if len(found.differing) == 1:
         return f"the engine serves {names} without its update: it holds other weights there"
     return f"the engine holds other weights in {len(found.differing)} of {of} modules: {names}"
+
+
+def _copy(value: Tensor) -> Tensor:
+    """In CPU memory: the GPU's is the update's."""
+    return value.detach().to("cpu", copy=True)
 
 
 @torch.no_grad()

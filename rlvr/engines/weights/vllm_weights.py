@@ -36,16 +36,16 @@ class Reader:
         return {name: [list(piece) for piece in pieces] for name, pieces in found.items()}
 
 
-def read(worker: Any, names: Sequence[str], has_adapter: bool) -> dict[str, list[Piece]]:
+def read(worker: Any, names: Sequence[str], adapter: bool | int) -> dict[str, list[Piece]]:
     """The worker's pieces of these tensors, named as in transformers; without those that cannot be
     read. Low-rank factors are X.lora_A.weight and X.lora_B.weight of a module X.
 
-    has_adapter: whether requests are answered with the adapter.
+    adapter: the number of the one that requests are answered with; True: the newest; False: none.
     """
     import torch
 
     with torch.inference_mode():
-        looked = _Worker(worker, has_adapter)
+        looked = _Worker(worker, adapter)
         found = {name: looked.pieces(name) for name in names}
     return {name: pieces for name, pieces in found.items() if pieces}
 
@@ -64,13 +64,14 @@ class _Place:
 class _Worker:
     """A vLLM worker's model by the names of transformers."""
 
-    def __init__(self, worker: Any, has_adapter: bool) -> None:
+    def __init__(self, worker: Any, adapter: bool | int) -> None:
         runner = worker.model_runner
         self._model = runner.get_model()
         self._modules = dict(self._model.named_modules(remove_duplicate=False))
         config = worker.model_config.hf_config.get_text_config()
         self._tied = bool(getattr(config, "tie_word_embeddings", False))
-        manager = getattr(runner, "lora_manager", None) if has_adapter else None
+        manager = getattr(runner, "lora_manager", None) if adapter else None
+        self._number = None if isinstance(adapter, bool) else adapter
         self._adapters = manager and manager._adapter_manager
         self._last: tuple[Any, Tensor] | None = None
 
@@ -177,7 +178,9 @@ class _Worker:
             return []
         if layer.lora_config.fully_sharded_loras and layer.tp_size > 1:
             return []  # cut by rank, too
-        slot = self._adapters.lora_index_to_id.index(max(served))  # numbers rise with every one
+        # a server's numbers rise with every adapter
+        number = max(served) if self._number is None else self._number
+        slot = self._adapters.lora_index_to_id.index(number)
         value = stacked[shard or 0][slot, 0]
         rows = place.rows if is_b else (0, ANY)
         columns = (0, ANY) if is_b else place.columns

@@ -47,6 +47,7 @@ const finding = (item) =>
 const BLOCKS = {
   chart: lineChart,
   forest: forestPlot,
+  timeline: timelinePlot,
   text: (b) => el("p", b.text),
   pre: (b) => el("pre", { tabindex: 0 }, b.text),
   list: (b) => list("ul.panel.sentences", b.items),

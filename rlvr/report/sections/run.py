@@ -20,6 +20,7 @@ from rlvr.report.blocks import (
     tiles,
 )
 from rlvr.report.diagnosis.diagnose import diagnose
+from rlvr.report.sections.timeline import timeline_section
 from rlvr.report.series import smoothed, thin, window_len
 from rlvr.runs.reader import RunData
 
@@ -44,6 +45,7 @@ def run_sections(run: RunData) -> Blocks:
         section("length", "Length and truncation", lengths),
         section("policy", "Policy and optimizer", policy_charts(run)),
         section("cost", "Time and memory", _cost_charts(run)),
+        timeline_section(run),
     ]
 
 

@@ -104,7 +104,7 @@ LISTENERS = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from rlvr.cli import set_environment
+from rlvr.common.environment import set_environment
 set_environment()
 from rlvr.config.train import TrainRecipe
 from rlvr.config.toml import load_recipe

@@ -347,7 +347,7 @@ def accelerate(config: str, num_processes: int) -> tuple[object, ...]:
 @pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.parametrize(
-    ("method", "mode"), [("lora", "sync"), ("full", "sync"), ("lora", "async")]
+    ("method", "mode"), [("lora", "sync"), ("full", "sync"), ("lora", "async"), ("lora", "ahead")]
 )
 def test_a_vllm_for_each_rank_or_for_each_two_make_the_run_of_one_process(
     make_recipe, digit_problems, tmp_path, method, mode
@@ -357,6 +357,8 @@ def test_a_vllm_for_each_rank_or_for_each_two_make_the_run_of_one_process(
     recipes = {}
     for name, size in sizes.items():
         rollout = {"prompts_per_step": 3, "engine": "vllm", "mode": mode}
+        if mode == "ahead":
+            rollout |= {"mode": "async", "steps_ahead": 2}
         rollout |= {"tensor_parallel_size": size}
         sections = case | {
             "run": {"dir": str(tmp_path), "name": name},

@@ -376,6 +376,24 @@ def test_conv1d_weights_are_compared_as_engines_hold_them():
     assert torch.equal(found["transformer.h.0.mlp.c_fc.weight"], own.t())
 
 
+@pytest.mark.parametrize(("shift", "is_said"), [(0.2, False), (0.3, True)])
+def test_an_engine_that_drifts_away_with_the_right_weights_is_said_once(
+    make_recipe, real_logits_policy, capfd, shift, is_said
+):
+    recipe = a_recipe(make_recipe, real_logits_policy, "bfloat16")
+    policy, shifts = a_policy(recipe), iter([0.0, shift, shift])
+
+    class Drifting(TransformersEngine):
+        def score(self, sequences):
+            by = next(shifts)
+            return [[p + by for p in part] for part in super().score(sequences)]
+
+    syncer = Syncer(recipe.rollout, policy, Drifting(policy), "merged", PROMPTS)
+    for _ in range(3):
+        syncer.sync()
+    assert capfd.readouterr().err.count("have drifted apart") == is_said
+
+
 def test_reading_back_nothing_is_said(make_recipe, real_logits_policy, capfd):
     recipe = a_recipe(make_recipe, real_logits_policy, "bfloat16")
     policy = a_policy(recipe)

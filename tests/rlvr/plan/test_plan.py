@@ -18,6 +18,7 @@ from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.plan.calibrate import Measured, fit, run_steps
 from rlvr.plan.cli import main
+from rlvr.plan.generation import Workload, decoding_steps
 from rlvr.plan.hardware import Shape, parse_cluster, shape_of
 from rlvr.plan.memory import (
     engine_memory,
@@ -27,14 +28,7 @@ from rlvr.plan.memory import (
     trainer_memory,
 )
 from rlvr.plan.rates import USUAL, Rates, all_reduce_s, roofline
-from rlvr.plan.simulate import (
-    Workload,
-    best_split,
-    decoding_steps,
-    refill_rounds,
-    rollout_s,
-    step_time,
-)
+from rlvr.plan.simulate import best_split, rollout_s, step_time
 from rlvr.policy.flops import ModelDims
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -62,7 +56,7 @@ def test_an_engine_with_free_slots_takes_the_next_response(lengths, slots, steps
 
 
 def test_generation_costs_its_steps_its_tokens_and_its_requests():
-    work = Workload(2, 3, 10, [7], 1.0)
+    work = Workload(2, 3, 10, (7,), 1.0)
     seconds, tail = rollout_s(work, RATES, devices=1, slots=6)
     assert seconds == pytest.approx(7 * 0.01 + 6 * 7 * 0.001 + 6 * 0.1)
     assert tail == pytest.approx(7 * 0.011)
@@ -85,7 +79,7 @@ def test_devices_that_share_an_engine_hold_half_its_weights_and_twice_the_sequen
 
 
 def test_a_step_adds_up_and_names_what_binds():
-    work = Workload(2, 4, 10, [50], 2.0)
+    work = Workload(2, 4, 10, (50,), 2.0)
     step = step_time(work, RATES, SHAPE, None, devices=1, slots=64)
     update = 0.5 + 2 * 4 * 60 * 1e-3
     assert step.update_s == pytest.approx(update)
@@ -94,7 +88,7 @@ def test_a_step_adds_up_and_names_what_binds():
 
 
 def test_devices_that_generate_and_devices_that_train_work_at_the_same_time():
-    work = Workload(8, 8, 10, [50], 1.0)
+    work = Workload(8, 8, 10, (50,), 1.0)
     split = best_split(work, RATES, SHAPE, None, devices=8, slots=64)
     assert split is not None
     generating, step = split
@@ -105,7 +99,7 @@ def test_devices_that_generate_and_devices_that_train_work_at_the_same_time():
 
 
 def test_no_number_of_devices_is_faster_than_the_longest_response():
-    work = Workload(16, 8, 10, [50] * 99 + [5000], 1.0)
+    work = Workload(16, 8, 10, (50,) * 9 + (5000,), 1.0)
     step = step_time(work, RATES, SHAPE, GPUS["H100"], devices=1024, slots=64)
     assert step.rollout_s >= 5000 * 0.011
     assert step.binds == "the longest response"
@@ -134,8 +128,8 @@ def test_full_fine_tuning_of_the_study_holds_master_weights_gradients_and_two_mo
 
 
 def test_a_runs_own_count_of_tokens_goes_before_the_assumed_one():
-    assert Workload(2, 4, 10, [50], 2.0).update_tokens == 480
-    assert Workload(2, 4, 10, [50], 2.0, tokens_per_row=20).update_tokens == 160
+    assert Workload(2, 4, 10, (50,), 2.0).update_tokens == 480
+    assert Workload(2, 4, 10, (50,), 2.0, tokens_per_row=20).update_tokens == 160
 
 
 def test_an_engine_that_sleeps_is_there_only_while_it_generates():
@@ -186,22 +180,6 @@ def test_fitted_rates_return_the_seconds_they_were_made_from(disturbed):
         assert getattr(fitted, name) == pytest.approx(getattr(RATES, name), rel=0.02), name
     assert fitted.other_s == pytest.approx(0.3)
     assert fitted.runtime_gib == pytest.approx(1.0)
-
-
-def test_every_informative_group_is_used_and_few_steps_need_a_second_round():
-    steps = refill_rounds(16, 0.5)
-    assert sum(map(sum, steps)) / len(steps) == pytest.approx(16 / 0.5, rel=0.15)
-    assert 1 <= sum(map(len, steps)) / len(steps) < 1.3
-    assert refill_rounds(16, 1.0) == [[16]] * len(steps)
-
-
-def test_a_second_round_waits_for_a_longest_response_of_its_own():
-    lengths = [50] * 9 + [500]
-    once = Workload(8, 8, 10, lengths, 1.0)
-    seldom = Workload(8, 8, 10, lengths, 1 / 0.2)
-    tails = [rollout_s(work, RATES, devices=1024, slots=64)[1] for work in (once, seldom)]
-    rounds = sum(map(len, seldom.rounds)) / len(seldom.rounds)
-    assert tails[1] == pytest.approx(rounds * tails[0], rel=0.1)
 
 
 def rates_by(lengths, *settings, gpu="H100") -> Rates:

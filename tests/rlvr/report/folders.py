@@ -11,6 +11,7 @@ from rlvr.config.needs import resolved
 from rlvr.config.toml import dump_toml, validate
 from rlvr.config.train import TrainRecipe
 from rlvr.runs.metrics import METRICS
+from rlvr.sampling.trace import COLUMNS
 
 WORDS = """we first note that the sum of both sides is therefore equal to half of what remains so
 multiply by three and subtract seven which gives the area hence each term divides evenly""".split()
@@ -101,6 +102,28 @@ def write_rollouts(folder: Path, step: int, rollouts: list[dict[str, Any]]) -> N
         file.writelines(json.dumps(one) + "\n" for one in rollouts)
 
 
+def write_trace(
+    folder: Path, step: int, num_rows: int = 24, state: str = "paused"
+) -> dict[str, Any]:
+    """The trace of a step of 10 s: rows that end every second, the last third in `state`."""
+    rng = random.Random(step)
+    rows = []
+    for i in rng.sample(range(num_rows), num_rows):
+        seconds = -2.0 if i < 3 else 0.0, 1 + 4 * i / num_rows
+        became = state if 3 * i >= 2 * num_rows else "ended"
+        rows.append([i // 8, i % 8, *seconds, 0, 10 * i, 5 * (i < 3), 10, became])
+    tree = {
+        "seconds": 10.0,
+        "phases": [["update", 6.0, 9.0], ["sync", 9.2, 9.9]],
+        "ticks": [[1.0, 16], [2.0, 32]],
+        "columns": list(COLUMNS),
+        "rows": rows,
+    }
+    (folder / "trace").mkdir(exist_ok=True)
+    (folder / "trace" / f"step_{step}.json").write_text(json.dumps(tree))
+    return tree
+
+
 def interval(value: float, half: float) -> dict[str, Any]:
     return {"value": value, "ci95": [value - half, value + half]}
 
@@ -154,6 +177,8 @@ def write_run(
         "num_problems": 200,
     }
     (folder / "summary.json").write_text(json.dumps(summary))
+    for row in rows[:2] + rows[-1:]:
+        write_trace(folder, row["step"])
     for row in rows[-steps_with_rollouts:] if steps_with_rollouts else []:
         rollouts = [
             rollout(rng, 8 * row["step"] + i // 8, i % 8, num_words)

@@ -17,6 +17,7 @@ from tests.rlvr.report.folders import (
     write_analysis,
     write_comparison,
     write_run,
+    write_trace,
 )
 
 
@@ -41,6 +42,7 @@ def test_a_run_has_every_section_for_which_there_is_data(tmp_path, page_of):
         "length",
         "policy",
         "cost",
+        "timeline",
         "rollouts",
         "settings",
     ]
@@ -54,6 +56,41 @@ def test_a_run_that_has_just_begun_has_only_what_is_known(tmp_path):
     assert "rollouts" not in names
     empty = page_data(Source(tmp_path, {"new": RunData("new")}, None, [], {}), [[]])
     assert [section["id"] for section in empty["sections"]] == ["summary"]
+
+
+def test_a_timeline_shows_the_last_traced_step_and_two_earlier_ones(tmp_path):
+    folder = write_run(tmp_path / "run", rows=healthy_rows(40), steps_with_rollouts=0)
+    for step in (3, 4, 20):
+        write_trace(folder, step)
+    write_trace(folder, 40, num_rows=1000, state="running")
+    blocks = [
+        section["blocks"]
+        for section in page_data(read_source(folder), [[]])["sections"]
+        if section["id"] == "timeline"
+    ]
+    last, earlier = blocks[0]
+    assert last["title"] == "Step 40"
+    assert earlier["summary"] == "Earlier: step 3, step 1"
+    assert len(last["rows"]) == 320
+    assert "1000 responses: 664 ended, 3 continued and ended, 333 running on" in last["note"]
+    assert last["rows"] == sorted(last["rows"])
+    first = earlier["blocks"][1]
+    assert first["title"] == "Step 1"
+    assert first["phases"] == [["update", 6.0, 9.0], ["sync", 9.2, 9.9]]
+    assert first["rows"][:3] == [(0.0, 1 + 4 * i / 24, 1) for i in range(3)], "cut off at the begin"
+    assert sum(kind == 2 for _, _, kind in first["rows"]) == 8
+    idle = {"seconds": 3, "phases": [], "ticks": [], "columns": [], "rows": []}
+    for text in (
+        json.dumps(idle),
+        "",
+        "[1]",
+        '{"seconds": 3}',
+        '{"seconds": 3, "columns": ["a"], "rows": [[1, 2]]}',
+    ):
+        (folder / "trace" / "step_40.json").write_text(text)
+        data = page_data(read_source(folder), [[]])
+        timeline = next(one for one in data["sections"] if one["id"] == "timeline")
+        assert [block.get("title") for block in timeline["blocks"]] == ["Step 20", None]
 
 
 def test_a_comparison_shows_result_table_forest_curves_rates_and_differences(tmp_path, page_of):

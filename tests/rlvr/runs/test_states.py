@@ -203,6 +203,7 @@ TESTED = {
     "sampling.problem_selection.Selector.load_state": test_selectors,
     "algorithm.entropy_control.EntropyControl.load_state": test_the_entropy_controller,
     "policy.loss_scale.LossScale.load_state": test_the_loss_scale,
+    "sampling.collector.Collector.load_state": test_the_sampler,
     "sampling.sampler.Sampler.load_state": test_the_sampler,
     "distributed.strategy.ShardingStrategy.load_state": test_weights_schedule_and_optimizer,
     "policy.policy.Policy.load_training_state": test_weights_schedule_and_optimizer,

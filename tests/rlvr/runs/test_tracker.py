@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlvr.runs.metrics import METRICS
-from rlvr.runs.tracker import Tracker
+from rlvr.runs.tracker import Tracker, is_traced
 
 
 def lines(folder) -> list[dict]:
@@ -99,3 +99,8 @@ def test_a_half_written_last_line_is_dropped_on_resume(make_recipe, tmp_path):
     tracker.log(2, {"reward/mean": 0.7})
     tracker.close()
     assert [row["step"] for row in lines(tmp_path)] == [1, 2]
+
+
+def test_traces_of_a_long_run_stay_few():
+    kept = [step for step in range(1001) if is_traced(step)]
+    assert kept == [*range(1, 10), *range(10, 100, 10), *range(100, 1001, 100)]

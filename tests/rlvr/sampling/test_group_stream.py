@@ -18,6 +18,7 @@ from rlvr.engines.transformers import TransformersEngine
 from rlvr.policy.policy import TokenRow, load_policy
 from rlvr.sampling.group_stream import TICK, GroupRequest, GroupStream
 from rlvr.sampling.rollouts import Group
+from rlvr.sampling.trace import Trace
 from tests.waiting import HANG_S
 
 SAMPLING = SamplingParams(max_len=24)
@@ -163,6 +164,71 @@ def test_a_paused_group_goes_on_from_its_tokens_and_remembers_who_sampled_them(p
             rows = [TokenRow(asked[i].prompt_ids, response.token_ids)]
             once_T = policy.logprobs(rows, 1.0)[0]
             assert torch.allclose(once_T, torch.tensor(response.logprobs), atol=1e-4)
+
+
+def rows_of(taken) -> list[dict]:
+    return [dict(zip(taken["columns"], row, strict=True)) for row in taken["rows"]]
+
+
+def test_a_trace_says_when_each_response_ran(policy, ask):
+    engine, asked, trace = TransformersEngine(policy), ask(40, 2), Trace()
+    plain = engine.generate([Request(a.prompt_ids, s) for a in asked for s in a.seeds], SAMPLING)
+    alone = [len(response.token_ids) for response in plain]
+    with Verifier(answer_mode="last_number", num_workers=1) as verifier:
+        judge = judge_with(verifier, policy)
+        with stream_of(engine, judge, ends_early=True, trace=trace) as stream:
+            stream.add(asked[:30], [1.0] * 30)
+            stream.advance()
+            with trace.phase("update"):
+                pass
+            first = trace.take(0.0)
+            stream.add(asked[30:], [1.0] * 10)
+            stream.pause()
+    second = trace.take(0.0)
+    ((name, *span),) = first["phases"]
+    assert name == "update"
+    assert span == sorted(span)
+    assert span[1] <= first["seconds"]
+    assert second["phases"] == []
+    assert [step for _, step in first["ticks"]] == [TICK]
+    ended, left = rows_of(first), rows_of(second)
+    assert len(ended) == 60, "what is still running is there too"
+    for row, length in zip(ended, alone, strict=False):
+        assert (row["begin_step"], row["begun_len"]) == (0, 0)
+        assert row["end_step"] == (length if length <= TICK else None)
+        assert row["state"] == ("ended" if length <= TICK else "running")
+        assert row["begin_s"] <= (row["end_s"] or first["seconds"]) <= first["seconds"]
+    running = [row for row in ended if row["state"] == "running"]
+    assert running
+    went_on = left[: len(running)]
+    assert [(r["group"], r["place"]) for r in went_on] == [
+        (r["group"], r["place"]) for r in running
+    ]
+    assert {(r["state"], r["end_step"], r["new_len"]) for r in went_on} == {("paused", TICK, TICK)}
+    assert [r["begin_s"] for r in went_on] == [r["begin_s"] for r in running]
+    joined = left[len(running) :]
+    assert {r["group"] for r in joined} == set(range(30, 40))
+    assert {r["begin_step"] for r in joined} == {TICK}
+    assert trace.take(0.0)["rows"] == []
+
+
+def test_a_trace_tells_what_goes_on_and_what_is_given_up(policy, ask):
+    engine, asked, trace = TransformersEngine(policy), ask(20, 1), Trace()
+    with Verifier(answer_mode="last_number", num_workers=1) as verifier:
+        judge = judge_with(verifier, policy)
+        with stream_of(engine, judge, ends_early=True) as stream:
+            stream.add(asked, [1.0] * 20)
+            stream.advance()
+            paused = stream.pause()
+        begun = [len(one.begun[0].token_ids) for one in paused if one.begun]
+        assert begun
+        with stream_of(engine, judge, trace=trace, policy_version=1) as stream:
+            stream.add(paused, [1.0] * len(paused))
+            with pytest.raises(ZeroDivisionError), stream:
+                raise ZeroDivisionError
+    rows = rows_of(trace.take(0.0))
+    assert [row["begun_len"] for row in rows] == begun
+    assert {row["state"] for row in rows} == {"aborted"}
 
 
 def test_a_stop_ends_generation_at_the_next_decoding_step(policy, ask):

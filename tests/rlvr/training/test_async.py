@@ -7,14 +7,15 @@ import time
 import pytest
 import torch
 
-import rlvr.sampling.background
+import rlvr.training.resume
 import rlvr.training.step
 from rlvr.cli import main
 from rlvr.common.signals import Stopped, never_stop
+from rlvr.engines.engine import EngineLost
 from rlvr.runs.checkpoint import load_checkpoint
 from rlvr.runs.folder import Run
 from rlvr.training.build import Training, build
-from rlvr.training.resume import save
+from rlvr.training.resume import checkpoint_and_stop, save
 from rlvr.training.step import train_step
 from tests.rlvr.sessions import WatchedSession, watched
 from tests.rlvr.small import steady, steady_metrics
@@ -36,7 +37,7 @@ def make_training(make_recipe, warm_engine, request):
             recipe = recipe.model_copy(update={"adapter": adapter})
         training = build(recipe, recipe.model.path, warm_engine, safe_point=safe_point)
         request.addfinalizer(training.close)
-        training.engine.syncer.sync()
+        training.sampler.weight_metrics = training.engine.syncer.sync().metrics()
         return training
 
     return make
@@ -47,20 +48,34 @@ def drive(training: Training, run: Run):
     run.folder.mkdir(exist_ok=True)
     rows = []
     while run.next_step < training.recipe.train.steps:
-        state = training.sampler.state()
+        state = training.sampler.snapshot()
         try:
             metrics = train_step(training, run.next_step).metrics
         except Stopped:
+            state.wait(HANG_S)
+            training.sampler.close()
             return rows, state
         rows.append(steady(metrics))
         run.next_step += 1
-    return rows, training.sampler.state()
+    training.sampler.drain()
+    return rows, training.sampler.snapshot()
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_run_stopped_with_rollouts_in_flight_resumes_bit_for_bit(make_training, method, tmp_path):
-    whole = make_training(method)
+@pytest.mark.parametrize(
+    ("method", "rollout"),
+    [
+        ("lora", {}),
+        ("full", {}),
+        ("lora", {"steps_ahead": 3}),
+        ("lora", {"steps_ahead": 2, "sync": "adapter"}),
+        ("full", {"steps_ahead": 2, "partial": True}),
+    ],
+)
+def test_a_run_stopped_with_rollouts_in_flight_resumes_bit_for_bit(
+    make_training, method, rollout, tmp_path
+):
+    whole = make_training(method, **rollout)
     expected, end = drive(whole, Run(tmp_path / "whole", "a"))
     run = Run(tmp_path / "stopped", "b")
 
@@ -68,19 +83,21 @@ def test_a_run_stopped_with_rollouts_in_flight_resumes_bit_for_bit(make_training
         if run.next_step == 2:
             raise Stopped(signal.SIGTERM)
 
-    first = make_training(method, stop_in_the_third_update)
+    first = make_training(method, stop_in_the_third_update, **rollout)
     rows, state = drive(first, run)
     assert len(rows) == 2
-    assert state["ahead"]["groups"], "the groups of the stopped step are in the checkpoint"
+    ahead = state.to_tree()["ahead"]
+    assert all(one["groups"] for one in ahead)
+    assert len(ahead) == rollout.get("steps_ahead", 1), "all groups in flight are in the checkpoint"
     run.sampler_state = state
     folder = save(first, run)
-    second = make_training(method)
+    second = make_training(method, **rollout)
     saved = load_checkpoint(folder, second.policy, second.optimizer)
     second.sampler.load_state(saved["sampler"])
-    second.engine.syncer.sync()
+    second.sampler.weight_metrics = second.engine.syncer.sync().metrics()
     later, again = drive(second, Run(run.folder, "b", saved["step"]))
     assert rows + later == expected
-    assert again == end
+    assert again.to_tree() == end.to_tree()
     for ours, theirs in zip(second.policy.trainable, whole.policy.trainable, strict=True):
         assert (ours == theirs).all()
 
@@ -155,16 +172,47 @@ def test_groups_that_take_long_after_a_signal_are_dropped_and_sampled_anew(
     def wait_ahead(_number: int) -> None:
         time.sleep(0 if threading.current_thread() is threading.main_thread() else 0.5)
 
-    monkeypatch.setattr(rlvr.sampling.background, "GRACE_S", 0.5)
+    monkeypatch.setattr(rlvr.training.resume, "COLLECTION_GRACE_S", 0.5)
     with monkeypatch.context() as slowly:
         slowly.setattr(training.engine, "open", watched(training.engine.open, wait_ahead))
         with pytest.raises(Stopped):
             train_step(training, 0, run.update_done)
+        checkpoint_and_stop(training, run, lambda _text: None)
     assert run.next_step == 1, "it has trained"
     assert training.sampler.state() == expected.sampler.state(), "as if nothing had been collected"
     run.pending = None
     training.engine.syncer.sync()
     assert train_step(training, 1).metrics["rollout/staleness_mean"] == 0
+
+
+@pytest.mark.engine
+def test_weights_behind_three_collections_are_three_steps_old_when_they_train(
+    make_training, tmp_path
+):
+    # left-over groups would be older still
+    training = make_training(steps_ahead=3, max_staleness=3)
+    rows, _ = drive(training, Run(tmp_path / "run", "a"))
+    assert [row["policy/lag_max"] for row in rows] == [0, 1, 2, 3, 3]
+    assert [row["policy/lag_mean"] for row in rows] == [0, 1, 2, 3, 3]
+
+
+@pytest.mark.engine
+def test_after_an_engine_died_steps_ahead_are_collected_by_the_newest_weights(
+    make_training, monkeypatch, tmp_path
+):
+    training, begun = make_training(steps_ahead=2, max_staleness=2), []
+    open_session = training.engine.open
+
+    def die(number: int) -> None:
+        if number == 0:
+            begun.append(number)
+        if len(begun) == 3:  # the second that was begun ahead
+            raise EngineLost("killed")
+
+    monkeypatch.setattr(training.engine, "open", watched(open_session, die))
+    rows, _ = drive(training, Run(tmp_path / "run", "a"))
+    assert [row["policy/lag_max"] for row in rows] == [0, 1, 0, 1, 2]
+    training.engine.prove()
 
 
 @pytest.mark.engine
@@ -195,9 +243,9 @@ def test_async_is_refused_where_engine_and_trainer_share_the_model(
 
 @pytest.mark.slow
 @pytest.mark.engine
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(("method", "ahead"), [("lora", 1), ("full", 1), ("lora", 2)])
 def test_the_command_stopped_by_a_signal_resumes_bit_for_bit(
-    write_recipe, rlvr_command, tmp_path, method
+    write_recipe, rlvr_command, tmp_path, method, ahead
 ):
     import os
 
@@ -206,7 +254,7 @@ def test_the_command_stopped_by_a_signal_resumes_bit_for_bit(
     runs = []
     for name in ("whole", "stopped"):
         recipe = write_recipe(
-            rollout={"engine": "vllm", "mode": "async"},
+            rollout={"engine": "vllm", "mode": "async", "steps_ahead": ahead},
             train={"steps": 6, "checkpoint_every": 2},
             run={"name": name},
         )

@@ -56,8 +56,8 @@ def test_a_resumed_run_repeats_one_that_was_not_stopped(make_training, tmp_path,
     rows = drive(first, 0, 2)
     run = Run(tmp_path / "run", "a", next_step=2)
     run.folder.mkdir()
-    run.sampler_state = json.loads(json.dumps(first.sampler.state()))
-    assert run.sampler_state["paused"], "the checkpoint holds half-made responses"
+    run.sampler_state = first.sampler.snapshot()
+    assert first.sampler.state()["paused"], "the checkpoint holds half-made responses"
     folder = save(first, run)
     second = make_training(engine)
     saved = load_checkpoint(folder, second.policy, second.optimizer)

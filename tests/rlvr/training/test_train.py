@@ -77,6 +77,30 @@ def test_a_run_folder_holds_everything_that_was_promised(finished):
     assert "held-out accuracy" in output
 
 
+def counted_traces(run: Path) -> dict[str, list[list]]:
+    """The traces of a run as far as no clock decides."""
+    vague = {"begin_s", "end_s"}
+    trees = {path.name: json.loads(path.read_text()) for path in (run / "trace").iterdir()}
+    return {
+        name: [
+            [v for c, v in zip(tree["columns"], row, strict=True) if c not in vague]
+            for row in tree["rows"]
+        ]
+        for name, tree in trees.items()
+    }
+
+
+def test_a_run_keeps_traces_of_its_steps(finished):
+    traces = counted_traces(finished[0])
+    assert traces.keys() == {"step_1.json", "step_2.json", "step_3.json"}
+    asked = [row["rollout/responses"] for row in read_lines(finished[0])]
+    assert [len(rows) for _, rows in sorted(traces.items())] == asked
+    tree = json.loads((finished[0] / "trace" / "step_2.json").read_text())
+    (update, begin, end), (sync, sync_begin, sync_end) = tree["phases"]
+    assert (update, sync) == ("update", "sync")
+    assert 0 < begin < end <= sync_begin < sync_end <= tree["seconds"]
+
+
 def test_old_checkpoints_go_and_the_newest_stay(finished):
     names = {path.name for path in (finished[0] / "checkpoints").iterdir()}
     assert {"step_2", "step_3"} <= names
@@ -133,6 +157,7 @@ def test_a_signal_leaves_a_checkpoint_and_resuming_repeats_the_uninterrupted_run
     done = rlvr_command("train", "--resume", run)
     assert done.returncode == 0, done.stderr
     assert steady_metrics(run) == steady_metrics(finished[0])
+    assert counted_traces(run) == counted_traces(finished[0])
     last = "checkpoints/step_3/adapter_model.safetensors"
     assert (run / last).read_bytes() == (finished[0] / last).read_bytes()
 

@@ -1,0 +1,164 @@
+"""Several runs at a time in this process, on one frozen base and one vLLM.
+
+Runs take turns at everything but generation, where all of them decode in the same steps. Each has
+its own adapter, optimizer, sampler, seeds and folder, and is the run that it would be alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from rlvr.adapters.export import VLLM_RANKS, max_lora_rank
+from rlvr.common.signals import Stopped, StopRequest
+from rlvr.common.turns import Turns
+from rlvr.compare.execution.execute import execute_logged
+from rlvr.compare.execution.sharing import check_same_engine
+from rlvr.compare.execution.task import Executor, RunOutcome, RunTask, lost
+from rlvr.engines.vllm_local import VllmEngine
+from rlvr.engines.vllm_shared import VllmShare
+from rlvr.policy.shared_base import sharing_bases
+from rlvr.training.build import refuse_experts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rlvr.adapters.base import Sync
+    from rlvr.config.compare import ExecutorConfig
+    from rlvr.config.train import TrainRecipe
+    from rlvr.policy.policy import Policy
+
+
+class SharedEngine:
+    """The one vLLM of the runs in this process, started by the first that needs it."""
+
+    def __init__(self, num_runs: int) -> None:
+        self._num_runs = num_runs
+        self._engine: VllmEngine | None = None
+        self._rank = 0
+        self.turns: Turns[float] = Turns(self._step)
+        self.num_steps = 0
+
+    def expect(self, tasks: Sequence[RunTask]) -> None:
+        """Makes room for the ranks that these runs' recipes say."""
+        largest = max(task.recipe.adapter.rank or 1 for task in tasks)
+        fitting = [limit for limit in VLLM_RANKS if limit >= largest]
+        self._rank = max(self._rank, *fitting[:1])
+
+    def share(self, number: int) -> StartShare:
+        """Gives the runs of one place, from 1, their part of the engine."""
+        return StartShare(self, number)
+
+    def start(self, recipe: TrainRecipe, policy: Policy, number: int) -> VllmShare:
+        """The part of a run. Raises: ConfigError where vLLM does not take the adapter."""
+        refuse_experts(policy, "adapter")
+        self._rank = max(self._rank, max_lora_rank(policy.model))
+        if self._engine is None:
+            self.turns.join()  # until all runs of the start have said what rank they need
+        if self._engine is None or self._engine.lost:
+            self.close()
+            self._engine = VllmEngine(
+                recipe.model,
+                recipe.rollout,
+                policy.path,
+                self._rank,
+                seed=recipe.train.seed,
+                num_adapters=self._num_runs,
+            )
+        return VllmShare(self._engine, number, self.turns.join)
+
+    def _step(self) -> float:
+        if self._engine is None:  # the runs have only waited for each other
+            return 0.0
+        self.num_steps += 1
+        return self._engine.step()
+
+    def close(self) -> None:
+        """Ends the engine, if there is one."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
+
+
+class StartShare:
+    """A `StartEngine` for the runs of one place."""
+
+    def __init__(self, shared: SharedEngine, number: int) -> None:
+        self._shared, self._number = shared, number
+
+    def __call__(
+        self, recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: Sync
+    ) -> VllmShare:
+        return self._shared.start(recipe, policy, self._number)
+
+
+@contextlib.contextmanager
+def open_shared(config: ExecutorConfig, folder: Path, console: Console) -> Iterator[Executor]:
+    """`config.runs_per_engine` places whose runs share this process's engine and base."""
+    with contextlib.closing(SharedEngine(config.runs_per_engine)) as shared, sharing_bases():
+
+        def run(tasks: Sequence[RunTask]) -> list[RunOutcome]:
+            check_same_engine([task.recipe for task in tasks])
+            shared.expect(tasks)
+            with StopRequest() as stop, _lines(console) as lines:
+                outcomes = run_together(tasks, config.runs_per_engine, shared, folder, lines)
+                stop.check()
+            return [outcomes[task.folder] for task in tasks]
+
+        yield run
+
+
+def run_together(
+    tasks: Sequence[RunTask],
+    num_places: int,
+    shared: SharedEngine,
+    folder: Path,
+    lines: Progress,
+) -> dict[Path, RunOutcome]:
+    """The outcome of every task that no signal stopped; a place takes one task after another."""
+    left, outcomes = deque(tasks), dict[Path, RunOutcome]()
+
+    def fill(place: int) -> None:
+        while left:
+            task = left.popleft()
+            line = lines.add_task(f"{task.label} lr {task.lr:.4g} seed {task.seed}", total=None)
+            try:
+                outcomes[task.folder] = _execute(task, shared.share(place), folder, lines, line)
+            except Stopped:
+                return
+            except BaseException as error:  # a place that breaks must not take the others with it
+                outcomes[task.folder] = lost(task, f"{type(error).__name__}: {error}")
+
+    places = range(1, min(num_places, len(tasks)) + 1)
+    shared.turns.run([lambda place=place: fill(place) for place in places])
+    return outcomes
+
+
+def _execute(
+    task: RunTask, start: StartShare, folder: Path, lines: Progress, line: TaskID
+) -> RunOutcome:
+    def show(step: int, metrics: dict[str, float]) -> None:
+        reward = metrics.get("reward/mean")
+        text = "" if reward is None else f"reward {reward:.3f}"
+        lines.update(line, completed=step, total=task.recipe.train.steps, reward=text)
+
+    outcome = execute_logged(task, start, folder, show)
+    lines.update(line, reward=outcome.status)
+    return outcome
+
+
+def _lines(console: Console) -> Progress:
+    """A line for each run; nothing where nobody watches."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[reward]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )

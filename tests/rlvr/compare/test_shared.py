@@ -1,0 +1,146 @@
+"""Several runs on one base and one vLLM: each is the run that it would be alone."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file
+
+from rlvr.cli import main
+from rlvr.compare.execution.executors import open_executor
+from rlvr.runs.reader import read_metrics
+from tests.rlvr.small import steady_metrics
+from tests.waiting import HANG_S, wait_until
+
+QUIET = Console(quiet=True)
+METHODS = """
+[methods.lora]
+lr = 1e-3
+[methods.pissa]
+lr = 1e-4
+[methods.rslora]
+lr = 3e-3
+rank = 8
+"""
+ROLLOUT = {
+    "engine": "vllm",
+    "sync": "adapter",
+    "prompts_per_step": 2,
+    "group_size": 8,
+    "max_response_len": 32,
+}
+SHARED = '[executor]\nkind = "shared"\nruns_per_engine = 3\n'
+
+
+def run_all(comparison, executor: str, cases):
+    """(tasks, their outcomes) of runs in a folder of this executor's own."""
+    config = comparison.recipe.executor.model_copy(update={"kind": executor})
+    tasks = []
+    for case in cases:
+        task = comparison.task(*case)
+        where = {"dir": str(comparison.folder / executor)}
+        run = task.recipe.run.model_copy(update=where)
+        tasks.append(
+            type(task)(task.label, task.recipe.model_copy(update={"run": run}), task.budget)
+        )
+    with open_executor(config, comparison.folder, QUIET) as run:
+        return tasks, run(tasks)
+
+
+def weights(task):
+    (path,) = task.folder.glob("checkpoints/step_*/adapter_model.safetensors")
+    return load_file(path)
+
+
+CASES = [("lora", 0, 1e-3), ("rslora", 1, 3e-3), ("pissa", 0, 1e-4), ("lora", 2, 1e-2)]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("steps", "cases"), [(2, CASES[:2]), pytest.param(5, CASES, marks=pytest.mark.slow)]
+)
+def test_runs_of_different_methods_ranks_rates_and_seeds_are_those_they_are_alone(
+    open_written, steps, cases
+):
+    # the last of four begins on its place while the others are under way
+    comparison = open_written(
+        METHODS + SHARED,
+        budget=f"steps = {steps}",
+        rollout=ROLLOUT | ({} if steps > 2 else {"max_response_len": 8}),
+    )
+    together, outcomes = run_all(comparison, "shared", cases)
+    assert [one.status for one in outcomes] == ["finished"] * len(cases), outcomes
+    alone, outcomes = run_all(comparison, "local", cases)
+    assert [one.status for one in outcomes] == ["finished"] * len(cases), outcomes
+    for ours, theirs in zip(together, alone, strict=True):
+        rows = zip(steady_metrics(ours.folder), steady_metrics(theirs.folder), strict=True)
+        for row, other in rows:
+            assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
+        for name, value in weights(theirs).items():
+            assert (weights(ours)[name] - value).abs().max() < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_run_that_fails_ends_alone(open_written):
+    comparison = open_written(METHODS + SHARED, budget="steps = 3", rollout=ROLLOUT)
+    # this rate makes a gradient that is not finite in the first steps
+    cases = [("lora", 0, 1e-3), ("rslora", 0, 1.0)]
+    tasks, outcomes = run_all(comparison, "shared", cases)
+    assert outcomes[0].status == "finished"
+    assert len(read_metrics(tasks[0].folder)) == 3
+    (calm,), _ = run_all(comparison, "local", cases[:1])
+    for row, other in zip(
+        steady_metrics(tasks[0].folder), steady_metrics(calm.folder), strict=True
+    ):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_runs_that_were_stopped_together_go_on_together(write_comparison, tmp_path, signum):
+    path = write_comparison(
+        METHODS + SHARED,
+        seeds="[0]",
+        budget="steps = 6",
+        rollout=ROLLOUT,
+        train={"steps": 9, "checkpoint_every": 1},
+    )
+    command = [sys.executable, "-m", "rlvr.cli", "compare", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    runs = tmp_path / "runs" / "cmp" / "runs"
+    wait_until(lambda: process.poll() or len(list(runs.glob("*/checkpoints/step_2"))) == 3)
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=HANG_S)
+    assert process.returncode in (-signum, 128 + signum), output
+    assert not list(runs.glob("*/checkpoints/step_6"))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
+    assert done.returncode == 0, done.stderr
+    for run in runs.iterdir():
+        assert [row["step"] for row in steady_metrics(run)] == [1, 2, 3, 4, 5, 6]
+
+
+REFUSED = {
+    "[methods.full]\nlr = 1e-3\n": "full",
+    '[methods.lora]\nlr = 1e-3\n[settings.rollout]\nsync = "merged"\n': "rollout.sync",
+    '[methods.lora]\nlr = 1e-3\n[settings.rollout]\nmode = "async"\n': "rollout.mode",
+}
+
+
+@pytest.mark.parametrize(("text", "named"), REFUSED.items())
+def test_a_run_that_needs_an_engine_of_its_own_is_refused(write_comparison, capsys, text, named):
+    path = write_comparison(text + SHARED, rollout=ROLLOUT)
+    assert main(["compare", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert 'executor.kind = "shared"' in said
+    assert named in said
+
+
+def test_runs_of_different_bases_or_lengths_are_refused(write_comparison, capsys):
+    text = METHODS + "[methods.lora.settings.model]\nmax_len = 99\n" + SHARED
+    path = write_comparison(text, rollout=ROLLOUT)
+    assert main(["compare", str(path)]) == 2
+    assert "model.max_len is 99" in capsys.readouterr().err
