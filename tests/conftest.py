@@ -48,7 +48,8 @@ LONG = """
     training/test_train compare/test_runs evaluation/test_cli adapters/test_exact
     training/test_faults engines/test_vllm_server distributed/test_ranks training/test_async
     training/test_running analysis/test_hessian sft/test_finetune plan/test_plan
-    compare/test_search training/test_evaluate engines/test_engines
+    compare/test_search training/test_evaluate engines/test_engines training/test_family_runs
+    engines/test_tied
 """.split()
 """Files of tests/rlvr that take 10 s and more, the longest first."""
 NUM_THREADS = len(os.sched_getaffinity(0))

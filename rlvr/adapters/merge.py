@@ -8,7 +8,7 @@ copy, and the copy is dropped.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -26,6 +26,24 @@ FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 def plain_name(name: str) -> str:
     """The base model's own name of a parameter or module inside a peft model."""
     return name.removeprefix("base_model.model.").replace(".base_layer", "")
+
+
+def file_names(model: Any) -> Callable[[str], str]:
+    """What the model's files, and so vLLM, call a weight that transformers has renamed: GPT-NeoX's
+    `embed_out` is `lm_head` in the live model."""
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    # transformers keeps them for its own way back, when it saves
+    loaded = reversed(getattr(inner, "_weight_conversions", None) or [])
+    back: Any = [one.reverse_transform() for one in loaded if isinstance(one, WeightRenaming)]
+    return lambda name: rename_source_key(name, back, [], reverse=True)[0]
+
+
+def as_in_files(model: Any, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The weights under the names of `file_names`."""
+    rename = file_names(model)
+    return ((rename(name), value) for name, value in weights)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from rlvr.adapters.base import is_linear
-from rlvr.adapters.merge import merged_weights, plain_name
+from rlvr.adapters.merge import as_in_files, merged_weights, plain_name
 from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
 
@@ -90,9 +90,8 @@ def servable_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     that it serves changes them."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     experts = expert_parameters(inner)
-    for name, value in merged_weights(model, everything=True):
-        if name not in experts:
-            yield name, value
+    weights = merged_weights(model, everything=True)
+    yield from as_in_files(model, ((n, value) for n, value in weights if n not in experts))
 
 
 def _refuse_tied(inner: Any, layers: dict[str, Any]) -> None:

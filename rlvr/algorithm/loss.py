@@ -124,6 +124,25 @@ def mismatch_weights(logp_T: Tensor, batch: TokenBatch, config: AlgorithmConfig)
     return quotient_T * ((quotient_T >= 1 / cap) & (quotient_T <= cap))
 
 
+def masked_rows(logp_T: Tensor, batch: TokenBatch, config: AlgorithmConfig) -> Tensor | None:
+    """[T] bool: the token's row gives no policy gradient; None where no mask is set.
+
+    geometric_mask: the geometric mean over the row of q (see `mismatch_weights`) is outside of it.
+    Source: Liu et al. 2025, "When Speed Kills Stability". off_policy_mask: the advantage is
+    negative and the mean over the row of log pi_engine - log pi is above it. Source:
+    DeepSeek-V3.2, 2512.02556 eq. 9; the threshold is on the sampling policy's, as in trl.
+    """
+    masks = []
+    if config.geometric_mask is not None:
+        low, high = config.geometric_mask
+        mean_T = bounded_exp(batch.layout.mean(batch.proximal(logp_T) - batch.engine_T))
+        masks.append((mean_T < low) | (mean_T > high))
+    if config.off_policy_mask is not None:
+        mean_T = batch.layout.mean(batch.engine_T - logp_T.detach())
+        masks.append((batch.advantage_T < 0) & (mean_T > config.off_policy_mask))
+    return torch.stack(masks).any(dim=0) if masks else None
+
+
 def kl_in_loss(logp_T: Tensor, batch: TokenBatch, ref_T: Tensor, config: AlgorithmConfig) -> Tensor:
     """[T] KL estimates whose gradients, for k2 and with kl_unbiased, are on average the KL's own.
 
@@ -155,6 +174,11 @@ def policy_loss(
     gain_T, clipped_T = surrogate(logp_T, proximal_T, batch.advantage_T, batch.layout, config)
     loss_T = -gain_T * mismatch_weights(logp_T, batch, config)
     sums = _sums(logp_T, clipped_T, batch)
+    masked_T = masked_rows(logp_T, batch, config)
+    if masked_T is not None:
+        # chosen, not multiplied: a gradient that is not finite has no place in what is left out
+        loss_T = torch.where(masked_T, torch.zeros_like(loss_T), loss_T)
+        sums["masked"] = masked_T.float().sum()
     if batch.ref_T is not None and config.kl_in == "loss":
         loss_T = loss_T + config.kl_beta * kl_in_loss(logp_T, batch, batch.ref_T, config)
     loss = (loss_T * batch.weight_T).sum()

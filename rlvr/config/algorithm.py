@@ -1,8 +1,9 @@
 """The [algorithm] section: which policy gradient. Imports no torch."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ModelWrapValidatorHandler, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from rlvr.config.base import AS_TEXT, OR_OWN, Section
 from rlvr.config.presets import preset_of
@@ -103,6 +104,20 @@ class AlgorithmConfig(Section):
     """q of each token, or of the whole response."""
     mismatch_cap: float = Field(default=2.0, gt=1)
     """C in algorithm.mismatch."""
+
+    geometric_mask: tuple[float, float] | None = None
+    """(low, high), such as (0.999, 1.002): responses whose geometric mean of q is outside give no
+    policy gradient; None: all do."""
+    off_policy_mask: float | None = Field(default=None, gt=0)
+    """Responses with a negative advantage give no policy gradient where the mean over their tokens
+    of log pi_engine - log pi (nats) is above this; None: all do."""
+
+    @field_validator("geometric_mask")
+    @classmethod
+    def _is_around_1(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 < value[0] <= 1 <= value[1] < math.inf:
+            raise ValueError(f"{list(value)} is no range around 1; give low, high, as 0.999, 1.002")
+        return value
 
     @model_validator(mode="wrap")
     @classmethod

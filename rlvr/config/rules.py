@@ -120,6 +120,13 @@ def _of_truncated_sampling(recipe: TrainRecipe) -> Iterator[str]:
             " truncated (rollout.top_p, top_k or min_p); sample from the full distribution or"
             ' set it to "none"'
         )
+    for name in ("geometric_mask", "off_policy_mask"):
+        if getattr(recipe.algorithm, name) is not None:
+            yield (
+                f"algorithm.{name}: compares with the engine's probabilities, which truncated"
+                " sampling (rollout.top_p, top_k or min_p) renormalises; sample from the full"
+                " distribution or remove it"
+            )
 
 
 def _trains_on_older(recipe: TrainRecipe) -> bool:

@@ -24,7 +24,7 @@ from rlvr.engines.engine import (
     Session,
 )
 from rlvr.engines.vllm_requests import flat_logprobs, response_of, scoring_params, vllm_params
-from rlvr.engines.vllm_start import start_llm
+from rlvr.engines.vllm_start import refuse_head, start_llm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,9 +154,11 @@ class VllmEngine(Engine):
         ]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        from rlvr.engines.weights.vllm_reload import reload
+
         counted = _Counter(weights)  # a stream: the merged weights never exist all at once
         with self._alive() as llm, _without_warnings():
-            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(counted)})
+            llm.collective_rpc(reload, kwargs={"weights_iterator": iter(counted)})
         self._forget_prefixes()
         return counted.num_bytes
 
@@ -170,6 +172,7 @@ class VllmEngine(Engine):
         had this number, from 1."""
         from vllm.lora.request import LoRARequest
 
+        refuse_head(folder)
         with self._alive() as llm:
             llm.llm_engine.add_lora(LoRARequest("policy", number, str(folder), load_inplace=True))
         # loaded: requests only name it. Cached prefixes are told apart by the folder's path

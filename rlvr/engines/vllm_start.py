@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import warnings
@@ -99,7 +100,59 @@ def start_llm(
     before = torch.cuda.memory_allocated()
     with _settable_threads():
         llm = LLM(model=path, seed=seed, **options)
+    llm.collective_rpc(_give_classes_back)
+    if on_cpu and max_lora_rank:
+        llm.collective_rpc(_unwrap_head)
     return llm, (torch.cuda.memory_allocated() - before) / 2**30
+
+
+def _give_classes_back(worker: Any) -> None:
+    """Makes transformers' classes what they were, where vLLM runs the model by these (OLMo 2,
+    SmolLM3): it changes how a class is made and called, and the policy is of the same one.
+
+    vLLM's own model goes on as a subclass with what vLLM has added.
+    """
+    from vllm.compilation.wrapper import TorchCompileWithNoGuardsWrapper as Added
+
+    for module in list(worker.model_runner.get_model().modules()):
+        cls = type(module)
+        if not cls.__module__.startswith("transformers.") or Added not in cls.__bases__:
+            continue
+        called, made = vars(cls)["__call__"], vars(cls)["__init__"]
+        cls.__bases__ = tuple(base for base in cls.__bases__ if base is not Added)
+        cls.__init__ = inspect.getclosurevars(made).nonlocals["old_init"]
+        del cls.__call__
+        module.__class__ = type(cls.__name__, (cls, Added), {"__call__": called})
+
+
+def _unwrap_head(worker: Any) -> None:
+    """Takes the head's adapter out of the way. vLLM on CPU looks for the adapters of as many tokens
+    as there are requests, and dies of a prompt that is scored beside others (Llama, Qwen 3).
+
+    What an adapter on the head would need is refused in `refuse_head`.
+    """
+    from vllm.lora.layers import LogitsProcessorWithLoRA
+
+    for module in list(worker.model_runner.get_model().modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, LogitsProcessorWithLoRA):
+                setattr(module, name, child.base_layer)
+
+
+def refuse_head(folder: Path) -> None:
+    """Raises: ConfigError for an adapter on the head, which vLLM on a CPU cannot serve."""
+    import torch
+    from safetensors import safe_open
+
+    if torch.cuda.is_available():
+        return
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            if any(".lm_head." in name for name in tensors.keys()):  # noqa: SIM118 (no dict)
+                raise ConfigError(
+                    'rollout.sync = "adapter": vLLM on a CPU serves no adapter on lm_head; set it'
+                    ' to "merged"'
+                )
 
 
 def _options(

@@ -19,7 +19,7 @@ from rlvr.adapters.methods.prompt import prompt_cache
 from rlvr.common.errors import ConfigError
 from rlvr.config.train import ModelConfig
 from rlvr.policy.attention import bucketed, cap_attention, packed_hidden, packs, take
-from rlvr.policy.loading import check_len, load_whole
+from rlvr.policy.loading import check_len, load_whole, refuse_gguf
 from rlvr.policy.logits import check_logits, transform_of
 from rlvr.policy.logprob_head import token_logprobs
 from rlvr.policy.packing import TokenRow, buckets, lines, pack, to_device
@@ -227,6 +227,7 @@ def load_tokenizer(model_config: ModelConfig, path: str) -> Any:
 
 
 def _load(read: Callable[..., Any], model_config: ModelConfig, path: str, **options: Any) -> Any:
+    refuse_gguf(path)
     try:
         return read(
             path,

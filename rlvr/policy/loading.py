@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from rlvr.common.errors import ConfigError
@@ -75,6 +76,24 @@ def check_weights(folder: str, **options: Any) -> None:
         raise
     except (OSError, ImportError, ValueError):
         return
+
+
+def refuse_gguf(path: str) -> None:
+    """Raises: ConfigError, with the way to convert it, for a GGUF file or a folder of nothing else.
+
+    transformers dequantises them, vLLM serves them quantised: trainer and engine would begin with
+    different weights.
+    """
+    place = Path(path)
+    files = [place] if place.suffix.lower() == ".gguf" else sorted(place.glob("*.gguf"))
+    if not files or (place / "config.json").is_file():
+        return
+    read = f"from_pretrained({str(files[0].parent)!r}, gguf_file={files[0].name!r})"
+    raise ConfigError(
+        f"model.path = {path!r}: a GGUF file is not trained as it is; convert it once (pip install"
+        f" gguf): AutoModelForCausalLM.{read}.save_pretrained(FOLDER), the same with AutoTokenizer,"
+        " and give FOLDER; its weights come dequantised, what quantisation rounded away stays lost"
+    )
 
 
 def context_len(config: Any) -> int | None:

@@ -19,7 +19,7 @@ from rlvr.adapters import get_method
 from rlvr.adapters.base import Method, Setup
 from rlvr.adapters.budget import match_rank
 from rlvr.adapters.export import save_as_lora, save_as_peft, saves_as_lora
-from rlvr.adapters.merge import merged_weights, reference_on
+from rlvr.adapters.merge import as_in_files, merged_weights, reference_on
 from rlvr.adapters.methods.full import frozen_copy
 from rlvr.adapters.rounding import skip_input_casts
 from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_state
@@ -94,7 +94,7 @@ class Policy(LanguageModel):
 
     def engine_weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every weight that training changes, as the engine must hold it."""
-        return merged_weights(self.model)
+        return as_in_files(self.model, merged_weights(self.model))
 
     def set_checkpointing(self, every: int) -> None:
         """Recomputes the activations of every n-th layer in the backward pass; 0: of none."""

@@ -40,6 +40,7 @@ METRICS: dict[str, str] = {
     "policy/kl_engine": "mean KL from engine to trainer on the sampled tokens, k3 (nats per token)",
     "policy/ratio_max": "largest trainer / engine probability of a sampled token",
     "policy/clip_frac": "fraction of trained tokens whose ratio is clipped",
+    "policy/masked_frac": "fraction of trained tokens in responses that a mask leaves out",
     "policy/lag_mean": "mean age of the tokens trained on (steps since their weights)",
     "policy/lag_max": "age of the oldest token trained on (steps since its weights)",
     "policy/dropped_tokens": "response tokens left out of the loss: the engine gave no finite"

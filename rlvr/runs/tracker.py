@@ -61,7 +61,10 @@ class Tracker:
                     mode=attempt,  # pyright: ignore[reportArgumentType]
                     dir=run_dir,
                     config=recipe.model_dump(mode="json"),
-                    settings=wandb.Settings(init_timeout=wait_s, console="off"),
+                    # a run of its own beside others of this process: "shared" comparisons
+                    settings=wandb.Settings(
+                        init_timeout=wait_s, console="off", reinit="create_new"
+                    ),
                 )
                 if attempt == "online":
                     self._catch_up()

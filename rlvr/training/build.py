@@ -262,26 +262,11 @@ def _use_vllm(recipe: TrainRecipe) -> bool:
     return choose_engine(wanted, method) != "transformers"
 
 
-def refuse_tied_head(policy: Policy) -> None:
-    """vLLM on CPU repacks the head once: a trained embedding that is the head would not reach it.
+def refuse_experts(policy: Policy, mode: Sync) -> None:
+    """vLLM has experts under the names of their files, which are not those of the live model, and
+    beside them it serves adapters on GPUs only.
 
-    Raises: ConfigError.
-    """
-    model = policy.causal_lm
-    tied = model.config.tie_word_embeddings
-    trained = model.get_input_embeddings().weight.requires_grad
-    if tied and trained and policy.device.type == "cpu":
-        raise ConfigError(
-            f'adapter.method = "{policy.method.name}": {policy.path} ties its head to the'
-            " embeddings, and vLLM on CPU would go on with the old head; train an adapter, or set"
-            ' rollout.engine = "transformers"'
-        )
-
-
-def refuse_experts(policy: Policy) -> None:
-    """vLLM has experts under the names of their files, which are not those of the live model.
-
-    Raises: ConfigError where they are trained.
+    Raises: ConfigError where they are trained, or where adapters would be served on a CPU.
     """
     experts = expert_parameters(policy.causal_lm)
     trained = [name for name, parameter in experts.items() if parameter.requires_grad]
@@ -291,19 +276,19 @@ def refuse_experts(policy: Policy) -> None:
             f' ({trained[0]}) back while it runs; set rollout.engine = "transformers", or train an'
             " adapter on attention"
         )
-
-
-def refuse_unservable(policy: Policy) -> None:
-    """Raises: ConfigError for what training changes and vLLM would not take."""
-    refuse_tied_head(policy)
-    refuse_experts(policy)
+    # vLLM wraps the experts' layers too, and the kernel for those is Triton's
+    if experts and mode == "adapter" and policy.device.type == "cpu":
+        raise ConfigError(
+            'rollout.sync = "adapter": vLLM on a CPU serves no adapter on a mixture of experts; set'
+            ' it to "merged"'
+        )
 
 
 def new_engine(recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: Sync) -> Engine:
     """An engine for this run alone. Raises: ConfigError when it cannot serve the policy."""
     world = policy.strategy.world
     if use_vllm:
-        refuse_unservable(policy)
+        refuse_experts(policy, mode)
         if recipe.rollout.engine == "vllm_server":
             run_dir = Path(recipe.run.dir)
             return ServerEngine(recipe.model, recipe.rollout, run_dir, policy.path, mode, world)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from rlvr.config.sft import FinetuneRecipe
     from rlvr.config.train import ModelConfig, OptimConfig, TrainRecipe
 
+VLLM_TEMPERATURE = 2.0
+"""The highest temperature that vLLM samples at."""
+
 
 def check(
     recipe: TrainRecipe, world: World = World.alone(), device: torch.device | None = None
@@ -68,6 +71,7 @@ def check(
             " GPU: make install), or set it to 'transformers'"
         )
     _check_sleep(recipe, method)
+    _check_temperature(recipe, method)
     _check_tensor_parallel(recipe, method, world)
 
 
@@ -185,6 +189,20 @@ def _check_sleep(recipe: TrainRecipe, method: Method) -> None:
             "rollout.sleep = true: vLLM can give up a GPU's memory only, and there is none here;"
             " set it to false"
         )
+
+
+def _check_temperature(recipe: TrainRecipe, method: Method) -> None:
+    """Raises: ConfigError for a temperature that vLLM refuses once it is asked."""
+    values = {
+        "rollout.temperature": recipe.rollout.temperature,
+        "eval.temperature": recipe.eval.temperature,
+    }
+    for name, value in values.items():
+        if value > VLLM_TEMPERATURE and not _shares_model(recipe, method):
+            raise ConfigError(
+                f"{name} = {value:g}: vLLM samples at {VLLM_TEMPERATURE:g} at most; lower it, or"
+                ' set rollout.engine = "transformers"'
+            )
 
 
 def _check_tensor_parallel(recipe: TrainRecipe, method: Method, world: World) -> None:

@@ -68,6 +68,7 @@ def loss_metrics(sums: dict[str, float], grad_norms: Sequence[float]) -> dict[st
         "optim/grad_norm": sum(grad_norms) / len(grad_norms),
         "train/padding_frac": 1 - sums["attended"] / sums["positions"],
     }
-    if "kl_ref" in sums:
-        metrics["policy/kl_ref"] = sums["kl_ref"] / num_tokens
+    for name, metric in (("kl_ref", "policy/kl_ref"), ("masked", "policy/masked_frac")):
+        if name in sums:
+            metrics[metric] = sums[name] / num_tokens
     return metrics

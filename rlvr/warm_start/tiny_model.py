@@ -87,7 +87,7 @@ def build_model(
         num_attention_heads=num_heads,
         num_key_value_heads=num_kv_heads,
         max_position_embeddings=context_len,
-        tie_word_embeddings=False,  # vLLM on CPU keeps the old head when embeddings are reloaded
+        tie_word_embeddings=False,
         initializer_range=hidden_size**-0.5 / 2,
         bos_token_id=None,
         eos_token_id=end,

@@ -43,9 +43,45 @@ _STATE = {
 }
 _GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256, "bos_token_id": None}
 
+_LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_YARN = {"rope_type": "yarn", "factor": 4.0}
+_SCALED = {"rope_theta": 10000.0, "original_max_position_embeddings": 64}
+_QKV = ("q_proj", "k_proj", "v_proj", "o_proj")
+
 FAMILIES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "qwen3": ("qwen3", _GROUPED | {"head_dim": 16}, ("q_proj",)),
     "qwen3_tied": ("qwen3", _GROUPED | {"head_dim": 16, "tie_word_embeddings": True}, ("q_proj",)),
+    "llama": ("llama", _GROUPED | {"attention_bias": True, "mlp_bias": True}, _QKV),
+    "llama_tied": (
+        "llama",
+        _GROUPED | {"tie_word_embeddings": True, "rope_parameters": _LLAMA3 | _SCALED},
+        (*_QKV, "gate_proj", "up_proj", "down_proj"),
+    ),
+    "qwen2": ("qwen2", _GROUPED | {"rope_parameters": _YARN | _SCALED}, _QKV),
+    "qwen2_tied": ("qwen2", _GROUPED | {"tie_word_embeddings": True}, _QKV),
+    "mistral": ("mistral", _GROUPED | {"sliding_window": None}, _QKV),
+    "mistral_window": ("mistral", _GROUPED | {"sliding_window": 8}, _QKV),
+    "phi3": ("phi3", _GROUPED, ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
+    "olmo2": ("olmo2", _GROUPED, _QKV),
+    "smollm3": (
+        "smollm3",
+        _GROUPED | {"tie_word_embeddings": True, "no_rope_layers": [1, 0]},
+        _QKV,
+    ),
+    "falcon": (
+        "falcon",
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "alibi": False}
+        | {"new_decoder_architecture": True, "num_kv_heads": 1, "bos_token_id": None}
+        | {"tie_word_embeddings": True, "max_position_embeddings": 256, "bias": True},
+        ("query_key_value", "dense"),
+    ),
+    "gpt_neox": ("gpt_neox", _PLAIN, ("query_key_value", "dense", "dense_h_to_4h")),
+    "qwen2_moe": (
+        "qwen2_moe",
+        _GROUPED | _EXPERTS | {"num_experts": 4, "shared_expert_intermediate_size": 16},
+        _QKV,
+    ),
+    "qwen3_moe": ("qwen3_moe", _GROUPED | _EXPERTS | {"head_dim": 16, "num_experts": 4}, _QKV),
     "gemma2": (
         "gemma2",
         _GEMMA | {"final_logit_softcapping": 30.0, "attn_logit_softcapping": 2.0},
@@ -100,6 +136,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     ),
 }
 """Family: model type, sizes and settings, modules for an adapter."""
+ALWAYS_TIED = {"gemma2", "gemma3", "cohere"}
+"""Families that vLLM takes with one weight for both ends only."""
 
 
 def write_family(family: str, folder: Path, **settings: Any) -> Path:
@@ -125,7 +163,9 @@ def write_model(model: Any, tokenizer: Any, folder: Path) -> Path:
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 nn.init.normal_(parameter, std=0.15)
-        model.get_output_embeddings().weight.mul_(8)
+        # a tied head as large would say the last token again and again
+        is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        model.get_output_embeddings().weight.mul_(2 if is_tied else 8)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )

@@ -23,6 +23,7 @@ from rlvr.compare.execution.task import Executor, RunOutcome, RunTask, lost
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.engines.vllm_shared import VllmShare
 from rlvr.policy.shared_base import sharing_bases
+from rlvr.training.build import refuse_experts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +56,7 @@ class SharedEngine:
 
     def start(self, recipe: TrainRecipe, policy: Policy, number: int) -> VllmShare:
         """The part of a run. Raises: ConfigError where vLLM does not take the adapter."""
+        refuse_experts(policy, "adapter")
         self._rank = max(self._rank, max_lora_rank(policy.model))
         if self._engine is None:
             self.turns.join()  # until all runs of the start have said what rank they need

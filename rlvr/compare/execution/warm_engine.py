@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rlvr.engines.engine import Engine, ForwardingEngine
-from rlvr.training.build import new_engine, refuse_unservable
+from rlvr.training.build import new_engine, refuse_experts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ class WarmEngine:
             self.close()
             self._engine, self._key = new_engine(recipe, policy, use_vllm, mode), key
         else:
-            refuse_unservable(policy)  # as new_engine does before it starts one
+            refuse_experts(policy, mode)  # as new_engine does before it starts one
             self._engine.wake()
             if mode == "merged":  # an adapter is laid over the base and leaves it as it was
                 self._engine.load_weights(_base_weights(recipe, policy.path))

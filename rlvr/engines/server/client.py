@@ -13,6 +13,7 @@ from rlvr.common.errors import ConfigError, RunError
 from rlvr.engines.engine import CacheLoad, Request, Response, SamplingParams
 from rlvr.engines.server.guard import INSTANCE_HEADER, PAUSE_PATH, READ_BACK_PATH
 from rlvr.engines.weights.fingerprint import Piece
+from rlvr.engines.weights.vllm_reload import RELOAD
 
 if TYPE_CHECKING:
     import aiohttp
@@ -178,7 +179,7 @@ class Server:
 
     async def load_weights(self, path: str) -> None:
         """Serves the base with the weights in the safetensors files of `path`."""
-        body = {"method": "reload_weights", "kwargs": {"weights_path": path}}
+        body = {"method": RELOAD, "kwargs": {"weights_path": path}}
         await self.call("POST", "/collective_rpc", body, WEIGHTS_S)
         reply = await self.call("POST", "/reset_prefix_cache", timeout_s=WEIGHTS_S)
         if isinstance(reply, dict) and not reply.get("success", True):

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from rlvr.adapters.export import lora_factors, low_rank_layers
-from rlvr.adapters.merge import handed_names, merged_weights, plain_name
+from rlvr.adapters.merge import (
+    as_in_files,
+    file_names,
+    handed_names,
+    merged_weights,
+    plain_name,
+)
 from rlvr.distributed.sharded_tensors import Slot, temporarily_gathered
 from rlvr.engines.weights.vllm_weights import FACTORS
 
@@ -104,7 +110,9 @@ def whose_turn(modules: Sequence[str], step: int) -> list[str]:
 def sent_names(policy: LanguageModel, mode: Sync, everything: bool = False) -> dict[str, list[str]]:
     """The names of what a sync hands over, by module; see `vllm_weights.read`."""
     if mode == "merged":
-        return handed_names(policy.model, everything)
+        rename = file_names(policy.model)
+        handed = handed_names(policy.model, everything).items()
+        return {module: [rename(name) for name in names] for module, names in handed}
     return {name: [name + factor for factor in FACTORS] for name in _lora_layers(policy)}
 
 
@@ -119,6 +127,7 @@ def sent_weights(
     [out, in], and low-rank factors with their scaling in B."""
     if mode == "merged":
         weights = merged_weights(policy.model, everything, only=modules)
+        weights = as_in_files(policy.model, weights)
         if cast is not None:
             weights = ((name, cast(name, value)) for name, value in weights)
         yield from _as_linear(policy.model, weights)
@@ -163,8 +172,11 @@ def _as_linear(
     """The weights, those of transformers' Conv1D transposed."""
     from transformers.pytorch_utils import Conv1D
 
+    rename = file_names(model)
     turned = {
-        f"{plain_name(name)}.weight" for name, m in model.named_modules() if isinstance(m, Conv1D)
+        rename(f"{plain_name(name)}.weight")
+        for name, module in model.named_modules()
+        if isinstance(module, Conv1D)
     }
     for name, value in weights:
         yield name, value.t() if name in turned else value

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rlvr.adapters.export import low_rank_layers
-from rlvr.adapters.merge import merged_weights
+from rlvr.adapters.merge import as_in_files, merged_weights
 from rlvr.engines.weights.arrival import meant_and_served
 from rlvr.engines.weights.cast import Cast
 
@@ -33,7 +33,8 @@ class Merged:
     def __init__(self, policy: LanguageModel) -> None:
         """Keeps the sample of the weights as they are: the policy has to be at step 0."""
         start = merged_weights(policy.model, adapted=False)
-        self._start = {name: _sampled(value) for name, value in start}
+        named = as_in_files(policy.model, start)
+        self._start = {name: _sampled(value) for name, value in named}
         self._dtype = policy.dtype
         self.frac = 1.0
 

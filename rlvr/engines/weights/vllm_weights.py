@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlvr.engines.weights.fingerprint import ANY, NOTHING, Piece, digest
+from rlvr.engines.weights.vllm_reload import reload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,10 @@ ONE_HOT_ROWS = 1024
 
 class Reader:
     """A mixin for vLLM's worker class, given as `vllm serve --worker-extension-cls`."""
+
+    def rlvr_reload(self, **given: Any) -> None:
+        """`vllm_reload.reload` of this worker."""
+        reload(self, **given)
 
     def rlvr_held(self, names: Sequence[str], has_adapter: bool) -> dict[str, list[list[Any]]]:
         """`read` of this worker, with lists for tuples."""
@@ -112,8 +117,7 @@ class _Worker:
             holders = [self._matrix(layer) if key == "weight" else value]
             if type(layer) is VocabParallelEmbedding:
                 # looked up in one form and, where it is the head too, multiplied in another
-                heads = self._heads(layer) if self._tied else []
-                holders = [value, *map(self._matrix, heads)]
+                holders = [value, *map(self._matrix, self._heads(layer))]
             for one in holders:
                 yield _piece(one, place, _dtype(layer, value))
         elif value.is_floating_point() and value.ndim in (1, 2) and shard is None:
@@ -132,8 +136,11 @@ class _Worker:
     def _heads(self, embedding: Any) -> list[Any]:
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
-        heads = [m for m in self._modules.values() if isinstance(m, ParallelLMHead)]
-        return list(dict.fromkeys(heads)) or [embedding]
+        heads = [m for m in self._model.modules() if isinstance(m, ParallelLMHead)]
+        if not heads:
+            return [embedding] if self._tied else []
+        # vLLM says "not tied" of a folder that has the head too, and ties the two if they are equal
+        return [head for head in heads if self._tied or head.weight is embedding.weight]
 
     def _matrix(self, layer: Any) -> Tensor:
         """[out, in] of a linear layer or of a head, as it is multiplied with."""

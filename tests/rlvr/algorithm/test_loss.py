@@ -117,6 +117,13 @@ def slow_loss(logp, old, engine, ref, advantage, config, stale):
                 "mask": q if 1 / cap <= q <= cap else 0.0,
             }[config.mismatch]
             loss = -gain * weight
+            if config.geometric_mask is not None:
+                low_mean, high_mean = config.geometric_mask
+                mean_q = math.exp(sum(o - e for o, e in zip(old[i], engine[i], strict=True)) / n)
+                loss = loss * (low_mean <= mean_q <= high_mean)
+            if config.off_policy_mask is not None and a < 0:
+                drift = sum(e - float(x.detach()) for e, x in zip(engine[i], row, strict=True)) / n
+                loss = loss * (drift <= config.off_policy_mask)
             if config.kl_beta and config.kl_in == "loss":
                 d = row[t] - ref[i][t]
                 kl = {"k1": d, "k2": d**2 / 2, "k3": torch.exp(-d) + d - 1}[config.kl_estimator]
@@ -141,6 +148,9 @@ def slow_loss(logp, old, engine, ref, advantage, config, stale):
 VARIANTS = [
     *({"preset": name} for name in PRESETS),
     {"preset": "dapo", "clip_delta": 1.4},
+    {"preset": "dapo", "geometric_mask": (0.9, 1.1)},
+    {"preset": "grpo", "off_policy_mask": 0.01},
+    {"preset": "gspo", "geometric_mask": (0.8, 1.3), "off_policy_mask": 0.01},
     {"preset": "grpo", "kl_estimator": "k1"},
     {"preset": "grpo", "kl_estimator": "k2"},
     {"preset": "grpo", "kl_unbiased": True},
@@ -166,7 +176,9 @@ sampled it; two_policies: the engine's probabilities are the proximal ones."""
 @pytest.mark.parametrize("variant", VARIANTS, ids=title)
 def test_loss_and_gradient_equal_the_slow_reference(variant, kind):
     config = AlgorithmConfig(**variant)
-    logp, engine, ref, advantage = numbers = rows_of_numbers()
+    # these have rows of either sign on either side of the mask
+    seed = 3 if "off_policy_mask" in variant else 0
+    logp, engine, ref, advantage = numbers = rows_of_numbers(seed)
     leaves = [
         [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in row] for row in logp
     ]

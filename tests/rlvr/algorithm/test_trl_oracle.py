@@ -217,16 +217,19 @@ MISMATCHES = {
 }
 
 
+@pytest.mark.parametrize("mask", [None, 0.02])
 @pytest.mark.parametrize("mode", MISMATCHES)
-def test_a_mismatch_correction_equals_trl_in_loss_and_gradient(mode, tmp_path):
+def test_a_mismatch_correction_equals_trl_in_loss_and_gradient(mode, mask, tmp_path):
     settings = {
         "loss_type": "dapo",
         "epsilon_high": 0.28,
         "vllm_importance_sampling_mode": mode,
         "vllm_importance_sampling_clip_max": 2.0,
         "vllm_importance_sampling_clip_min": 0.5 if mode.endswith("mask") else None,
+        "off_policy_mask_threshold": mask,
     }
     groups = make_groups()
-    recipe = make_recipe(algorithm={"preset": "dapo"} | MISMATCHES[mode])
+    algorithm = {"preset": "dapo"} | ({"off_policy_mask": mask} if mask else {})
+    recipe = make_recipe(algorithm=algorithm | MISMATCHES[mode])
     theirs = trl_step(recipe, groups, tmp_path, settings, engine=True)
     assert_equal(our_step(recipe, groups), theirs)

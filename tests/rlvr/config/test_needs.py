@@ -53,6 +53,7 @@ ALWAYS = {
         reward.length_weight reward.repetition_weight reward.extra reward.normalise
         algorithm.preset algorithm.advantage algorithm.ratio algorithm.clip algorithm.aggregation
         algorithm.kl_beta algorithm.entropy_coef algorithm.entropy_target algorithm.mismatch
+        algorithm.geometric_mask algorithm.off_policy_mask
         optim.name optim.lr optim.betas optim.eps optim.weight_decay optim.schedule
         optim.warmup_steps optim.max_grad_norm optim.updates_per_step
         train.steps train.seed train.tokens_per_microbatch train.activation_checkpointing

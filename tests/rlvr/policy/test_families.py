@@ -15,16 +15,16 @@ from rlvr.common.errors import ConfigError
 from rlvr.config.train import AdapterConfig, ModelConfig
 from rlvr.engines.engine import Request, SamplingParams
 from rlvr.engines.transformers import TransformersEngine, check_cache
+from rlvr.engines.weights.arrival import sent_names
 from rlvr.policy import logits
+from rlvr.policy.language_model import LanguageModel, load_tokenizer
 from rlvr.policy.loading import check_weights, context_len
 from rlvr.policy.policy import TokenRow, load_policy
 from rlvr.training.loop import resume, train
 from tests.rlvr import small
-from tests.rlvr.families import FAMILIES, true_logprobs, write_family, write_model
+from tests.rlvr.families import ALWAYS_TIED, FAMILIES, true_logprobs, write_family, write_model
 
 PAIRS = [([7, 8, 9], [10, 11, 12, 13]), ([20] * 9, [21]), ([30, 31], [32, 33, 34, 35, 36])]
-TIED = {"gemma2", "gemma3", "cohere"}
-"""Families that vLLM takes with one weight for both ends only."""
 NO_STATE = {"recurrent_gemma", "mamba2"}
 """Families that the transformers engine cannot generate with."""
 
@@ -61,6 +61,21 @@ def test_log_probabilities_are_those_of_the_models_own_forward_pass(folder_of, f
     assert theirs.std() > 1, "logits of a size that shows a cap"
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     assert 0 <= policy.logits_check["max_difference"] < 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_handed_over_by_the_names_of_the_models_files(folder_of, family):
+    """By these vLLM knows them: transformers calls GPT-NeoX's head otherwise when it is loaded."""
+    folder = folder_of(family)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    policy = LanguageModel(model, None, torch.float32, torch.device("cpu"), str(folder))
+    names = sent_names(policy, "merged", everything=True)
+    handed = {name for own in names.values() for name in own}
+    in_files = load_file(folder / "model.safetensors").keys() - dict(model.named_buffers()).keys()
+    # vLLM takes no experts while it runs
+    assert {n for n in handed if ".experts." not in n} == {
+        n for n in in_files if ".experts." not in n
+    }
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in NO_STATE])
@@ -193,6 +208,21 @@ def test_a_whole_folder_is_taken_whatever_its_files_call_the_weights(folder_of, 
     check_weights(str(folder))
 
 
+@pytest.mark.parametrize("path", ["model-Q4_K_M.gguf", ""])
+def test_a_gguf_file_is_refused_with_the_way_to_convert_it(tmp_path, path):
+    (tmp_path / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ConfigError, match=r"convert it once .*gguf_file='model-Q4_K_M\.gguf'"):
+        load(tmp_path / path)
+    with pytest.raises(ConfigError, match=r"dequantised, what quantisation rounded away"):
+        load_tokenizer(ModelConfig(path="x.gguf"), str(tmp_path / path))
+
+
+def test_a_folder_with_a_gguf_file_beside_its_weights_is_read(folder_of, tmp_path):
+    folder = copied(folder_of("qwen3"), tmp_path / "model", lambda weights: weights)
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    load(folder, target_modules=["q_proj"])
+
+
 def test_an_adapter_folder_that_lacks_weights_is_refused(folder_of, tmp_path):
     from rlvr.adapters.load import load_adapted
 
@@ -293,7 +323,7 @@ def test_a_step_of_every_family_starts_on_policy(folder_of, make_recipe, tmp_pat
 def test_vllm_has_the_probabilities_of_families_that_bend_their_logits(
     make_recipe, tmp_path, family
 ):
-    sizes = {"hidden_size": 64, "head_dim": 32, "tie_word_embeddings": family in TIED}
+    sizes = {"hidden_size": 64, "head_dim": 32, "tie_word_embeddings": family in ALWAYS_TIED}
     folder = write_family(family, tmp_path / "model", **sizes)
     targets = FAMILIES[family][2]
     line = one_step(make_recipe, folder, tmp_path, "lora", targets, engine="vllm")

@@ -22,6 +22,22 @@ def test_offline_wandb_gets_its_files_inside_the_run_folder(make_recipe, tmp_pat
     assert lines(tmp_path) == [{"step": 1, "reward/mean": 0.5}]
 
 
+def test_two_runs_of_one_process_are_two_runs_of_wandb(make_recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    recipe = make_recipe(track={"wandb": "offline"})
+    folders = [tmp_path / name for name in ("first", "second")]
+    trackers = []
+    for i, folder in enumerate(folders):
+        folder.mkdir()
+        trackers.append(Tracker(recipe, folder, f"run{i}", 0))
+    for tracker in trackers:
+        tracker.log(1, {"reward/mean": 0.5})
+        tracker.close()
+    for i, folder in enumerate(folders):
+        (log,) = folder.glob(f"wandb/offline-run-*-run{i}/*.wandb")
+        assert b"reward/mean" in log.read_bytes()
+
+
 def test_an_unreachable_wandb_is_said_and_logged_offline(make_recipe, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

@@ -164,6 +164,7 @@ def test_an_unknown_benchmark_is_refused_before_a_model_is_loaded(write_recipe, 
 CONDITIONAL = {
     "policy/kl_ref": "algorithm.kl_beta above 0",
     "policy/entropy_coef": "algorithm.entropy_coef above 0, or entropy_target",
+    "policy/masked_frac": "algorithm.geometric_mask or off_policy_mask",
     "optim/loss_scale": 'model.dtype = "float16"',
     "perf/mfu": "a GPU whose peak is known",
     "reward/extra_failures": "[[reward.extra]]",

@@ -54,3 +54,16 @@ def test_vllm_in_the_process_cannot_generate_beside_the_update_on_a_gpu(make_rec
     check(make_recipe(rollout={"engine": engine}), device=torch.device("cuda", 1))
     served = {"engine": "vllm_server", "mode": "async", "servers": ["http://127.0.0.1:8000"]}
     check(make_recipe(rollout=served), device=torch.device("cuda", 1))
+
+
+@pytest.mark.parametrize("section", ["rollout", "eval"])
+def test_a_temperature_that_vllm_refuses_is_refused_before(make_recipe, digit_problems, section):
+    def recipe(engine: str, value: float):
+        sections = {"rollout": {"engine": engine}, "eval": {"path": str(digit_problems)}}
+        sections[section] |= {"temperature": value}
+        return make_recipe(**sections)
+
+    with pytest.raises(ConfigError, match=rf"{section}\.temperature = 2\.5: vLLM samples at 2"):
+        check(recipe("vllm", 2.5))
+    check(recipe("vllm", 2.0))
+    check(recipe("transformers", 2.5))

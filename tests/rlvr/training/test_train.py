@@ -209,21 +209,6 @@ def test_bad_input_exits_2_with_one_line_and_no_run_folder(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_tied_head_that_vllm_on_cpu_would_miss_is_refused(
-    write_recipe, tiny_policy, capsys, tmp_path
-):
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-
-    config = Qwen2Config.from_pretrained(tiny_policy, tie_word_embeddings=True)
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "tied")
-    AutoTokenizer.from_pretrained(tiny_policy).save_pretrained(tmp_path / "tied")
-    recipe = write_recipe(model={"path": str(tmp_path / "tied")}, rollout={"engine": "vllm"})
-    words = recipe.read_text().replace('method = "lora"', 'method = "full"').replace("rank = 4", "")
-    recipe.write_text(words)
-    assert main(["train", str(recipe)]) == 2
-    assert "ties its head to the embeddings" in capsys.readouterr().err
-
-
 def test_an_existing_run_folder_is_refused_with_both_remedies(write_recipe, rlvr_command, tmp_path):
     (tmp_path / "runs" / "run").mkdir(parents=True)
     done = rlvr_command("train", write_recipe())
