@@ -50,6 +50,7 @@ LONG = """
     training/test_running analysis/test_hessian sft/test_finetune plan/test_plan
     compare/test_search training/test_evaluate engines/test_engines training/test_family_runs
     engines/test_tied
+    training/test_own_code sampling/test_extra
 """.split()
 """Files of tests/rlvr that take 10 s and more, the longest first."""
 NUM_THREADS = len(os.sched_getaffinity(0))
