@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,12 @@ class VllmShare(Engine):
 
     def read_back(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
         return self._engine.read_back_of(self._adapter, names)
+
+    def wake(self) -> None:
+        """Returns to the system what the update has freed: the C library keeps it apart for every
+        thread, and each run has one."""
+        with contextlib.suppress(AttributeError, OSError):  # not glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
     def close(self) -> None:
         """Leaves vLLM to the other runs."""

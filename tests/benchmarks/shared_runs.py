@@ -18,7 +18,8 @@ from rlvr.compare.execution.executors import open_executor
 from rlvr.compare.resolve import open_comparison
 from rlvr.engines.vllm_local import VllmEngine
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (5.623e-4, 1e-3, 1.778e-3, 3.162e-3)
+"""Of the grid of `rlvr lr-find`, around the recipe's own rate."""
 BASE = Path(__file__).parents[2] / "recipes" / "quickstart.toml"
 
 
