@@ -23,7 +23,7 @@ from rlvr.adapters import METHODS
 from rlvr.compare.execution.warm_engine import WarmEngine
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
-from rlvr.sampling.sampler import NoSignalError
+from rlvr.sampling.collector import NoSignalError
 from rlvr.training.build import build
 from rlvr.training.step import train_step
 from rlvr.warm_start.policy_path import model_path

@@ -34,7 +34,7 @@ from rlvr.config.train import AdapterConfig, TrainRecipe
 from rlvr.data.problems import encode_prompts, load_problems
 from rlvr.policy.language_model import load_base
 from rlvr.policy.policy import load_policy
-from rlvr.sampling.sampler import NoSignalError
+from rlvr.sampling.collector import NoSignalError
 from rlvr.training.build import Training, build
 from rlvr.training.evaluate import sample_responses, score_responses
 from rlvr.training.preflight import check

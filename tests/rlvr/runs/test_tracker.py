@@ -6,6 +6,7 @@ import pytest
 
 from rlvr.runs.metrics import METRICS
 from rlvr.runs.tracker import Tracker, is_traced
+from tests.waiting import wait_until
 
 
 def lines(folder) -> list[dict]:
@@ -35,7 +36,8 @@ def test_two_runs_of_one_process_are_two_runs_of_wandb(make_recipe, tmp_path, mo
         tracker.close()
     for i, folder in enumerate(folders):
         (log,) = folder.glob(f"wandb/offline-run-*-run{i}/*.wandb")
-        assert b"reward/mean" in log.read_bytes()
+        # W&B's own process writes it, and may still be at it
+        assert wait_until(lambda log=log: b"reward/mean" in log.read_bytes())
 
 
 def test_an_unreachable_wandb_is_said_and_logged_offline(make_recipe, tmp_path, monkeypatch, capfd):
