@@ -10,6 +10,19 @@ SERVER = r"^https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$"
 """An address without user, path or query: it is written to config.toml."""
 
 
+STARTED_WITH = (
+    "engine",
+    "servers",
+    "gpu_memory_utilization",
+    "sleep",
+    "kv_cache_gib",
+    "max_num_seqs",
+    "tensor_parallel_size",
+    "engine_args",
+)
+"""Settings of [rollout] that an engine is started with and cannot change."""
+
+
 class RolloutConfig(Section):
     """How the engine generates."""
 

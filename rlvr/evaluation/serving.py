@@ -111,11 +111,11 @@ class TargetServer:
         Raises: SyncError for weights that did not arrive; in float32 for the probe, too.
         """
         from rlvr.engines.transformers import TransformersEngine
-        from rlvr.engines.weights.arrival import check_arrival
+        from rlvr.engines.weights.arrival import compare, expected
         from rlvr.engines.weights.sync import TOLERANCE, SyncError, explain
 
         # every tensor, not a sample: a target is loaded once and everything else rests on it
-        found = check_arrival(model, engine, "merged", everything=True)
+        found = compare(expected(model, "merged", everything=True), engine)
         if found.differing:
             raise SyncError(f"{name}: {explain(found)}")
         if not self._probe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,6 @@ class SharedEngine:
         self._engine: VllmEngine | None = None
         self._rank = 0
         self.turns: Turns[float] = Turns(self._step)
-        self.num_steps = 0
 
     def expect(self, tasks: Sequence[RunTask]) -> None:
         """Makes room for the ranks that these runs' recipes say."""
@@ -75,7 +75,6 @@ class SharedEngine:
     def _step(self) -> float:
         if self._engine is None:  # the runs have only waited for each other
             return 0.0
-        self.num_steps += 1
         return self._engine.step()
 
     def close(self) -> None:
@@ -105,7 +104,7 @@ def open_shared(config: ExecutorConfig, folder: Path, console: Console) -> Itera
         def run(tasks: Sequence[RunTask]) -> list[RunOutcome]:
             check_same_engine([task.recipe for task in tasks])
             shared.expect(tasks)
-            with StopRequest() as stop, _lines(console) as lines:
+            with StopRequest() as stop, live_lines(console) as lines:
                 outcomes = run_together(tasks, config.runs_per_engine, shared, folder, lines)
                 stop.check()
             return [outcomes[task.folder] for task in tasks]
@@ -126,7 +125,7 @@ def run_together(
     def fill(place: int) -> None:
         while left:
             task = left.popleft()
-            line = lines.add_task(f"{task.label} lr {task.lr:.4g} seed {task.seed}", total=None)
+            line = add_line(lines, task)
             try:
                 outcomes[task.folder] = _execute(task, shared.share(place), folder, lines, line)
             except Stopped:
@@ -142,17 +141,25 @@ def run_together(
 def _execute(
     task: RunTask, start: StartShare, folder: Path, lines: Progress, line: TaskID
 ) -> RunOutcome:
-    def show(step: int, metrics: dict[str, float]) -> None:
-        reward = metrics.get("reward/mean")
-        text = "" if reward is None else f"reward {reward:.3f}"
-        lines.update(line, completed=step, total=task.recipe.train.steps, reward=text)
-
-    outcome = execute_logged(task, start, folder, show)
+    outcome = execute_logged(task, start, folder, partial(show_step, lines, line))
     lines.update(line, reward=outcome.status)
     return outcome
 
 
-def _lines(console: Console) -> Progress:
+def add_line(lines: Progress, task: RunTask) -> TaskID:
+    """A line for the run."""
+    name = f"{task.label} lr {task.lr:.4g} seed {task.seed}"
+    return lines.add_task(name, total=task.recipe.train.steps, reward="")
+
+
+def show_step(lines: Progress, line: TaskID, step: int, metrics: dict[str, float]) -> None:
+    """The run has finished so many steps."""
+    reward = metrics.get("reward/mean")
+    text = "" if reward is None else f"reward {reward:.3f}"
+    lines.update(line, completed=step, reward=text)
+
+
+def live_lines(console: Console) -> Progress:
     """A line for each run; nothing where nobody watches."""
     return Progress(
         TextColumn("{task.description}"),

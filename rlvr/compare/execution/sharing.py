@@ -7,16 +7,8 @@ from collections.abc import Iterator, Sequence
 from rlvr.adapters import get_method
 from rlvr.common.errors import ConfigError
 from rlvr.config.compare import BudgetConfig
+from rlvr.config.rollout import STARTED_WITH
 from rlvr.config.train import ModelConfig, TrainRecipe
-
-OF_ENGINE = (
-    "max_num_seqs",
-    "kv_cache_gib",
-    "gpu_memory_utilization",
-    "tensor_parallel_size",
-    "engine_args",
-)
-"""Settings of [rollout] that vLLM is started with."""
 
 
 def check_can_share(recipe: TrainRecipe, budget: BudgetConfig) -> None:
@@ -59,7 +51,7 @@ def check_same_engine(recipes: Sequence[TrainRecipe]) -> None:
     """Raises: ConfigError for runs that one base and one vLLM cannot serve."""
     first = recipes[0]
     for recipe in recipes[1:]:
-        for section, names in (("model", ModelConfig.model_fields), ("rollout", OF_ENGINE)):
+        for section, names in (("model", ModelConfig.model_fields), ("rollout", STARTED_WITH)):
             ours, theirs = getattr(first, section), getattr(recipe, section)
             for name in names:
                 a, b = getattr(ours, name), getattr(theirs, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from rlvr.config.rollout import STARTED_WITH
 from rlvr.engines.engine import Engine, ForwardingEngine
 from rlvr.training.build import new_engine, refuse_experts
 
@@ -61,17 +62,10 @@ def _key(recipe: TrainRecipe, policy: Policy, mode: str) -> tuple[object, ...]:
     """Everything that the engine was started with and cannot change."""
     from rlvr.adapters.export import max_lora_rank
 
-    rollout = recipe.rollout
     return (
         policy.path,
         recipe.model,
-        rollout.engine,
-        rollout.servers,
-        rollout.gpu_memory_utilization,
-        rollout.sleep,
-        rollout.kv_cache_gib,
-        rollout.max_num_seqs,
-        rollout.tensor_parallel_size,
+        *(getattr(recipe.rollout, name) for name in STARTED_WITH),
         max_lora_rank(policy.model) if mode == "adapter" else None,
     )
 

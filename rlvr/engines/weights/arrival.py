@@ -52,19 +52,6 @@ class Expected:
     weights: Iterable[tuple[str, Tensor]]
 
 
-def check_arrival(
-    policy: LanguageModel,
-    engine: Engine,
-    mode: Sync,
-    step: int | None = None,
-    everything: bool = False,
-    cast: Cast | None = None,
-) -> Arrival:
-    """The comparison of every number that the engine serves, after a sync by `mode`, with the
-    policy's own, rounded to the type in which the engine keeps it. Arguments: as `expected`'s."""
-    return compare(expected(policy, mode, step, everything, cast), engine)
-
-
 def expected(
     policy: LanguageModel,
     mode: Sync,
@@ -72,7 +59,8 @@ def expected(
     everything: bool = False,
     cast: Cast | None = None,
 ) -> Expected:
-    """What the engine should serve, from the policy as it is when the weights are iterated over.
+    """What the engine should serve after a sync by `mode`, from the policy as it is while the
+    weights are iterated over.
 
     step: compares only the modules whose turn it is after this step. everything: compares what
     training does not change, too. cast: that of the sync, for merged weights. All ranks of a
@@ -85,7 +73,8 @@ def expected(
 
 
 def compare(expected: Expected, engine: Engine) -> Arrival:
-    """The comparison of what the engine serves with what it should."""
+    """The comparison of every number that the engine serves with what it should serve, rounded to
+    the type in which the engine keeps it."""
     module_of = {name: module for module, own in expected.names.items() for name in own}
     found: Mapping[str, Sequence[Piece]] = {}
     differing: dict[str, None] = {}

@@ -81,7 +81,7 @@ def probe(report: Report, tiny: bool, method: str) -> None:
     with everything read back. lora: as an adapter; else merged weights."""
     need("vllm")
     _need_gpu(tiny)
-    from rlvr.engines.weights.arrival import check_arrival
+    from rlvr.engines.weights.arrival import compare, expected
     from rlvr.engines.weights.sync import Syncer
     from rlvr.policy.policy import load_policy
     from rlvr.training.build import new_engine
@@ -104,7 +104,7 @@ def probe(report: Report, tiny: bool, method: str) -> None:
         report(decoded_tokens_per_s=speed)
         _move(policy, prompts[:8])
         stats = asdict(syncer.sync(1))
-        found = check_arrival(policy, engine, mode, everything=True)
+        found = compare(expected(policy, mode, everything=True), engine)
         report(
             sync_after_update=stats,
             arrival={name: list(names) for name, names in asdict(found).items()},

@@ -1,15 +1,22 @@
 """Several runs on one base and one vLLM: each is the run that it would be alone."""
 
+import ast
 import signal
 import subprocess
 import sys
+from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 from safetensors.torch import load_file
 
 from rlvr.cli import main
 from rlvr.compare.execution.executors import open_executor
+from rlvr.compare.execution.shared import add_line, live_lines, show_step
+from rlvr.config.rollout import STARTED_WITH
+from rlvr.engines import vllm_start
 from rlvr.runs.reader import read_metrics
 from tests.rlvr.small import steady_metrics
 from tests.waiting import HANG_S, wait_until
@@ -121,6 +128,36 @@ def test_runs_that_were_stopped_together_go_on_together(write_comparison, tmp_pa
     assert done.returncode == 0, done.stderr
     for run in runs.iterdir():
         assert [row["step"] for row in steady_metrics(run)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_every_setting_that_vllm_is_started_with_is_in_the_list():
+    """A warm engine is kept for the next run, and shared, only where these are equal."""
+    nodes = ast.walk(ast.parse(Path(vllm_start.__file__).read_text()))
+    read = {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "rollout"
+    }
+    assert "engine_args" in read
+    assert read <= {*STARTED_WITH}
+
+
+def test_the_live_display_has_a_line_for_every_run(open_written):
+    comparison = open_written(METHODS + SHARED, budget="steps = 4", rollout=ROLLOUT)
+    tasks = [comparison.task(label, 0, 1e-3) for label in ("lora", "rslora")]
+    console = Console(file=StringIO(), force_terminal=True, width=100)
+    with live_lines(console) as lines:
+        for task in tasks:
+            add_line(lines, task)
+        lines.refresh()
+        show_step(lines, lines.task_ids[1], 3, {"reward/mean": 0.25})
+        lines.refresh()
+    said = Text.from_ansi(console.file.getvalue()).plain
+    assert "lora lr 0.001 seed 0" in said
+    assert "0/4" in said
+    assert "3/4 reward 0.250" in said
 
 
 REFUSED = {

@@ -18,7 +18,7 @@ from rlvr.engines.server import handed
 from rlvr.engines.server.engine import write_weights
 from rlvr.engines.transformers import TransformersEngine
 from rlvr.engines.vllm_local import VllmEngine
-from rlvr.engines.weights.arrival import check_arrival, whose_turn
+from rlvr.engines.weights.arrival import compare, expected, whose_turn
 from rlvr.engines.weights.fingerprint import digest
 from rlvr.engines.weights.sync import Syncer, SyncError
 from rlvr.policy.policy import TokenRow, load_policy
@@ -409,7 +409,7 @@ def test_reading_back_nothing_is_said(make_recipe, real_logits_policy, capfd):
     said = capfd.readouterr().err
     assert said.count("does not let 21 of 21 modules be read back") == 1
     assert said.count("hands no weights over, so none are read back") == 1
-    assert check_arrival(policy, Silent(policy), "adapter").differing == ()
+    assert compare(expected(policy, "adapter"), Silent(policy)).differing == ()
 
 
 def test_a_run_whose_engine_stays_behind_stops_with_a_checkpoint_that_goes_on(
