@@ -337,9 +337,10 @@ def test_geora_starts_from_the_small_entries_of_the_weight(make_trained, fractio
             np.abs(weight) <= np.quantile(np.abs(weight), fraction)
         )
         assert fraction <= mask.mean() < 2 * fraction
-        u, s, vh = np.linalg.svd(weight * mask, full_matrices=False)
-        b, a = (layer.lora_B["start"].weight, layer.lora_A["start"].weight)
-        np.testing.assert_allclose(-(b @ a).numpy(), u[:, :4] * s[:4] @ vh[:4], atol=2e-4)
+        # the nearest of its rank; an entry at a quantile may be on either side of it in float32
+        least = (np.linalg.svd(weight * mask, compute_uv=False)[4:] ** 2).sum() ** 0.5
+        start = -(layer.lora_B["start"].weight @ layer.lora_A["start"].weight).numpy()
+        assert np.linalg.norm(weight * mask - start) == pytest.approx(least, rel=1e-4)
 
 
 def test_init_ab_draws_within_its_magnitude(make_trained):
