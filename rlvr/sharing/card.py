@@ -85,9 +85,10 @@ def _what(run: RunData, step: int, base: str | None, is_adapter: bool) -> str:
     share = facts.get("trainable_frac")
     count = facts.get("trainable_parameters")
     numbers = f" {count:,} parameters are trained, {share:.2%} of all." if count and share else ""
+    steps = f"{step} step{'s' if step != 1 else ''}"
     return (
         f"{kind}{trained}, trained by reinforcement learning with verifiable rewards: method"
-        f" {facts.get('method')}{paper}, algorithm {preset}, {step} steps.{numbers}"
+        f" {facts.get('method')}{paper}, algorithm {preset}, {steps}.{numbers}"
     )
 
 
