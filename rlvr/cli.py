@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     "analyze": ("rlvr.analysis.cli:main", "what training did to the weights"),
     "data": ("rlvr.data.check:main", "look for evaluation problems in a training set"),
     "report": ("rlvr.report.cli:report_main", "one HTML page about a run or a comparison"),
+    "push": ("rlvr.sharing.push:main", "upload a run's checkpoint to the hub, with a model card"),
     "compare": ("rlvr.compare.cli:compare_main", "compare methods on equal terms"),
     "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),
     "plan": ("rlvr.compare.study:main", "memory, time and cost of a recipe on a cluster"),
@@ -141,6 +142,7 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
         from rich.console import Console
 
         from rlvr.distributed.world import join_world
+        from rlvr.report.page import page_of
         from rlvr.training import loop as train
 
         world = join_world()
@@ -148,10 +150,11 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
     console, code = partial(Console, quiet=not world.is_main), 0
     try:
         if args.resume is not None:
-            train.resume(Path(args.resume), console(), same_as=recipe, world=world)
+            given = Path(args.resume), console()
+            train.resume(*given, same_as=recipe, world=world, page_of=page_of)
         else:
             assert recipe is not None
-            train.train(recipe, path, console(), world=world)
+            train.train(recipe, path, console(), world=world, page_of=page_of)
     except Stopped as stopped:
         code = 128 + stopped.signum
     world.shutdown()

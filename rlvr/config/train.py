@@ -189,12 +189,14 @@ class EvalConfig(Section):
 class TrackConfig(Section):
     """Where numbers go besides metrics.jsonl."""
 
+    to: tuple[Literal["wandb", "tensorboard", "trackio", "mlflow"], ...] = ("wandb",)
+    """Trackers, any number of them; docs/tracking.md says where each keeps its runs."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto logs online when an API key is configured and offline otherwise; never prompts."""
     project: str = "rlvr"
-    """W&B project."""
+    """Project of W&B and Trackio, experiment of MLflow."""
     rollouts_per_step: int = Field(default=16, ge=0)
-    """Rollouts of each step written to rollouts/step_N.jsonl.gz."""
+    """Rollouts of each step written to rollouts/step_N.jsonl.gz and shown in W&B's table."""
 
 
 class RunConfig(Section):

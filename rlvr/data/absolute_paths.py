@@ -87,3 +87,6 @@ _PLACES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 )
 """(section, setting, what makes it absolute); model.sft_recipe is not asked again after the
 start."""
+
+PATH_SETTINGS = (*((section, name) for section, name, _ in _PLACES), ("model", "sft_recipe"))
+"""(section, setting) of everything in a recipe that may name a file or folder."""

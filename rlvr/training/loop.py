@@ -53,6 +53,9 @@ logger = get_logger(__name__)
 End = Callable[[int, dict[str, float]], bool]
 """Asked after every step with (steps finished, its metrics): whether the run ends there."""
 
+PageOf = Callable[[Path], str]
+"""Gives the report about a finished run's folder, as HTML, for the trackers."""
+
 
 def train(
     recipe: TrainRecipe,
@@ -61,6 +64,7 @@ def train(
     start_engine: StartEngine | None = None,
     end: End | None = None,
     world: World = World.alone(),
+    page_of: PageOf | None = None,
 ) -> Path:
     """Trains from step 0 in a new run folder and returns it. Raises: ConfigError, Stopped.
 
@@ -80,7 +84,7 @@ def train(
             _check_interrupt(interrupt, training)
         # only now: what cannot start leaves no run behind
         world.on_main(partial(create_run_folder, folder, recipe, facts))
-        return _drive(training, run, console, stop, end)
+        return _drive(training, run, console, stop, end, page_of)
 
 
 def resume(
@@ -90,6 +94,7 @@ def resume(
     end: End | None = None,
     same_as: TrainRecipe | None = None,
     world: World = World.alone(),
+    page_of: PageOf | None = None,
 ) -> Path:
     """Continues the run in `folder` from its newest checkpoint, or from the start where none was
     written yet. same_as: a recipe that must be the run's own. Raises: ConfigError, Stopped."""
@@ -102,7 +107,7 @@ def resume(
         with StickyInterrupt() as interrupt:
             training, run = restore(folder, start_engine, world, stop.check)
             _check_interrupt(interrupt, training)
-        return _drive(training, run, console, stop, end)
+        return _drive(training, run, console, stop, end, page_of)
 
 
 @contextmanager
@@ -160,7 +165,12 @@ class Reporting:
 
 
 def _drive(
-    training: Training, run: Run, console: Console, stop: StopRequest, end: End | None
+    training: Training,
+    run: Run,
+    console: Console,
+    stop: StopRequest,
+    end: End | None,
+    page_of: PageOf | None,
 ) -> Path:
     """All steps that are left, with the tracker, signals and the run's end around them."""
     recipe, is_main = training.recipe, training.world.is_main
@@ -183,6 +193,8 @@ def _drive(
             finish_manifest(path, training.policy, recipe.model, num_bytes)
         if tracker is not None:
             finish(training, run.folder, run.next_step, run.seconds, console)
+            if page_of is not None:
+                tracker.attach_report(page_of)
         return run.folder
     finally:
         if tracker is not None:

@@ -25,6 +25,7 @@ from rlvr.engines.weights.sync import mode_of
 from rlvr.evaluation.problem_sets import check_benchmarks
 from rlvr.policy.language_model import default_device
 from rlvr.policy.sharded import check_launcher, launcher_sharding
+from rlvr.runs.services import check_trackers
 from rlvr.sampling.extra import style_of
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def check(
     _check_revision(recipe.model)
     _check_sync(recipe, method)
     check_benchmarks(recipe)
+    check_trackers(recipe)
     every = recipe.train.activation_checkpointing
     if every and not method.checkpointing:
         raise ConfigError(

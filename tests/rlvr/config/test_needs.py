@@ -61,7 +61,7 @@ ALWAYS = {
         train.compile train.checkpoint_every train.checkpoint_minutes
         train.keep_checkpoints train.num_threads
         eval.path eval.benchmarks
-        track.wandb track.rollouts_per_step run.dir run.name
+        track.to track.rollouts_per_step run.dir run.name
     """,
     FinetuneRecipe: """
         model.path model.sft_recipe model.dtype model.max_len model.trust_remote_code
@@ -159,7 +159,12 @@ CASES = [
      " eval.top_p eval.every eval.best_metric", {}, {"eval.path": "rows.jsonl"}),
     (TrainRecipe, "eval.top_p", SCORED | {"eval.temperature": 0.0},
      SCORED | {"eval.temperature": 0.6}),
+    (TrainRecipe, "track.wandb", {"track.to": ["mlflow"]}, {"track.to": ["mlflow", "wandb"]}),
     (TrainRecipe, "track.project", {"track.wandb": "disabled"}, {"track.wandb": "offline"}),
+    (TrainRecipe, "track.project", {"track.to": ["tensorboard"]}, {"track.to": ["trackio"]}),
+    (TrainRecipe, "track.project", {"track.wandb": "disabled"},
+     {"track.wandb": "disabled", "track.to": ["wandb", "mlflow"]}),
+    (TrainRecipe, "track.wandb track.project", {"track.to": ["tensorboard"]}, {"track.to": []}),
     (FinetuneRecipe, "model.revision", {"model.path": None, "model.sft_recipe": "s.toml"}, {}),
     (FinetuneRecipe, "optim.decay_frac", {}, {"optim.schedule": "wsd"}),
     (FinetuneRecipe, "data.name data.prompt_field data.response_field data.messages_field",
