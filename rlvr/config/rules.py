@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from rlvr.common.errors import ConfigError
 from rlvr.config.compare import UNITS, CompareRecipe
+from rlvr.config.data import data_faults
 from rlvr.config.engine_args import refused_args
 from rlvr.config.needs import ignored
 from rlvr.config.presets import USES_EQUAL_REWARDS
@@ -39,6 +40,10 @@ def _of_source(recipe: TrainRecipe | FinetuneRecipe) -> Iterator[str]:
     template = recipe.data.prompt_template
     if "{problem}" not in template:
         yield f"data.prompt_template = {template!r}: lacks {{problem}}; add it"
+
+
+def _of_data(recipe: TrainRecipe) -> Iterator[str]:
+    yield from data_faults(recipe.data, recipe.sampling.strategy)
 
 
 def _of_algorithm(recipe: TrainRecipe) -> Iterator[str]:
@@ -314,6 +319,7 @@ def _of_comparison(recipe: CompareRecipe) -> Iterator[str]:
 RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
     TrainRecipe: (
         _of_source,
+        _of_data,
         _of_algorithm,
         _of_reference,
         _of_model,

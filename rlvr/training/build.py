@@ -150,7 +150,7 @@ class _Sources:
 def _load_sources(recipe: TrainRecipe, data_sha256: str | None) -> _Sources:
     train = load_problems(recipe.data, keep_rows=bool(recipe.reward.extra))
     if data_sha256 is not None:
-        check_same_data(recipe.data.path, train.sha256, data_sha256)
+        check_same_data(", ".join(recipe.data.paths), train.sha256, data_sha256)
     config = held_out_data(recipe)
     held_out = (load_problems(config, "eval"), config) if config else None
     return _Sources(train, held_out, load_benchmarks(recipe))
@@ -188,6 +188,7 @@ def make_sampler(
         reward=recipe.reward,
         train=recipe.train,
         shuffle=recipe.data.shuffle,
+        weights=recipe.data.weights,
         extra=extra,
         world=world,
     )

@@ -20,7 +20,7 @@ from rlvr.config.rules import cautions
 from rlvr.config.train import TrainRecipe
 from rlvr.data.absolute_paths import absolute
 from rlvr.data.chat import read_template
-from rlvr.data.contamination import check_training_data
+from rlvr.data.contamination import check_training_data, num_repeated
 from rlvr.distributed.world import LostRanksError, World
 from rlvr.engines.engine import EngineLost, refusal
 from rlvr.engines.stop_tokens import missing_end
@@ -142,6 +142,10 @@ def _facts(training: Training) -> dict[str, Any]:
     facts["own_code"] = own_code(recipe)
     facts |= {"num_ranks": training.world.size, "sharded": policy.strategy.is_sharded}
     evaluated = [one.loaded for one in training.evals]
+    if training.data.sources:
+        facts["data"]["num_repeated"] = training.world.on_main(
+            partial(num_repeated, training.data.problems, recipe.data)
+        )
     facts["contamination"] = training.world.on_main(
         partial(check_training_data, recipe, training.data.problems, evaluated)
     )

@@ -17,7 +17,7 @@ from rlvr.adapters import check_adapter, get_method
 from rlvr.adapters.methods import quantized
 from rlvr.common.errors import ConfigError
 from rlvr.common.own_code import check_call
-from rlvr.config.own_code import CALLED_WITH, own_functions
+from rlvr.config.train import called_with, own_functions
 from rlvr.distributed.world import World
 from rlvr.engines.choose import choose_engine, is_vllm_installed
 from rlvr.engines.server.engine import check_servers
@@ -57,8 +57,9 @@ def check(
             " trains; set it to 0"
         )
     for key, name in own_functions(recipe).items():
-        if key in CALLED_WITH:
-            check_call(name, *CALLED_WITH[key])
+        given = called_with(key)
+        if given is not None:
+            check_call(name, *given)
     for one in recipe.reward.extra:
         style_of(one)
     _check_compile(recipe, method)

@@ -40,9 +40,9 @@ MINIMAL = {
 ALWAYS = {
     TrainRecipe: """
         model.path model.sft_recipe model.dtype model.max_len model.trust_remote_code
-        data.path data.split data.problem_field data.answer_field data.answer_after data.id_field
+        data.path data.source data.problem_field data.answer_field data.answer_after data.id_field
         data.system_prompt data.prompt_template data.chat_template data.max_prompt_len
-        data.on_bad_row data.limit
+        data.on_bad_row
         rollout.engine rollout.mode rollout.partial rollout.abort_stragglers
         rollout.prompts_per_step rollout.group_size rollout.max_response_len
         rollout.stop rollout.stop_token_ids
@@ -94,10 +94,13 @@ KL = {"algorithm.kl_beta": 0.1}
 SCORED = {"eval.benchmarks": ["aime24"]}
 GENERATED = {"data.path": "generated:word_problems", "data.limit": 9}
 
+SEVERAL = {"data.path": None, "data.source": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]}
+
 CASES = [
     (TrainRecipe, "model.revision", {"model.path": None, "model.sft_recipe": "s.toml"}, {}),
     (TrainRecipe, "data.name", GENERATED, {}),
     (TrainRecipe, "data.levels", {}, GENERATED),
+    (TrainRecipe, "data.split data.limit", SEVERAL, {}),
     (TrainRecipe, "optim.decay_frac", {}, {"optim.schedule": "wsd"}),
     (TrainRecipe, "data.difficulty_field sampling.discount sampling.explore_frac"
      " sampling.max_reuse", {}, {"sampling.strategy": "curriculum"}),
@@ -178,6 +181,7 @@ ROWS = [
 VALUES = {
     "data.levels": [2],
     "eval.levels": [2],
+    "data.limit": 5,
     "eval.limit": 5,
     "eval.samples_by_set": {"heldout": 4},
     "eval.max_len": 64,
