@@ -42,6 +42,29 @@ def _of_source(recipe: TrainRecipe | FinetuneRecipe) -> Iterator[str]:
         yield f"data.prompt_template = {template!r}: lacks {{problem}}; add it"
 
 
+def _of_profile(recipe: TrainRecipe) -> Iterator[str]:
+    beyond = [step for step in recipe.train.profile_steps if step > recipe.train.steps]
+    if beyond:
+        yield (
+            f"train.profile_steps = {list(recipe.train.profile_steps)}: the run has"
+            f" {recipe.train.steps} steps, no {beyond[0]}; leave it out or raise train.steps"
+        )
+
+
+def _of_halves(recipe: TrainRecipe) -> Iterator[str]:
+    train = recipe.train
+    if train.replay is not None and train.rollouts_only:
+        yield (
+            f"train.replay = {train.replay!r}: trains without generating, and train.rollouts_only"
+            " generates without training; leave one out"
+        )
+    if train.rollouts_only and train.profile_steps:
+        yield (
+            f"train.profile_steps = {list(train.profile_steps)}: profiles the update and the sync,"
+            " and train.rollouts_only has neither; leave one out"
+        )
+
+
 def _of_data(recipe: TrainRecipe) -> Iterator[str]:
     yield from data_faults(recipe.data, recipe.sampling.strategy)
 
@@ -320,6 +343,8 @@ RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
     TrainRecipe: (
         _of_source,
         _of_data,
+        _of_profile,
+        _of_halves,
         _of_algorithm,
         _of_reference,
         _of_model,

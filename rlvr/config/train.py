@@ -88,6 +88,14 @@ class TrainConfig(Section):
     checkpoint that its signal asks for is written."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept."""
+    replay: str | None = None
+    """Run folder with rollouts kept by track.save_all_rollouts: trained on instead of new ones, one
+    file a step, without an engine; nothing is evaluated."""
+    rollouts_only: bool = False
+    """Generate and score the rollouts of every step, train on none; nothing is evaluated."""
+    profile_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Steps, from 1 on, whose update and sync are written as a trace of torch's profiler to
+    profile/ in the run folder, by every process."""
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads of the trainer; None takes all cores of the process (CPU only)."""
 
@@ -154,6 +162,9 @@ class TrackConfig(Section):
     """W&B project."""
     rollouts_per_step: int = Field(default=16, ge=0)
     """Rollouts of each step written to rollouts/step_N.jsonl.gz."""
+    save_all_rollouts: bool = False
+    """Keep all groups that a step trains on, with tokens and log-probabilities, in
+    groups/step_N.jsonl.gz: what train.replay takes."""
 
 
 class RunConfig(Section):

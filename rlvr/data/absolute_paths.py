@@ -84,6 +84,7 @@ _PLACES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("data", "path", _data),
     ("data", "source", _sources),
     ("data", "chat_template", _existing),
+    ("train", "replay", _existing),
     ("eval", "path", _data),
     ("reward", "extra", _extra),
     ("algorithm", "advantage", _own),

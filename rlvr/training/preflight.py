@@ -66,7 +66,8 @@ def check(
     _check_async(recipe, method, device or default_device())
     _check_ranks(recipe, world)
     _check_sharding(recipe, method, world)
-    if recipe.rollout.engine == "vllm" and not is_vllm_installed():
+    needs_engine = recipe.train.replay is None
+    if needs_engine and recipe.rollout.engine == "vllm" and not is_vllm_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
             " GPU: make install), or set it to 'transformers'"
@@ -108,7 +109,7 @@ def check_finetune(recipe: FinetuneRecipe) -> None:
 
 def check_reachable(recipe: TrainRecipe) -> None:
     """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
-    if recipe.rollout.engine == "vllm_server":
+    if recipe.rollout.engine == "vllm_server" and recipe.train.replay is None:
         on_cpu = not torch.cuda.is_available()
         mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)
         check_servers(recipe.model, recipe.rollout, Path(recipe.run.dir), mode)

@@ -58,9 +58,10 @@ ALWAYS = {
         optim.warmup_steps optim.max_grad_norm optim.updates_per_step
         train.steps train.seed train.tokens_per_microbatch train.activation_checkpointing
         train.compile train.checkpoint_every train.checkpoint_minutes
-        train.keep_checkpoints train.num_threads
+        train.keep_checkpoints train.replay train.rollouts_only train.profile_steps
+        train.num_threads
         eval.path eval.benchmarks
-        track.wandb track.rollouts_per_step run.dir run.name
+        track.wandb track.rollouts_per_step track.save_all_rollouts run.dir run.name
     """,
     FinetuneRecipe: """
         model.path model.sft_recipe model.dtype model.max_len model.trust_remote_code
