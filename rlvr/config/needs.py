@@ -53,7 +53,7 @@ def _is_loaded(path: str | None) -> bool:
     return path is not None and not _is_generated(path)
 
 
-_CLIPPED = {"algorithm.clip": _clips("ppo", "cispo", "geometric")}
+_CLIPPED = {"algorithm.clip": _clips("ppo", "cispo", "geometric", "binary_tv", "binary_kl")}
 _SOFT = {"algorithm.clip": _clips("soft")}
 _KL = {"algorithm.kl_beta": _above_zero}
 _ENTROPY_TARGET = {"algorithm.entropy_target": _is_there}
@@ -108,6 +108,10 @@ _TRAIN: Table = {
     "reward.overlong_cache_len": ({"reward.overlong": _among("penalty")},),
     "reward.format_opened_in_prompt": ({"reward.format_weight": _above_zero},),
     "reward.repetition_ngram_len": ({"reward.repetition_weight": _above_zero},),
+    "algorithm.pass_k": ({"algorithm.advantage": _among("pass_at_k")},),
+    "algorithm.cov_frac": ({"algorithm.cov": _other_than("none")},),
+    "algorithm.cov_range": ({"algorithm.cov": _among("clip")},),
+    "algorithm.cov_kl_coef": ({"algorithm.cov": _among("kl")},),
     "algorithm.clip_low": (_CLIPPED,),
     "algorithm.clip_high": (_CLIPPED,),
     "algorithm.clip_delta": ({"algorithm.clip": _clips("ppo")},),

@@ -217,6 +217,31 @@ def _of_behaviour(recipe: TrainRecipe) -> Iterator[str]:
         )
 
 
+def _of_estimator(recipe: TrainRecipe) -> Iterator[str]:
+    algorithm, reward = recipe.algorithm, recipe.reward
+    shaped = reward.format_weight or reward.length_weight or reward.repetition_weight
+    plain = (reward.correct, reward.incorrect) == (1, 0) and not (shaped or reward.extra)
+    in_reward = algorithm.kl_beta and algorithm.kl_in == "reward"
+    is_binary = plain and not in_reward and reward.overlong != "penalty" and not reward.normalise
+    if algorithm.advantage == "over_mean" and not is_binary:
+        yield (
+            'algorithm.advantage = "over_mean": divides by the mean reward, which has to be the'
+            " share of right responses: reward.correct = 1, incorrect = 0, no other part of the"
+            ' reward, no KL in it; remove those, or set the advantage to "group_mean"'
+        )
+    if algorithm.advantage == "pass_at_k" and algorithm.pass_k >= recipe.rollout.group_size:
+        yield (
+            f"algorithm.pass_k = {algorithm.pass_k}: a group of rollout.group_size ="
+            f" {recipe.rollout.group_size} has one such set at most, and no advantages; lower the"
+            " first or raise that"
+        )
+    if algorithm.cov == "kl" and recipe.optim.updates_per_step == 1:
+        yield (
+            'algorithm.cov = "kl": in the first update of a step no token has drifted, and there'
+            ' is no second; set optim.updates_per_step to 2 or more, or cov to "clip"'
+        )
+
+
 def _of_batch(recipe: TrainRecipe) -> Iterator[str]:
     if recipe.algorithm.advantage in USES_EQUAL_REWARDS and recipe.sampling.dynamic:
         yield (
@@ -353,6 +378,7 @@ RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
         _of_staleness,
         _of_engine_args,
         _of_behaviour,
+        _of_estimator,
         _of_batch,
         _of_reward,
         _of_eval,
@@ -370,9 +396,10 @@ def cautions(recipe: TrainRecipe) -> Iterator[str]:
     weights = {name: getattr(recipe.reward, name) for name in parts}
     weights |= {f"extra {one.label}": one.weight for one in recipe.reward.extra}
     given = ", ".join(f"reward.{name} = {value:g}" for name, value in weights.items() if value)
-    if given and recipe.algorithm.advantage == "group_std":
+    advantage = recipe.algorithm.advantage
+    if given and advantage in ("group_std", "pass_at_k"):
         yield (
-            f'{given}: algorithm.advantage = "group_std" scales every group to one standard'
+            f'{given}: algorithm.advantage = "{advantage}" scales every group to one standard'
             " deviation, so that where all are right, or all are wrong, this part trains as loudly"
             ' as correctness does, however small its weight; set the advantage to "group_mean" or'
             ' "batch_std" to keep the proportion'

@@ -53,7 +53,8 @@ ALWAYS = {
         reward.length_weight reward.repetition_weight reward.extra reward.normalise
         algorithm.preset algorithm.advantage algorithm.ratio algorithm.clip algorithm.aggregation
         algorithm.kl_beta algorithm.entropy_coef algorithm.entropy_target algorithm.mismatch
-        algorithm.geometric_mask algorithm.off_policy_mask
+        algorithm.geometric_mask algorithm.off_policy_mask algorithm.top_entropy_quantile
+        algorithm.cov
         optim.name optim.lr optim.betas optim.eps optim.weight_decay optim.schedule
         optim.warmup_steps optim.max_grad_norm optim.updates_per_step
         train.steps train.seed train.tokens_per_microbatch train.activation_checkpointing
@@ -92,6 +93,7 @@ ALWAYS = {
 a rule of its own; sampling.max_refills bounds the rounds for what nobody judged too."""
 
 KL = {"algorithm.kl_beta": 0.1}
+COV_KL = {"algorithm.cov": "kl", "optim.updates_per_step": 2}
 SCORED = {"eval.benchmarks": ["aime24"]}
 GENERATED = {"data.path": "generated:word_problems", "data.limit": 9}
 
@@ -133,6 +135,10 @@ CASES = [
     (TrainRecipe, "algorithm.clip_low algorithm.clip_high", {"algorithm.preset": "sapo"},
      {"algorithm.preset": "gmpo"}),
     (TrainRecipe, "algorithm.clip_delta", {"algorithm.clip": "geometric"}, {}),
+    (TrainRecipe, "algorithm.pass_k", {}, {"algorithm.advantage": "pass_at_k"}),
+    (TrainRecipe, "algorithm.cov_frac algorithm.cov_range", {}, {"algorithm.cov": "clip"}),
+    (TrainRecipe, "algorithm.cov_range", COV_KL, {"algorithm.cov": "clip"}),
+    (TrainRecipe, "algorithm.cov_kl_coef", {"algorithm.cov": "clip"}, COV_KL),
     (TrainRecipe, "algorithm.soft_tau_pos algorithm.soft_tau_neg", {},
      {"algorithm.preset": "sapo"}),
     (TrainRecipe, "algorithm.kl_estimator algorithm.kl_in algorithm.kl_unbiased"
