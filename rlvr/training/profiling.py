@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -33,5 +33,6 @@ def profiled(folder: Path, step: int, rank: int) -> Iterator[None]:
         recorded.export_chrome_trace(str(partial))
         partial.rename(path)
     except (OSError, RuntimeError) as error:  # a full disk comes as either
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         logger.warning(f"{path} is missing: {error}")

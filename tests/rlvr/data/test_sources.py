@@ -146,7 +146,7 @@ def test_a_source_that_is_missing_empty_or_other_is_named_with_its_setting(refus
     assert "data.source.1.problem_field = 'problem': no such field; the data has question" in said
     assert "data.source.1.path = 'no.jsonl': no such file" in refused(path="no.jsonl")
     assert "row 1: data.source.1.id_field = 'x'" in refused(TOLD, id_field="x")
-    worked = [{"problem": "p", "answer": "That is 7, so 7.\n#### 7"}]
+    worked = [{"problem": "p", "answer": "He has 3 + 4.\nThat is 7.\n#### 7"}]
     assert 'set data.source.1.answer_after = "####"' in refused(worked)
     same = refused(TOLD, path=str(tmp_path / "as*.jsonl"), **FIELDS)
     assert "asked.jsonl is in data.source.0 too; name every file once" in same
