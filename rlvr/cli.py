@@ -105,6 +105,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="continue the run in this folder; with a recipe, only if the run has its settings",
     )
+    train.add_argument(
+        "--replay",
+        metavar="RUN",
+        help="train on the rollouts of this run, which kept them (track.save_all_rollouts), without"
+        " an engine: train.replay",
+    )
+    train.add_argument(
+        "--rollouts-only",
+        action="store_true",
+        help="generate and score, without training: train.rollouts_only",
+    )
     train.set_defaults(run=_train, takes_settings=True)
 
     sft = commands.add_parser("sft", help="supervised training by a recipe", epilog=EPILOG)
@@ -127,6 +138,10 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
     if args.recipe is None and args.resume is None:
         raise ConfigError("train: give a recipe, or --resume RUN")
     recipe, path = None, find_recipe(args.recipe or "")
+    if args.replay is not None:
+        settings = [*settings, "--train.replay", args.replay]
+    if args.rollouts_only:
+        settings = [*settings, "--train.rollouts_only", "true"]
     if args.resume is not None and settings and not path.is_file():
         raise ConfigError(f"{settings[0]}: a resumed run keeps its settings; leave this out")
     if args.recipe is not None:

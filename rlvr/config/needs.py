@@ -80,6 +80,8 @@ _SHARED: Table = {
 }
 
 _TRAIN: Table = {
+    "data.split": ({"data.path": _is_there},),
+    "data.limit": ({"data.path": _is_there},),
     "data.levels": ({"data.path": _is_generated},),
     "data.difficulty_field": (_CHOSEN,),
     "data.shuffle": ({"sampling.strategy": _among("uniform")},),

@@ -20,7 +20,7 @@ from rlvr.config.rules import cautions
 from rlvr.config.train import TrainRecipe
 from rlvr.data.absolute_paths import absolute
 from rlvr.data.chat import read_template
-from rlvr.data.contamination import check_training_data
+from rlvr.data.contamination import check_training_data, num_repeated
 from rlvr.distributed.world import LostRanksError, World
 from rlvr.engines.engine import EngineLost, refusal
 from rlvr.engines.stop_tokens import missing_end
@@ -35,11 +35,13 @@ from rlvr.runs.folder import (
 )
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.runs.tracker import Tracker, write_rollouts, write_trace
+from rlvr.sampling.replay import tokenizer_sha256, write_groups
 from rlvr.training.batch import StepBatch
 from rlvr.training.build import StartEngine, Training, build
 from rlvr.training.display import Display
 from rlvr.training.evaluate import evaluate_step, is_best
 from rlvr.training.preflight import check, check_reachable
+from rlvr.training.profiling import profiled
 from rlvr.training.resume import checkpoint_and_stop, restore, save
 from rlvr.training.skipped_steps import check_streak, save_batch
 from rlvr.training.step import StepResult, train_step
@@ -145,8 +147,13 @@ def _facts(training: Training) -> dict[str, Any]:
     )
     facts["require_closed_think"] = recipe.reward.require_closed_think
     facts["own_code"] = own_code(recipe)
+    facts["tokenizer_sha256"] = tokenizer_sha256(policy.tokenizer)
     facts |= {"num_ranks": training.world.size, "sharded": policy.strategy.is_sharded}
     evaluated = [one.loaded for one in training.evals]
+    if training.data.sources:
+        facts["data"]["num_repeated"] = training.world.on_main(
+            partial(num_repeated, training.data.problems, recipe.data)
+        )
     facts["contamination"] = training.world.on_main(
         partial(check_training_data, recipe, training.data.problems, evaluated)
     )
@@ -214,11 +221,20 @@ def run_steps(training: Training, run: Run, reporting: Reporting) -> None:
     while not ended and (run.pending is not None or run.next_step < num_steps):
         # a run that was stopped after an update resumes with the rest of that step
         if run.pending is None:
-            result = train_step(training, run.next_step, run.update_done)
+            profiler = _profiler(training, run)
+            result = train_step(training, run.next_step, run.update_done, profiler)
             run.pending = result.metrics  # those that `update_done` had, and the sync's
             if training.world.is_main:
                 _write_step(training, run, result)
         ended = _finish_step(training, run, reporting)
+
+
+def _profiler(training: Training, run: Run) -> AbstractContextManager[None] | None:
+    """What keeps a trace of the next step; None where none is wanted."""
+    step = run.next_step + 1
+    if step not in training.recipe.train.profile_steps:
+        return None
+    return profiled(run.folder, step, training.world.rank)
 
 
 def _first_sync(training: Training, num_steps: int) -> None:
@@ -287,6 +303,8 @@ def _write_step(training: Training, run: Run, result: StepResult) -> None:
     """Writes the step's sample of rollouts, its trace, its batch where an update was skipped."""
     rows = _sample_rollouts(training, result.batch)
     write_rollouts(run.folder, run.next_step, rows)
+    if training.recipe.track.save_all_rollouts:
+        write_groups(run.folder, run.next_step, result.rollouts)
     write_trace(run.folder, run.next_step, result.trace)
     if result.stats.num_skipped:
         save_batch(run.folder, run.next_step, result.batch)
