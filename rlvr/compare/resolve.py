@@ -59,6 +59,7 @@ class Comparison:
 
         Raises: ConfigError for a setting that the method would ignore or that cannot work.
         """
+        from rlvr.runs.checkpoint import with_found_start
         from rlvr.training.preflight import check
 
         method, budget = self.recipe.methods[label], self.recipe.budget
@@ -72,10 +73,13 @@ class Comparison:
         # the budget goes before the base recipe's steps, not before what a method asks for itself
         if "steps" not in method.settings.get("train", {}):
             tree["train"]["steps"] = length
+        # a shorter run, of a search for a rate, does not come to all stages
+        stages = [one for one in tree.pop("stage", ()) if one["at_step"] < tree["train"]["steps"]]
+        tree |= {"stage": stages} if stages else {}
         if self.model_path is not None:  # the warm start is made once, not by every run
             tree["model"] = {k: v for k, v in tree["model"].items() if k != "sft_recipe"}
             tree["model"]["path"] = self.model_path
-        recipe = validate(tree, TrainRecipe)
+        recipe = with_found_start(validate(tree, TrainRecipe))
         executor = self.recipe.executor
         if recipe.rollout.servers and (executor.kind != "local" or executor.parallel > 1):
             raise ConfigError(
@@ -96,6 +100,11 @@ class Comparison:
         name = self.method_name(label)
         options = METHODS[name].options if name in METHODS else frozenset(adapter)
         own = method.settings.get("adapter", {})
+        if "start_from" in adapter and "start_from" not in own:
+            raise ConfigError(
+                f"adapter.start_from = {adapter['start_from']!r}: is of one method; give every"
+                f" method its own, methods.{label}.settings.adapter.start_from"
+            )
         # what the method itself asks for stays, to be refused where it would be ignored
         shared = {k: v for k, v in adapter.items() if k in options or k in own}
         rank = {} if method.rank is None else {"rank": method.rank}
@@ -162,5 +171,8 @@ def _overlay(*trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     result: dict[str, dict[str, Any]] = {}
     for tree in trees:
         for section, values in tree.items():
+            if section == "stage":
+                result[section] = values
+                continue
             result[section] = result.get(section, {}) | dict(values)
     return result

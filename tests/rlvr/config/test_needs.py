@@ -60,7 +60,7 @@ ALWAYS = {
         train.compile train.checkpoint_every train.checkpoint_minutes
         train.keep_checkpoints train.num_threads
         eval.path eval.benchmarks
-        track.wandb track.rollouts_per_step run.dir run.name
+        track.wandb track.rollouts_per_step run.dir run.name stage
     """,
     FinetuneRecipe: """
         model.path model.sft_recipe model.dtype model.max_len model.trust_remote_code
