@@ -187,7 +187,7 @@ def best_checkpoint(run_dir: Path) -> Path:
 def find_checkpoint(folder: Path) -> Path:
     """The folder of weights that a user's folder stands for: a run's best checkpoint, or itself.
 
-    Raises: ConfigError where there is none, or it is damaged.
+    Raises: ConfigError where there is none.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; give that of a run or of a checkpoint")
@@ -195,11 +195,15 @@ def find_checkpoint(folder: Path) -> Path:
         if not list_checkpoints(folder):
             raise ConfigError(f"{folder}: this run has no checkpoint yet; wait for its first")
         folder = best_checkpoint(folder)
-    # supervised runs keep no trainer's state, and no hashes in it
-    harm = damage(folder) if (folder / STATE_FOLDER).is_dir() else None
-    if harm:
-        raise ConfigError(f"{folder} is damaged ({harm}); give another checkpoint")
     return folder.absolute()
+
+
+def refuse_damaged(checkpoint: Path) -> None:
+    """Raises: ConfigError for a checkpoint that is not as it was written. Reads all of it."""
+    # supervised runs keep no trainer's state, and no hashes in it
+    harm = damage(checkpoint) if (checkpoint / STATE_FOLDER).is_dir() else None
+    if harm:
+        raise ConfigError(f"{checkpoint} is damaged ({harm}); give another checkpoint")
 
 
 def with_found_start(recipe: R) -> R:

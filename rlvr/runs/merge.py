@@ -19,7 +19,7 @@ from rlvr.data.sft_examples import make_chat
 from rlvr.engines.stop_tokens import add_end
 from rlvr.policy.language_model import LanguageModel, load_frozen, load_tokenizer
 from rlvr.policy.loading import base_fingerprint
-from rlvr.runs.checkpoint import find_checkpoint
+from rlvr.runs.checkpoint import find_checkpoint, refuse_damaged
 from rlvr.runs.reader import read_config
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -37,6 +37,7 @@ def merge(given: Path, out: Path, dtype: str = "float32", base: str | None = Non
     if out.exists():
         raise ConfigError(f"{out}: exists; give a new folder")
     folder = find_checkpoint(given)
+    refuse_damaged(folder)
     loaded = _load(folder, base)
     _add_chat(loaded, read_config(folder.parent.parent))
     rounded = merge_and_export(loaded.model, out, getattr(torch, dtype))

@@ -24,7 +24,7 @@ from rlvr.data.contamination import check_training_data
 from rlvr.distributed.world import LostRanksError, World
 from rlvr.engines.engine import EngineLost, refusal
 from rlvr.engines.stop_tokens import missing_end
-from rlvr.runs.checkpoint import NotWrittenError, with_found_start
+from rlvr.runs.checkpoint import NotWrittenError, refuse_damaged, with_found_start
 from rlvr.runs.folder import (
     Run,
     check_same_recipe,
@@ -70,6 +70,8 @@ def train(
     recipe = with_found_start(absolute(recipe))
     check(recipe, world)
     check_reachable(recipe)
+    if recipe.adapter.start_from is not None:
+        refuse_damaged(Path(recipe.adapter.start_from))
     for caution in cautions(recipe) if world.is_main else ():
         logger.warning(f"caution: {caution}")
     with _on_main(world, reserve_run_folder(recipe, recipe_path)) as folder, of_run(folder.name):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rlvr.common.log import get_logger
+from rlvr.data.problems import Dataset
 from rlvr.runs.folder import Run
 from rlvr.training.build import Training, make_sampler
 
@@ -58,7 +57,7 @@ def go_to(training: Training, number: int) -> None:
     training.sampler = new
 
 
-def _problems(data: Any) -> list[tuple[str, str]]:
+def _problems(data: Dataset) -> list[tuple[str, str]]:
     return [(problem.id, problem.answer) for problem in data.problems]
 
 

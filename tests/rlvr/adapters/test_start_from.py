@@ -10,13 +10,20 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from rlvr.adapters.saved import POLICY_FILE, SavedPolicy, check_settings, read_saved, write_saved
+from rlvr.adapters.saved import (
+    ADAPTER_FILE,
+    POLICY_FILE,
+    SavedPolicy,
+    check_settings,
+    read_saved,
+    write_saved,
+)
 from rlvr.common.errors import ConfigError
 from rlvr.config.adapter import AdapterConfig
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.toml import validate
 from rlvr.policy.policy import load_policy
-from rlvr.runs.checkpoint import find_checkpoint
+from rlvr.runs.checkpoint import find_checkpoint, refuse_damaged, save_checkpoint
 from rlvr.sft.finetune import finetune
 from tests.rlvr.small import steady_metrics
 from tests.rlvr.training.test_train import start, wait_for_step
@@ -55,6 +62,17 @@ def test_a_folder_without_a_saved_adapter_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ConfigError, match="no checkpoint yet"):
         find_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_that_is_not_as_it_was_written_is_refused(make_trained, tmp_path):
+    trained = make_trained("lora")
+    folder = save_checkpoint(tmp_path, 3, trained.policy, trained.optimizer, {})
+    assert find_checkpoint(folder) == folder
+    refuse_damaged(folder)
+    with (folder / ADAPTER_FILE).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ConfigError, match=f"damaged .{ADAPTER_FILE} is changed"):
+        refuse_damaged(folder)
 
 
 def test_another_base_is_refused(make_trained, tiny_base, tmp_path):
