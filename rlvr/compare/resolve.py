@@ -74,8 +74,8 @@ class Comparison:
         if "steps" not in method.settings.get("train", {}):
             tree["train"]["steps"] = length
         # a shorter run, of a search for a rate, does not come to all stages
-        stages = [one for one in tree.pop("stage", ()) if one["at_step"] < tree["train"]["steps"]]
-        tree |= {"stage": stages} if stages else {}
+        stages = tree.pop("stage", [])
+        tree["stage"] = [one for one in stages if one["at_step"] < tree["train"]["steps"]]
         if self.model_path is not None:  # the warm start is made once, not by every run
             tree["model"] = {k: v for k, v in tree["model"].items() if k != "sft_recipe"}
             tree["model"]["path"] = self.model_path
@@ -166,13 +166,11 @@ def open_comparison(path: Path, overrides: Sequence[str], warm_start: bool = Tru
     return Comparison(recipe, path, tree, rates if isinstance(rates, dict) else {}, model)
 
 
-def _overlay(*trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Settings by section, later ones over earlier ones."""
-    result: dict[str, dict[str, Any]] = {}
+def _overlay(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by section, later ones over earlier ones; of stages the last that are given."""
+    result: dict[str, Any] = {}
     for tree in trees:
         for section, values in tree.items():
-            if section == "stage":
-                result[section] = values
-                continue
-            result[section] = result.get(section, {}) | dict(values)
+            is_list = section == "stage"
+            result[section] = values if is_list else result.get(section, {}) | dict(values)
     return result

@@ -117,7 +117,6 @@ def test_a_recipe_that_does_not_fit_is_seen():
     assert memory["total"] > gpu.memory_gib
 
 
-@pytest.mark.slow
 def test_a_run_with_stages_takes_what_its_stages_take_one_after_the_other():
     path = ROOT / "deepscaler_1.5b_full.toml"
     recipe, header = load_recipe(path, [], TrainRecipe), read_header(path)
