@@ -2,7 +2,7 @@
 
     full                 full, full_frozen_embeddings, galore, apollo
     lora                 lora, rslora, dora, lora_plus, lora_fa
-    nonzero_init         pissa, milora, olora, orthogonal, init_ab
+    nonzero_init         pissa, milora, geora, olora, orthogonal, init_ab
     data_init            eva, corda, lora_ga
     adalora              adalora
     structured_products  miss, loha, lokr, glora

@@ -3,7 +3,9 @@
 Shapes: a list of P groups, each a [G] tensor; groups may differ in G. One advantage per response.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +20,8 @@ STD_EPS = 1e-4
 """Added to the standard deviation, as in trl's GRPOTrainer."""
 
 Groups = Sequence[Tensor]
-Estimator = Callable[[Groups, Groups], list[Tensor]]
+Estimator = Callable[..., list[Tensor]]
+"""Called with (rewards, lengths)."""
 
 
 def is_informative(rewards: Sequence[float]) -> bool:
@@ -99,6 +102,48 @@ def informative_scaled(rewards: Groups, lengths: Groups) -> list[Tensor]:
     return [centred(r_G) * len(rewards) / max(num_informative, 1) for r_G in rewards]
 
 
+def over_mean(rewards: Groups, lengths: Groups) -> list[Tensor]:
+    """(R - mean) / mean within each group, for rewards of 0 and 1; 0 where all are equal.
+
+    On average the gradient of the log-likelihood's expansion in failure rates, cut off after G - 1
+    terms: a problem that is rarely solved weighs about 1 / pass rate. Source: MaxRL, 2602.02710.
+    """
+    # a mean of 0 is that of a group without a right response, whose advantages are 0
+    return [centred(r_G) / r_G.mean().where(r_G.mean() != 0, 1) for r_G in rewards]
+
+
+def pass_at_k(rewards: Groups, lengths: Groups, k: int = 1) -> list[Tensor]:
+    """(mean over the sets of k with the response - mean over all sets) / std over all sets, where
+    a set of k of the group's responses is worth its largest reward.
+
+    0 where every set is worth the same, as where fewer than k responses are wrong. A group smaller
+    than k is one set. Source: Pass@k Training, 2508.10751 eq. 14 and 15, there for rewards of 0
+    and 1.
+    """
+    return [_best_of_k(r_G, min(k, len(r_G))) for r_G in rewards]
+
+
+def _best_of_k(rewards_G: Tensor, k: int) -> Tensor:
+    size = len(rewards_G)
+    sorted_G, order_G = rewards_G.sort()
+    if sorted_G[k - 1] == sorted_G[-1]:  # every set is worth the same
+        return torch.zeros_like(rewards_G)
+
+    def sets(chosen: int, among: int) -> float:
+        return math.comb(among, chosen) if 0 <= chosen <= among else 0
+
+    # the j-th smallest is the largest of its set where the others come from the j before it
+    best_G = torch.tensor([sets(k - 1, j) for j in range(size)], dtype=rewards_G.dtype)
+    share_G = best_G / sets(k, size)
+    mean = (share_G * sorted_G).sum()
+    std = (share_G * (sorted_G - mean).square()).sum().sqrt()
+    # of sets with the m-th: it is the largest, or a larger j-th is, beside k - 2 from below j
+    above_G = torch.tensor([sets(k - 2, j - 1) for j in range(size)], dtype=rewards_G.dtype)
+    tail_G = (above_G * sorted_G).flip(0).cumsum(0).flip(0) - above_G * sorted_G
+    with_G = (best_G * sorted_G + tail_G) / sets(k - 1, size - 1)
+    return torch.empty_like(rewards_G).scatter(0, order_G, (with_G - mean) / std)
+
+
 ESTIMATORS: dict[str, Estimator] = {
     "group_std": group_std,
     "group_mean": group_mean,
@@ -107,6 +152,8 @@ ESTIMATORS: dict[str, Estimator] = {
     "batch_std": batch_std,
     "batch": batch,
     "informative_scaled": informative_scaled,
+    "over_mean": over_mean,
+    "pass_at_k": pass_at_k,
 }
 """Each algorithm.advantage as a function."""
 
@@ -128,12 +175,13 @@ def advantages(
     lengths_PG: Sequence[Sequence[int]],
     estimator: str,
     judged_PG: Sequence[Sequence[bool]] | None = None,
+    pass_k: int = 1,
 ) -> list[list[float]]:
     """[P][G] advantages of all responses of a step, in the order given.
 
-    lengths_PG: in tokens. judged_PG: whether the verifier judged the response; None: all of them.
-    The unjudged, and groups with fewer than MIN_JUDGED judged ones, get 0 and are in no statistic:
-    the others get what they would get in a step without them.
+    lengths_PG: in tokens. pass_k: of "pass_at_k". judged_PG: whether the verifier judged the
+    response; None: all of them. The unjudged, and groups with fewer than MIN_JUDGED judged ones,
+    get 0 and are in no statistic: the others get what they would get in a step without them.
     """
     if judged_PG is None:
         judged_PG = [[True] * len(group) for group in rewards_PG]
@@ -143,7 +191,10 @@ def advantages(
     if not kept:
         return values_PG
     # float64: advantages are differences of near-equal rewards, and cost nothing next to a token
-    estimates = part_of(ESTIMATORS, estimator)(
+    estimate = part_of(ESTIMATORS, estimator)
+    if estimator == "pass_at_k":
+        estimate = partial(estimate, k=pass_k)
+    estimates = estimate(
         [torch.tensor([rewards_PG[p][i] for i in known[p]], dtype=torch.float64) for p in kept],
         [torch.tensor([lengths_PG[p][i] for i in known[p]], dtype=torch.float64) for p in kept],
     )

@@ -33,6 +33,7 @@ class TokenBatch:
     row. entropy_weight: coefficient of the summed entropy in the loss; 0 without a bonus.
     proximal_T: by the proximal policy, used where on_policy_T is false; None: the engine's.
     stale_T: whether the weights of an earlier step sampled the row; None: none did.
+    selected: see `token_selection.Selection`, as [T] tensors; None: all tokens are kept, none held.
     """
 
     engine_T: Tensor
@@ -44,6 +45,7 @@ class TokenBatch:
     entropy_weight: float = 0.0
     proximal_T: Tensor | None = None
     stale_T: Tensor | None = None
+    selected: tuple[Tensor, Tensor] | None = None
 
     def proximal(self, logp_T: Tensor) -> Tensor:
         """[T] log-probabilities by the proximal policy, without a gradient."""
@@ -124,15 +126,16 @@ def mismatch_weights(logp_T: Tensor, batch: TokenBatch, config: AlgorithmConfig)
     return quotient_T * ((quotient_T >= 1 / cap) & (quotient_T <= cap))
 
 
-def masked_rows(logp_T: Tensor, batch: TokenBatch, config: AlgorithmConfig) -> Tensor | None:
-    """[T] bool: the token's row gives no policy gradient; None where no mask is set.
+def masked(logp_T: Tensor, batch: TokenBatch, config: AlgorithmConfig) -> Tensor | None:
+    """[T] bool: the token gives no policy gradient, alone (see `token_selection`) or with its row;
+    None where no mask is set.
 
     geometric_mask: the geometric mean over the row of q (see `mismatch_weights`) is outside of it.
     Source: Liu et al. 2025, "When Speed Kills Stability". off_policy_mask: the advantage is
     negative and the mean over the row of log pi_engine - log pi is above it. Source:
     DeepSeek-V3.2, 2512.02556 eq. 9; the threshold is on the sampling policy's, as in trl.
     """
-    masks = []
+    masks = [] if batch.selected is None else [~batch.selected[0]]
     if config.geometric_mask is not None:
         low, high = config.geometric_mask
         mean_T = bounded_exp(batch.layout.mean(batch.proximal(logp_T) - batch.engine_T))
@@ -167,18 +170,23 @@ def policy_loss(
     """The micro-batch's share of the step's loss, and sums (not means) for the metrics.
 
     Denominator: inside `batch.weight_T` (see `row_weights`). Per token: minus the surrogate (see
-    `rlvr.algorithm.surrogate`) times the mismatch weight, plus kl_beta times the KL estimate, and
-    minus the entropy bonus.
+    `rlvr.algorithm.surrogate`) times the mismatch weight, plus the penalty on tokens that are held,
+    plus kl_beta times the KL estimate, and minus the entropy bonus.
     """
     proximal_T = batch.proximal(logp_T)
-    gain_T, clipped_T = surrogate(logp_T, proximal_T, batch.advantage_T, batch.layout, config)
+    gain_T, clipped_T = surrogate(
+        logp_T, proximal_T, batch.advantage_T, batch.layout, config, batch.engine_T
+    )
     loss_T = -gain_T * mismatch_weights(logp_T, batch, config)
     sums = _sums(logp_T, clipped_T, batch)
-    masked_T = masked_rows(logp_T, batch, config)
+    masked_T = masked(logp_T, batch, config)
     if masked_T is not None:
         # chosen, not multiplied: a gradient that is not finite has no place in what is left out
         loss_T = torch.where(masked_T, torch.zeros_like(loss_T), loss_T)
         sums["masked"] = masked_T.float().sum()
+    if batch.selected is not None:
+        # KL-Cov (2505.22617 eq. 14): the drift of the tokens that are held
+        loss_T = loss_T + config.cov_kl_coef * batch.selected[1] * (logp_T - proximal_T).abs()
     if batch.ref_T is not None and config.kl_in == "loss":
         loss_T = loss_T + config.kl_beta * kl_in_loss(logp_T, batch, batch.ref_T, config)
     loss = (loss_T * batch.weight_T).sum()

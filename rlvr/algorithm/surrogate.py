@@ -82,12 +82,14 @@ RATIOS: dict[str, Callable[[Tensor, RowLayout], Tensor]] = {
 
 @dataclass(frozen=True)
 class ClipInputs:
-    """Inputs of a clip rule. log_ratio_T is at the level that algorithm.ratio names."""
+    """Inputs of a clip rule. log_ratio_T is at the level that algorithm.ratio names; engine_T:
+    log-probabilities by the engine, which sampled."""
 
     log_ratio_T: Tensor
     logp_T: Tensor
     advantage_T: Tensor
     layout: RowLayout
+    engine_T: Tensor
 
 
 Gain = tuple[Tensor, Tensor]
@@ -158,12 +160,50 @@ def no_clip(inputs: ClipInputs, config: AlgorithmConfig) -> Gain:
     return gain_T, torch.zeros_like(gain_T, dtype=torch.bool)
 
 
+def total_variation_clip(inputs: ClipInputs, config: AlgorithmConfig) -> Gain:
+    """sg(r) A log pi, 0 where the token's probability has moved by more than clip_high up (A > 0)
+    or clip_low down (A <= 0) since the engine sampled it.
+
+    Source: DPPO-Binary-TV, 2602.04879: the total variation between what both policies give to the
+    token and to all others together.
+    """
+    moved_T = inputs.logp_T.detach().exp() - bounded_exp(inputs.engine_T)
+    return _within_divergence(inputs, config, moved_T.abs(), moved_T)
+
+
+def kl_clip(inputs: ClipInputs, config: AlgorithmConfig) -> Gain:
+    """As total_variation_clip, with KL(engine || policy) between the two pairs of probabilities, in
+    nats, against the same bounds.
+
+    Source: DPPO-Binary-KL, 2602.04879.
+    """
+    # a sampled token's probability may round to 1 on either side, whose complement has no log
+    logp_T, engine_T = (x.clamp(max=-1e-6) for x in (inputs.logp_T.detach(), inputs.engine_T))
+    kept_T, others_T = engine_T.exp(), -torch.expm1(engine_T)
+    log_others_T = torch.log(others_T) - torch.log(-torch.expm1(logp_T))
+    kl_T = kept_T * (engine_T - logp_T) + others_T * log_others_T
+    return _within_divergence(inputs, config, kl_T, logp_T - engine_T)
+
+
+def _within_divergence(
+    inputs: ClipInputs, config: AlgorithmConfig, divergence_T: Tensor, moved_T: Tensor
+) -> Gain:
+    """The gain, 0 where the token is further than its bound from the engine's probability and A
+    would move it on. moved_T: in which direction it has moved, by its sign."""
+    high_T = (divergence_T > config.clip_high) & (moved_T > 0) & (inputs.advantage_T > 0)
+    low_T = (divergence_T > config.clip_low) & (moved_T < 0) & (inputs.advantage_T <= 0)
+    gain_T, _ = no_clip(inputs, config)
+    return torch.where(high_T | low_T, torch.zeros_like(gain_T), gain_T), high_T | low_T
+
+
 CLIPS: dict[str, Callable[[ClipInputs, AlgorithmConfig], Gain]] = {
     "ppo": ppo_clip,
     "cispo": cispo_clip,
     "soft": soft_clip,
     "geometric": geometric_clip,
     "none": no_clip,
+    "binary_tv": total_variation_clip,
+    "binary_kl": kl_clip,
 }
 """Each algorithm.clip as a function."""
 
@@ -174,11 +214,14 @@ def surrogate(
     advantage_T: Tensor,
     layout: RowLayout,
     config: AlgorithmConfig,
+    engine_T: Tensor | None = None,
 ) -> Gain:
-    """The objective of each token under algorithm.ratio and algorithm.clip."""
+    """The objective of each token under algorithm.ratio and algorithm.clip. engine_T: by the
+    engine; None: it is the proximal policy."""
     log_ratio_T = part_of(RATIOS, config.ratio)(logp_T - proximal_T, layout)
     _check_shape("algorithm.ratio", config.ratio, log_ratio_T, logp_T)
-    inputs = ClipInputs(log_ratio_T, logp_T, advantage_T, layout)
+    sampled_T = proximal_T if engine_T is None else engine_T
+    inputs = ClipInputs(log_ratio_T, logp_T, advantage_T, layout, sampled_T)
     gain_T, clipped_T = part_of(CLIPS, config.clip)(inputs, config)
     _check_shape("algorithm.clip", config.clip, gain_T, logp_T)
     _check_shape("algorithm.clip", config.clip, clipped_T, logp_T)

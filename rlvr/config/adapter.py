@@ -23,6 +23,12 @@ class PissaConfig(Section):
     """Subspace iterations of a fast SVD; 0 decomposes exactly."""
 
 
+class GeoraConfig(Section):
+    # 0.2 is the paper's
+    fraction: float = Field(default=0.2, gt=0, le=1)
+    """Share of a weight's entries, the smallest, that each of the two masks takes."""
+
+
 class InitAbConfig(Section):
     magnitude: float = Field(default=1.0, gt=0)
     """A and B are uniform within +-magnitude / sqrt(fan_in)."""
@@ -177,6 +183,7 @@ class AdapterConfig(Section):
     is then the saved one."""
     lora_plus: LoraPlusConfig = LoraPlusConfig()
     pissa: PissaConfig = PissaConfig()
+    geora: GeoraConfig = GeoraConfig()
     init_ab: InitAbConfig = InitAbConfig()
     eva: EvaConfig = EvaConfig()
     corda: CordaConfig = CordaConfig()

@@ -27,6 +27,9 @@ class AlgorithmConfig(Section):
         "sapo",
         "gpg",
         "opo",
+        "maxrl",
+        "dppo_tv",
+        "dppo_kl",
     ] = "dapo"
     """Named combination of the parts below."""
     advantage: Annotated[
@@ -38,28 +41,40 @@ class AlgorithmConfig(Section):
             "batch_std",
             "batch",
             "informative_scaled",
+            "over_mean",
+            "pass_at_k",
         ],
         OR_OWN,
         AS_TEXT,
     ] = "group_std"
     """Baseline and scale: reward minus the group's mean over the group's std; without the std;
     minus the mean of the others; minus the length-weighted mean; over the step's std; minus the
-    step's mean over its std; times groups / informative groups. This, ratio and clip also take a
-    function of your own, module:function or FILE.py:function (docs/extending.md)."""
+    step's mean over its std; times groups / informative groups; over the group's mean (MaxRL); of
+    the best of pass_k responses. This, ratio and clip also take a function of your own,
+    module:function or FILE.py:function (docs/extending.md)."""
+    pass_k: int = Field(default=4, ge=1)
+    """advantage = "pass_at_k": responses in a set."""
     ratio: Annotated[
         Literal["token", "sequence", "sequence_token", "trajectory"], OR_OWN, AS_TEXT
     ] = "token"
     """Level of pi / pi_proximal, the policy now over the policy at the start of the step: token;
     geometric mean over the response; that value with the token's gradient; product over the
     response."""
-    clip: Annotated[Literal["ppo", "cispo", "soft", "geometric", "none"], OR_OWN, AS_TEXT] = "ppo"
+    clip: Annotated[
+        Literal["ppo", "cispo", "soft", "geometric", "none", "binary_tv", "binary_kl"],
+        OR_OWN,
+        AS_TEXT,
+    ] = "ppo"
     """How the ratio is kept near 1: min of clipped and not; bounded weight on log pi; sigmoid gate;
-    geometric mean of clipped token ratios; not at all (REINFORCE)."""
+    geometric mean of clipped token ratios; not at all (REINFORCE); no gradient where the token's
+    probability is too far from the engine's (DPPO)."""
     # 0.2 and 0.28 are DAPO's (2503.14476), as is the default preset
     clip_low: float = Field(default=0.2, ge=0, le=1)
-    """The ratio is clipped at 1 - clip_low (geometric: the log ratio at -clip_low)."""
+    """The ratio is clipped at 1 - clip_low (geometric: the log ratio at -clip_low; binary_tv and
+    binary_kl: bound of the divergence where the token became less probable)."""
     clip_high: float = Field(default=0.28, ge=0)
-    """The ratio is clipped at 1 + clip_high (geometric: the log ratio at clip_high)."""
+    """The ratio is clipped at 1 + clip_high (geometric: the log ratio at clip_high; binary_tv and
+    binary_kl: bound of the divergence where the token became more probable)."""
     clip_delta: float | None = Field(default=None, gt=1)
     """Dual clip: the ratio's bound where the advantage is negative, above 1 + clip_high; None: no
     bound."""
@@ -108,6 +123,19 @@ class AlgorithmConfig(Section):
     geometric_mask: tuple[float, float] | None = None
     """(low, high), such as (0.999, 1.002): responses whose geometric mean of q is outside give no
     policy gradient; None: all do."""
+    top_entropy_quantile: float = Field(default=1.0, gt=0, le=1)
+    """Share of the step's tokens, those of highest entropy, that give a policy gradient; below 1 it
+    takes a forward pass of the policy per step."""
+    cov: Literal["none", "clip", "kl"] = "none"
+    """What is done to tokens whose log-probability and advantage covary most, which is what lowers
+    entropy: nothing; no gradient for some of them (Clip-Cov); a penalty on their drift (KL-Cov)."""
+    # 2e-4, 1, 5 and 1 are the paper's (2505.22617)
+    cov_frac: float = Field(default=2e-4, gt=0, le=1)
+    """Share of the update's tokens that algorithm.cov takes, at least one."""
+    cov_range: tuple[float, float] = (1.0, 5.0)
+    """cov = "clip": covariances (nats x advantage) between which tokens are drawn."""
+    cov_kl_coef: float = Field(default=1.0, gt=0)
+    """cov = "kl": weight of |log pi - log pi_proximal| (nats)."""
     off_policy_mask: float | None = Field(default=None, gt=0)
     """Responses with a negative advantage give no policy gradient where the mean over their tokens
     of log pi_engine - log pi (nats) is above this; None: all do."""
@@ -117,6 +145,13 @@ class AlgorithmConfig(Section):
     def _is_around_1(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
         if value is not None and not 0 < value[0] <= 1 <= value[1] < math.inf:
             raise ValueError(f"{list(value)} is no range around 1; give low, high, as 0.999, 1.002")
+        return value
+
+    @field_validator("cov_range")
+    @classmethod
+    def _is_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError(f"{list(value)} is no range; give the lower covariance first, as 1, 5")
         return value
 
     @model_validator(mode="wrap")

@@ -32,6 +32,12 @@ def _other_than(*values: object) -> Callable[[Any], bool]:
     return lambda value: value not in values
 
 
+def _lists(*values: str) -> Callable[[Any], bool]:
+    """For a setting that is a list: whether one of the values is in it, or nothing at all: an empty
+    list turns off what a recipe has set up, and says nothing about its settings."""
+    return lambda listed: not listed or any(value in listed for value in values)
+
+
 def _clips(*values: str) -> Callable[[Any], bool]:
     # a function of the user's own may read any setting of the section
     return lambda value: value in values or is_own(value)
@@ -53,7 +59,7 @@ def _is_loaded(path: str | None) -> bool:
     return path is not None and not _is_generated(path)
 
 
-_CLIPPED = {"algorithm.clip": _clips("ppo", "cispo", "geometric")}
+_CLIPPED = {"algorithm.clip": _clips("ppo", "cispo", "geometric", "binary_tv", "binary_kl")}
 _SOFT = {"algorithm.clip": _clips("soft")}
 _KL = {"algorithm.kl_beta": _above_zero}
 _ENTROPY_TARGET = {"algorithm.entropy_target": _is_there}
@@ -74,6 +80,8 @@ _SHARED: Table = {
 }
 
 _TRAIN: Table = {
+    "data.split": ({"data.path": _is_there},),
+    "data.limit": ({"data.path": _is_there},),
     "data.levels": ({"data.path": _is_generated},),
     "data.difficulty_field": (_CHOSEN,),
     "data.shuffle": ({"sampling.strategy": _among("uniform")},),
@@ -106,6 +114,10 @@ _TRAIN: Table = {
     "reward.overlong_cache_len": ({"reward.overlong": _among("penalty")},),
     "reward.format_opened_in_prompt": ({"reward.format_weight": _above_zero},),
     "reward.repetition_ngram_len": ({"reward.repetition_weight": _above_zero},),
+    "algorithm.pass_k": ({"algorithm.advantage": _among("pass_at_k")},),
+    "algorithm.cov_frac": ({"algorithm.cov": _other_than("none")},),
+    "algorithm.cov_range": ({"algorithm.cov": _among("clip")},),
+    "algorithm.cov_kl_coef": ({"algorithm.cov": _among("kl")},),
     "algorithm.clip_low": (_CLIPPED,),
     "algorithm.clip_high": (_CLIPPED,),
     "algorithm.clip_delta": ({"algorithm.clip": _clips("ppo")},),
@@ -135,7 +147,12 @@ _TRAIN: Table = {
     "eval.top_p": (_EVALUATED, {"eval.temperature": _above_zero}),
     "eval.every": (_EVALUATED,),
     "eval.best_metric": (_EVALUATED,),
-    "track.project": ({"track.wandb": _other_than("disabled")},),
+    # "disabled" is true whatever the other trackers are
+    "track.wandb": ({"track.to": _lists("wandb"), "track.wandb": _among("disabled")},),
+    "track.project": (
+        {"track.to": _lists("wandb", "trackio", "mlflow")},
+        {"track.wandb": _other_than("disabled"), "track.to": _lists("trackio", "mlflow")},
+    ),
 }
 
 _WRITTEN = {"data.path": _is_loaded}

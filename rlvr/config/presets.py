@@ -16,6 +16,8 @@ _GRPO: dict[str, Any] = {
     "kl_beta": 0.0,
 }
 
+_DPPO = _GRPO | {"advantage": "group_mean", "aggregation": "constant"}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # 0.04 is the paper's coefficient
     "grpo": _GRPO | {"kl_beta": 0.04},
@@ -50,6 +52,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sapo": _GRPO | {"clip": "soft"},
     "gpg": _GRPO | {"advantage": "informative_scaled", "clip": "none", "aggregation": "token_mean"},
     "opo": _GRPO | {"advantage": "length_weighted", "clip": "none", "aggregation": "response_sum"},
+    "maxrl": _GRPO | {"advantage": "over_mean", "aggregation": "token_mean"},
+    # the paper's thresholds, on Dr. GRPO's advantage and denominator
+    "dppo_tv": _DPPO | {"clip": "binary_tv", "clip_low": 0.15, "clip_high": 0.15},
+    "dppo_kl": _DPPO | {"clip": "binary_kl", "clip_low": 0.05, "clip_high": 0.05},
 }
 """Preset to fields of AlgorithmConfig."""
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from rlvr.common.errors import ConfigError
 from rlvr.common.nested import flatten
 from rlvr.config.compare import UNITS, CompareRecipe
+from rlvr.config.data import data_faults
 from rlvr.config.needs import ignored
 from rlvr.config.presets import USES_EQUAL_REWARDS
 from rlvr.config.rollout import refused_args
@@ -40,6 +41,33 @@ def _of_source(recipe: TrainRecipe | FinetuneRecipe) -> Iterator[str]:
     template = recipe.data.prompt_template
     if "{problem}" not in template:
         yield f"data.prompt_template = {template!r}: lacks {{problem}}; add it"
+
+
+def _of_profile(recipe: TrainRecipe) -> Iterator[str]:
+    beyond = [step for step in recipe.train.profile_steps if step > recipe.train.steps]
+    if beyond:
+        yield (
+            f"train.profile_steps = {list(recipe.train.profile_steps)}: the run has"
+            f" {recipe.train.steps} steps, no {beyond[0]}; leave it out or raise train.steps"
+        )
+
+
+def _of_halves(recipe: TrainRecipe) -> Iterator[str]:
+    train = recipe.train
+    if train.replay is not None and train.rollouts_only:
+        yield (
+            f"train.replay = {train.replay!r}: trains without generating, and train.rollouts_only"
+            " generates without training; leave one out"
+        )
+    if train.rollouts_only and train.profile_steps:
+        yield (
+            f"train.profile_steps = {list(train.profile_steps)}: profiles the update and the sync,"
+            " and train.rollouts_only has neither; leave one out"
+        )
+
+
+def _of_data(recipe: TrainRecipe) -> Iterator[str]:
+    yield from data_faults(recipe.data, recipe.sampling.strategy)
 
 
 def _of_algorithm(recipe: TrainRecipe) -> Iterator[str]:
@@ -190,6 +218,31 @@ def _of_behaviour(recipe: TrainRecipe) -> Iterator[str]:
         )
 
 
+def _of_estimator(recipe: TrainRecipe) -> Iterator[str]:
+    algorithm, reward = recipe.algorithm, recipe.reward
+    shaped = reward.format_weight or reward.length_weight or reward.repetition_weight
+    plain = (reward.correct, reward.incorrect) == (1, 0) and not (shaped or reward.extra)
+    in_reward = algorithm.kl_beta and algorithm.kl_in == "reward"
+    is_binary = plain and not in_reward and reward.overlong != "penalty" and not reward.normalise
+    if algorithm.advantage == "over_mean" and not is_binary:
+        yield (
+            'algorithm.advantage = "over_mean": divides by the mean reward, which has to be the'
+            " share of right responses: reward.correct = 1, incorrect = 0, no other part of the"
+            ' reward, no KL in it; remove those, or set the advantage to "group_mean"'
+        )
+    if algorithm.advantage == "pass_at_k" and algorithm.pass_k >= recipe.rollout.group_size:
+        yield (
+            f"algorithm.pass_k = {algorithm.pass_k}: a group of rollout.group_size ="
+            f" {recipe.rollout.group_size} has one such set at most, and no advantages; lower the"
+            " first or raise that"
+        )
+    if algorithm.cov == "kl" and recipe.optim.updates_per_step == 1:
+        yield (
+            'algorithm.cov = "kl": in the first update of a step no token has drifted, and there'
+            ' is no second; set optim.updates_per_step to 2 or more, or cov to "clip"'
+        )
+
+
 def _of_batch(recipe: TrainRecipe) -> Iterator[str]:
     if recipe.algorithm.advantage in USES_EQUAL_REWARDS and recipe.sampling.dynamic:
         yield (
@@ -228,6 +281,8 @@ def _of_reward(recipe: TrainRecipe) -> Iterator[str]:
 
 
 def _of_stages(recipe: TrainRecipe) -> Iterator[str]:
+    if recipe.stage and recipe.train.replay is not None:
+        yield "stage: train.replay takes its steps from another run; remove one of them"
     steps = [stage.at_step for stage in recipe.stage]
     if steps != sorted(set(steps)) or (steps and steps[-1] >= recipe.train.steps):
         end = recipe.train.steps
@@ -352,6 +407,9 @@ def _of_comparison(recipe: CompareRecipe) -> Iterator[str]:
 RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
     TrainRecipe: (
         _of_source,
+        _of_data,
+        _of_profile,
+        _of_halves,
         _of_algorithm,
         _of_reference,
         _of_model,
@@ -360,6 +418,7 @@ RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
         _of_staleness,
         _of_engine_args,
         _of_behaviour,
+        _of_estimator,
         _of_batch,
         _of_reward,
         _of_eval,
@@ -378,9 +437,10 @@ def cautions(recipe: TrainRecipe) -> Iterator[str]:
     weights = {name: getattr(recipe.reward, name) for name in parts}
     weights |= {f"extra {one.label}": one.weight for one in recipe.reward.extra}
     given = ", ".join(f"reward.{name} = {value:g}" for name, value in weights.items() if value)
-    if given and recipe.algorithm.advantage == "group_std":
+    advantage = recipe.algorithm.advantage
+    if given and advantage in ("group_std", "pass_at_k"):
         yield (
-            f'{given}: algorithm.advantage = "group_std" scales every group to one standard'
+            f'{given}: algorithm.advantage = "{advantage}" scales every group to one standard'
             " deviation, so that where all are right, or all are wrong, this part trains as loudly"
             ' as correctness does, however small its weight; set the advantage to "group_mean" or'
             ' "batch_std" to keep the proportion'

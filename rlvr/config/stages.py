@@ -101,5 +101,9 @@ def overlaid(tree: Mapping[str, Any], stages: tuple[StageConfig, ...]) -> dict[s
     result = {name: values for name, values in tree.items() if name != "stage"}
     for stage in stages:
         for section, values in stage.changes.items():
-            result[section] = dict(result.get(section, {})) | values
+            before = dict(result.get(section, {}))
+            # one place of problems or several: the other of the two goes
+            if section == "data" and values.keys() & {"path", "source"}:
+                before = {k: v for k, v in before.items() if k not in ("path", "source")}
+            result[section] = before | values
     return result

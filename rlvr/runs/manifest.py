@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,12 +79,26 @@ def manifest(
 
 
 def data_facts(data: Dataset | Examples) -> dict[str, Any]:
-    """Where training data comes from, which it is, and how much."""
-    return {
+    """Source, sha256 and counts; where there are several sources, of each of them too."""
+    facts = {
         "source": data.source,
         "sha256": data.sha256,
         "num_problems": len(data.rows if isinstance(data, Examples) else data.problems),
         "num_skipped": data.num_skipped,
+    }
+    if isinstance(data, Examples) or not data.sources:
+        return facts
+    used = Counter(problem.source for problem in data.problems)
+    return facts | {
+        "sources": [
+            {
+                "source": one.source,
+                "sha256": one.sha256,
+                "num_problems": used[number],
+                "num_skipped": one.num_skipped + len(one.problems) - used[number],
+            }
+            for number, one in enumerate(data.sources)
+        ]
     }
 
 

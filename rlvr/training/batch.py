@@ -54,11 +54,13 @@ class UpdateConfig:
 @dataclass(frozen=True, slots=True)
 class StepBatch:
     """P groups of G responses. references_PGT: the reference policy's log-probabilities of the
-    response tokens, or None without a KL penalty."""
+    response tokens, or None without a KL penalty. entropies_PGT: the policy's entropies (nats) at
+    the response tokens, or None where nothing is chosen by them."""
 
     groups: Sequence[Group]
     advantages_PG: list[list[float]]
     references_PGT: list[list[list[float]]] | None
+    entropies_PGT: list[list[list[float]]] | None = None
 
     @property
     def num_dropped(self) -> int:
@@ -69,11 +71,12 @@ class StepBatch:
     def part(self, start: int, stride: int) -> StepBatch:
         """Every stride-th group from `start` on, with the advantages it has in the whole step."""
         chosen = slice(start, None, stride)
-        references = self.references_PGT
+        references, entropies = self.references_PGT, self.entropies_PGT
         return StepBatch(
             self.groups[chosen],
             self.advantages_PG[chosen],
             references if references is None else references[chosen],
+            entropies if entropies is None else entropies[chosen],
         )
 
 
@@ -98,10 +101,24 @@ def make_batch(groups: Sequence[Group], policy: Policy, config: UpdateConfig) ->
             ]
             for rewards_G, own_GT, ref_GT in zip(rewards_PG, own_PGT, references_PGT, strict=True)
         ]
+    by_entropy = algorithm.top_entropy_quantile < 1
+    entropies_PGT = policy_entropies(groups, policy, config) if by_entropy else None
+    advantages_PG = batch_advantages(groups, algorithm, rewards_PG)
+    return StepBatch(groups, advantages_PG, references_PGT, entropies_PGT)
+
+
+def batch_advantages(
+    groups: Sequence[Group],
+    algorithm: AlgorithmConfig,
+    rewards_PG: list[list[float]] | None = None,
+) -> list[list[float]]:
+    """[P][G] advantages of the groups. rewards_PG: None takes their own rewards."""
     lengths_PG = [[len(r.token_ids) for r in group.responses] for group in groups]
     judged_PG = [group.judged for group in groups]
-    advantages_PG = advantages(rewards_PG, lengths_PG, algorithm.advantage, judged_PG)
-    return StepBatch(groups, advantages_PG, references_PGT)
+    own_PG = [group.rewards for group in groups]
+    return advantages(
+        rewards_PG or own_PG, lengths_PG, algorithm.advantage, judged_PG, algorithm.pass_k
+    )
 
 
 def _kl_sum(own_T: list[float], reference_T: list[float], estimator: str) -> float:
@@ -109,7 +126,7 @@ def _kl_sum(own_T: list[float], reference_T: list[float], estimator: str) -> flo
 
 
 Forward = Callable[[Sequence[TokenRow]], Tensor]
-"""Rows of one micro-batch to the [T] log-probabilities of their response tokens."""
+"""Rows of one micro-batch to a [T] number of each response token."""
 
 
 def score_by_reference(
@@ -135,6 +152,18 @@ def score_by_policy(
     return _score_groups(groups, policy, config, forward)
 
 
+def policy_entropies(
+    groups: Sequence[Group], policy: Policy, config: UpdateConfig
+) -> list[list[list[float]]]:
+    """[P][G][T] entropies (nats) of the policy as it is now, at every response token."""
+
+    @torch.no_grad()
+    def forward(rows: Sequence[TokenRow]) -> Tensor:
+        return policy.logprobs(rows, config.temperature)[1]
+
+    return _score_groups(groups, policy, config, forward)
+
+
 @torch.no_grad()
 def policy_logprobs(
     policy: Policy, rows: Sequence[TokenRow], temperature: float, entropy_grad: bool = False
@@ -147,7 +176,7 @@ def policy_logprobs(
 def _score_groups(
     groups: Sequence[Group], policy: Policy, config: UpdateConfig, forward: Forward
 ) -> list[list[list[float]]]:
-    """[P][G][T] log-probabilities of every response; every rank scores its share of rows."""
+    """[P][G][T] what `forward` gives; every rank scores its share of rows."""
     # longest first over the ranks, so each row comes with its index to find its place again
     world = policy.strategy.world
     rows = [TokenRow(group.prompt_ids, r.token_ids) for group in groups for r in group.responses]
@@ -162,7 +191,7 @@ def _score_groups(
 def score_rows(
     rows: Sequence[TokenRow], policy: Policy, config: UpdateConfig, forward: Forward
 ) -> list[list[float]]:
-    """[N][T] log-probabilities of this rank's responses, in the update's micro-batches."""
+    """[N][T] what `forward` gives of this rank's responses, in the update's micro-batches."""
     scores: list[list[float]] = [[] for _ in rows]
     batches = policy.micro_batches(rows, config.tokens_per_microbatch)
     # a sharded forward pass gathers weights from all ranks, so all make as many of them

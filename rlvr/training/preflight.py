@@ -18,7 +18,7 @@ from rlvr.adapters.methods import quantized
 from rlvr.adapters.saved import check_settings, read_saved
 from rlvr.common.errors import ConfigError
 from rlvr.common.own_code import check_call
-from rlvr.config.own_code import CALLED_WITH, own_functions
+from rlvr.config.train import called_with, own_functions
 from rlvr.distributed.world import World
 from rlvr.engines.choose import choose_engine, is_vllm_installed
 from rlvr.engines.server.engine import check_servers
@@ -27,6 +27,7 @@ from rlvr.evaluation.problem_sets import check_benchmarks
 from rlvr.policy.language_model import default_device
 from rlvr.policy.sharded import check_launcher, launcher_sharding
 from rlvr.runs.checkpoint import find_checkpoint
+from rlvr.runs.services import check_trackers
 from rlvr.sampling.extra import style_of
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def check(
     _check_revision(recipe.model)
     _check_sync(recipe, method)
     check_benchmarks(recipe)
+    check_trackers(recipe)
     every = recipe.train.activation_checkpointing
     if every and not method.checkpointing:
         raise ConfigError(
@@ -61,15 +63,17 @@ def check(
             " trains; set it to 0"
         )
     for key, name in own_functions(recipe).items():
-        if key in CALLED_WITH:
-            check_call(name, *CALLED_WITH[key])
+        given = called_with(key)
+        if given is not None:
+            check_call(name, *given)
     for one in recipe.reward.extra:
         style_of(one)
     _check_compile(recipe, method)
     _check_async(recipe, method, device or default_device())
     _check_ranks(recipe, world)
     _check_sharding(recipe, method, world)
-    if recipe.rollout.engine == "vllm" and not is_vllm_installed():
+    needs_engine = recipe.train.replay is None
+    if needs_engine and recipe.rollout.engine == "vllm" and not is_vllm_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
             " GPU: make install), or set it to 'transformers'"
@@ -114,7 +118,7 @@ def check_finetune(recipe: FinetuneRecipe) -> None:
 
 def check_reachable(recipe: TrainRecipe) -> None:
     """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
-    if recipe.rollout.engine == "vllm_server":
+    if recipe.rollout.engine == "vllm_server" and recipe.train.replay is None:
         on_cpu = not torch.cuda.is_available()
         mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)
         check_servers(recipe.model, recipe.rollout, Path(recipe.run.dir), mode)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rlvr.algorithm.loss import TokenBatch, has_logprob, num_trained, row_weights
 from rlvr.algorithm.surrogate import RowLayout
+from rlvr.algorithm.token_selection import Selection, select, selects
+from rlvr.config.algorithm import AlgorithmConfig
 from rlvr.engines.engine import Response
 from rlvr.policy.packing import to_device
 from rlvr.policy.policy import Policy, TokenRow
@@ -22,7 +25,7 @@ class TrainingRow:
 
     num_tokens, weight: of its tokens in the step's loss. proximal_logprobs: None where the weights
     that train it are themselves the proximal policy. num_stale: how many of its first tokens were
-    sampled by the weights of earlier steps.
+    sampled by the weights of earlier steps. selected: of its tokens, or None without a choice.
     """
 
     tokens: TokenRow
@@ -33,6 +36,7 @@ class TrainingRow:
     num_tokens: int
     weight: float
     num_stale: int
+    selected: Selection | None
 
 
 def make_rows(
@@ -70,6 +74,7 @@ def make_rows(
         references = [scores_T for scores_GT in batch.references_PGT for scores_T in scores_GT]
     # the KL penalty and the entropy bonus have gradients where the advantage is 0
     keep_all = entropy_on or (algorithm.kl_beta > 0 and algorithm.kl_in == "loss")
+    selected = _selections(batch, algorithm, responses, lengths, values, step)
     return [
         TrainingRow(
             TokenRow(prompt, r.token_ids),
@@ -80,12 +85,42 @@ def make_rows(
             n,
             weight,
             old,
+            chosen,
         )
-        for prompt, r, n, reference, value, weight, old in zip(
-            prompts, responses, lengths, references, values, weights, stale, strict=True
+        for prompt, r, n, reference, value, weight, old, chosen in zip(
+            prompts, responses, lengths, references, values, weights, stale, selected, strict=True
         )
         if n and (value != 0 or keep_all)
     ]
+
+
+def _selections(
+    batch: StepBatch,
+    algorithm: AlgorithmConfig,
+    responses: Sequence[Response],
+    lengths: Sequence[int],
+    values: Sequence[float],
+    step: int,
+) -> Sequence[Selection | None]:
+    """Of every response; chosen among the tokens that are in the loss."""
+    if not selects(algorithm):
+        return [None] * len(responses)
+    sizes = [len(r.token_ids) for r in responses]
+    logp_K = np.array([x for r in responses for x in r.logprobs])
+    # of a masked row no token is in the loss
+    in_loss = np.repeat(np.array(lengths) > 0, sizes)
+    trained_K = has_logprob(torch.from_numpy(logp_K)).numpy() & in_loss
+    advantage_K, entropy_K = np.repeat(np.array(values), sizes), None
+    if batch.entropies_PGT is not None:
+        entropies = [x for of_G in batch.entropies_PGT for of_T in of_G for x in of_T]
+        entropy_K = np.array(entropies)[trained_K]
+    kept_K, held_K = np.zeros((2, len(logp_K)), dtype=bool)
+    if trained_K.any():
+        found = select(algorithm, logp_K[trained_K], advantage_K[trained_K], entropy_K, seed=step)
+        kept_K[trained_K], held_K[trained_K] = found.kept, found.held
+    ends = np.cumsum(sizes)[:-1]
+    parts = zip(np.split(kept_K, ends), np.split(held_K, ends), strict=True)
+    return [Selection(kept, held) for kept, held in parts]
 
 
 def _num_stale(response: Response, policy_version: int, step: int) -> int:
@@ -118,18 +153,24 @@ def token_batch(
     # one table, so that everything takes one copy to the device instead of seven
     stale_T = [torch.arange(len(r.tokens.response_ids)) < r.num_stale for r in batch]
     columns.append(torch.cat(stale_T).float())
+    selections = [r.selected for r in batch if r.selected is not None]
+    if selections:
+        columns += [
+            torch.from_numpy(np.concatenate([one.kept for one in selections])).float(),
+            torch.from_numpy(np.concatenate([one.held for one in selections])).float(),
+        ]
     table = torch.stack([*per_row[layout.row_T].unbind(dim=1), *columns])
     has_T = has_logprob(columns[0])
     kept_T = None if has_T.all() else has_T.nonzero().squeeze(1)
     if kept_T is not None:
         table = table[:, kept_T]
         layout = RowLayout.of(torch.bincount(layout.row_T[kept_T], minlength=len(batch)))
-    advantage_T, weight_T, same_T, engine_T, proximal_T, *reference, stale_T = to_device(
-        table, device
-    )
+    advantage_T, weight_T, same_T, engine_T, proximal_T, *rest = to_device(table, device)
+    reference_T = rest.pop(0) if references else None
+    stale_T, *selected = rest
     tokens = TokenBatch(
         engine_T,
-        reference[0] if references else None,
+        reference_T,
         advantage_T,
         weight_T,
         on_policy_T=same_T.bool(),
@@ -137,5 +178,6 @@ def token_batch(
         entropy_weight=entropy_weight,
         proximal_T=proximal_T,
         stale_T=stale_T.bool(),
+        selected=(selected[0].bool(), selected[1].bool()) if selected else None,
     )
     return tokens, kept_T if kept_T is None else to_device(kept_T, device)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from rlvr.common.log import get_logger
 from rlvr.data.problems import Dataset
+from rlvr.engines.restarting import RestartingEngine
 from rlvr.runs.folder import Run
+from rlvr.sampling.sampler import Sampler
 from rlvr.training.build import Training, make_sampler
 
 logger = get_logger(__name__)
@@ -37,6 +39,9 @@ def go_to(training: Training, number: int) -> None:
     """Puts the stage's recipe, problems and sampler in place; weights and optimizer stay. The order
     of problems goes on where they are the same."""
     old, stage, later = training.sampler, training.stages[number], training.stages[number + 1 :]
+    # without an engine there are no stages: a rule refuses them
+    assert isinstance(old, Sampler)
+    assert isinstance(training.engine, RestartingEngine)
     new = make_sampler(
         stage.recipe,
         stage.data.problems,

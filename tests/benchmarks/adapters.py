@@ -45,6 +45,7 @@ LRS = {
     "oft": 3e-4,
     "boft": 3e-4,
     "rslora": 3.5e-4,
+    "geora": 6e-4,
     "init_ab": 2e-4,
     "adalora": 2e-2,
     "orthogeolora": 2e-2,

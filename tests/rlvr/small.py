@@ -66,6 +66,7 @@ def recipe_tree(policy: Path, problems: Path, **sections: Any) -> dict[str, Any]
 VAGUE = (
     "time/",
     "memory/",
+    "perf/",
     "verify/p",
     "rollout/tokens_per_s",
     "rollout/cache_peak_frac",

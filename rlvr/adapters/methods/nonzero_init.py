@@ -166,6 +166,33 @@ def _milora(model: Any, setup: Setup) -> Any:
     return _apply_factors(model, setup, _minor_factors)
 
 
+def _geora(model: Any, setup: Setup) -> Any:
+    """The r largest singular triples of W where its entries are small, 0 elsewhere: those among the
+    smallest `fraction` of |W|, or of |the best rank-r approximation of W|.
+
+    Source: 2601.09361 eq. 1 to 8.
+    """
+    import torch
+
+    fraction = setup.config.geora.fraction
+
+    def smallest(weight: Any) -> Any:
+        # up to the quantile; torch.quantile takes 16 M numbers at most
+        count, sizes = 1 + int(fraction * (weight.numel() - 1)), weight.abs()
+        return sizes <= sizes.flatten().kthvalue(count).values
+
+    def factors(weight: Any, rank: int, scaling: float, generator: Any) -> tuple[Any, Any]:
+        u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        approximation = (u[:, :rank] * s[:rank]) @ vh[:rank]
+        u, s, vh = torch.linalg.svd(
+            weight * (smallest(approximation) | smallest(weight)), full_matrices=False
+        )
+        root = s[:rank].sqrt()
+        return root[:, None] * vh[:rank], u[:, :rank] * root
+
+    return _apply_factors(model, setup, factors)
+
+
 def _init_ab(model: Any, setup: Setup) -> Any:
     """A and B uniform within +-magnitude / sqrt(fan_in), both non-zero. Source: 2602.04998."""
     import torch
@@ -233,6 +260,9 @@ METHODS = (
         check=_check_pissa,
     ),
     start_method("milora", "2406.09044", "the smallest singular triples", _milora),
+    start_method(
+        "geora", "2601.09361", "the largest triples of W's small entries", _geora, ("geora",)
+    ),
     start_method("olora", "2406.01775", "the QR factors", _olora),
     start_method(
         "orthogonal",

@@ -55,6 +55,7 @@ BOTH = sum(i + o for i, o in LINEAR.values())
 BY_HAND = {
     "pissa": 32 * BOTH,
     "milora": 32 * BOTH,
+    "geora": 32 * BOTH,
     "init_ab": 32 * BOTH,
     "orthogeolora": 32 * (BOTH + 7),
     "adalora": 48 * (BOTH + 7),

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.cpp_extension import CUDA_HOME
 
 from rlvr.adapters import METHODS, check_adapter
 from rlvr.adapters.base import Setup
+from rlvr.adapters.export import lora_layers
 from rlvr.adapters.facts import module_facts, optimizer_facts, peft_facts, update_norms
 from rlvr.adapters.merge import adapter_off, merged_weights
 from rlvr.adapters.state import adapter_state
@@ -64,6 +66,7 @@ UNUSUAL = [
     ("olora", {"rank": 5}, {"peft.init_lora_weights": "olora", "down.rank": 5}),
     ("orthogonal", {"rank": 6}, {"peft.init_lora_weights": "orthogonal", "down.rank": 6}),
     ("milora", {"rank": 3}, {"down.rank": 3}),
+    ("geora", {"rank": 3}, {"down.rank": 3}),
     ("init_ab", {"rank": 3}, {"down.rank": 3}),
     (
         "eva",
@@ -171,7 +174,7 @@ UNUSUAL = [
 ]
 ELSEWHERE = {
     "target_modules", "alpha", "scaling", "dropout", "seed", "match", "calibration_rows",
-    "init_ab.magnitude", "loftq.iterations", "boft.num_factors",
+    "init_ab.magnitude", "geora.fraction", "loftq.iterations", "boft.num_factors",
 }  # fmt: skip
 """Options with tests of their own below, for every method that has them."""
 
@@ -320,6 +323,24 @@ def test_butterflies_that_peft_would_silently_leave_out_are_refused():
     config = AdapterConfig.model_validate({"method": "boft", "boft": {"num_factors": 2}})
     with pytest.raises(ConfigError, match=r"num_factors = 2: .* goes on with 1"):
         check_adapter(config)
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5])
+def test_geora_starts_from_the_small_entries_of_the_weight(make_trained, fraction):
+    """The paper's equations, mask by mask, in float64 and with quantiles."""
+    trained = make_trained("geora", alpha=8.0, geora={"fraction": fraction})
+    for layer in lora_layers(trained.policy.model).values():
+        weight = layer.get_base_layer().weight.detach().double().numpy()
+        u, s, vh = np.linalg.svd(weight, full_matrices=False)
+        near = np.abs(u[:, :4] * s[:4] @ vh[:4])
+        mask = (near <= np.quantile(near, fraction)) | (
+            np.abs(weight) <= np.quantile(np.abs(weight), fraction)
+        )
+        assert fraction <= mask.mean() < 2 * fraction
+        # the nearest of its rank; an entry at a quantile may be on either side of it in float32
+        least = (np.linalg.svd(weight * mask, compute_uv=False)[4:] ** 2).sum() ** 0.5
+        start = -(layer.lora_B["start"].weight @ layer.lora_A["start"].weight).numpy()
+        assert np.linalg.norm(weight * mask - start) == pytest.approx(least, rel=1e-4)
 
 
 def test_init_ab_draws_within_its_magnitude(make_trained):

@@ -73,7 +73,7 @@ def factors(model):
     }
 
 
-STARTS = ["pissa", "milora", "olora", "orthogonal", "init_ab", "corda"]
+STARTS = ["pissa", "milora", "geora", "olora", "orthogonal", "init_ab", "corda"]
 
 
 @pytest.mark.parametrize("method", STARTS)

@@ -1,6 +1,9 @@
 """Advantage estimators against hand tables and invariances."""
 
+import itertools
+import math
 import random
+import statistics
 
 import pytest
 
@@ -25,6 +28,8 @@ HAND = {
         [-0.25 / STEP_STD] * 4,
     ],
     "informative_scaled": [[1, -1, -1, 1], [0] * 4],  # twice R - mean: one group in two differs
+    "over_mean": [[1, -1, -1, 1], [0] * 4],
+    "pass_at_k": [[1, -1, -1, 1], [0] * 4],  # of 1: R - mean over the std with G
 }
 
 
@@ -50,7 +55,55 @@ def test_leave_one_out_is_the_reward_minus_the_mean_of_the_others():
     assert got == pytest.approx(slow)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+def best_of_sets(rewards, k):
+    """Advantages of pass@k training, set by set."""
+    sets = list(itertools.combinations(range(len(rewards)), k))
+    best = {chosen: max(rewards[i] for i in chosen) for chosen in sets}
+    mean, std = statistics.mean(best.values()), statistics.pstdev(best.values())
+    own = [statistics.mean(best[s] for s in sets if i in s) for i in range(len(rewards))]
+    return [(x - mean) / std if std else 0.0 for x in own]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize(
+    "rewards",
+    [[1, 0, 0, 1, 0, 0], [1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1], [0.3, -1, 2.5, 0.3, 0, 0.1]],
+)
+def test_pass_at_k_is_what_all_sets_of_k_give(rewards, k):
+    (got,) = advantages([rewards], [[1] * 6], "pass_at_k", pass_k=k)
+    assert got == pytest.approx(best_of_sets(rewards, k), abs=1e-12)
+
+
+def test_pass_at_k_of_right_and_wrong_is_the_papers_closed_form():
+    size, wrong, k = 8, 6, 4
+    (got,) = advantages([[1.0] * 2 + [0.0] * 6], [[1] * 8], "pass_at_k", pass_k=k)
+    mean = 1 - math.comb(wrong, k) / math.comb(size, k)
+    std = math.sqrt(mean * (1 - mean))
+    low = 1 - mean - math.comb(wrong - 1, k - 1) / math.comb(size - 1, k - 1)
+    assert got == pytest.approx([(1 - mean) / std] * 2 + [low / std] * 6)
+
+
+def test_a_group_smaller_than_k_has_no_advantages():
+    assert advantages([[1.0, 0.0]], [[1, 1]], "pass_at_k", pass_k=4) == [[0.0, 0.0]]
+
+
+def test_over_mean_is_on_average_the_cut_off_gradient_of_the_log_likelihood():
+    """Over all groups of a problem solved with probability p: the gradient of log p is that of p
+    times the sum over j of (1 - p)^j; the group's own mean as the baseline costs the last term."""
+    p, size = 0.3, 5
+    expected = 0.0
+    for outcome in itertools.product([0.0, 1.0], repeat=size):
+        (found,) = advantages([outcome], [[1] * size], "over_mean")
+        chance = math.prod(p if r else 1 - p for r in outcome)
+        scores = [1 / p if r else -1 / (1 - p) for r in outcome]  # d log P(outcome) / dp
+        expected += chance * sum(a * s for a, s in zip(found, scores, strict=True)) / size
+    assert expected == pytest.approx(sum((1 - p) ** j for j in range(size - 1)))
+
+
+SHIFTED = [name for name in ESTIMATORS if name != "over_mean"]  # of rewards of 0 and 1
+
+
+@pytest.mark.parametrize("name", SHIFTED)
 def test_adding_a_constant_to_every_reward_changes_nothing(name):
     shifted = [[r + 1000.0 for r in group] for group in REWARDS]
     before, after = advantages(REWARDS, LENGTHS, name), advantages(shifted, LENGTHS, name)

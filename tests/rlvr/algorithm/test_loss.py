@@ -110,6 +110,16 @@ def slow_loss(logp, old, engine, ref, advantage, config, stale):
                     gain = geometric
                 case "none":
                     gain = r.detach() * a * row[t]
+                case "binary_tv" | "binary_kl":
+                    now, then = math.exp(float(row[t].detach())), math.exp(engine[i][t])
+                    distance = abs(now - then)
+                    if config.clip == "binary_kl":
+                        now, then = (min(x, math.exp(-1e-6)) for x in (now, then))
+                        others = (1 - then) * math.log((1 - then) / (1 - now))
+                        distance = then * math.log(then / now) + others
+                    away = (now > then) if a > 0 else (now < then)
+                    cut_off = away and distance > (high if a > 0 else low)
+                    gain = 0 * row[t] if cut_off else r.detach() * a * row[t]
             q, cap = quotients[t], config.mismatch_cap
             weight = {
                 "none": 1.0,
@@ -160,6 +170,8 @@ VARIANTS = [
     {"preset": "dapo", "mismatch": "mask", "mismatch_level": "sequence"},
     {"preset": "gspo", "clip_low": 0.1, "clip_high": 0.1, "aggregation": "token_mean"},
     {"preset": "cispo", "ratio": "sequence", "aggregation": "constant"},
+    {"preset": "dapo", "clip": "binary_tv", "clip_low": 0.01, "clip_high": 0.02},
+    {"preset": "dapo", "clip": "binary_kl", "clip_low": 0.01, "clip_high": 0.005},
 ]
 
 
@@ -219,6 +231,14 @@ ONE_TOKEN = [
     ("geometric", 0.5, 0.9, 1.0, math.exp(0.28), 0.0),
     ("geometric", 0.5, 0.55, -1.0, -1.1, -1.1),
     ("none", 0.5, 0.7, 1.0, 1.4 * math.log(0.7), 1.4),
+    # a ratio of 100 from 1e-5 to 1e-3 moves little, one of 0.8 from 0.99 much
+    ("binary_tv", 1e-5, 1e-3, 1.0, 100 * math.log(1e-3), 100.0),
+    ("binary_tv", 0.99, 0.75, -1.0, 0.0, 0.0),
+    ("binary_tv", 0.99, 0.75, 1.0, 0.75 / 0.99 * math.log(0.75), 0.75 / 0.99),
+    ("binary_tv", 0.5, 0.79, 1.0, 0.0, 0.0),
+    ("binary_kl", 0.5, 0.9, 1.0, 0.0, 0.0),  # 0.51 nats
+    ("binary_kl", 0.5, 0.8, 1.0, 1.6 * math.log(0.8), 1.6),  # 0.22 nats
+    ("binary_kl", 0.5, 0.2, -1.0, 0.0, 0.0),
 ]
 
 
@@ -376,6 +396,10 @@ REFUSED = [
     ({"preset": "grpo", "kl_estimator": "k2", "kl_unbiased": True}, "algorithm.kl_unbiased = true"),
     ({"reference": "ema"}, 'algorithm.reference = "ema"'),
     ({"entropy_coef": 2.0, "entropy_target": 0.3}, "algorithm.entropy_coef = 2.0"),
+    ({"advantage": "pass_at_k", "pass_k": 4}, "algorithm.pass_k = 4: a group of"),
+    ({"cov": "kl"}, 'algorithm.cov = "kl": in the first update'),
+    ({"cov": "clip", "cov_range": (5, 1)}, "[5.0, 1.0] is no range"),
+    ({"preset": "maxrl", "kl_beta": 0.1, "kl_in": "reward"}, 'algorithm.advantage = "over_mean"'),
 ]
 
 
@@ -385,6 +409,23 @@ def test_parts_that_do_not_fit_are_refused_in_one_line(section, message):
         make_recipe(algorithm=section)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        {"incorrect": -1.0},
+        {"correct": 2.0},
+        {"length_weight": 0.1},
+        {"overlong": "penalty", "overlong_cache_len": 4},
+        {"normalise": True},
+    ],
+    ids=str,
+)
+def test_over_mean_takes_rewards_of_0_and_1_only(reward):
+    make_recipe(algorithm={"preset": "maxrl"})
+    with pytest.raises(ConfigError, match="over_mean"):
+        make_recipe(algorithm={"preset": "maxrl"}, reward=reward)
 
 
 def test_a_part_given_beside_a_preset_wins():

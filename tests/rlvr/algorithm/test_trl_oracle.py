@@ -43,6 +43,10 @@ SHARED = {
         {"preset": "dapo", "entropy_coef": 0.1},
         {"loss_type": "dapo", "epsilon_high": 0.28, "entropy_coef": 0.1},
     ),
+    "dapo_top_entropy": (
+        {"preset": "dapo", "top_entropy_quantile": 0.4},
+        {"loss_type": "dapo", "epsilon_high": 0.28, "top_entropy_quantile": 0.4},
+    ),
     "dr_grpo": ({"preset": "dr_grpo"}, {"loss_type": "dr_grpo", "scale_rewards": "none"}),
     "dr_grpo_with_kl": (
         {"preset": "dr_grpo", "kl_beta": 0.1},

@@ -37,6 +37,9 @@ PAPERS = {
     "sapo": ("group_std", "token", "soft", 0, 0, "response_mean", None),
     "gpg": ("informative", "token", "none", 0, 0, "token_mean", None),
     "opo": ("length_weighted", "token", "none", 0, 0, "response_sum", None),
+    "maxrl": ("over_mean", "token", "ppo", 0.2, 0.2, "token_mean", None),
+    "dppo_tv": ("group_mean", "token", "tv", 0.15, 0.15, "constant", None),
+    "dppo_kl": ("group_mean", "token", "kl", 0.05, 0.05, "constant", None),
 }
 """Preset: advantage, level of the ratio, clip rule, its bounds, denominator, KL."""
 
@@ -88,6 +91,7 @@ def advantages(kind, answers, rewards):
                 "length_weighted": r - (mine * lengths).sum() / lengths.sum(),
                 "batch": (r - everything.mean()) / (everything.std() + 1e-4),
                 "informative": (r - mine.mean()) * len(members) / informative,
+                "over_mean": (r - mine.mean()) / mine.mean() if mine.any() else 0 * r,
             }[kind]
         )
     return found
@@ -113,7 +117,15 @@ def row_loss(now, proximal, engine, ref, advantage, kl, settings):
     a, bounded = advantage, r.clamp(1 - low, 1 + high)
     cut = log_ratio.clamp(max=high) if a > 0 else log_ratio.clamp(min=-low)
     tau = 1.0 if a > 0 else 1.05
+    p, q = (x.detach().clamp(max=-1e-6).exp() for x in (now, engine))
+    divergence = {"kl": q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()}.get(
+        clip, (now.detach().exp() - engine.exp()).abs()
+    )
+    too_far = (divergence > (high if a > 0 else low)) & ((p > q) if a > 0 else (p < q))
+    within = torch.where(too_far, 0.0, r.detach() * a * now)
     gain = {
+        "tv": within,
+        "kl": within,
         "ppo": torch.minimum(r * a, bounded * a),
         "cispo": bounded.detach() * a * now,
         "soft": 4 / tau * torch.sigmoid(tau * (r - 1)) * a,
