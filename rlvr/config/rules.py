@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from rlvr.common.errors import ConfigError
+from rlvr.common.nested import flatten
 from rlvr.config.compare import UNITS, CompareRecipe
 from rlvr.config.data import data_faults
-from rlvr.config.engine_args import refused_args
 from rlvr.config.needs import ignored
 from rlvr.config.presets import USES_EQUAL_REWARDS
+from rlvr.config.rollout import refused_args
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.train import TrainRecipe
 from rlvr.config.warm_start import WarmStartRecipe
@@ -279,6 +280,45 @@ def _of_reward(recipe: TrainRecipe) -> Iterator[str]:
         )
 
 
+def _of_stages(recipe: TrainRecipe) -> Iterator[str]:
+    if recipe.stage and recipe.train.replay is not None:
+        yield "stage: train.replay takes its steps from another run; remove one of them"
+    steps = [stage.at_step for stage in recipe.stage]
+    if steps != sorted(set(steps)) or (steps and steps[-1] >= recipe.train.steps):
+        end = recipe.train.steps
+        yield f"stage.at_step = {steps}: give ascending steps below train.steps = {end}"
+        return
+    for number, stage in enumerate(recipe.stage, start=1):
+        for reason in _of_stage(recipe, number):
+            yield f"stage at step {stage.at_step}: {reason}"
+
+
+def _of_stage(recipe: TrainRecipe, number: int) -> Iterator[str]:
+    stage = recipe.stage[number - 1]
+    try:
+        then = recipe.in_stage(number)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = "unknown setting" if first["type"] == "extra_forbidden" else first["msg"]
+        yield f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {what}; correct it"
+        return
+    yield from stage.refused()
+    if not (stage.changes or stage.reset_reference or stage.reset_optimizer):
+        yield "changes nothing; remove it"
+    if stage.reset_reference and not then.algorithm.kl_beta:
+        yield "reset_reference = true: algorithm.kl_beta = 0 has no reference policy; remove it"
+    if recipe.eval.sets and then.eval_len != recipe.eval_len:
+        yield (
+            f"rollout.max_response_len = {then.rollout.max_response_len}: evaluations would be of"
+            " other lengths than before; set eval.max_len"
+        )
+    # what an earlier stage has given may rest, what this one gives is meant to be read
+    given = flatten(stage.changes)
+    yield from (reason for key, reason in ignored(then) if key in given)
+    for rule in RULES[TrainRecipe]:
+        yield from rule(then)
+
+
 def _of_eval(recipe: TrainRecipe) -> Iterator[str]:
     config, sets = recipe.eval, recipe.eval.sets
     name, _, metric = config.best_metric.rpartition("/")
@@ -382,6 +422,7 @@ RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
         _of_batch,
         _of_reward,
         _of_eval,
+        _of_stages,
     ),
     FinetuneRecipe: (_of_source, _of_supervision, _of_examples),
     WarmStartRecipe: (_of_shape,),

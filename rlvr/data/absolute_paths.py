@@ -29,6 +29,8 @@ def absolute(recipe: R) -> R:
 def absolute_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
     """As `absolute`, for a recipe as nested dicts."""
     found = dict(tree)
+    if found.get("stage"):
+        found["stage"] = [absolute_tree(stage) for stage in found["stage"]]
     for section, name, place in _PLACES:
         value = found.get(section, {}).get(name)
         if value is not None:
@@ -81,6 +83,7 @@ def _sources(tables: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 _PLACES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("model", "path", _existing),
+    ("adapter", "start_from", _existing),
     ("data", "path", _data),
     ("data", "source", _sources),
     ("data", "chat_template", _existing),

@@ -73,7 +73,8 @@ def _gpu_memory(recipe: TrainRecipe, shape: Shape) -> Check:
         found = f"{', '.join(sorted(names))}: not in the table of rlvr plan"
         return Check("gpu memory", "skip", found, "plan with the GPU that is nearest to it")
     least = min(gpus, key=lambda gpu: gpu.memory_gib)
-    total = device_memory(recipe, shape, least)["total"]
+    stages = [recipe.in_stage(number) for number in range(len(recipe.stage) + 1)]
+    total = max(device_memory(one, shape, least)["total"] for one in stages)
     found = f"{total:.0f} of {least.memory_gib:.0f} GiB by rlvr plan, unsharded"
     if total <= TIGHT * least.memory_gib:
         return Check("gpu memory", "ok", found)

@@ -20,7 +20,7 @@ from rlvr.policy.reference import update_reference
 from rlvr.sampling.rollouts import StepRollouts
 from rlvr.training.batch import StepBatch, UpdateConfig, batch_advantages, make_batch
 from rlvr.training.build import Training
-from rlvr.training.step_memory import StepMemory
+from rlvr.training.profiling import StepMemory
 from rlvr.training.update import update
 from rlvr.training.update_stats import UpdateStats
 

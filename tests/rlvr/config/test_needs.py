@@ -62,7 +62,7 @@ ALWAYS = {
         train.keep_checkpoints train.replay train.rollouts_only train.profile_steps
         train.num_threads
         eval.path eval.benchmarks
-        track.to track.rollouts_per_step track.save_all_rollouts run.dir run.name
+        track.to track.rollouts_per_step track.save_all_rollouts run.dir run.name stage
     """,
     FinetuneRecipe: """
         model.path model.sft_recipe model.dtype model.max_len model.trust_remote_code
