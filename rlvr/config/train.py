@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from rlvr.config.adapter import AdapterConfig
-from rlvr.config.algorithm import AlgorithmConfig
+from rlvr.config.algorithm import AlgorithmConfig, TeacherConfig
 from rlvr.config.base import Section
 from rlvr.config.presets import fill_dynamic
 from rlvr.config.reward import RewardConfig
@@ -239,6 +239,7 @@ class TrainRecipe(Section):
     sampling: SamplingConfig = SamplingConfig()
     reward: RewardConfig = RewardConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
+    teacher: TeacherConfig = TeacherConfig()
     adapter: AdapterConfig = AdapterConfig()
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()

@@ -80,6 +80,7 @@ _PLACES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("data", "chat_template", _existing),
     ("eval", "path", _data),
     ("reward", "extra", _extra),
+    ("teacher", "path", _existing),
     ("algorithm", "advantage", _own),
     ("algorithm", "ratio", _own),
     ("algorithm", "clip", _own),

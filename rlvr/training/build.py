@@ -41,6 +41,7 @@ from rlvr.runs.folder import check_same_data
 from rlvr.sampling.collector import Collector
 from rlvr.sampling.extra import ExtraRewards
 from rlvr.sampling.sampler import Sampler
+from rlvr.training.teacher import Teacher, load_teacher
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -65,6 +66,7 @@ class Training:
     data: Dataset
     evals: tuple[EvalSet, ...]
     safe_point: Callable[[], None] = never_stop
+    teacher: Teacher | None = None
 
     def close(self) -> None:
         """Ends what is collected ahead, workers and engine."""
@@ -117,6 +119,7 @@ def build(
     evals = _eval_sets(recipe, sources, tokenizer)
     # before the engine: vLLM counts the GPU memory that is taken when it starts
     policy = _policy(recipe, model_path, prompts, world)
+    teacher = load_teacher(recipe, policy)
     for line in notices(recipe, policy.causal_lm.generation_config, tokenizer, prompts):
         if world.is_main:
             logger.warning(line)
@@ -126,7 +129,7 @@ def build(
     optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
     entropy = EntropyControl(recipe.algorithm)
     parts = (policy, optimizer, entropy, engine, verifier, extra, sampler)
-    return Training(recipe, world, *parts, data, evals, safe_point)
+    return Training(recipe, world, *parts, data, evals, safe_point, teacher)
 
 
 def _with_think(recipe: TrainRecipe, tokenizer: Any) -> TrainRecipe:

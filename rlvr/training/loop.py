@@ -140,6 +140,7 @@ def _facts(training: Training) -> dict[str, Any]:
     )
     facts["require_closed_think"] = recipe.reward.require_closed_think
     facts["own_code"] = own_code(recipe)
+    facts["teacher"] = training.teacher and training.teacher.facts()
     facts |= {"num_ranks": training.world.size, "sharded": policy.strategy.is_sharded}
     evaluated = [one.loaded for one in training.evals]
     facts["contamination"] = training.world.on_main(

@@ -26,6 +26,7 @@ from rlvr.evaluation.problem_sets import check_benchmarks
 from rlvr.policy.language_model import default_device
 from rlvr.policy.sharded import check_launcher, launcher_sharding
 from rlvr.sampling.extra import style_of
+from rlvr.training.teacher import meet_servers
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
@@ -106,7 +107,10 @@ def check_finetune(recipe: FinetuneRecipe) -> None:
 
 
 def check_reachable(recipe: TrainRecipe) -> None:
-    """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
+    """Refuses vLLM servers that answer and cannot serve the recipe, and a teacher's that cannot
+    score or do not answer. Raises: ConfigError."""
+    if recipe.teacher.servers:
+        meet_servers(recipe)
     if recipe.rollout.engine == "vllm_server":
         on_cpu = not torch.cuda.is_available()
         mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)

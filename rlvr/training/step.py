@@ -80,7 +80,7 @@ def train_step(
         # with rollout.mode = "async" the next steps' rollouts are generated beside the update
         training.sampler.collect_ahead(step)
         with timer.phase("train"), trace.phase("update"), memory.update():
-            batch = make_batch(rollouts.groups, policy, config)
+            batch = make_batch(rollouts.groups, policy, config, training.teacher)
             stats = update(
                 policy,
                 training.optimizer,
