@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eval.formats.answers import answers_of, behind
@@ -66,6 +66,10 @@ def resolve(spec: str) -> Benchmark:
     if equals or spec.endswith((".jsonl", ".jsonl.gz")):
         name = name or Path(path).name.removesuffix(".gz").removesuffix(".jsonl")
         file = DataFile(str(Path(path).expanduser()))
+        known = BENCHMARKS.get(name)
+        # a benchmark whose file is the user's to give; of the others this is another version
+        if known is not None and known.needs_file:
+            return replace(known, files=(file,))
         return Benchmark(name, (file,), None, "not stated", 1)
     near = difflib.get_close_matches(spec, BENCHMARKS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
@@ -176,6 +180,12 @@ def _subject_and_level(row: dict) -> tuple[str | None, str | None]:
 def _load_hub(record: Benchmark) -> LoadedBenchmark:
     looked = ", ".join(str(d) for d in data_folders())
     needed = " and ".join(file.name for file in record.files)
+    if record.needs_file:
+        raise ValueError(
+            f"{record.name}: needs a file, and {needed} is not in {looked}; give {record.name}="
+            f"FILE.jsonl with the {record.count} problems, one object per line with id, problem and"
+            " answer, or put it there"
+        )
     if record.hub is None:
         raise ValueError(
             f"{record.name}: {needed} not found in {looked}, and no hub source is known for it; "

@@ -53,6 +53,13 @@ class Benchmark:
     contains: tuple[str, ...] = ()
     note: str = ""
 
+    @property
+    def needs_file(self) -> bool:
+        """Whether its problems come from a file that the user gives: none is pinned or on the
+        hub."""
+        is_known = self.count is not None and self.hub is None
+        return is_known and all(file.sha256 is None for file in self.files)
+
 
 # a benchmark is its bytes: files of one name with other problems give other scores
 _SHA256 = {
@@ -78,6 +85,7 @@ def _files(*names: str) -> tuple[DataFile, ...]:
 
 
 _MAA = "problems owned by the MAA, not redistributable"
+_AIME26 = "AIME I and II of 2026; needs a file of your own, aime26.jsonl or aime26=FILE.jsonl"
 _MATHARENA = "CC BY-NC-SA 4.0 (MathArena)"
 _NO_PARAGRAPH = "OE_TO_maths_en_COMP less the one problem whose answer is a paragraph"
 _NO_REPEATS = "MATH test: 5,000 problems less 11 that repeat others or OlympiadBench or MATH train"
@@ -96,6 +104,8 @@ def _record(name: str, count: int, licence: str, samples: int, **more) -> Benchm
 _RECORDS = [
     _record("aime24", 30, _MAA, 32, hub=_AIME24_HUB),
     _record("aime25", 30, _MAA, 32, hub=_AIME25_HUB),
+    # the competition's problems may not be redistributed, and no file is pinned: give one
+    _record("aime26", 30, _MAA, 32, files=(DataFile("aime26.jsonl"),), note=_AIME26),
     _record("amc23", 40, _MAA, 32, note="AMC 12 of 2023, the problems with an integer answer"),
     _record("amc2223", 83, _MAA, 32, contains=("amc23",), note="AMC 12 of 2022 and 2023"),
     _record("math500", 500, "MIT", 4, hub=_MATH_HUB),

@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     "analyze": ("rlvr.analysis.cli:main", "what training did to the weights"),
     "data": ("rlvr.data.check:main", "look for evaluation problems in a training set"),
     "report": ("rlvr.report.cli:report_main", "one HTML page about a run or a comparison"),
+    "push": ("rlvr.sharing.push:main", "upload a run's checkpoint to the hub, with a model card"),
     "compare": ("rlvr.compare.cli:compare_main", "compare methods on equal terms"),
     "lr-find": ("rlvr.compare.cli:lr_find_main", "find the learning rate of each method"),
     "plan": ("rlvr.compare.study:main", "memory, time and cost of a recipe on a cluster"),
@@ -104,6 +105,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="continue the run in this folder; with a recipe, only if the run has its settings",
     )
+    train.add_argument(
+        "--replay",
+        metavar="RUN",
+        help="train on the rollouts of this run, which kept them (track.save_all_rollouts), without"
+        " an engine: train.replay",
+    )
+    train.add_argument(
+        "--rollouts-only",
+        action="store_true",
+        help="generate and score, without training: train.rollouts_only",
+    )
     train.set_defaults(run=_train, takes_settings=True)
 
     sft = commands.add_parser("sft", help="supervised training by a recipe", epilog=EPILOG)
@@ -126,6 +138,10 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
     if args.recipe is None and args.resume is None:
         raise ConfigError("train: give a recipe, or --resume RUN")
     recipe, path = None, find_recipe(args.recipe or "")
+    if args.replay is not None:
+        settings = [*settings, "--train.replay", args.replay]
+    if args.rollouts_only:
+        settings = [*settings, "--train.rollouts_only", "true"]
     if args.resume is not None and settings and not path.is_file():
         raise ConfigError(f"{settings[0]}: a resumed run keeps its settings; leave this out")
     if args.recipe is not None:
@@ -141,6 +157,7 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
         from rich.console import Console
 
         from rlvr.distributed.world import join_world
+        from rlvr.report.page import page_of
         from rlvr.training import loop as train
 
         world = join_world()
@@ -148,10 +165,11 @@ def _train(args: argparse.Namespace, settings: list[str]) -> int:
     console, code = partial(Console, quiet=not world.is_main), 0
     try:
         if args.resume is not None:
-            train.resume(Path(args.resume), console(), same_as=recipe, world=world)
+            given = Path(args.resume), console()
+            train.resume(*given, same_as=recipe, world=world, page_of=page_of)
         else:
             assert recipe is not None
-            train.train(recipe, path, console(), world=world)
+            train.train(recipe, path, console(), world=world, page_of=page_of)
     except Stopped as stopped:
         code = 128 + stopped.signum
     world.shutdown()

@@ -29,7 +29,7 @@ LAYERS = (
     ("rlvr.sampling", "rlvr.runs", "rlvr.evaluation"),
     ("rlvr.warm_start",),
     ("rlvr.training",),
-    ("rlvr.sft", "rlvr.analysis", "rlvr.plan", "rlvr.report"),
+    ("rlvr.sft", "rlvr.analysis", "rlvr.plan", "rlvr.report", "rlvr.sharing"),
     ("rlvr.compare",),
     ("rlvr.doctor", "rlvr.starting", "rlvr.cli"),
 )

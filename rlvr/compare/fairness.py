@@ -47,6 +47,7 @@ MAY_DIFFER: dict[str, str] = {
     "train.checkpoint_every": _STORAGE,
     "train.checkpoint_minutes": _STORAGE,
     "train.keep_checkpoints": _STORAGE,
+    "train.profile_steps": _STORAGE,
     "track": _STORAGE,
     "run": _STORAGE,
 }

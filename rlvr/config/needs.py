@@ -32,6 +32,12 @@ def _other_than(*values: object) -> Callable[[Any], bool]:
     return lambda value: value not in values
 
 
+def _lists(*values: str) -> Callable[[Any], bool]:
+    """For a setting that is a list: whether one of the values is in it, or nothing at all: an empty
+    list turns off what a recipe has set up, and says nothing about its settings."""
+    return lambda listed: not listed or any(value in listed for value in values)
+
+
 def _clips(*values: str) -> Callable[[Any], bool]:
     # a function of the user's own may read any setting of the section
     return lambda value: value in values or is_own(value)
@@ -75,6 +81,8 @@ _SHARED: Table = {
 }
 
 _TRAIN: Table = {
+    "data.split": ({"data.path": _is_there},),
+    "data.limit": ({"data.path": _is_there},),
     "data.levels": ({"data.path": _is_generated},),
     "data.difficulty_field": (_CHOSEN,),
     "data.shuffle": ({"sampling.strategy": _among("uniform")},),
@@ -142,7 +150,12 @@ _TRAIN: Table = {
     "eval.top_p": (_EVALUATED, {"eval.temperature": _above_zero}),
     "eval.every": (_EVALUATED,),
     "eval.best_metric": (_EVALUATED,),
-    "track.project": ({"track.wandb": _other_than("disabled")},),
+    # "disabled" is true whatever the other trackers are
+    "track.wandb": ({"track.to": _lists("wandb"), "track.wandb": _among("disabled")},),
+    "track.project": (
+        {"track.to": _lists("wandb", "trackio", "mlflow")},
+        {"track.wandb": _other_than("disabled"), "track.to": _lists("trackio", "mlflow")},
+    ),
 }
 
 _WRITTEN = {"data.path": _is_loaded}

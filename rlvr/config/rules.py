@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from rlvr.common.errors import ConfigError
 from rlvr.config.compare import UNITS, CompareRecipe
+from rlvr.config.data import data_faults
 from rlvr.config.engine_args import refused_args
 from rlvr.config.needs import ignored
 from rlvr.config.presets import USES_EQUAL_REWARDS
@@ -39,6 +40,33 @@ def _of_source(recipe: TrainRecipe | FinetuneRecipe) -> Iterator[str]:
     template = recipe.data.prompt_template
     if "{problem}" not in template:
         yield f"data.prompt_template = {template!r}: lacks {{problem}}; add it"
+
+
+def _of_profile(recipe: TrainRecipe) -> Iterator[str]:
+    beyond = [step for step in recipe.train.profile_steps if step > recipe.train.steps]
+    if beyond:
+        yield (
+            f"train.profile_steps = {list(recipe.train.profile_steps)}: the run has"
+            f" {recipe.train.steps} steps, no {beyond[0]}; leave it out or raise train.steps"
+        )
+
+
+def _of_halves(recipe: TrainRecipe) -> Iterator[str]:
+    train = recipe.train
+    if train.replay is not None and train.rollouts_only:
+        yield (
+            f"train.replay = {train.replay!r}: trains without generating, and train.rollouts_only"
+            " generates without training; leave one out"
+        )
+    if train.rollouts_only and train.profile_steps:
+        yield (
+            f"train.profile_steps = {list(train.profile_steps)}: profiles the update and the sync,"
+            " and train.rollouts_only has neither; leave one out"
+        )
+
+
+def _of_data(recipe: TrainRecipe) -> Iterator[str]:
+    yield from data_faults(recipe.data, recipe.sampling.strategy)
 
 
 def _of_algorithm(recipe: TrainRecipe) -> Iterator[str]:
@@ -377,6 +405,9 @@ def _of_comparison(recipe: CompareRecipe) -> Iterator[str]:
 RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
     TrainRecipe: (
         _of_source,
+        _of_data,
+        _of_profile,
+        _of_halves,
         _of_algorithm,
         _of_reference,
         _of_model,

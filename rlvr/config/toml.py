@@ -8,7 +8,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -134,15 +134,20 @@ def _keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
     names = []
     for name, field in kind.model_fields.items():
         sub = field.annotation
-        if isinstance(sub, type) and issubclass(sub, BaseModel):
-            names += [prefix + name, *_keys(sub, f"{prefix}{name}.")]
-        else:
-            names.append(prefix + name)
+        # of a list of tables, such as [[data.source]], the settings of one
+        inner = [part for part in (sub, *get_args(sub)) if isinstance(part, type)]
+        tables = [part for part in inner if issubclass(part, BaseModel)]
+        names += [prefix + name, *(key for t in tables for key in _keys(t, f"{prefix}{name}."))]
     return names
 
 
+def _without_numbers(key: str) -> str:
+    """The setting, whichever table of a list it stands in."""
+    return ".".join(part for part in key.split(".") if not part.isdigit())
+
+
 def _nearest_text(key: str, kind: type[BaseModel]) -> str:
-    keys = _keys(kind)
+    keys, key = _keys(kind), _without_numbers(key)
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     last = key.rpartition(".")[2]
     # a right name in the wrong section can be far from every key
@@ -154,6 +159,8 @@ def _nearest_text(key: str, kind: type[BaseModel]) -> str:
 
 _RULES = {
     "rollout.group_size": "advantages need at least 2 responses per prompt; set it to 8",
+    "data.source.weight": "must lie in (0, 1], the weights of all sources adding up to 1; a source"
+    " that is not wanted is left out",
     "optim.lr": "must lie in (0, 1]; on a 1.5B model LoRA takes about 1e-5, full about 1e-6",
 }
 """Rules that say more than pydantic's message."""
@@ -169,7 +176,7 @@ def _one_line(error: ValidationError, kind: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return message
-    rule = _RULES.get(key, f"{message[0].lower()}{message[1:]}")
+    rule = _RULES.get(_without_numbers(key), f"{message[0].lower()}{message[1:]}")
     return f"{key} = {first['input']!r}: {rule}"
 
 

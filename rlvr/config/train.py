@@ -4,9 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from rlvr.common.own_code import is_own, is_reader
 from rlvr.config.adapter import AdapterConfig
 from rlvr.config.algorithm import AlgorithmConfig, TeacherConfig
 from rlvr.config.base import Section
+from rlvr.config.data import DataConfig
 from rlvr.config.presets import fill_dynamic
 from rlvr.config.reward import RewardConfig
 from rlvr.config.rollout import RolloutConfig, SamplingConfig
@@ -33,49 +35,6 @@ class ModelConfig(Section):
     """Context in tokens: prompt plus response."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you have read that code."""
-
-
-class DataConfig(Section):
-    """The problems that training samples from."""
-
-    path: str
-    """A .jsonl, .json, .csv, .tsv or .parquet file, a pattern of several, a folder of
-    save_to_disk, a hub dataset id, generated:word_problems, or a function of your own that gives
-    the rows, FILE.py:function."""
-    name: str | None = None
-    """Configuration name of a hub dataset."""
-    split: str | None = None
-    """Split of a hub or generated dataset; None takes "train". A file has none."""
-    problem_field: str = "problem"
-    """Field with the problem text, or a list of chat messages; dots reach into nested fields."""
-    answer_field: str = "answer"
-    """Field with the gold answer, a list where any of several counts; dots reach into nested
-    fields."""
-    answer_after: str | None = Field(default=None, min_length=1)
-    """Mark in the answer field that the gold follows, "####" for GSM8K as published; None takes all
-    of it."""
-    id_field: str | None = None
-    """Field with a unique id; None numbers the rows."""
-    difficulty_field: str | None = None
-    """Field with a difficulty, a number or a name, for sampling.strategy to learn from."""
-    system_prompt: str | None = None
-    """System message put before every problem."""
-    prompt_template: str = "{problem}"
-    """User message; {problem} stands for the problem text."""
-    chat_template: str | None = None
-    """File with a Jinja chat template; None takes the tokenizer's own."""
-    max_prompt_len: int | None = Field(default=None, ge=1)
-    """Longest prompt in tokens; None allows model.max_len - rollout.max_response_len."""
-    on_bad_row: Literal["error", "skip"] = "error"
-    """A row without a problem or usable gold, or with too long a prompt, stops the run or is
-    skipped."""
-    limit: int | None = Field(default=None, ge=1)
-    """Number of rows taken from the start; for generated data, the number generated."""
-    levels: tuple[int, ...] | None = None
-    """Difficulty levels, 1 to 52, of generated problems; None takes 1 to 5. Other sources have
-    none."""
-    shuffle: bool = True
-    """Draw problems in a new random order in every epoch (from train.seed)."""
 
 
 class OptimConfig(Section):
@@ -129,6 +88,14 @@ class TrainConfig(Section):
     checkpoint that its signal asks for is written."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept."""
+    replay: str | None = None
+    """Run folder with rollouts kept by track.save_all_rollouts: trained on instead of new ones, one
+    file a step, without an engine; nothing is evaluated."""
+    rollouts_only: bool = False
+    """Generate and score the rollouts of every step, train on none; nothing is evaluated."""
+    profile_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Steps, from 1 on, whose update and sync are written as a trace of torch's profiler to
+    profile/ in the run folder, by every process."""
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads of the trainer; None takes all cores of the process (CPU only)."""
 
@@ -189,12 +156,17 @@ class EvalConfig(Section):
 class TrackConfig(Section):
     """Where numbers go besides metrics.jsonl."""
 
+    to: tuple[Literal["wandb", "tensorboard", "trackio", "mlflow"], ...] = ("wandb",)
+    """Trackers, any number of them; docs/tracking.md says where each keeps its runs."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto logs online when an API key is configured and offline otherwise; never prompts."""
     project: str = "rlvr"
-    """W&B project."""
+    """Project of W&B and Trackio, experiment of MLflow."""
     rollouts_per_step: int = Field(default=16, ge=0)
-    """Rollouts of each step written to rollouts/step_N.jsonl.gz."""
+    """Rollouts of each step written to rollouts/step_N.jsonl.gz and shown in W&B's table."""
+    save_all_rollouts: bool = False
+    """Keep all groups that a step trains on, with tokens and log-probabilities, in
+    groups/step_N.jsonl.gz: what train.replay takes."""
 
 
 class RunConfig(Section):
@@ -259,3 +231,30 @@ class TrainRecipe(Section):
     @classmethod
     def _dynamic_of_preset(cls, tree: Any) -> Any:
         return fill_dynamic(tree)
+
+
+CALLED_WITH = {
+    "algorithm.advantage": ("rewards", "lengths"),
+    "algorithm.ratio": ("log_ratio_T", "layout"),
+    "algorithm.clip": ("inputs", "config"),
+    "data.path": (),
+    "eval.path": (),
+}
+"""Settings that take such a function, and what it is called with; reward.extra stands apart."""
+
+
+def own_functions(recipe: TrainRecipe) -> dict[str, str]:
+    """The import path of every such setting, by its key."""
+    found = {f"reward.extra.{one.label}": one.function for one in recipe.reward.extra}
+    for key in CALLED_WITH:
+        section, _, name = key.partition(".")
+        value = getattr(getattr(recipe, section), name)
+        if is_reader(value) if name == "path" else is_own(value):
+            found[key] = value
+    readers = {f"data.source.{i}.path": one.path for i, one in enumerate(recipe.data.source)}
+    return found | {key: path for key, path in readers.items() if is_reader(path)}
+
+
+def called_with(key: str) -> tuple[str, ...] | None:
+    """What the function that this setting names is called with; None for one of reward.extra."""
+    return () if key.startswith("data.source.") else CALLED_WITH.get(key)

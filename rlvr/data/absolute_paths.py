@@ -41,12 +41,12 @@ def _existing(name: str) -> str:
 
 
 def _data(name: str) -> str:
-    """A data file where `rlvr.data.problems` finds it: here, in RLVR_DATA or in ../shared/data; a
+    """A data file where `rlvr.data.rows` finds it: here, in RLVR_DATA or in ../shared/data; a
     pattern that files here match; a folder."""
     if is_reader(name):
         return absolute_own(name)
     from rlvr.data import tables
-    from rlvr.data.problems import find_data_file
+    from rlvr.data.rows import find_data_file
 
     if tables.is_pattern(name) and tables.matching(name):
         # escaped: the folder's own name may hold brackets
@@ -74,10 +74,17 @@ def _extra(tables: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [table | {"function": absolute_own(table["function"])} for table in tables]
 
 
+def _sources(tables: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """[[data.source]] with the absolute paths of their files."""
+    return [table | {"path": _data(table["path"])} for table in tables]
+
+
 _PLACES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("model", "path", _existing),
     ("data", "path", _data),
+    ("data", "source", _sources),
     ("data", "chat_template", _existing),
+    ("train", "replay", _existing),
     ("eval", "path", _data),
     ("reward", "extra", _extra),
     ("teacher", "path", _existing),
@@ -88,3 +95,6 @@ _PLACES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 )
 """(section, setting, what makes it absolute); model.sft_recipe is not asked again after the
 start."""
+
+PATH_SETTINGS = (*((section, name) for section, name, _ in _PLACES), ("model", "sft_recipe"))
+"""(section, setting) of everything in a recipe that may name a file or folder."""

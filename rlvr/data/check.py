@@ -15,8 +15,13 @@ from eval.contamination import check_contamination
 from eval.reports.report import contamination_table
 from eval.reports.tables import render
 from rlvr.common.log import get_logger
+from rlvr.config.toml import load_recipe
+from rlvr.config.train import DataConfig, TrainRecipe
 from rlvr.data import tables
 from rlvr.data.chat import read_messages
+from rlvr.data.contamination import questions_of
+from rlvr.data.problems import load_problems
+from rlvr.data.rows import read_rows
 
 logger = get_logger(__name__)
 
@@ -30,10 +35,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="rlvr data", description="Find evaluation problems in a training set.")
     parser.add_argument("command", choices=["check"])
     add = parser.add_argument
-    add("train", metavar="TRAIN", help=f"{', '.join(tables.READERS)} file")
+    kinds = f"a {', '.join(tables.READERS)} file, a pattern or folder of them"
+    add("train", metavar="TRAIN", help=f"{kinds}, or RECIPE.toml: all that it trains on")
     add("--against", nargs="+", required=True, metavar="BENCH", help="benchmarks")
-    add("--problem-field", default="problem", help="text or list of messages (default: problem)")
-    add("--answer-field", default="answer", help="(default: answer)")
+    add("--problem-field", help="of files: text or list of messages (default: problem)")
+    add("--answer-field", help="of files (default: answer)")
     add("--pairs", metavar="FILE", help="write every overlap to this JSONL file")
     add("--filtered", metavar="FILE", help="write the rows that are clean")
     add("--every-pair", action="store_true", help="also drop near rows with another answer")
@@ -43,8 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(args: argparse.Namespace) -> None:
-    rows = read_training_rows(args.train)
-    train = questions(rows, args.problem_field, args.answer_field)
+    rows, train = _training_set(args)
     names = [name for item in args.against for name in item.split(",") if name]
     with make_verifier(args) as verifier:
         report = check_contamination(train, [load_benchmark(n) for n in names], verifier)
@@ -59,12 +64,35 @@ def _check(args: argparse.Namespace) -> None:
         logger.info(f"{len(kept)} of {len(rows)} rows written to {args.filtered}")
 
 
+def _training_set(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Iterator[Question]]:
+    """(rows as they were read, the same as questions). Raises: ValueError."""
+    if not args.train.endswith(".toml"):
+        rows = read_training_rows(args.train)
+        fields = (args.problem_field or "problem", args.answer_field or "answer")
+        return rows, questions(rows, *fields)
+    for name in ("problem_field", "answer_field"):
+        if getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option}: {args.train} names the fields of its data; leave it out")
+    data = load_recipe(args.train, [], TrainRecipe).data
+    if args.filtered and data.source:
+        raise ValueError(
+            f"--filtered: {args.train} has several sources, whose rows do not go into one file;"
+            " give each file by itself"
+        )
+    problems = load_problems(data, keep_rows=True).problems
+    return [problem.row or {} for problem in problems], questions_of(problems, data)
+
+
 def read_training_rows(name: str) -> list[dict[str, Any]]:
-    """The rows of a file, by path or by name in the data folders. Raises: ValueError."""
+    """The rows of a file, by path or by name in the data folders, or of all that a pattern or a
+    folder names. Raises: ValueError."""
     path = find_file(name) or find_file(f"{name}.jsonl")
-    if path is None:
+    if path is not None:
+        return list(tables.read_file(path))
+    if not tables.is_pattern(name) and not tables.is_shards(name):
         raise ValueError(f"{name}: no such file; give a JSONL or Parquet file of training rows")
-    return list(tables.read_file(path))
+    return list(read_rows(DataConfig(path=name), "data")[0])
 
 
 def questions(

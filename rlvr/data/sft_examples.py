@@ -26,7 +26,7 @@ from rlvr.data.chat import (
     turn_end,
     with_system,
 )
-from rlvr.data.problems import field_value, read_rows
+from rlvr.data.rows import field_value, read_rows
 
 IGNORED = -100
 """The label of a token without loss."""

@@ -7,6 +7,7 @@ import glob
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ def kind_of(path: str) -> str | None:
 
 def is_file(path: str) -> bool:
     """Whether this names files that can be read, which have no splits."""
-    return kind_of(path) is not None or is_pattern(path)
+    return kind_of(path) is not None or is_pattern(path) or is_shards(path)
 
 
 def is_other_file(path: str) -> bool:
@@ -47,6 +48,62 @@ def is_pattern(path: str) -> bool:
 def matching(pattern: str) -> list[Path]:
     """The files of a pattern, in order of their names."""
     return [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+
+
+_SPLIT = re.compile(r"(?<![a-z0-9])(train|test|valid|dev|eval|heldout)(?:ation|uation)?(?![a-z])")
+
+
+def is_shards(path: str) -> bool:
+    """Whether this is a folder of data files, all of one split.
+
+    Not one that `datasets` knows more about: with a card, with folders inside, with files of
+    several splits by their names, or written by save_to_disk.
+    """
+    if not Path(path).is_dir() or is_saved(path):
+        return False
+    inside = _visible(path)
+    splits = {found for one in inside for found in _SPLIT.findall(one.name.lower())}
+    is_known = any(one.is_dir() or one.name == "README.md" for one in inside)
+    return not is_known and len(splits) <= 1
+
+
+def shards(folder: str) -> list[Path]:
+    """The data files of a folder, in order of their names.
+
+    Raises: ValueError where there is none, where one is no data file, or where formats differ.
+    """
+    files = _visible(folder)
+    if not files:
+        raise ValueError(f"{folder} is empty; put data files there ({', '.join(READERS)})")
+    pattern = f"or name a pattern such as {Path(folder) / '*.jsonl'}"
+    kinds = {path: kind_of(str(path)) for path in files}
+    for path, kind in kinds.items():
+        if kind is None:
+            raise ValueError(f"{path} is no data file; move it out of the folder, {pattern}")
+    if len(set(kinds.values())) > 1:
+        found = " and ".join(sorted({str(kind) for kind in kinds.values()}))
+        raise ValueError(f"{folder} holds {found} files; keep one format there, {pattern}")
+    plain = {str(path) for path in files}
+    for path in plain:
+        if f"{path}.gz" in plain:
+            raise ValueError(f"{path} lies there twice, packed and not; remove one of the two")
+    return files
+
+
+def _visible(folder: str) -> list[Path]:
+    """What lies in a folder but for hidden files and marks such as _SUCCESS."""
+    return sorted(one for one in Path(folder).iterdir() if one.name[0] not in "._")
+
+
+def read_shards(folder: str) -> Rows:
+    """The rows of a folder's data files. Raises: ValueError, also for a file without rows."""
+    for path in shards(folder):
+        rows = read_file(path)
+        first = next(rows, None)
+        if first is None:
+            raise ValueError(f"{path} has no rows; remove it, or fetch it again")
+        yield first
+        yield from rows
 
 
 def read_file(path: Path) -> Rows:

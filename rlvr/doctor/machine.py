@@ -161,7 +161,7 @@ def _wandb() -> Check:
     mode = os.environ.get("WANDB_MODE", "")
     if mode in ("offline", "disabled"):
         return Check("wandb", "ok", f"WANDB_MODE={mode}")
-    from rlvr.runs.tracker import has_api_key
+    from rlvr.runs.wandb_page import has_api_key
 
     if has_api_key():
         return Check("wandb", "ok", "an API key is configured")

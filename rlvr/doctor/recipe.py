@@ -135,7 +135,8 @@ def hub_names(recipe: TrainRecipe) -> list[tuple[str, str]]:
     """(repository, "model" or "dataset") of all that the recipe takes from the hub."""
     models = (recipe.model.path, recipe.teacher.path)
     names = [(path, "model") for path in models if path and not Path(path).is_dir()]
-    return names + [(data.path, "dataset") for _, data in _sources(recipe) if is_on_hub(data)]
+    used = [data for _, data in _sources(recipe) if is_on_hub(data)]
+    return names + [(data.path, "dataset") for data in used if data.path is not None]
 
 
 def _sources(recipe: TrainRecipe) -> list[tuple[str, DataConfig]]:
@@ -143,16 +144,20 @@ def _sources(recipe: TrainRecipe) -> list[tuple[str, DataConfig]]:
     from rlvr.evaluation.problem_sets import held_out_data
 
     held_out = held_out_data(recipe)
-    return [("data", recipe.data), *([("eval", held_out)] if held_out else [])]
+    data = recipe.data
+    places = [f"data.source.{i}" for i in range(len(data.source))] or ["data"]
+    train = list(zip(places, data.parts, strict=True))
+    return [*train, *([("eval", held_out)] if held_out else [])]
 
 
 def is_on_hub(data: DataConfig) -> bool:
     """Whether the path is a hub dataset's, not a file's, a folder's or a generator's."""
     from rlvr.data import tables
-    from rlvr.data.problems import GENERATED
+    from rlvr.data.rows import GENERATED
 
-    is_here = tables.is_saved(data.path) or tables.is_file(data.path) or is_reader(data.path)
-    return not is_here and not tables.is_other_file(data.path) and GENERATED not in data.path
+    path = str(data.path)
+    is_here = tables.is_file(path) or is_reader(path) or Path(path).is_dir()
+    return not is_here and not tables.is_other_file(path) and GENERATED not in path
 
 
 def check_hub(name: str, kind: str) -> Check:
@@ -186,7 +191,7 @@ def check_hub(name: str, kind: str) -> Check:
 def _data(recipe: TrainRecipe) -> Iterator[Check]:
     """The recipe's own files, by their first row, and the benchmarks that it evaluates."""
     from eval.benchmarks import find_file, resolve
-    from rlvr.data.problems import read_rows
+    from rlvr.data.rows import read_rows
 
     for section, data in _sources(recipe):
         if is_on_hub(data):

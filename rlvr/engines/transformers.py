@@ -15,6 +15,7 @@ from transformers.generation import logits_process
 
 from rlvr.common.errors import ConfigError
 from rlvr.engines.engine import Engine, Request, Response, SamplingParams, Session
+from rlvr.engines.inverse_transform import inverse_transform, uniform
 from rlvr.engines.stop_tokens import ends_of
 from rlvr.engines.weights.arrival import sent_names, sent_weights
 from rlvr.engines.weights.fingerprint import Piece, whole_piece
@@ -240,10 +241,5 @@ def draw(
         next_N = logits_NV.argmax(dim=-1)
         return next_N, logp_NV.gather(1, next_N.unsqueeze(1)).squeeze(1)
     logp_NV = _warpers(sampling)(None, logits_NV).log_softmax(dim=-1)  # pyright: ignore
-    next_N = torch.cat(
-        [
-            torch.multinomial(logp_V.exp(), 1, generator=generator)
-            for logp_V, generator in zip(logp_NV, generators, strict=True)
-        ]
-    )
+    next_N = inverse_transform(logp_NV.exp(), uniform(generators, logp_NV.device))
     return next_N, logp_NV.gather(1, next_N.unsqueeze(1)).squeeze(1)

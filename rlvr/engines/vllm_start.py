@@ -17,6 +17,7 @@ from rlvr.common.errors import ConfigError
 from rlvr.config.engine_args import check_on_cpu
 from rlvr.distributed.world import World
 from rlvr.engines.engine import hf_overrides
+from rlvr.engines.vllm_cpu import prepare
 
 if TYPE_CHECKING:
     from rlvr.config.train import ModelConfig, RolloutConfig
@@ -101,8 +102,8 @@ def start_llm(
     with _settable_threads():
         llm = LLM(model=path, seed=seed, **options)
     llm.collective_rpc(_give_classes_back)
-    if on_cpu and max_lora_rank:
-        llm.collective_rpc(_unwrap_head)
+    if on_cpu:
+        llm.collective_rpc(prepare)
     return llm, (torch.cuda.memory_allocated() - before) / 2**30
 
 
@@ -123,20 +124,6 @@ def _give_classes_back(worker: Any) -> None:
         cls.__init__ = inspect.getclosurevars(made).nonlocals["old_init"]
         del cls.__call__
         module.__class__ = type(cls.__name__, (cls, Added), {"__call__": called})
-
-
-def _unwrap_head(worker: Any) -> None:
-    """Takes the head's adapter out of the way. vLLM on CPU looks for the adapters of as many tokens
-    as there are requests, and dies of a prompt that is scored beside others (Llama, Qwen 3).
-
-    What an adapter on the head would need is refused in `refuse_head`.
-    """
-    from vllm.lora.layers import LogitsProcessorWithLoRA
-
-    for module in list(worker.model_runner.get_model().modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, LogitsProcessorWithLoRA):
-                setattr(module, name, child.base_layer)
 
 
 def refuse_head(folder: Path) -> None:

@@ -45,6 +45,7 @@ def held_out_data(recipe: TrainRecipe) -> DataConfig | None:
     return recipe.data.model_copy(
         update={
             "path": config.path,
+            "source": (),
             "name": config.name,
             "split": config.split or (None if is_file else default_split),
             "problem_field": config.problem_field or recipe.data.problem_field,

@@ -75,7 +75,7 @@ def run_steps(recipe_path: Path, settings: list[str], folder: Path, name: str) -
         "train.steps": STEPS,
         "train.checkpoint_every": 0,
         "sampling.dynamic": "false",  # refills would make the work of a step a matter of chance
-        "track.wandb": "disabled",
+        "track.to": "[]",
         "track.rollouts_per_step": 10**6,  # the fit needs the length of every response
         "eval.limit": 1,
         "run.dir": folder,

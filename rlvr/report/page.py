@@ -8,9 +8,10 @@ import html
 import json
 import time
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from rlvr.report.folder import Source
+from rlvr.report.folder import Source, read_source
 from rlvr.report.rollouts import StepIndex, embed
 from rlvr.report.sections.analysis import analysis_sections
 from rlvr.report.sections.comparison import closing_section, comparison_sections
@@ -79,6 +80,11 @@ def _rollout_section(source: Source, index: list[list[StepIndex]], left_out: int
             }
         ],
     }
+
+
+def page_of(folder: Path) -> str:
+    """The report about the folder of a run, as one HTML file."""
+    return write_page(read_source(folder))
 
 
 def write_page(source: Source) -> str:

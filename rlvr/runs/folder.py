@@ -18,8 +18,8 @@ from rlvr.common.files import write_whole
 from rlvr.common.log import get_logger
 from rlvr.common.nested import flatten
 from rlvr.common.own_code import own_facts
-from rlvr.config.own_code import own_functions
 from rlvr.config.toml import dump_toml, load_recipe
+from rlvr.config.train import own_functions
 from rlvr.data.absolute_paths import absolute_tree
 
 if TYPE_CHECKING:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 
@@ -66,15 +67,34 @@ def manifest(
         "seed": recipe.train.seed,
         "adapter_seed": policy.adapter.seed,
         "model": policy.path,
-        "data": {
-            "source": data.source,
-            "sha256": data.sha256,
-            "num_problems": len(data.rows if isinstance(data, Examples) else data.problems),
-            "num_skipped": data.num_skipped,
-        },
+        "data": _data_facts(data),
         "versions": versions(),
         "gpu": gpu_facts(),
         "git_commit": git_commit(),
+    }
+
+
+def _data_facts(data: Dataset | Examples) -> dict[str, Any]:
+    """Source, sha256 and counts; where there are several sources, of each of them too."""
+    facts = {
+        "source": data.source,
+        "sha256": data.sha256,
+        "num_problems": len(data.rows if isinstance(data, Examples) else data.problems),
+        "num_skipped": data.num_skipped,
+    }
+    if isinstance(data, Examples) or not data.sources:
+        return facts
+    used = Counter(problem.source for problem in data.problems)
+    return facts | {
+        "sources": [
+            {
+                "source": one.source,
+                "sha256": one.sha256,
+                "num_problems": used[number],
+                "num_skipped": one.num_skipped + len(one.problems) - used[number],
+            }
+            for number, one in enumerate(data.sources)
+        ]
     }
 
 

@@ -58,6 +58,8 @@ METRICS: dict[str, str] = {
     "time/sync_s": "seconds in the weight sync and its check",
     "time/step_s": "seconds of the whole step",
     "train/tokens_per_s": "real tokens (prompt and response) trained per second of update",
+    "perf/tflops_per_s": "operations that the update's rows need per second of time/train_s and"
+    " process, in 10^12",
     "perf/mfu": "model FLOPs utilisation of the update: operations that its rows need per second of"
     " time/train_s, over the GPUs' published peak in 16 bits; docs/update.md has the formula",
     "train/padding_frac": "fraction of attention's positions that are padding; packed rows have no"

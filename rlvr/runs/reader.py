@@ -38,6 +38,12 @@ class RunData:
             value = value[key]
         return value
 
+    @property
+    def data_paths(self) -> list[str]:
+        """data.path, or the path of every [[data.source]]."""
+        sources = self.setting("data.source") or [{"path": self.setting("data.path")}]
+        return [one["path"] for one in sources if one.get("path")]
+
     def points(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) wherever the metric is a finite number."""
         return [(row["step"], float(row[metric])) for row in self.rows if is_number(row, metric)]

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, rollouts/, trace/, and W&B when it works.
+"""Where a run's numbers go: metrics.jsonl, rollouts/, trace/, and the trackers that work.
 
 A disk that cannot take them never stops a run: lines wait for room, with a warning.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from rlvr.common.files import write_whole
 from rlvr.common.log import get_logger
 from rlvr.runs.metrics import is_known
 from rlvr.runs.reader import read_metrics
+from rlvr.runs.services import Service, start_services
 
 if TYPE_CHECKING:
     from rlvr.config.train import TrainRecipe
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
+REPORT = "report.html"
+
+
 class Tracker:
-    """Appends every step to metrics.jsonl first, then to W&B. A W&B failure never stops a run."""
+    """Appends every step to metrics.jsonl first, then to the trackers of track.to. A tracker's
+    failure never stops a run."""
 
     def __init__(self, recipe: TrainRecipe, run_dir: Path, run_id: str, resumed_step: int) -> None:
         self._path = run_dir / "metrics.jsonl"
@@ -33,10 +38,7 @@ class Tracker:
         self._file = self._path.open("ab", buffering=0)
         self._size = self._path.stat().st_size
         self._waiting: dict[int, bytes] = {}
-        self._wandb: Any = None
-        mode = _wandb_mode(recipe.track.wandb)
-        if mode != "disabled":
-            self._start_wandb(recipe, run_dir, run_id, mode)
+        self._services = start_services(recipe, run_dir, run_id, resumed_step)
 
     def _forget_after(self, step: int) -> None:
         """Drops the lines of steps that a resumed run does again, and half-written ones."""
@@ -44,55 +46,22 @@ class Tracker:
             kept = [row for row in read_metrics(self._path.parent) if row["step"] <= step]
             write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def _start_wandb(self, recipe: TrainRecipe, run_dir: Path, run_id: str, mode: str) -> None:
-        """Starts W&B in `mode`, else offline, else not at all with a warning."""
-        os.environ.setdefault("WANDB_SILENT", "true")
-        # W&B's own default is 90 s, for which a cluster without internet would wait at every start
-        wait_s = float(os.environ.get("WANDB_INIT_TIMEOUT", "30"))
-        for attempt in dict.fromkeys((mode, "offline")):
-            try:
-                import wandb
-
-                self._wandb = wandb.init(
-                    project=recipe.track.project,
-                    name=run_dir.name,
-                    id=run_id if attempt == mode else f"{run_id}-offline",  # W&B holds a failed id
-                    resume="allow",
-                    mode=attempt,  # pyright: ignore[reportArgumentType]
-                    dir=run_dir,
-                    config=recipe.model_dump(mode="json"),
-                    # a run of its own beside others of this process: "shared" comparisons
-                    settings=wandb.Settings(
-                        init_timeout=wait_s, console="off", reinit="create_new"
-                    ),
-                )
-                if attempt == "online":
-                    self._catch_up()
-                return
-            except Exception as error:  # whatever W&B raises, the run continues
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                logger.warning(f"W&B {attempt} failed: {reason}; metrics.jsonl has every number")
-
-    def _catch_up(self) -> None:
-        """Sends W&B the steps of metrics.jsonl that it lacks, as after an outage."""
-        # W&B drops steps that come out of order, so only those beyond its last are sent
-        next_step = self._wandb.step
-        for row in read_metrics(self._path.parent):
-            if row["step"] >= next_step:
-                self._wandb.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
-
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one step. Names are those of METRICS and EVAL_METRICS."""
         unknown = [name for name in metrics if not is_known(name)]
         assert not unknown, f"{unknown}: not in METRICS"
         self._waiting[step] = (json.dumps({"step": step, **metrics}) + "\n").encode()
         self._append()
-        if self._wandb is not None:
+        self._tell(lambda service: service.log(step, metrics))
+
+    def _tell(self, action: Callable[[Service], None]) -> None:
+        """Does it with every tracker; one that raises gets nothing more."""
+        for service in list(self._services):
             try:
-                self._wandb.log(metrics, step=step)
+                action(service)
             except Exception as error:
-                logger.warning(f"W&B stopped: {error}; metrics.jsonl goes on")
-                self._wandb = None
+                logger.warning(f"{service.title} stopped: {error}; metrics.jsonl goes on")
+                self._services.remove(service)
 
     def _append(self) -> None:
         """Writes the waiting lines: all of them, or none with a warning."""
@@ -111,16 +80,29 @@ class Tracker:
             self._size += sum(map(len, self._waiting.values()))
             self._waiting.clear()
 
+    def attach_report(self, page_of: Callable[[Path], str]) -> None:
+        """Writes report.html where a tracker takes it, and hands it over. page_of: the report about
+        a run folder, as HTML."""
+        if not any(service.takes_report for service in self._services):
+            return
+        path = self._path.with_name(REPORT)
+        try:
+            write_whole(path, page_of(path.parent))
+        except Exception as error:  # the run is done, whatever its folder lacks for a page
+            logger.warning(f"{path} is missing: {error}")
+            return
+        self._tell(lambda service: service.attach(path))
+
     def close(self) -> None:
-        """Finishes the files and W&B."""
+        """Finishes the files and the trackers."""
         if self._waiting:
             self._append()
         self._file.close()
-        if self._wandb is not None:
+        for service in self._services:
             try:
-                self._wandb.finish()
+                service.finish()
             except Exception as error:
-                logger.warning(f"W&B did not finish: {error}")
+                logger.warning(f"{service.title} did not finish: {error}")
 
 
 def write_rollouts(run_dir: Path, step: int, rollouts: Sequence[dict[str, Any]]) -> None:
@@ -151,19 +133,3 @@ def is_traced(step: int) -> bool:
     """Whether a trace of the step is kept: of 1 to 9, 10, 20, ... 90, 100, 200, ..., so that there
     are nine for every power of ten."""
     return step > 0 and not str(step)[1:].strip("0")
-
-
-def _wandb_mode(wanted: str) -> str:
-    """auto: online with an API key, offline otherwise."""
-    if wanted != "auto":
-        return wanted
-    if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"]
-    return "online" if has_api_key() else "offline"
-
-
-def has_api_key() -> bool:
-    """Whether W&B has an API key, in the environment or in netrc."""
-    netrc = Path.home() / ".netrc"
-    known = netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
-    return bool(os.environ.get("WANDB_API_KEY")) or known

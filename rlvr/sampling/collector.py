@@ -21,7 +21,7 @@ from rlvr.common.seeds import sample_seed
 from rlvr.distributed.world import World
 from rlvr.engines.engine import Engine, Response, SamplingParams
 from rlvr.sampling.group_stream import GroupRequest, GroupStream
-from rlvr.sampling.problem_selection import Selector, difficulty_levels
+from rlvr.sampling.mixture import make_selector
 from rlvr.sampling.refill import Refill
 from rlvr.sampling.reward import shaped_rewards
 from rlvr.sampling.rollouts import Group, RolloutStats, StepRollouts, diagnose
@@ -76,24 +76,19 @@ class Collector:
         reward: RewardConfig,
         train: TrainConfig,
         shuffle: bool = True,
+        weights: Sequence[float] | None = None,
         extra: ExtraRewards | None = None,
         world: World = World.alone(),
     ) -> None:
-        """prompts: token ids of each problem's prompt. decode: response tokens to text."""
+        """prompts: token ids of each problem's prompt. decode: response tokens to text. weights:
+        the share of every source, where there are several."""
         self._problems, self._prompts = problems, prompts
         self._engine, self._verifier, self._decode = engine, verifier, decode
         self._extra = extra
         self._rollout, self._sampling, self._reward, self._train = rollout, sampling, reward, train
         self._world, self.trace = world, Trace()
-        self._selector = Selector(
-            sampling,
-            len(problems),
-            rollout.group_size,
-            train.steps,
-            train.seed,
-            shuffle=shuffle,
-            levels=difficulty_levels([problem.difficulty for problem in problems]),
-        )
+        given = (sampling, rollout.group_size, train.steps, train.seed)
+        self._selector = make_selector(problems, *given, shuffle=shuffle, weights=weights)
         self._used: Counter[str] = Counter()
         self._lengths: dict[str, float] = {}
         self._refill = Refill(rollout, sampling)

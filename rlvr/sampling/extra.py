@@ -17,7 +17,7 @@ from rewards.pool.pool import Pool
 from rewards.pool.process import PoolSettings
 from rlvr.common.log import get_logger
 from rlvr.common.own_code import check_call, load_own
-from rlvr.data.problems import field_value
+from rlvr.data.rows import field_value
 
 if TYPE_CHECKING:
     from rewards import Verdict
@@ -52,7 +52,7 @@ class ExtraRewards:
     def __init__(self, recipe: TrainRecipe) -> None:
         """Raises: ConfigError for a function that cannot be imported or called."""
         reward = recipe.reward
-        self._problem_field = recipe.data.problem_field
+        self._problem_fields = [part.problem_field for part in recipe.data.parts]
         self._told: set[str] = set()
         self._stack = ExitStack()
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rlvr-")))
@@ -145,7 +145,8 @@ class ExtraRewards:
         columns = {name: [value] * count for name, value in row.items() if name not in OF_TRL}
         completions: list[Any] = [text for _, text in responses]
         prompt: Any = problem.prompt[-1]["content"]
-        if isinstance(field_value(row, self._problem_field, "data.problem_field"), list):
+        name = self._problem_fields[problem.source]
+        if isinstance(field_value(row, name, "data.problem_field"), list):
             prompt = list(problem.prompt)
             completions = [[{"role": "assistant", "content": text}] for text in completions]
         return columns | {

@@ -129,6 +129,11 @@ class Selector:
         self._num_drawn = 0
         self._epoch: tuple[int, list[int]] = (-1, [])
 
+    @property
+    def num_drawn(self) -> int:
+        """Problems picked so far."""
+        return self._num_drawn
+
     def pick(self, count: int, step: int) -> list[tuple[int, int]]:
         """(index of a problem, number of picks before it), `count` times."""
         if self._config.strategy == "uniform":

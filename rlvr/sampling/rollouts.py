@@ -129,6 +129,18 @@ class StepRollouts:
         return cls([Group.from_tree(group) for group in tree["groups"]], tree["metrics"])
 
 
+def age_metrics(groups: Sequence[Group], step: int) -> dict[str, float]:
+    """How old the groups are that are trained on after `step` steps, whichever step sampled
+    them."""
+    spans = [span for group in groups for span in group.spans()]
+    num_trained = sum(count for _, count in spans)
+    return {
+        "policy/lag_mean": sum((step - v) * n for v, n in spans) / max(num_trained, 1),
+        "policy/lag_max": float(step - min(version for version, _ in spans)),
+        "rollout/staleness_mean": sum(step - g.policy_version for g in groups) / len(groups),
+    }
+
+
 @dataclass
 class RolloutStats:
     """The cost of a step's rollouts.
@@ -148,18 +160,13 @@ class RolloutStats:
 
     def metrics(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """Metrics of a step that trains on `groups`."""
-        spans = [span for group in groups for span in group.spans()]
-        num_trained = sum(count for _, count in spans)
         # engines wait for each other at every tick: the slowest one is what the step took
         generate_s = max(one.generate_s for one in self.costs)
         tokens = [one.num_tokens for one in self.costs]
         num_begun = self.num_asked + self.num_continued
         num_ended = sum(len(group.responses) for group in self.fresh)
         values = {
-            "policy/lag_mean": sum((step - v) * n for v, n in spans) / max(num_trained, 1),
-            "policy/lag_max": float(step - min(version for version, _ in spans)),
-            # of the groups trained on, whichever step sampled them
-            "rollout/staleness_mean": sum(step - g.policy_version for g in groups) / len(groups),
+            **age_metrics(groups, step),
             "rollout/stale_dropped": float(self.num_stale),
             "time/rollout_s": generate_s,
             "time/verify_s": max(one.verify_s for one in self.costs),

@@ -139,7 +139,7 @@ def _data_lines(data: str, tiny: bool) -> list[str]:
 
 def _field_lines(data: str) -> list[str]:
     """The fields of a local file that have not the usual names; of a hub dataset a reminder."""
-    from rlvr.data.problems import find_data_file, read_rows
+    from rlvr.data.rows import find_data_file, read_rows
 
     try:
         find_data_file(data)

@@ -114,14 +114,24 @@ def make_batch(
             ]
             for rewards_G, own_GT, ref_GT in zip(rewards_PG, own_PGT, references_PGT, strict=True)
         ]
-    lengths_PG = [[len(r.token_ids) for r in group.responses] for group in groups]
-    judged_PG = [group.judged for group in groups]
-    advantages_PG = advantages(
-        rewards_PG, lengths_PG, algorithm.advantage, judged_PG, algorithm.pass_k
-    )
     by_entropy = algorithm.top_entropy_quantile < 1
     entropies_PGT = policy_entropies(groups, policy, config) if by_entropy else None
+    advantages_PG = batch_advantages(groups, algorithm, rewards_PG)
     return StepBatch(groups, advantages_PG, references_PGT, entropies_PGT, teachers_PGT)
+
+
+def batch_advantages(
+    groups: Sequence[Group],
+    algorithm: AlgorithmConfig,
+    rewards_PG: list[list[float]] | None = None,
+) -> list[list[float]]:
+    """[P][G] advantages of the groups. rewards_PG: None takes their own rewards."""
+    lengths_PG = [[len(r.token_ids) for r in group.responses] for group in groups]
+    judged_PG = [group.judged for group in groups]
+    own_PG = [group.rewards for group in groups]
+    return advantages(
+        rewards_PG or own_PG, lengths_PG, algorithm.advantage, judged_PG, algorithm.pass_k
+    )
 
 
 def _kl_sum(own_T: list[float], reference_T: list[float], estimator: str) -> float:

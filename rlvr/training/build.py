@@ -21,7 +21,7 @@ from rlvr.common.cpu import advice
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.common.log import get_logger
 from rlvr.common.signals import never_stop
-from rlvr.config.train import DataConfig, TrainRecipe
+from rlvr.config.train import DataConfig, EvalConfig, TrainRecipe
 from rlvr.data.chat import read_template, requires_closed_think
 from rlvr.data.problems import Dataset, Problem, encode_prompts, load_problems
 from rlvr.distributed.world import World
@@ -40,6 +40,7 @@ from rlvr.policy.sharded import shard_policy
 from rlvr.runs.folder import check_same_data
 from rlvr.sampling.collector import Collector
 from rlvr.sampling.extra import ExtraRewards
+from rlvr.sampling.replay import NoEngine, Replay, check_replay
 from rlvr.sampling.sampler import Sampler
 from rlvr.training.teacher import Teacher, load_teacher
 
@@ -59,10 +60,10 @@ class Training:
     policy: Policy
     optimizer: Optimizer
     entropy: EntropyControl
-    engine: RestartingEngine
+    engine: RestartingEngine | NoEngine
     verifier: Verifier
     extra: ExtraRewards | None
-    sampler: Sampler
+    sampler: Sampler | Replay
     data: Dataset
     evals: tuple[EvalSet, ...]
     safe_point: Callable[[], None] = never_stop
@@ -100,8 +101,12 @@ def build(
     if slow and world.is_main:
         logger.warning(slow)
     torch.manual_seed(recipe.train.seed)  # for libraries that draw without a generator of their own
+    if recipe.train.replay is not None or recipe.train.rollouts_only:
+        recipe = _half(recipe)
     sources = _load_sources(recipe, data_sha256)
     tokenizer = load_tokenizer(recipe.model, model_path)
+    if recipe.train.replay is not None:
+        check_replay(recipe, tokenizer)
     recipe = _with_think(recipe, tokenizer)
     # its workers are forked before any other library pins or multiplies threads
     verifier = Verifier(
@@ -111,7 +116,6 @@ def build(
         num_workers=recipe.reward.num_workers,
     )
     extra = ExtraRewards(recipe) if recipe.reward.extra else None
-    use_vllm = _use_vllm(recipe)
     rollout = with_stops(recipe.rollout, tokenizer)
     recipe = recipe.model_copy(update={"rollout": rollout})
     max_len = _max_prompt_len(recipe, recipe.rollout.max_response_len)
@@ -123,13 +127,30 @@ def build(
     for line in notices(recipe, policy.causal_lm.generation_config, tokenizer, prompts):
         if world.is_main:
             logger.warning(line)
-    engine = _engine(recipe, policy, prompts, use_vllm, start_engine or new_engine)
-    given = (recipe, data.problems, prompts, engine, verifier, policy.decode)
-    sampler = make_sampler(*given, extra=extra, world=world, safe_point=safe_point)
+    if recipe.train.replay is not None:
+        engine, sampler = NoEngine(), Replay(Path(recipe.train.replay))
+        _set_threads(recipe, policy)  # their number decides the last bits
+    else:
+        engine = _engine(recipe, policy, prompts, start_engine or new_engine)
+        given = (recipe, data.problems, prompts, engine, verifier, policy.decode)
+        sampler = make_sampler(*given, extra=extra, world=world, safe_point=safe_point)
     optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
     entropy = EntropyControl(recipe.algorithm)
     parts = (policy, optimizer, entropy, engine, verifier, extra, sampler)
     return Training(recipe, world, *parts, data, evals, safe_point, teacher)
+
+
+def _half(recipe: TrainRecipe) -> TrainRecipe:
+    """The recipe of a run that only trains, or only generates: it evaluates nothing, and without an
+    engine nothing is collected ahead."""
+    if recipe.eval.sets:
+        name = "train.rollouts_only" if recipe.train.rollouts_only else "train.replay"
+        logger.warning(f"{name}: nothing is evaluated ({', '.join(recipe.eval.sets)})")
+    changed: dict[str, Any] = {"eval": EvalConfig()}
+    if recipe.train.replay is not None:
+        ahead = {"mode": "sync", "steps_ahead": 1}
+        changed["rollout"] = recipe.rollout.model_copy(update=ahead)
+    return recipe.model_copy(update=changed)
 
 
 def _with_think(recipe: TrainRecipe, tokenizer: Any) -> TrainRecipe:
@@ -153,7 +174,7 @@ class _Sources:
 def _load_sources(recipe: TrainRecipe, data_sha256: str | None) -> _Sources:
     train = load_problems(recipe.data, keep_rows=bool(recipe.reward.extra))
     if data_sha256 is not None:
-        check_same_data(recipe.data.path, train.sha256, data_sha256)
+        check_same_data(", ".join(recipe.data.paths), train.sha256, data_sha256)
     config = held_out_data(recipe)
     held_out = (load_problems(config, "eval"), config) if config else None
     return _Sources(train, held_out, load_benchmarks(recipe))
@@ -191,6 +212,7 @@ def make_sampler(
         reward=recipe.reward,
         train=recipe.train,
         shuffle=recipe.data.shuffle,
+        weights=recipe.data.weights,
         extra=extra,
         world=world,
     )
@@ -201,18 +223,16 @@ def _engine(
     recipe: TrainRecipe,
     policy: Policy,
     prompts: Sequence[list[int]],
-    use_vllm: bool,
     start_engine: StartEngine,
 ) -> RestartingEngine:
     """The engine, running, with its syncer. Raises: ConfigError where it refuses the model."""
     world, mode = policy.strategy.world, choose_mode(recipe.rollout, policy)
+    use_vllm = _use_vllm(recipe)
 
     def start() -> Engine:
         engine = start_engine(recipe, policy, use_vllm, mode)
         # after the start: a vLLM with worker processes sets torch's number of threads in this one
-        if policy.device.type == "cpu":
-            cores = len(os.sched_getaffinity(0)) // world.local_size
-            torch.set_num_threads(recipe.train.num_threads or max(1, cores))
+        _set_threads(recipe, policy)
         return engine
 
     try:
@@ -225,6 +245,13 @@ def _engine(
     syncer = Syncer(recipe.rollout, policy, engine, mode, prompts, world, recipe.train.seed)
     # of several ranks none restarts: the end of vLLM in a process is that of its process group
     return RestartingEngine(engine, syncer, start if world.size == 1 else None)
+
+
+def _set_threads(recipe: TrainRecipe, policy: Policy) -> None:
+    """Gives torch the threads that the recipe says, else all cores of this process's share."""
+    if policy.device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) // policy.strategy.world.local_size
+        torch.set_num_threads(recipe.train.num_threads or max(1, cores))
 
 
 def _policy(recipe: TrainRecipe, model_path: str, prompts: list[list[int]], world: World) -> Policy:

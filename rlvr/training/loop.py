@@ -20,7 +20,7 @@ from rlvr.config.rules import cautions
 from rlvr.config.train import TrainRecipe
 from rlvr.data.absolute_paths import absolute
 from rlvr.data.chat import read_template
-from rlvr.data.contamination import check_training_data
+from rlvr.data.contamination import check_training_data, num_repeated
 from rlvr.distributed.world import LostRanksError, World
 from rlvr.engines.engine import EngineLost, refusal
 from rlvr.engines.stop_tokens import missing_end
@@ -35,11 +35,13 @@ from rlvr.runs.folder import (
 )
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.runs.tracker import Tracker, write_rollouts, write_trace
+from rlvr.sampling.replay import tokenizer_sha256, write_groups
 from rlvr.training.batch import StepBatch
 from rlvr.training.build import StartEngine, Training, build
 from rlvr.training.display import Display
 from rlvr.training.evaluate import evaluate_step, is_best
 from rlvr.training.preflight import check, check_reachable
+from rlvr.training.profiling import profiled
 from rlvr.training.resume import checkpoint_and_stop, restore, save
 from rlvr.training.skipped_steps import check_streak, save_batch
 from rlvr.training.step import StepResult, train_step
@@ -53,6 +55,9 @@ logger = get_logger(__name__)
 End = Callable[[int, dict[str, float]], bool]
 """Asked after every step with (steps finished, its metrics): whether the run ends there."""
 
+PageOf = Callable[[Path], str]
+"""Gives the report about a finished run's folder, as HTML, for the trackers."""
+
 
 def train(
     recipe: TrainRecipe,
@@ -61,6 +66,7 @@ def train(
     start_engine: StartEngine | None = None,
     end: End | None = None,
     world: World = World.alone(),
+    page_of: PageOf | None = None,
 ) -> Path:
     """Trains from step 0 in a new run folder and returns it. Raises: ConfigError, Stopped.
 
@@ -80,7 +86,7 @@ def train(
             _check_interrupt(interrupt, training)
         # only now: what cannot start leaves no run behind
         world.on_main(partial(create_run_folder, folder, recipe, facts))
-        return _drive(training, run, console, stop, end)
+        return _drive(training, run, console, stop, end, page_of)
 
 
 def resume(
@@ -90,6 +96,7 @@ def resume(
     end: End | None = None,
     same_as: TrainRecipe | None = None,
     world: World = World.alone(),
+    page_of: PageOf | None = None,
 ) -> Path:
     """Continues the run in `folder` from its newest checkpoint, or from the start where none was
     written yet. same_as: a recipe that must be the run's own. Raises: ConfigError, Stopped."""
@@ -102,7 +109,7 @@ def resume(
         with StickyInterrupt() as interrupt:
             training, run = restore(folder, start_engine, world, stop.check)
             _check_interrupt(interrupt, training)
-        return _drive(training, run, console, stop, end)
+        return _drive(training, run, console, stop, end, page_of)
 
 
 @contextmanager
@@ -141,8 +148,13 @@ def _facts(training: Training) -> dict[str, Any]:
     facts["require_closed_think"] = recipe.reward.require_closed_think
     facts["own_code"] = own_code(recipe)
     facts["teacher"] = training.teacher and training.teacher.facts()
+    facts["tokenizer_sha256"] = tokenizer_sha256(policy.tokenizer)
     facts |= {"num_ranks": training.world.size, "sharded": policy.strategy.is_sharded}
     evaluated = [one.loaded for one in training.evals]
+    if training.data.sources:
+        facts["data"]["num_repeated"] = training.world.on_main(
+            partial(num_repeated, training.data.problems, recipe.data)
+        )
     facts["contamination"] = training.world.on_main(
         partial(check_training_data, recipe, training.data.problems, evaluated)
     )
@@ -161,7 +173,12 @@ class Reporting:
 
 
 def _drive(
-    training: Training, run: Run, console: Console, stop: StopRequest, end: End | None
+    training: Training,
+    run: Run,
+    console: Console,
+    stop: StopRequest,
+    end: End | None,
+    page_of: PageOf | None,
 ) -> Path:
     """All steps that are left, with the tracker, signals and the run's end around them."""
     recipe, is_main = training.recipe, training.world.is_main
@@ -184,6 +201,8 @@ def _drive(
             finish_manifest(path, training.policy, recipe.model, num_bytes)
         if tracker is not None:
             finish(training, run.folder, run.next_step, run.seconds, console)
+            if page_of is not None:
+                tracker.attach_report(page_of)
         return run.folder
     finally:
         if tracker is not None:
@@ -203,11 +222,20 @@ def run_steps(training: Training, run: Run, reporting: Reporting) -> None:
     while not ended and (run.pending is not None or run.next_step < num_steps):
         # a run that was stopped after an update resumes with the rest of that step
         if run.pending is None:
-            result = train_step(training, run.next_step, run.update_done)
+            profiler = _profiler(training, run)
+            result = train_step(training, run.next_step, run.update_done, profiler)
             run.pending = result.metrics  # those that `update_done` had, and the sync's
             if training.world.is_main:
                 _write_step(training, run, result)
         ended = _finish_step(training, run, reporting)
+
+
+def _profiler(training: Training, run: Run) -> AbstractContextManager[None] | None:
+    """What keeps a trace of the next step; None where none is wanted."""
+    step = run.next_step + 1
+    if step not in training.recipe.train.profile_steps:
+        return None
+    return profiled(run.folder, step, training.world.rank)
 
 
 def _first_sync(training: Training, num_steps: int) -> None:
@@ -276,6 +304,8 @@ def _write_step(training: Training, run: Run, result: StepResult) -> None:
     """Writes the step's sample of rollouts, its trace, its batch where an update was skipped."""
     rows = _sample_rollouts(training, result.batch)
     write_rollouts(run.folder, run.next_step, rows)
+    if training.recipe.track.save_all_rollouts:
+        write_groups(run.folder, run.next_step, result.rollouts)
     write_trace(run.folder, run.next_step, result.trace)
     if result.stats.num_skipped:
         save_batch(run.folder, run.next_step, result.batch)

@@ -17,7 +17,7 @@ from rlvr.adapters import check_adapter, get_method
 from rlvr.adapters.methods import quantized
 from rlvr.common.errors import ConfigError
 from rlvr.common.own_code import check_call
-from rlvr.config.own_code import CALLED_WITH, own_functions
+from rlvr.config.train import called_with, own_functions
 from rlvr.distributed.world import World
 from rlvr.engines.choose import choose_engine, is_vllm_installed
 from rlvr.engines.server.engine import check_servers
@@ -25,6 +25,7 @@ from rlvr.engines.weights.sync import mode_of
 from rlvr.evaluation.problem_sets import check_benchmarks
 from rlvr.policy.language_model import default_device
 from rlvr.policy.sharded import check_launcher, launcher_sharding
+from rlvr.runs.services import check_trackers
 from rlvr.sampling.extra import style_of
 from rlvr.training.teacher import meet_servers
 
@@ -51,6 +52,7 @@ def check(
     _check_revision(recipe.model)
     _check_sync(recipe, method)
     check_benchmarks(recipe)
+    check_trackers(recipe)
     every = recipe.train.activation_checkpointing
     if every and not method.checkpointing:
         raise ConfigError(
@@ -58,15 +60,17 @@ def check(
             " trains; set it to 0"
         )
     for key, name in own_functions(recipe).items():
-        if key in CALLED_WITH:
-            check_call(name, *CALLED_WITH[key])
+        given = called_with(key)
+        if given is not None:
+            check_call(name, *given)
     for one in recipe.reward.extra:
         style_of(one)
     _check_compile(recipe, method)
     _check_async(recipe, method, device or default_device())
     _check_ranks(recipe, world)
     _check_sharding(recipe, method, world)
-    if recipe.rollout.engine == "vllm" and not is_vllm_installed():
+    needs_engine = recipe.train.replay is None
+    if needs_engine and recipe.rollout.engine == "vllm" and not is_vllm_installed():
         raise ConfigError(
             "rollout.engine = 'vllm': vLLM is not installed; pip install 'rlvr[vllm]' (without a"
             " GPU: make install), or set it to 'transformers'"
@@ -111,7 +115,7 @@ def check_reachable(recipe: TrainRecipe) -> None:
     score or do not answer. Raises: ConfigError."""
     if recipe.teacher.servers:
         meet_servers(recipe)
-    if recipe.rollout.engine == "vllm_server":
+    if recipe.rollout.engine == "vllm_server" and recipe.train.replay is None:
         on_cpu = not torch.cuda.is_available()
         mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)
         check_servers(recipe.model, recipe.rollout, Path(recipe.run.dir), mode)

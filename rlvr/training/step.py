@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from rewards import Verifier
 from rlvr.algorithm.lr_schedule import lr_at
@@ -16,7 +18,7 @@ from rlvr.policy.flops import peak_flops
 from rlvr.policy.policy import Policy
 from rlvr.policy.reference import update_reference
 from rlvr.sampling.rollouts import StepRollouts
-from rlvr.training.batch import StepBatch, UpdateConfig, make_batch
+from rlvr.training.batch import StepBatch, UpdateConfig, batch_advantages, make_batch
 from rlvr.training.build import Training
 from rlvr.training.step_memory import StepMemory
 from rlvr.training.update import update
@@ -48,9 +50,10 @@ class StepTimer:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Times the block; one that raises is not recorded."""
+        """Times the block and names it in a profile; one that raises is not recorded."""
         start = time.perf_counter()
-        yield
+        with torch.profiler.record_function(f"rlvr: {name}"):
+            yield
         self.seconds[name] = time.perf_counter() - start
 
 
@@ -62,13 +65,17 @@ def train_step(
     training: Training,
     step: int,
     on_update: Callable[[dict[str, float]], None] = _keep_nothing,
+    profiler: AbstractContextManager[None] | None = None,
 ) -> StepResult:
     """One step of GRPO (2402.03300, algorithm 1) with DAPO's dynamic sampling (2503.14476).
 
     step: finished ones so far. on_update: given the metrics known so far as soon as the policy has
     moved. What raises before that leaves the policy as it was; what raises after it (a signal, an
     engine that cannot be restarted, a failed sync) leaves a step that must not be trained again.
+    profiler: entered around all but the collection.
     """
+    if training.recipe.train.rollouts_only:
+        return _only_collect(training, step, on_update)
     recipe, policy, timer = training.recipe, training.policy, StepTimer()
     memory, trace = StepMemory(), training.sampler.trace
     config = UpdateConfig.of(recipe)
@@ -79,23 +86,24 @@ def train_step(
         training.engine.sleep()  # its GPU memory is the update's now; the sync wakes it
         # with rollout.mode = "async" the next steps' rollouts are generated beside the update
         training.sampler.collect_ahead(step)
-        with timer.phase("train"), trace.phase("update"), memory.update():
-            batch = make_batch(rollouts.groups, policy, config, training.teacher)
-            stats = update(
-                policy,
-                training.optimizer,
-                batch,
-                config,
-                step,
-                training.entropy,
-                training.safe_point,
-            )
-            update_reference(policy, recipe.algorithm, step + 1)
-            on_update(stats.metrics | rollouts.metrics)
-        with timer.phase("wait"):
-            training.sampler.wait_for_next()
-        with timer.phase("sync"):
-            synced = _sync(training, step + 1)
+        with profiler or nullcontext():
+            with timer.phase("train"), trace.phase("update"), memory.update():
+                batch = make_batch(rollouts.groups, policy, config, training.teacher)
+                stats = update(
+                    policy,
+                    training.optimizer,
+                    batch,
+                    config,
+                    step,
+                    training.entropy,
+                    training.safe_point,
+                )
+                update_reference(policy, recipe.algorithm, step + 1)
+                on_update(stats.metrics | rollouts.metrics)
+            with timer.phase("wait"):
+                training.sampler.wait_for_next()
+            with timer.phase("sync"):
+                synced = _sync(training, step + 1)
     metrics = {
         "optim/lr": lr,
         **_step_metrics(timer.seconds, stats),
@@ -107,6 +115,37 @@ def train_step(
         **synced,
     }
     return StepResult(rollouts, batch, stats, metrics, trace.take(begin))
+
+
+def _only_collect(
+    training: Training, step: int, on_update: Callable[[dict[str, float]], None]
+) -> StepResult:
+    """The step without its update and its sync. Its groups count as sampled by weights of step 0,
+    which they are."""
+    timer, begin = StepTimer(), time.perf_counter()
+    with timer.phase("step"):
+        rollouts = training.sampler.collect(step)
+        training.sampler.collect_ahead(step)
+    groups = [
+        replace(
+            group,
+            policy_version=0,
+            responses=[replace(response, spans=[]) for response in group.responses],
+        )
+        for group in rollouts.groups
+    ]
+    rollouts = StepRollouts(groups, rollouts.metrics)
+    batch = StepBatch(groups, batch_advantages(groups, training.recipe.algorithm), None)
+    metrics = {
+        "optim/skipped": 0.0,
+        "time/step_s": timer.seconds["step"],
+        **_verifier_metrics(training.world, training.verifier),
+        **rollouts.metrics,
+    }
+    on_update(metrics)
+    return StepResult(
+        rollouts, batch, UpdateStats(0, 0, {}, 0.0), metrics, training.sampler.trace.take(begin)
+    )
 
 
 def _set_lr(training: Training, step: int) -> float:
@@ -142,11 +181,14 @@ def _step_metrics(seconds: dict[str, float], stats: UpdateStats) -> dict[str, fl
 
 
 def _utilisation(policy: Policy, stats: UpdateStats, seconds: float) -> dict[str, float]:
-    """perf/mfu, where the operations of the update and the peak of the GPUs are known."""
-    peak = peak_flops(policy.device, policy.dtype)
-    if peak is None or not stats.flops:
+    """perf/tflops_per_s, where the operations of the update can be counted, and perf/mfu, where
+    the peak of the GPUs is known too."""
+    if not stats.flops:
         return {}
-    return {"perf/mfu": stats.flops / seconds / (peak * policy.strategy.world.size)}
+    per_rank = stats.flops / seconds / policy.strategy.world.size
+    peak = peak_flops(policy.device, policy.dtype)
+    metrics = {"perf/tflops_per_s": per_rank / 1e12}
+    return metrics if peak is None else metrics | {"perf/mfu": per_rank / peak}
 
 
 def _verifier_metrics(world: World, verifier: Verifier) -> dict[str, float]:

@@ -145,6 +145,6 @@ def test_evaluation_problems_put_back_into_a_filtered_set_are_all_found(verifier
 def test_all_benchmarks_against_the_largest_set_end(verifier):
     """Comparing every problem with every other would take hours."""
     rows = list(questions(read_training_rows("deepscaler"), "problem", "answer"))
-    against = [load_benchmark(name) for name in BENCHMARKS]
+    against = [load_benchmark(name) for name in BENCHMARKS if name != "aime26"]
     report = check_contamination(rows, against, verifier)
     assert report.num_rows == 38_077

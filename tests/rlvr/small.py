@@ -65,6 +65,7 @@ def recipe_tree(policy: Path, problems: Path, **sections: dict[str, Any]) -> dic
 VAGUE = (
     "time/",
     "memory/",
+    "perf/",
     "verify/p",
     "rollout/tokens_per_s",
     "rollout/cache_peak_frac",

@@ -112,6 +112,7 @@ def _free_memory() -> None:
 def _advance(
     task: RunTask, start_engine: StartEngine, console: Console, show: ShowStep
 ) -> RunOutcome:
+    from rlvr.report.page import page_of
     from rlvr.runs.checkpoint import intact_checkpoints
     from rlvr.training import loop
 
@@ -123,11 +124,11 @@ def _advance(
         # the log may go on beyond the checkpoint: those steps are done again
         check = StopCheck(task, read_metrics(folder)[:step], show)
         if not check.done():  # else it was killed after its last checkpoint
-            loop.resume(folder, console, start_engine, check)
+            loop.resume(folder, console, start_engine, check, page_of=page_of)
     else:
         shutil.rmtree(folder, ignore_errors=True)  # no checkpoint yet, or other settings
         check = StopCheck(task, [], show)
-        loop.train(task.recipe, folder, console, start_engine, check)
+        loop.train(task.recipe, folder, console, start_engine, check, page_of=page_of)
     return _outcome(task, check)
 
 

@@ -105,7 +105,7 @@ def describe_find(comparison: Comparison, label: str, lr: float) -> PastSearch:
         recipe.train.steps,
         shape.num_params,
         shape.dims.hidden,
-        f"{recipe.data.path} {Path(str(recipe.model.path)).name}",
+        f"{', '.join(recipe.data.paths)} {Path(str(recipe.model.path)).name}",
     )
 
 

@@ -1,5 +1,6 @@
-"""What `rlvr serve` puts before a vLLM server: a key on every path, a name for the process, and
-paths on which the workers read their weights back and running responses are ended.
+"""What `rlvr serve` puts before a vLLM server: a key on every path, a name for the process, paths
+on which the workers read their weights back and running responses are ended, and a call that
+prepares the workers before the first request.
 
 vLLM asks for its API key under /v1 only, but its development endpoints, which replace the weights,
 lie outside.
@@ -7,6 +8,7 @@ lie outside.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import os
@@ -14,6 +16,7 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from rlvr.engines.vllm_cpu import PREPARE
 from rlvr.engines.weights.vllm_weights import READ_BACK
 
 INSTANCE_HEADER = "x-rlvr-instance"
@@ -38,6 +41,7 @@ class Guard:
     def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
         self._app = app
         self._wanted = f"Bearer {os.environ['VLLM_API_KEY']}".encode()
+        self._preparing: asyncio.Future[Any] | None = None
         self._instance = (INSTANCE_HEADER.encode(), secrets.token_hex(8).encode())
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -51,6 +55,9 @@ class Guard:
 
         given = dict(scope["headers"]).get(b"authorization", b"")
         if scope["path"] == "/health" or hmac.compare_digest(given, self._wanted):
+            if scope["path"] != "/health":
+                self._preparing = self._preparing or asyncio.ensure_future(_prepare(scope))
+                await asyncio.shield(self._preparing)  # a client may go away
             if scope["path"] == READ_BACK_PATH:
                 return await _answer(send_named, 200, await _read_back(scope, receive))
             if scope["path"] == PAUSE_PATH:
@@ -60,6 +67,10 @@ class Guard:
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
         await _answer(send_named, 401, {"error": "Unauthorized"})
+
+
+async def _prepare(scope: Message) -> None:
+    await scope["app"].state.engine_client.collective_rpc(PREPARE)
 
 
 async def _read_back(scope: Message, receive: Receive) -> list[Any]:

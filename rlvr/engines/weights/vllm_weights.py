@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rlvr.engines.vllm_cpu import prepare
 from rlvr.engines.weights.fingerprint import ANY, NOTHING, Piece, digest
 from rlvr.engines.weights.vllm_reload import reload
 
@@ -25,6 +26,10 @@ ONE_HOT_ROWS = 1024
 
 class Reader:
     """A mixin for vLLM's worker class, given as `vllm serve --worker-extension-cls`."""
+
+    def rlvr_prepare(self) -> None:
+        """`vllm_cpu.prepare` of this worker."""
+        prepare(self)
 
     def rlvr_reload(self, **given: Any) -> None:
         """`vllm_reload.reload` of this worker."""

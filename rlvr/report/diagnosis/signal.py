@@ -206,15 +206,18 @@ def _benchmark_lines(counts: dict[str, Any]) -> list[str]:
 
 def _same_source(run: RunData) -> str | None:
     """Says so when training and evaluation read the same split of the same data."""
-    path, held_out = run.setting("data.path"), run.setting("eval.path")
-    if not path or path != held_out or run.setting("data.name") != run.setting("eval.name"):
+    path, held_out = run.setting("eval.path"), run.setting("eval.name")
+    sources = run.setting("data.source") or [run.setting("data") or {}]
+    same = [one for one in sources if path and one.get("path") == path]
+    same = [one for one in same if one.get("name") == held_out]
+    if not same:
         return None
     is_file = tables.is_file(str(path))  # a file has no splits: the same path is the same rows
     # what the readers take where the recipe names no split
     default = "heldout" if str(path).startswith("generated:") else "test"
-    split = run.setting("data.split") or "train"
-    held_out_split = run.setting("eval.split") or default
-    if is_file or split == held_out_split:
+    splits = [one.get("split") or "train" for one in same]
+    split = run.setting("eval.split") or default
+    if is_file or split in splits:
         return f"data.path and eval.path are both {path!r}" + ("" if is_file else f", {split!r}")
     return None
 

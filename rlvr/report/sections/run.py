@@ -101,7 +101,7 @@ def headline(run: RunData) -> str:
         f"LR {run.setting('optim.lr'):g}" if run.setting("optim.lr") else None,
         run.setting("algorithm.preset"),
         f"seed {run.setting('train.seed')}" if run.config else None,
-        run.setting("data.path"),
+        ", ".join(run.data_paths),
     ]
     return " · ".join(str(part) for part in parts if part)
 

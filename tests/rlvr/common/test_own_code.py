@@ -12,9 +12,8 @@ from rlvr.algorithm.surrogate import RowLayout, surrogate
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.common.own_code import check_call, is_own, load_own, own_facts
 from rlvr.config.algorithm import AlgorithmConfig
-from rlvr.config.own_code import own_functions
 from rlvr.config.toml import dump_toml, load_recipe, validate
-from rlvr.config.train import DataConfig, TrainRecipe
+from rlvr.config.train import DataConfig, TrainRecipe, own_functions
 from rlvr.data.absolute_paths import absolute
 from rlvr.data.problems import load_problems
 from rlvr.training.preflight import check

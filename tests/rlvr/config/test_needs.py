@@ -40,9 +40,9 @@ MINIMAL = {
 ALWAYS = {
     TrainRecipe: """
         model.path model.sft_recipe model.dtype model.max_len model.trust_remote_code
-        data.path data.split data.problem_field data.answer_field data.answer_after data.id_field
+        data.path data.source data.problem_field data.answer_field data.answer_after data.id_field
         data.system_prompt data.prompt_template data.chat_template data.max_prompt_len
-        data.on_bad_row data.limit
+        data.on_bad_row
         rollout.engine rollout.mode rollout.partial rollout.abort_stragglers
         rollout.prompts_per_step rollout.group_size rollout.max_response_len
         rollout.stop rollout.stop_token_ids
@@ -59,9 +59,10 @@ ALWAYS = {
         optim.warmup_steps optim.max_grad_norm optim.updates_per_step
         train.steps train.seed train.tokens_per_microbatch train.activation_checkpointing
         train.compile train.checkpoint_every train.checkpoint_minutes
-        train.keep_checkpoints train.num_threads
+        train.keep_checkpoints train.replay train.rollouts_only train.profile_steps
+        train.num_threads
         eval.path eval.benchmarks
-        track.wandb track.rollouts_per_step run.dir run.name
+        track.to track.rollouts_per_step track.save_all_rollouts run.dir run.name
     """,
     FinetuneRecipe: """
         model.path model.sft_recipe model.dtype model.max_len model.trust_remote_code
@@ -96,10 +97,13 @@ COV_KL = {"algorithm.cov": "kl", "optim.updates_per_step": 2}
 SCORED = {"eval.benchmarks": ["aime24"]}
 GENERATED = {"data.path": "generated:word_problems", "data.limit": 9}
 
+SEVERAL = {"data.path": None, "data.source": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]}
+
 CASES = [
     (TrainRecipe, "model.revision", {"model.path": None, "model.sft_recipe": "s.toml"}, {}),
     (TrainRecipe, "data.name", GENERATED, {}),
     (TrainRecipe, "data.levels", {}, GENERATED),
+    (TrainRecipe, "data.split data.limit", SEVERAL, {}),
     (TrainRecipe, "optim.decay_frac", {}, {"optim.schedule": "wsd"}),
     (TrainRecipe, "data.difficulty_field sampling.discount sampling.explore_frac"
      " sampling.max_reuse", {}, {"sampling.strategy": "curriculum"}),
@@ -161,7 +165,12 @@ CASES = [
      " eval.top_p eval.every eval.best_metric", {}, {"eval.path": "rows.jsonl"}),
     (TrainRecipe, "eval.top_p", SCORED | {"eval.temperature": 0.0},
      SCORED | {"eval.temperature": 0.6}),
+    (TrainRecipe, "track.wandb", {"track.to": ["mlflow"]}, {"track.to": ["mlflow", "wandb"]}),
     (TrainRecipe, "track.project", {"track.wandb": "disabled"}, {"track.wandb": "offline"}),
+    (TrainRecipe, "track.project", {"track.to": ["tensorboard"]}, {"track.to": ["trackio"]}),
+    (TrainRecipe, "track.project", {"track.wandb": "disabled"},
+     {"track.wandb": "disabled", "track.to": ["wandb", "mlflow"]}),
+    (TrainRecipe, "track.wandb track.project", {"track.to": ["tensorboard"]}, {"track.to": []}),
     (FinetuneRecipe, "model.revision", {"model.path": None, "model.sft_recipe": "s.toml"}, {}),
     (FinetuneRecipe, "optim.decay_frac", {}, {"optim.schedule": "wsd"}),
     (FinetuneRecipe, "data.name data.prompt_field data.response_field data.messages_field",
@@ -186,6 +195,7 @@ ROWS = [
 VALUES = {
     "data.levels": [2],
     "eval.levels": [2],
+    "data.limit": 5,
     "eval.limit": 5,
     "eval.samples_by_set": {"heldout": 4},
     "eval.max_len": 64,

@@ -6,7 +6,8 @@ from transformers import AutoTokenizer
 
 from rlvr.common.errors import ConfigError
 from rlvr.config.train import DataConfig
-from rlvr.data.problems import encode_prompts, find_data_file, load_problems
+from rlvr.data.problems import encode_prompts, load_problems
+from rlvr.data.rows import find_data_file
 
 
 def write_rows(path: Path, rows: list[dict]) -> str:

@@ -52,6 +52,20 @@ def test_after_real_updates_vllm_serves_exactly_the_policy(make_recipe, vllm_eng
     clear_adapter(vllm_engine, recipe)
 
 
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    "sampling",
+    [SAMPLING, SamplingParams(24, 0.7, top_p=0.9), SamplingParams(24, 1.3, top_k=5)],
+)
+def test_both_engines_draw_the_same_tokens_from_the_same_seeds(make_recipe, vllm_engine, sampling):
+    recipe = make_recipe()
+    policy = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
+    ours = vllm_engine.generate(requests(12), sampling)
+    theirs = TransformersEngine(policy).generate(requests(12), sampling)
+    equal = [x.token_ids == y.token_ids for x, y in zip(ours, theirs, strict=True)]
+    assert sum(equal) >= 11, "one may have met a number between two roundings"
+
+
 def clear_adapter(engine, recipe) -> None:
     """Back to the base policy, so that tests do not depend on their order."""
     engine._adapter = None

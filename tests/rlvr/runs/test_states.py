@@ -21,6 +21,7 @@ from rlvr.engines.transformers import TransformersEngine
 from rlvr.policy.loss_scale import LossScale
 from rlvr.policy.packing import TokenRow
 from rlvr.policy.policy import load_policy
+from rlvr.sampling.mixture import Mixture
 from rlvr.sampling.problem_selection import PassRates, Selector
 from rlvr.sampling.sampler import Sampler
 from rlvr.training.build import make_sampler
@@ -90,6 +91,23 @@ def test_selectors(strategy: Any) -> None:
 
     config = SamplingConfig(strategy=strategy)
     check(lambda: Selector(config, 50, 4, 10, seed=3), use, as_json, load)
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "predictive", "curriculum"])
+def test_mixtures(strategy: Any) -> None:
+    def use(mixture: Mixture, number: int) -> Any:
+        picked = mixture.pick(16, number)
+        for index, place in picked:
+            mixture.observe(index, (index + place) % 5, 4 - (index + place) % 5, number)
+        return picked
+
+    config, members = SamplingConfig(strategy=strategy), (range(30), range(30, 50))
+
+    def make() -> Mixture:
+        selectors = [Selector(config, len(own), 4, 10, seed=len(own)) for own in members]
+        return Mixture(members, selectors, (0.3, 0.7))
+
+    check(make, use, as_json, load)
 
 
 def test_the_entropy_controller() -> None:
@@ -201,10 +219,12 @@ class Weights:
 TESTED = {
     "sampling.problem_selection.PassRates.load_state": test_pass_rates,
     "sampling.problem_selection.Selector.load_state": test_selectors,
+    "sampling.mixture.Mixture.load_state": test_mixtures,
     "algorithm.entropy_control.EntropyControl.load_state": test_the_entropy_controller,
     "policy.loss_scale.LossScale.load_state": test_the_loss_scale,
     "sampling.collector.Collector.load_state": test_the_sampler,
     "sampling.sampler.Sampler.load_state": test_the_sampler,
+    "sampling.replay.Replay.load_state": "test_replay: keeps nothing, the step names the file",
     "distributed.strategy.ShardingStrategy.load_state": test_weights_schedule_and_optimizer,
     "policy.policy.Policy.load_training_state": test_weights_schedule_and_optimizer,
     "adapters.methods.adalora._load_state": test_weights_schedule_and_optimizer,

@@ -61,6 +61,9 @@ class Online:
     def __init__(self) -> None:
         self.got = []
 
+    def define_metric(self, name, **_):
+        pass
+
     def log(self, metrics, step):
         self.got.append((step, metrics))
 
@@ -76,7 +79,7 @@ def test_wandb_is_sent_the_steps_that_it_missed(make_recipe, tmp_path, monkeypat
     tracker = Tracker(make_recipe(track={"wandb": "online"}), tmp_path, "abcd1236", 4)
     tracker.log(5, {"reward/mean": 0.5})
     tracker.close()
-    assert online.got == [(step, {"reward/mean": step / 10}) for step in (3, 4, 5)]
+    assert online.got == [(s, {"step": s, "reward/mean": s / 10}) for s in (3, 4, 5)]
 
 
 def test_a_resumed_run_forgets_the_steps_it_does_again(make_recipe, tmp_path):

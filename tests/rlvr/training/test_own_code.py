@@ -15,9 +15,8 @@ import pytest
 from rich.console import Console
 
 from rlvr.common.errors import ConfigError
-from rlvr.config.own_code import own_functions
 from rlvr.config.toml import load_recipe
-from rlvr.config.train import TrainRecipe
+from rlvr.config.train import TrainRecipe, own_functions
 from rlvr.training.loop import resume, train
 from rlvr.training.preflight import check
 

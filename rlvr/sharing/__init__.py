@@ -1,0 +1,1 @@
+"""Sharing what was trained: `rlvr push`, and the model card that goes with it."""
