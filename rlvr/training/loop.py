@@ -150,6 +150,7 @@ def _facts(training: Training) -> dict[str, Any]:
     )
     facts["require_closed_think"] = recipe.reward.require_closed_think
     facts["own_code"] = own_code(recipe)
+    facts["teacher"] = training.teacher and training.teacher.facts()
     facts["tokenizer_sha256"] = tokenizer_sha256(policy.tokenizer)
     facts |= {"num_ranks": training.world.size, "sharded": policy.strategy.is_sharded}
     if training.data.sources:

@@ -88,7 +88,7 @@ def train_step(
         training.sampler.collect_ahead(step)
         with profiler or nullcontext():
             with timer.phase("train"), trace.phase("update"), memory.update():
-                batch = make_batch(rollouts.groups, policy, config)
+                batch = make_batch(rollouts.groups, policy, config, training.teacher)
                 stats = update(
                     policy,
                     training.optimizer,
