@@ -86,7 +86,7 @@ def read_saved(folder: Path) -> SavedPolicy | None:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise ConfigError(
-            f"{folder}: {POLICY_FILE} cannot be read ({str(error).splitlines()[0][:100]}); give a"
+            f"{folder}: {POLICY_FILE} cannot be read ({str(error).partition(chr(10))[0][:100]}); give a"
             " folder that is whole"
         ) from error
 
