@@ -353,6 +353,7 @@ def _of_stage(recipe: TrainRecipe, number: int) -> Iterator[str]:
     # what an earlier stage has given may rest, what this one gives is meant to be read
     given = flatten(stage.changes)
     yield from (reason for key, reason in ignored(then) if key in given)
+    # _of_stages is among them and gives nothing: `then` has no stages
     for rule in RULES[TrainRecipe]:
         yield from rule(then)
 

@@ -61,12 +61,14 @@ def read_groups(run_dir: Path, step: int) -> StepRollouts:
     try:
         first, *groups = map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
         return StepRollouts.from_tree({"metrics": first["metrics"], "groups": groups})
+    # gzip raises EOFError for a file cut off, OSError or zlib.error for wrong bytes
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise RunError(f"train.replay: {path} cannot be read ({error}); fetch it again") from error
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     """Of the tokens and their ids: what a rollout's numbers mean."""
+    # sorted: get_vocab promises no order
     vocabulary = sorted(tokenizer.get_vocab().items())
     return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
@@ -96,6 +98,7 @@ def check_replay(recipe: TrainRecipe, tokenizer: PreTrainedTokenizerBase) -> Non
             f"{setting}: its tokens are those of another tokenizer ({facts.get('model')}); set"
             " model.path to a model that has the same"
         )
+    # the trainer divides its logits by it, and the ratio compares both
     then = load_recipe(folder / "config.toml", [], TrainRecipe).rollout.temperature
     if then != recipe.rollout.temperature:
         raise ConfigError(
@@ -125,8 +128,10 @@ class Replay:
     def collect(self, step: int) -> StepRollouts:
         """The groups that the other run trained on after `step` steps. Raises: RunError."""
         start = time.perf_counter()
+        # files count steps from 1
         kept = read_groups(self._folder, step + 1)
         metrics = {k: v for k, v in kept.metrics.items() if not k.startswith(OF_THE_ENGINE)}
+        # anew: rollouts_only dates its groups back to version 0 after their metrics are formed
         metrics |= age_metrics(kept.groups, step)
         metrics |= {"time/rollout_s": time.perf_counter() - start, "time/verify_s": 0.0}
         return StepRollouts(kept.groups, metrics)
@@ -165,6 +170,7 @@ class NoEngine(Engine):
     """Stands where a run's engine and its syncer would: generates nothing, takes no weights."""
 
     name = mode = "none"
+    # no sync_bytes in the manifest
     num_bytes = None
 
     @property
