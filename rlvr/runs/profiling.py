@@ -60,6 +60,7 @@ class StepMemory:
         if self._cuda is None:
             yield
             return
+        # torch counts one peak: the collection's is kept before the update's begins
         self._before_update = self._cuda.max_memory_allocated()
         self._cuda.reset_peak_memory_stats()
         yield

@@ -82,6 +82,7 @@ def check(
     _check_sleep(recipe, method)
     _check_temperature(recipe, method)
     _check_tensor_parallel(recipe, method, world)
+    # in_stage gives recipes without stages, so this goes one deep
     for number in range(1, len(recipe.stage) + 1):
         check(recipe.in_stage(number), world, device)
 
