@@ -308,6 +308,7 @@ def _of_reward(recipe: TrainRecipe) -> Iterator[str]:
             f" {reward.incorrect}; a correct answer has to pay"
         )
     labels = [one.label for one in reward.extra]
+    # a label is the name of its metric, reward/extra_LABEL
     for label in sorted({label for label in labels if labels.count(label) > 1}):
         yield f"reward.extra.name: two are called {label}; give one of them another name"
     if reward.overlong == "penalty" and not 0 < reward.overlong_cache_len <= longest:
@@ -326,6 +327,7 @@ def _of_stages(recipe: TrainRecipe) -> Iterator[str]:
         end = recipe.train.steps
         yield f"stage.at_step = {steps}: give ascending steps below train.steps = {end}"
         return
+    # each is judged with the changes of those before it, so only where they have an order
     for number, stage in enumerate(recipe.stage, start=1):
         for reason in _of_stage(recipe, number):
             yield f"stage at step {stage.at_step}: {reason}"
