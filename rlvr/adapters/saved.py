@@ -74,7 +74,7 @@ def write_saved(model: Any, folder: Path, saved: SavedPolicy) -> None:
 
 
 def read_saved(folder: Path) -> SavedPolicy | None:
-    """What the folder says of its policy; None for a folder of peft alone. Raises: ConfigError."""
+    """The record of the folder's policy; None with peft's files alone. Raises: ConfigError."""
     try:
         tree = json.loads((folder / POLICY_FILE).read_text())
         config = AdapterConfig.model_validate(tree["adapter"])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """[K] flags. kept: the token gives a policy gradient. held: it is held by the penalty."""
+    """[K] flags. kept: the token gives a policy gradient. held: its drift is penalised."""
 
     kept: Bools
     held: Bools

@@ -93,7 +93,7 @@ def shards(folder: str) -> list[Path]:
 
 
 def _visible(folder: str) -> list[Path]:
-    """What lies in a folder but for hidden files and marks such as _SUCCESS."""
+    """The contents of a folder without hidden files and markers such as _SUCCESS."""
     return sorted(one for one in Path(folder).iterdir() if one.name[0] not in "._")
 
 

@@ -96,7 +96,7 @@ def read_summary(run_dir: Path) -> dict[str, Any] | None:
 
 
 def evaluation_path(run_dir: Path, step: int) -> Path:
-    """Where the evaluation after `step` steps lies; its generations lie beside it."""
+    """The file of the evaluation after `step` steps; its generations are beside it."""
     return run_dir / "eval" / f"step_{step}.json"
 
 

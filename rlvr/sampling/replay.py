@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 OF_THE_ENGINE = ("time/", "sync/", "rollout/tokens_per_s", "rollout/preemptions", "rollout/cache_")
-"""Starts of the names of metrics that are not the rollouts' but their making's."""
+"""Prefixes of the metrics that measure generation and sync, not the rollouts."""
 
 
 def groups_path(run_dir: Path, step: int) -> Path:
-    """Where the groups of the step, from 1 on, are kept whole."""
+    """The file with all groups of the step; steps count from 1."""
     return run_dir / "groups" / f"step_{step}.jsonl.gz"
 
 
@@ -118,7 +118,7 @@ class NoState:
 
 
 class Replay:
-    """Stands where a run's `Sampler` would, and hands out the rollouts of another run."""
+    """In place of a run's `Sampler`: gives the rollouts of another run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -160,14 +160,14 @@ class Replay:
 
 
 class NothingSent:
-    """What a sync came to where there is no engine."""
+    """The result of a sync without an engine."""
 
     def metrics(self) -> dict[str, float]:
         return {}
 
 
 class NoEngine(Engine):
-    """Stands where a run's engine and its syncer would: generates nothing, takes no weights."""
+    """In place of a run's engine and its syncer: generates nothing, takes no weights."""
 
     name = mode = "none"
     # no sync_bytes in the manifest

@@ -103,8 +103,8 @@ class Sampler:
             self._ahead.append(self._background.submit(collect))
 
     def enqueue(self, hand_over: Callable[[], dict[str, float]]) -> None:
-        """Has weights handed over to the engine behind the collections under way. hand_over: gives
-        the metrics of that, which every step has that is sampled by these weights."""
+        """Sends weights to the engine after the collections under way. hand_over: sends them, and
+        gives the metrics that go to every step which these weights sample."""
 
         def work(_safe_point: Callable[[], None]) -> None:
             with self._world.side_channel(), self.trace.phase("sync"):

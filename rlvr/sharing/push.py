@@ -69,7 +69,7 @@ def collect(run_dir: Path, repo_id: str, base: str | None = None) -> Files:
         tree = json.loads((checkpoint / ADAPTER).read_text()) | {"base_model_name_or_path": base}
         files[ADAPTER] = json.dumps(tree, indent=2).encode()
     if POLICY in files:  # not in a checkpoint from before there was one
-        # what anybody else goes on from it needs; of whole weights the base is not read
+        # what others need to go on from it; the base of full weights is not read
         tree = json.loads((checkpoint / POLICY).read_text()) | {"base": base or ""}
         files[POLICY] = json.dumps(tree, indent=1).encode()
     # peft writes a card of its own, without anything about the training
@@ -116,7 +116,7 @@ def _checkpoint(run: RunData, run_dir: Path) -> Path:
 
 
 def _base(run: RunData, checkpoint: Path, is_adapter: bool, given: str | None) -> str | None:
-    """The hub id of the model that was trained; of whole weights None where it has none.
+    """The hub id of the model that was trained; None for full weights of a model without one.
 
     Raises: ConfigError for an adapter whose base nobody else has.
     """
