@@ -50,7 +50,6 @@ class Mixture:
         # shares of the picks with the next one: without it no source is behind at the start
         for total in range(sum(num_drawn) + 1, sum(num_drawn) + count + 1):
             behind = [w * total - n for w, n in zip(self._weights, num_drawn, strict=True)]
-            # a tie goes to the first source: a random draw would have to be saved
             order.append(behind.index(max(behind)))
             num_drawn[order[-1]] += 1
         return order
