@@ -73,6 +73,7 @@ def check_adapter(config: AdapterConfig, num_updates: int | None = None) -> Meth
     """
     method = get_method(config)
     # dropout = 0 is what a method without dropout does anyway
+    # start_from goes with every method, so none lists it among its options
     given = config.model_fields_set - {"method", "start_from"}
     given -= set() if config.dropout else {"dropout"}
     for name in sorted(given - method.options):

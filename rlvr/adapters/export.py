@@ -177,6 +177,7 @@ def merge_and_export(model: Any, folder: Path, dtype: torch.dtype | None = None)
         weights[name] = value.to(dtype)
         error = weights[name].float() - value.float()
         parts = (error, value.float(), value.float() - base.float())
+        # float64: a model has billions of squares to add up
         sums += torch.stack([part.double().square().sum().cpu() for part in parts])
     # not strict: a tied head comes once, as the embedding; anything else missing is caught below
     plain.load_state_dict(weights, strict=False)

@@ -60,9 +60,11 @@ def write_saved(model: Any, folder: Path, saved: SavedPolicy) -> None:
     from safetensors.torch import save_file
 
     if isinstance(model, PeftModel):
+        # safetensors refuses tensors that are not contiguous
         tensors = {name: t.cpu().contiguous() for name, t in adapter_state(model).items()}
         save_file(tensors, folder / ADAPTER_FILE)
     tree = {
+        # what goes on from this folder begins here, not where its own run began
         "adapter": saved.config.model_dump(mode="json", exclude={"start_from"}),
         "base": saved.base,
         "base_weights": saved.base_weights,
@@ -72,7 +74,7 @@ def write_saved(model: Any, folder: Path, saved: SavedPolicy) -> None:
 
 
 def read_saved(folder: Path) -> SavedPolicy | None:
-    """What the folder says of its policy; None for a folder of peft alone. Raises: ConfigError."""
+    """The record of the folder's policy; None with peft's files alone. Raises: ConfigError."""
     try:
         tree = json.loads((folder / POLICY_FILE).read_text())
         config = AdapterConfig.model_validate(tree["adapter"])
@@ -84,6 +86,7 @@ def read_saved(folder: Path) -> SavedPolicy | None:
             f"{folder}: no saved adapter ({POLICY_FILE} or {PEFT_FILE}); give the folder of a run,"
             " of a checkpoint or of an adapter, and a whole model as model.path"
         ) from None
+    # ValueError: cut off; KeyError and TypeError: JSON of something else
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         first, _, _ = str(error).partition("\n")
         raise ConfigError(
@@ -95,10 +98,12 @@ def check_settings(saved: SavedPolicy, config: AdapterConfig) -> None:
     """Raises: ConfigError where `config` would make another adapter than the saved one."""
     then, method = saved.config, METHODS[config.method]
     names = ["method"]
+    # full training keeps no base: whole weights, whose shapes no setting decides
     if then.method == config.method and method.keeps_base:
         names += sorted(method.options - FREE)
     for name in names:
         before, now = getattr(then, name), getattr(config, name)
+        # their order means nothing: peft keeps a set
         if name == "target_modules":
             before, now = sorted(before), sorted(now)
         if now is None and (name == "seed" or (name == "rank" and config.match)):
@@ -119,6 +124,7 @@ def _shown(value: Any) -> str:
 
 def check_base(saved: SavedPolicy, folder: Path, path: str, weights: str | None) -> None:
     """Raises: ConfigError where the base at `path`, of these weights, is not the saved one's."""
+    # None: a hub id that is not in the cache of this machine, with nothing to hash
     if saved.base_weights and weights and saved.base_weights != weights:
         raise ConfigError(
             f"{folder}: was trained on {saved.base} (weights {saved.base_weights}), and {path} has"
@@ -174,14 +180,17 @@ def load_peft(model: Any, folder: Path, config: AdapterConfig) -> None:
 
     method = METHODS[config.method]
     given = f"adapter.start_from = {str(folder)!r}"
+    # the 4-bit methods save peft's own files, and the settings of their base beside them
     if method.save is not None and method not in quantized.METHODS:
         raise ConfigError(
             f"{given}: peft's files of {method.name} hold its update and not the factors that are"
             f" trained; give a checkpoint with {ADAPTER_FILE}"
         )
     then = peft_settings(folder)
+    # through JSON, as the folder's were: sets become lists there
     now = json.loads(json.dumps(model.peft_config["default"].to_dict(), default=_json))
     for key in sorted(then.keys() & now.keys() - NOT_KEPT):
+        # lists that were sets are in the order of the process that wrote them
         before, here = (sorted(v) if isinstance(v, list) else v for v in (then[key], now[key]))
         if before != here:
             raise ConfigError(
@@ -189,6 +198,7 @@ def load_peft(model: Any, folder: Path, config: AdapterConfig) -> None:
                 f" {here!r}; make them equal"
             )
     found = peft.set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+    # peft loads with strict=False: its missing_keys name the whole base too
     tuned = {name for name, p in model.named_parameters() if p.requires_grad}
     lost = [name for name in found.missing_keys if name in tuned] + found.unexpected_keys
     if lost:

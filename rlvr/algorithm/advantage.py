@@ -126,6 +126,7 @@ def pass_at_k(rewards: Groups, lengths: Groups, k: int = 1) -> list[Tensor]:
 def _best_of_k(rewards_G: Tensor, k: int) -> Tensor:
     size = len(rewards_G)
     sorted_G, order_G = rewards_G.sort()
+    # no set is worth less than the k-th smallest reward
     if sorted_G[k - 1] == sorted_G[-1]:  # every set is worth the same
         return torch.zeros_like(rewards_G)
 

@@ -188,8 +188,8 @@ def policy_loss(
     """The micro-batch's share of the step's loss, and sums (not means) for the metrics.
 
     Denominator: inside `batch.weight_T` (see `row_weights`). Per token: minus the surrogate (see
-    `rlvr.algorithm.surrogate`) times the mismatch weight, plus the penalty on tokens that are held,
-    plus kl_beta times the KL estimate, and minus the entropy bonus.
+    `rlvr.algorithm.surrogate`) times the mismatch weight, plus the penalty on the drift of held
+    tokens, plus kl_beta times the KL estimate, and minus the entropy bonus.
     """
     batch, proximal_T = with_teacher(logp_T, batch), batch.proximal(logp_T)
     gain_T, clipped_T = surrogate(

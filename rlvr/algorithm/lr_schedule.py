@@ -14,6 +14,7 @@ def lr_at(step: int, config: OptimConfig, num_steps: int) -> float:
     if step < config.warmup_steps:
         # step + 1: a first step at 0 would cost its rollouts and train nothing
         return config.lr * (step + 1) / config.warmup_steps
+    # below 1 in the last step too, which would train nothing at a rate of 0
     progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
     match config.schedule:
         case "constant":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """[K] flags. kept: the token gives a policy gradient. held: it is held by the penalty."""
+    """[K] flags. kept: the token gives a policy gradient. held: its drift is penalised."""
 
     kept: Bools
     held: Bools
@@ -76,6 +76,7 @@ def clip_cov(cov_K: Floats, frac: float, between: tuple[float, float], seed: int
     """[K] true for `frac` of all tokens, at least one, drawn from those whose covariance lies in
     the range; for all of these where they are fewer. Source: Clip-Cov, 2505.22617 eq. 11 and 12."""
     (inside,) = np.nonzero((cov_K > between[0]) & (cov_K < between[1]))
+    # the paper's 2e-4 of fewer than 5,000 tokens would be none
     count = min(len(inside), max(1, int(frac * len(cov_K))))
     chosen = np.zeros(len(cov_K), dtype=bool)
     chosen[np.random.default_rng(seed).choice(inside, count, replace=False)] = True

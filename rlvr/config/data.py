@@ -105,6 +105,7 @@ class DataConfig(Section):
     def labels(self) -> tuple[str, ...]:
         """A name for every source, no two alike: the last part of its path, numbered where that is
         another's too."""
+        # a colon: generated:word_problems, or FILE.py:function
         stems = [re.split(r"[/:]", path.rstrip("/"))[-1].split(".")[0] for path in self.paths]
         return tuple(
             stem if stem and stems.count(stem) == 1 else f"{stem or 'source'}-{number}"
@@ -116,6 +117,7 @@ class DataConfig(Section):
         """The share of every source, adding up to 1; None where each problem is drawn as often as
         any other."""
         given = [one.weight for one in self.source if one.weight is not None]
+        # divided by their sum, which may miss 1 by TOLERANCE
         return tuple(weight / sum(given) for weight in given) or None
 
 
@@ -146,6 +148,7 @@ def data_faults(data: DataConfig, strategy: str) -> Iterator[str]:
     seen: dict[tuple[Any, ...], int] = {}
     for number, one in enumerate(data.source):
         key = f"data.source.{number}"
+        # generated problems of other levels are others, under the same path
         first = seen.setdefault((one.path, one.name, one.split, one.levels), number)
         if first != number:
             yield f"{key}.path = {one.path!r}: is data.source.{first} too; remove one of the two"

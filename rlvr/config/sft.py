@@ -96,5 +96,6 @@ class FinetuneRecipe(Section):
     def _full_unless_named(cls, tree: Any) -> Any:
         adapter = tree.get("adapter", {}) if isinstance(tree, dict) else None
         if isinstance(adapter, dict):
+            # an [adapter] table without a method would get that section's own default, lora
             tree = tree | {"adapter": {"method": "full"} | adapter}
         return lr_of_method(tree)

@@ -72,6 +72,7 @@ class StageConfig(Section):
         """Raises: ValueError for what is neither a setting of a stage nor a section of a recipe."""
         if not isinstance(tree, dict):
             return tree
+        # `changes` is this class's own word: in a recipe it is refused as any unknown setting
         own = {name: tree[name] for name in cls.model_fields if name in tree and name != "changes"}
         changes = {name: values for name, values in tree.items() if name not in own}
         for name, values in changes.items():
@@ -86,6 +87,7 @@ class StageConfig(Section):
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As a recipe writes it."""
         tree = {k: v for k, v in handler(self).items() if k in self.model_fields_set}
+        # pop runs before |: the sections stand beside at_step, as in a recipe
         return tree | tree.pop("changes", {})
 
     def refused(self) -> Iterator[str]:
@@ -99,6 +101,7 @@ class StageConfig(Section):
 
 def overlaid(tree: Mapping[str, Any], stages: tuple[StageConfig, ...]) -> dict[str, Any]:
     """A recipe as nested dicts with the changes of these stages, in order."""
+    # without stages of its own, so that a check of every stage by the same rules comes to an end
     result = {name: values for name, values in tree.items() if name != "stage"}
     for stage in stages:
         for section, values in stage.changes.items():

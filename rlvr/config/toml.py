@@ -142,7 +142,7 @@ def _keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _without_numbers(key: str) -> str:
-    """The setting, whichever table of a list it stands in."""
+    """The setting's key without the number of its table in a list."""
     return ".".join(part for part in key.split(".") if not part.isdigit())
 
 
@@ -214,7 +214,7 @@ def _table(name: str, values: Mapping[str, Any]) -> list[str]:
 
 
 def value_text(value: Any) -> str:
-    """A value as it stands behind the = in TOML."""
+    """A value as TOML writes it."""
     match value:
         # before int, of which it is a subclass
         case bool():

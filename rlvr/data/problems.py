@@ -81,6 +81,7 @@ def load_problems(config: DataConfig, section: str = "data", *, keep_rows: bool 
         loaded = _load(part, place, keep_rows)
         sources.append(loaded)
         problems += [
+            # ids are unique within a source only
             replace(problem, id=f"{label}/{problem.id}", source=number)
             for problem in loaded.problems
         ]
@@ -93,6 +94,7 @@ def _refuse_file_twice(config: DataConfig, places: Sequence[str]) -> None:
     """Raises: ConfigError where two sources, two patterns perhaps, have a file in common."""
     seen: dict[Path, str] = {}
     for part, place in zip(config.parts, places, strict=True):
+        # resolved: a link, or a path through .., names the same file
         for path in {path.resolve() for path in data_files(part, place)}:
             first = seen.setdefault(path, place)
             if first != place:

@@ -118,6 +118,7 @@ def _named(
 ) -> Iterator[dict[str, Any]]:
     """The rows; what reading them raises names the setting."""
     try:
+        # rows are read as they are asked for, so that is where a reader raises
         yield from rows
     except (ValueError, OSError) as error:
         raise ConfigError(f"{section}.path = {config.path!r}: {error}") from error
@@ -166,6 +167,7 @@ def _generated_rows(config: DataConfig, section: str) -> Iterator[dict[str, Any]
         raise ConfigError(
             f"{section}.split = {split!r}: it is one of {', '.join(word_problems.SPLITS)}"
         )
+    # not train.seed: runs of every seed train on the same problems
     rows = word_problems.generate(
         split, config.limit, seed=0, levels=config.levels or word_problems.LEVELS
     )

@@ -64,6 +64,7 @@ def load_examples(config: ExamplesConfig, tokenizer: Any, max_len: int, seed: in
     Raises: ConfigError for a missing source or field, an unusable row, or no rows at all.
     """
     chat = make_chat(tokenizer, config.chat_template)
+    # its problems are none of those that RL trains on or evaluates
     split = config.split or ("sft" if config.generated else None)
     where = DataConfig(path=config.path, name=config.name, split=split, limit=config.limit)
     table, source = read_rows(where, "data")

@@ -27,6 +27,7 @@ def kind_of(path: str) -> str | None:
     """The ending that says how a file is read, in lower case and without .gz; None: not a file."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     packed = bool(suffixes) and suffixes[-1] == ".gz"
+    # packed counts as 1: the ending before .gz
     last = suffixes[-1 - packed] if len(suffixes) > packed else ""
     return last if last in READERS and not (packed and last == ".parquet") else None
 
@@ -50,6 +51,7 @@ def matching(pattern: str) -> list[Path]:
     return [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
 
 
+# as words alone: latest.jsonl is no test, training.jsonl no train
 _SPLIT = re.compile(r"(?<![a-z0-9])(train|test|valid|dev|eval|heldout)(?:ation|uation)?(?![a-z])")
 
 
@@ -91,7 +93,7 @@ def shards(folder: str) -> list[Path]:
 
 
 def _visible(folder: str) -> list[Path]:
-    """What lies in a folder but for hidden files and marks such as _SUCCESS."""
+    """The contents of a folder without hidden files and markers such as _SUCCESS."""
     return sorted(one for one in Path(folder).iterdir() if one.name[0] not in "._")
 
 

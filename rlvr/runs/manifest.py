@@ -95,6 +95,7 @@ def data_facts(data: Dataset | Examples) -> dict[str, Any]:
                 "source": one.source,
                 "sha256": one.sha256,
                 "num_problems": used[number],
+                # bad rows, and problems whose prompts turned out too long
                 "num_skipped": one.num_skipped + len(one.problems) - used[number],
             }
             for number, one in enumerate(data.sources)
@@ -129,6 +130,7 @@ def finish_manifest(
     if policy.method.merges and isinstance(policy.model, PeftModel):
         facts["update_norms"] = update_norms(policy.model)
     else:
+        # what was trained in place has its start on disk only
         base, _ = load_base(model, policy.path)
         if policy.method.merges:
             facts["update_norms"] = update_norms(policy.model, base.state_dict())

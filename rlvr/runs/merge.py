@@ -39,6 +39,7 @@ def merge(given: Path, out: Path, dtype: str = "float32", base: str | None = Non
     folder = find_checkpoint(given)
     refuse_damaged(folder)
     loaded = _load(folder, base)
+    # RUN/checkpoints/step_N; {} for an adapter's folder without a run around it
     _add_chat(loaded, read_config(folder.parent.parent))
     rounded = merge_and_export(loaded.model, out, getattr(torch, dtype))
     loaded.tokenizer.save_pretrained(out)
@@ -62,6 +63,7 @@ def _load(folder: Path, base: str | None) -> LanguageModel:
     loaded = load_frozen(config, path, folder)
     if saved is not None:
         check_base(saved, folder, path, base_fingerprint(path, None))
+    # a run saves its tokenizer with an adapter, peft alone does not
     if (folder / "tokenizer_config.json").is_file():
         loaded.tokenizer = load_tokenizer(config, str(folder))
     return loaded
@@ -73,6 +75,7 @@ def _add_chat(loaded: LanguageModel, recipe: dict[str, Any]) -> None:
     template = recipe.get("data", {}).get("chat_template")
     if template is not None:
         loaded.tokenizer.chat_template = read_template(template)
+    # no [rollout]: a run of rlvr sft
     if recipe and "rollout" not in recipe:
         add_end(loaded.causal_lm, make_chat(loaded.tokenizer, template).end_id)
 

@@ -60,13 +60,14 @@ class StepMemory:
         if self._cuda is None:
             yield
             return
+        # torch counts one peak: the collection's is kept before the update's begins
         self._before_update = self._cuda.max_memory_allocated()
         self._cuda.reset_peak_memory_stats()
         yield
         self._in_update = self._cuda.max_memory_allocated()
 
     def metrics(self, world: World, engine_gib: float) -> dict[str, float]:
-        """The step's metrics, each of the rank with most. engine_gib: held by the engine."""
+        """The step's metrics, each of the rank with most. engine_gib: the engine's."""
         if self._cuda is None:
             # of this process alone, not of the verifier's workers; Linux counts in KiB
             resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

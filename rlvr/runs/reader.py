@@ -33,6 +33,7 @@ class RunData:
         """The value of `section.key` in the resolved recipe, in force at the last logged step."""
         value: Any = self.config
         for stage in self.config.get("stage", []):
+            # a stage at step N begins with the line of step N + 1
             if self.rows and stage["at_step"] < self.rows[-1]["step"]:
                 changes = {k: v for k, v in stage.items() if isinstance(v, dict)}
                 value = value | {k: value.get(k, {}) | v for k, v in changes.items()}
@@ -95,7 +96,7 @@ def read_summary(run_dir: Path) -> dict[str, Any] | None:
 
 
 def evaluation_path(run_dir: Path, step: int) -> Path:
-    """Where the evaluation after `step` steps lies; its generations lie beside it."""
+    """The file of the evaluation after `step` steps; its generations are beside it."""
     return run_dir / "eval" / f"step_{step}.json"
 
 

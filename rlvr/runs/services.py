@@ -78,6 +78,7 @@ def _tensorboard(recipe: TrainRecipe, run_dir: Path, _run_id: str, step: int) ->
     steps that are done again."""
     from accelerate.tracking import TensorBoardTracker
 
+    # TensorBoard hides events from purge_step on; `step` is the last that stays
     tracker = TensorBoardTracker("tensorboard", run_dir, purge_step=step + 1)
     service = AccelerateService("TensorBoard", tracker)
     # hyperparameters would be a run of their own in TensorBoard's list, with every resume one more
@@ -95,6 +96,7 @@ def _trackio(recipe: TrainRecipe, run_dir: Path, run_id: str, _step: int) -> Ser
         name=f"{run_dir.name}-{run_id}",
         resume="allow",
         config=recipe.model_dump(mode="json"),
+        # else Trackio shows its dashboard inside a notebook
         embed=False,
     )
     return AccelerateService("Trackio", tracker)
@@ -112,12 +114,15 @@ def _mlflow(recipe: TrainRecipe, run_dir: Path, run_id: str, _step: int) -> Serv
 
     found = mlflow.search_runs(
         filter_string=f"tags.{RUN_ID_TAG} = '{run_id}'",
+        # in accelerate's tracker MLFLOW_EXPERIMENT_NAME goes before track.project
         search_all_experiments=True,
+        # the default is a table of pandas
         output_format="list",
     )
     mine = found[0].info.run_id if found else None
     tracker = MLflowTracker(recipe.track.project, run_name=run_dir.name, run_id=mine)
     service = AccelerateService("MLflow", tracker, _mlflow_name)
+    # a resumed run has both; MLflow lets no parameter change
     if mine is None:
         mlflow.set_tag(RUN_ID_TAG, run_id)
         service.store(flatten(recipe.model_dump(mode="json")))

@@ -69,6 +69,7 @@ class WandbPage:
     def __init__(self, run: Any, run_dir: Path, num_steps: int, last_step: int) -> None:
         self._run, self._run_dir = run, run_dir
         self._table: Any = None
+        # rounded up: rounded down, a run could add more often than MAX_INCREMENTS
         self._every = -(-num_steps // MAX_INCREMENTS)
         self._last_step = last_step
         # an offline run knows nothing of those before it: its table begins with all that is there
@@ -80,7 +81,7 @@ class WandbPage:
     def catch_up(self) -> None:
         """Sends the steps of metrics.jsonl that W&B lacks, as after an outage."""
         # W&B drops steps that come out of order, so only those beyond its last are sent
-        self._last_step = self._shown_step = self._run.step - 1
+        self._last_step = self._shown_step = self._run.step - 1  # step: of the next log()
         for row in read_metrics(self._run_dir):
             if row["step"] > self._last_step:
                 self.log(row["step"], {k: v for k, v in row.items() if k != "step"})
@@ -100,6 +101,7 @@ class WandbPage:
         files = rollout_files(self._run_dir)
         wanted = [n for n in files if self._shown_step < n <= self._last_step]
         rows = [table_row(n, rollout) for n in wanted for rollout in read_rollouts(files[n])]
+        # before the attempt: rows that W&B did not take are not tried again at every step
         self._shown_step = self._last_step
         if not rows:
             return

@@ -220,6 +220,7 @@ class Collector:
                 self._reward, responses, verdicts, texts, self._rollout.max_response_len, extra
             ),
             [str(verdict.reason) for verdict in verdicts],
+            # the first span is the oldest; without spans the present version sampled all of it
             min([policy_version, *(one.spans[0][0] for one in responses if one.spans)]),
             extra,
         )

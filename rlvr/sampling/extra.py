@@ -104,6 +104,7 @@ class ExtraRewards:
         problem: Problem,
     ) -> Values:
         with ExitStack() as files:
+            # default=str: rows of a dataset may hold dates, for which JSON has no form
             sent = [self._handed(json.dumps(one, default=str), files) for one in calls]
             outcomes = pool.map([(config.function, style, text) for text in sent])
         values: Values = []
@@ -128,6 +129,7 @@ class ExtraRewards:
 
     def _say(self, config: ExtraRewardConfig, reason: str, problem: Problem) -> None:
         """Warns of the first failure of each kind."""
+        # up to the colon: what follows differs from call to call
         kind = f"{config.label} {reason.partition(':')[0]:.60}"
         if kind not in self._told:
             self._told.add(kind)

@@ -24,6 +24,7 @@ def call(function: str, style: str, given: str) -> tuple[str, str]:
     null where a function of trl's leaves the response out, or the text of what is wrong with it.
     Raises: MemoryError, RecursionError, which the pool reports.
     """
+    # a call is a JSON object, and no path begins with a brace
     text = given if given.startswith("{") else Path(given).read_text()
     try:
         values = CALLS[style](load_own(function), json.loads(text))

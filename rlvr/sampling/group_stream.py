@@ -179,6 +179,7 @@ class GroupStream:
         """Decodes for a tick; the groups that are complete and judged by then, each with its
         number in the order asked. Raises: as `World.on_all_ranks`."""
         parts = self._world.on_all_ranks(self._advance)[:: self._width]
+        # in the order asked: which ended first decides nothing
         done = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
         found = []
         for number, group in done:
@@ -201,6 +202,7 @@ class GroupStream:
                 self._take(*self._places[i], response)
         generated = time.perf_counter()
         self._trace.tick(self._cost.num_steps)
+        # waits for late verdicts: how fast they come decides nothing either
         groups = [(number, future.result()) for number, future in self._judged]
         self._judged.clear()
         self._cost.generate_s += generated - start
@@ -254,6 +256,7 @@ class GroupStream:
             begun[number][place] = self._dated(number, place, piece)
             self._cost.num_tokens += len(piece.token_ids)
         return {
+            # their version has to stand in them: a later one goes on with the group
             number: ({k: self._dated_whole(one) for k, one in ended.items()}, begun[number])
             for number, ended in self._responses.items()
         }

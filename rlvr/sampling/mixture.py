@@ -36,6 +36,7 @@ class Mixture:
         """(index of a problem, number of picks of its source before it), `count` times."""
         order = self._next_sources(count)
         picked = [
+            # one call per source: predictive and curriculum pick distinct problems within a call
             iter(selector.pick(order.count(source), step))
             for source, selector in enumerate(self._selectors)
         ]
@@ -46,6 +47,7 @@ class Mixture:
         """The sources of the next picks."""
         num_drawn = [selector.num_drawn for selector in self._selectors]
         order = []
+        # shares of the picks with the next one: without it no source is behind at the start
         for total in range(sum(num_drawn) + 1, sum(num_drawn) + count + 1):
             behind = [w * total - n for w, n in zip(self._weights, num_drawn, strict=True)]
             order.append(behind.index(max(behind)))
@@ -87,11 +89,13 @@ def make_selector(
 
     num_sources = 1 + max(problem.source for problem in problems)
     if num_sources == 1:
+        # the run's own seed: one [[data.source]] is drawn from as data.path is
         return selector(problems, seed)
     members: list[list[int]] = [[] for _ in range(num_sources)]
     for index, problem in enumerate(problems):
         members[problem.source].append(index)
     selectors = [
+        # else two sources of one size would be drawn from in the same order
         selector([problems[index] for index in own], sample_seed(seed, "source", source))
         for source, own in enumerate(members)
     ]

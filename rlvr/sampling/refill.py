@@ -64,6 +64,7 @@ class Refill:
             wanted = 0
         count = max(0, wanted - num_running)
         if not is_first:
+            # the first prompts of a step are no refill
             left = self._sampling.max_refills * self._rollout.prompts_per_step - stats.num_refills
             count = min(count, left)
             stats.num_refills += count

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 OF_THE_ENGINE = ("time/", "sync/", "rollout/tokens_per_s", "rollout/preemptions", "rollout/cache_")
-"""Starts of the names of metrics that are not the rollouts' but their making's."""
+"""Prefixes of the metrics that measure generation and sync, not the rollouts."""
 
 
 def groups_path(run_dir: Path, step: int) -> Path:
-    """Where the groups of the step, from 1 on, are kept whole."""
+    """The file with all groups of the step; steps count from 1."""
     return run_dir / "groups" / f"step_{step}.jsonl.gz"
 
 
@@ -61,12 +61,14 @@ def read_groups(run_dir: Path, step: int) -> StepRollouts:
     try:
         first, *groups = map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
         return StepRollouts.from_tree({"metrics": first["metrics"], "groups": groups})
+    # gzip raises EOFError for a file cut off, OSError or zlib.error for wrong bytes
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise RunError(f"train.replay: {path} cannot be read ({error}); fetch it again") from error
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     """Of the tokens and their ids: what a rollout's numbers mean."""
+    # sorted: get_vocab promises no order
     vocabulary = sorted(tokenizer.get_vocab().items())
     return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
@@ -96,6 +98,7 @@ def check_replay(recipe: TrainRecipe, tokenizer: PreTrainedTokenizerBase) -> Non
             f"{setting}: its tokens are those of another tokenizer ({facts.get('model')}); set"
             " model.path to a model that has the same"
         )
+    # the trainer divides its logits by it, and the ratio compares both
     then = load_recipe(folder / "config.toml", [], TrainRecipe).rollout.temperature
     if then != recipe.rollout.temperature:
         raise ConfigError(
@@ -115,7 +118,7 @@ class NoState:
 
 
 class Replay:
-    """Stands where a run's `Sampler` would, and hands out the rollouts of another run."""
+    """In place of a run's `Sampler`: gives the rollouts of another run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -125,8 +128,10 @@ class Replay:
     def collect(self, step: int) -> StepRollouts:
         """The groups that the other run trained on after `step` steps. Raises: RunError."""
         start = time.perf_counter()
+        # files count steps from 1
         kept = read_groups(self._folder, step + 1)
         metrics = {k: v for k, v in kept.metrics.items() if not k.startswith(OF_THE_ENGINE)}
+        # anew: rollouts_only dates its groups back to version 0 after their metrics are formed
         metrics |= age_metrics(kept.groups, step)
         metrics |= {"time/rollout_s": time.perf_counter() - start, "time/verify_s": 0.0}
         return StepRollouts(kept.groups, metrics)
@@ -155,16 +160,17 @@ class Replay:
 
 
 class NothingSent:
-    """What a sync came to where there is no engine."""
+    """The result of a sync without an engine."""
 
     def metrics(self) -> dict[str, float]:
         return {}
 
 
 class NoEngine(Engine):
-    """Stands where a run's engine and its syncer would: generates nothing, takes no weights."""
+    """In place of a run's engine and its syncer: generates nothing, takes no weights."""
 
     name = mode = "none"
+    # no sync_bytes in the manifest
     num_bytes = None
 
     @property

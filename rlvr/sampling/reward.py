@@ -77,6 +77,7 @@ def _parts(
     if config.overlong == "penalty":
         cache_len = config.overlong_cache_len
         parts["overlong"] = [overlong_penalty(n, max_response_len, cache_len) for n in lengths]
+        # DAPO adds it to the reward as it is (2503.14476 eq. 13)
         weights["overlong"] = 1.0
     if config.format_weight:
         opened = config.format_opened_in_prompt

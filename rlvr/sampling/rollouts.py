@@ -85,6 +85,7 @@ class Group:
         return [
             span
             for response in self.responses
+            # no spans: one version sampled all of it
             for span in response.spans or [(self.policy_version, len(response.token_ids))]
         ]
 

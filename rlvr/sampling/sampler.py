@@ -42,6 +42,7 @@ class SamplerState:
         collects these steps again, by the weights that it has."""
         state, ahead = self.before, []
         for future in self.ahead:
+            # those behind it began from the state that it leaves
             if not future.done() or future.exception() is not None:
                 break
             state = future.result().state
@@ -102,8 +103,8 @@ class Sampler:
             self._ahead.append(self._background.submit(collect))
 
     def enqueue(self, hand_over: Callable[[], dict[str, float]]) -> None:
-        """Has weights handed over to the engine behind the collections under way. hand_over: gives
-        the metrics of that, which every step has that is sampled by these weights."""
+        """Sends weights to the engine after the collections under way. hand_over: sends them, and
+        gives the metrics that go to every step which these weights sample."""
 
         def work(_safe_point: Callable[[], None]) -> None:
             with self._world.side_channel(), self.trace.phase("sync"):
@@ -130,6 +131,7 @@ class Sampler:
         try:
             yield
         except EngineLost as lost:
+            # the pieces behind the one that failed fail with its error
             with suppress(EngineLost):
                 self._background.drain(self._safe_point)
             self._background.forget_failure()
@@ -167,6 +169,7 @@ class Sampler:
         # a run begun when there was one step ahead at most has its rollouts without a list
         for one in [ahead] if isinstance(ahead, dict) else ahead:
             future: Future[Collected] = Future()
+            # the state after the last of them, which is the only one that a checkpoint has
             future.set_result(Collected(StepRollouts.from_tree(one), self._before))
             self._ahead.append(future)
 

@@ -49,14 +49,17 @@ def model_card(run: RunData, step: int, repo_id: str, base: str | None, is_adapt
 def shared_recipe(run: RunData, base: str | None) -> str:
     """The run's resolved recipe as TOML, without what names its author's machines: paths are file
     names, `base` stands where a folder was."""
+    # drop changes the tree that it is given
     tree = copy.deepcopy(run.config)
     for key in PRIVATE:
         drop(tree, key)
+    # a stage may name files of its own
     for part in (tree, *tree.get("stage", [])):
         for section, name in PATH_SETTINGS:
             if name in part.get(section, {}):
                 part[section][name] = shorten(part[section][name])
     if base is not None:
+        # a recipe has exactly one of the two
         drop(tree, "model.sft_recipe")
         tree["model"]["path"] = base
     return toml_text(tree)
@@ -68,11 +71,13 @@ def shorten(value: Any) -> Any:
         return {key: shorten(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [shorten(inner) for inner in value]
+    # NAME=FILE of eval.benchmarks keeps its name
     return re.sub(r"^([\w.-]+=)?/.*/", r"\1", value) if isinstance(value, str) else value
 
 
 def is_hub_id(name: str) -> bool:
     """Whether a path of a recipe can be that of a model or a dataset on the hub."""
+    # data/train.jsonl has the form of an id too
     is_file = name.endswith((".jsonl", ".json", ".csv", ".parquet", ".gz"))
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not is_file
 
@@ -122,6 +127,7 @@ def _results(run: RunData, step: int) -> str:
         difference = f"{change.value:+.3f} [{change.lo:+.3f}, {change.hi:+.3f}]"
         lines += [f"| {label} | {len(fractions)} | {start[1]} | {interval} | {difference} |"]
     lines += ["", "Intervals are 95%, over problems; differences are paired."]
+    # step 0 is no candidate: no checkpoint holds it
     scored = [number for number in run.evals if number > 0]
     if len(scored) > 1:
         lines += [

@@ -52,6 +52,7 @@ def collect(run_dir: Path, repo_id: str, base: str | None = None) -> Files:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ConfigError(f"{repo_id!r}: {error}") from None
+    # the hub's own check lets a name without its owner pass
     if "/" not in repo_id:
         raise ConfigError(f"{repo_id!r}: whose repository is missing; write USER/{repo_id}")
     run = _finished(run_dir)
@@ -68,7 +69,7 @@ def collect(run_dir: Path, repo_id: str, base: str | None = None) -> Files:
         tree = json.loads((checkpoint / ADAPTER).read_text()) | {"base_model_name_or_path": base}
         files[ADAPTER] = json.dumps(tree, indent=2).encode()
     if POLICY in files:  # not in a checkpoint from before there was one
-        # what anybody else goes on from it needs; of whole weights the base is not read
+        # what others need to go on from it; the base of full weights is not read
         tree = json.loads((checkpoint / POLICY).read_text()) | {"base": base or ""}
         files[POLICY] = json.dumps(tree, indent=1).encode()
     # peft writes a card of its own, without anything about the training
@@ -95,9 +96,11 @@ def _finished(run_dir: Path) -> RunData:
 def _checkpoint(run: RunData, run_dir: Path) -> Path:
     """The best one, as the summary names it. Raises: ConfigError where it is not there or not as it
     was written."""
+    # it imports torch, which the command line's help need not wait for
     from rlvr.runs.checkpoint import damage
 
     checkpoint = run_dir / str((run.summary or {}).get("best_checkpoint"))
+    # an empty name would be the run folder itself
     if not checkpoint.is_dir() or checkpoint == run_dir:
         raise ConfigError(
             f"{run_dir}: its best checkpoint ({checkpoint.name}) is not in the folder; copy the"
@@ -113,7 +116,7 @@ def _checkpoint(run: RunData, run_dir: Path) -> Path:
 
 
 def _base(run: RunData, checkpoint: Path, is_adapter: bool, given: str | None) -> str | None:
-    """The hub id of the model that was trained; of whole weights None where it has none.
+    """The hub id of the model that was trained; None for full weights of a model without one.
 
     Raises: ConfigError for an adapter whose base nobody else has.
     """
@@ -124,6 +127,7 @@ def _base(run: RunData, checkpoint: Path, is_adapter: bool, given: str | None) -
     name = run.manifest.get("model")
     if is_adapter:
         name = json.loads((checkpoint / ADAPTER).read_text()).get("base_model_name_or_path")
+    # models/base has the form of an id and may be a folder here
     if isinstance(name, str) and is_hub_id(name) and not Path(name).exists():
         return name
     if is_adapter:
@@ -151,6 +155,7 @@ def upload(files: Files, repo_id: str, private: bool, revision: str | None) -> s
         raise ConfigError("rlvr push: no token; hf auth login, or set HF_TOKEN")
     try:
         return _commit(files, repo_id, private, revision)
+    # it is a ValueError, which the last clause would take for the network's
     except ConfigError:
         raise
     except HfHubHTTPError as error:
@@ -169,6 +174,7 @@ def _commit(files: Files, repo_id: str, private: bool, revision: str | None) -> 
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
+    # None, not False: an organisation may make what is new private by default
     api.create_repo(repo_id, private=private or None, exist_ok=True)
     # one that was there before keeps who may read it
     if private and not api.repo_info(repo_id).private:

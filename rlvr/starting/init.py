@@ -55,6 +55,7 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError(f"{path.parent}: no such folder; make it, or choose another name")
     answers = {name: getattr(args, name) or _ask(name) for name in QUESTIONS}
     text = recipe_text(**answers)
+    # read back first: a recipe that is refused is not written
     recipe = validate(tomllib.loads(text), TrainRecipe)
     check_adapter(recipe.adapter)
     write_whole(path, text)

@@ -236,7 +236,7 @@ def score_rows(
     scores: list[list[float]] = [[] for _ in rows]
     batches = (teacher or policy).micro_batches(rows, config.tokens_per_microbatch)
     # a sharded forward pass gathers weights from all ranks, so all make as many of them; a teacher
-    # is whole on each
+    # is not sharded
     num_passes = len(batches) if teacher else policy.strategy.num_passes(len(batches))
     for _ in range(num_passes - len(batches)):
         forward([IDLE])

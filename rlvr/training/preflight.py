@@ -82,6 +82,7 @@ def check(
     _check_sleep(recipe, method)
     _check_temperature(recipe, method)
     _check_tensor_parallel(recipe, method, world)
+    # in_stage gives recipes without stages, so this goes one deep
     for number in range(1, len(recipe.stage) + 1):
         check(recipe.in_stage(number), world, device)
 
@@ -102,6 +103,7 @@ def check_finetune(recipe: FinetuneRecipe) -> None:
             f"train.packing = true: the trained positions of {method.name} stand before a whole"
             " sequence, not before every example in it; set it to false"
         )
+    # transformers' trainer would wrap the model in DataParallel
     if torch.cuda.device_count() > 1:
         raise ConfigError(
             f"rlvr sft: {torch.cuda.device_count()} GPUs are visible and it trains on one; set"

@@ -41,7 +41,7 @@ COLLECTION_GRACE_S = 10.0
 
 
 def save(training: Training, run: Run) -> Path:
-    """Writes a checkpoint of where the run stands; deletes those that are not kept.
+    """Writes a checkpoint of the run as it is now; deletes those that are not kept.
 
     Raises: NotWrittenError.
     """

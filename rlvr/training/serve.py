@@ -166,11 +166,14 @@ def serve_environment(recipe: TrainRecipe) -> dict[str, str]:
     mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)
     variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if mode == "adapter":
+        # opens /v1/load_lora_adapter, through which adapters come
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     else:
+        # opens /collective_rpc, through which merged weights come
         variables["VLLM_SERVER_DEV_MODE"] = "1"
     if on_cpu:
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(recipe.rollout.kv_cache_gib)
+        # a trainer on this machine uses the same cores
         variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     return variables
 

@@ -21,6 +21,7 @@ def begin_due(training: Training, run: Run) -> None:
     number = training.stage + 1
     if number == len(training.stages) or training.stages[number].at_step != run.next_step:
         return
+    # weights may still be on their way to the engine
     training.sampler.drain()
     go_to(training, number)
     stage = training.stages[number]
@@ -54,8 +55,10 @@ def go_to(training: Training, number: int) -> None:
         safe_point=training.safe_point,
         end=later[0].at_step if later else None,
     )
+    # prompts are not compared: another template needs no new order
     if _problems(training.data) == _problems(stage.data):
         new.load_state(old.state() | {"surplus": [], "paused": [], "ahead": []})
+    # a stage begins without a sync: the engine keeps the weights of the last one
     new.weight_metrics = old.weight_metrics
     old.close()
     training.recipe, training.data, training.stage = stage.recipe, stage.data, number

@@ -131,6 +131,7 @@ def _only_collect(
         replace(
             group,
             policy_version=0,
+            # spans name versions too; without them every token is of policy_version
             responses=[replace(response, spans=[]) for response in group.responses],
         )
         for group in rollouts.groups
@@ -189,6 +190,7 @@ def _utilisation(policy: Policy, stats: UpdateStats, seconds: float) -> dict[str
     the peak of the GPUs is known too."""
     if not stats.flops:
         return {}
+    # flops are those of all ranks' rows
     per_rank = stats.flops / seconds / policy.strategy.world.size
     peak = peak_flops(policy.device, policy.dtype)
     metrics = {"perf/tflops_per_s": per_rank / 1e12}

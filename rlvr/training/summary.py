@@ -35,6 +35,7 @@ def finish(
     summary: dict[str, object] = {"seconds": seconds, "steps": steps, "best_checkpoint": checkpoint}
     summary["problem_uses"] = training.sampler.problem_uses()
     trees = read_evaluations(folder)
+    # a full disk costs a run the file of an evaluation, with a warning, and not its end
     lost = [n for n in (0, steps) if n not in trees]
     if training.evals and lost:
         console.print(f"no held-out comparison: eval/step_{lost[0]}.json is missing")

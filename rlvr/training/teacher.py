@@ -94,6 +94,7 @@ class ServerTeacher:
         return contextlib.nullcontext()
 
     def micro_batches(self, rows: Sequence[TokenRow], max_tokens: int) -> list[list[int]]:
+        # max_tokens bounds a forward pass on this GPU, and none is made here
         indices = list(range(len(rows)))
         return [indices[i : i + ROWS_AT_ONCE] for i in range(0, len(rows), ROWS_AT_ONCE)]
 
@@ -110,6 +111,7 @@ class ServerTeacher:
     async def _scores(self, rows: Sequence[TokenRow]) -> list[float]:
         async with session(self.key) as http:
             servers = await asyncio.gather(*(_meet(url, http) for url in self.urls))
+            # asked at every step: one may have been started again with another model
             for server, model in servers:
                 if model != self.served:
                     raise RunError(
@@ -139,10 +141,13 @@ async def _meet(url: str, http: Any) -> tuple[Server, str]:
     try:
         await server.open()
         cards = (await server.call("GET", "/v1/models", timeout_s=HEALTH_S))["data"]
+    # the client is the rollouts' too, and names their setting
     except ConfigError as error:  # an API key that it refuses
         raise ConfigError(str(error).replace("rollout.servers", "teacher.servers")) from error
+    # requests ask for the base, whatever adapters it serves beside it
     server.model = server.base
     base = next(card for card in cards if card["id"] == server.base)
+    # the id may be a --served-model-name; root is the folder or hub id behind it
     return server, base.get("root") or server.base
 
 
@@ -226,6 +231,7 @@ def _tokenizer_of(model: ModelConfig, served: str) -> Any:
 
 def _at(model: ModelConfig, path: str) -> ModelConfig:
     """The policy's settings for another model."""
+    # a revision is a commit of the policy's own repository
     return model.model_copy(update={"path": path, "revision": None, "sft_recipe": None})
 
 
@@ -240,8 +246,10 @@ def _load_local(config: ModelConfig, path: str, policy: Policy) -> LocalTeacher:
         )
         model = load_frozen(_at(config, base), base, adapter, policy.device)
     except ConfigError as error:
+        # what loads it names the policy's setting
         raise ConfigError(str(error).replace("model.path", "teacher.path", 1)) from error
     use_packing(model.causal_lm)
+    # equal tokenizers, other sizes: Qwen2.5 has 151,936 rows up to 3B and 152,064 from 7B on
     sizes = [one.causal_lm.config.get_text_config().vocab_size for one in (policy, model)]
     if sizes[1] < sizes[0]:
         raise ConfigError(
@@ -259,6 +267,7 @@ def check_same_teacher(recipe: TrainRecipe, recorded: dict[str, Any] | None) -> 
     manifest's facts of its teacher."""
     path, then = recipe.teacher.path, (recorded or {}).get("weights")
     now = fingerprint(path)
+    # a hub id and servers have no fingerprint
     if then is not None and now is not None and then != now:
         raise ConfigError(
             f'teacher.path = "{path}": its weights have changed since the run began ({now}, was'

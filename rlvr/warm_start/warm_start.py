@@ -117,6 +117,7 @@ def _trainer_settings(recipe: WarmStartRecipe) -> dict[str, Any]:
         "train_sampling_strategy": "sequential",  # the dataset is in training order
         "max_length": None,  # trl would cut at 1024 tokens without a word
         "use_cpu": not torch.cuda.is_available(),
+        # trl turns this and the next one on by default
         "bf16": False,
         "gradient_checkpointing": False,
         "dataloader_pin_memory": False,

@@ -77,6 +77,7 @@ def _of_stages(recipe: TrainRecipe) -> Iterator[str]:
         end = recipe.train.steps
         yield f"stage.at_step = {steps}: give ascending steps below train.steps = {end}"
         return
+    # each is judged with the changes of those before it, so only where they have an order
     for number, stage in enumerate(recipe.stage, start=1):
         for reason in _of_stage(recipe, number):
             yield f"stage at step {stage.at_step}: {reason}"
@@ -104,6 +105,7 @@ def _of_stage(recipe: TrainRecipe, number: int) -> Iterator[str]:
     # what an earlier stage has given may rest, what this one gives is meant to be read
     given = flatten(stage.changes)
     yield from (reason for key, reason in ignored(then) if key in given)
+    # _of_stages is among them and gives nothing: `then` has no stages
     for rule in RULES[TrainRecipe]:
         yield from rule(then)
 
