@@ -53,6 +53,7 @@ def _without_gpu() -> Check:
 def _driver_version() -> int:
     import torch
 
+    # torch has no public call that gives it
     return torch._C._cuda_getDriverVersion()  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -109,6 +110,7 @@ def varlen_difference(dtype: Any) -> float:
     from rlvr.policy.packing import TokenRow, pack
 
     device = torch.device("cuda")
+    # rows end to end, which is what the varlen kernel takes
     packing = pack([TokenRow([1], [2] * 5), TokenRow([3], [4] * 9)], device, bucketed=False)
     draw = torch.Generator(device).manual_seed(0)
     q, k, v = (

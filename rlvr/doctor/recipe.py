@@ -90,6 +90,7 @@ def checkpoint_gib(recipe: TrainRecipe, shape: Shape) -> float:
     weights = 4 * shape.trainable
     if get_method(recipe.adapter).keeps_base:
         weights *= 2
+    # bytes of Adam's two moments, in 8 bits or in float32
     state = 2 if recipe.optim.name.endswith("8bit") else 8
     return (weights + state * shape.trainable) / GIB
 
@@ -177,6 +178,7 @@ def check_hub(name: str, kind: str) -> Check:
         return Check(f"hub {name}", "fail", "HF_HUB_OFFLINE is set, and it is not cached", remedy)
     try:
         HfApi().repo_info(name, repo_type=kind, timeout=10)
+    # before OSError, of which it is a kind
     except HfHubHTTPError as error:
         remedy = "correct the name, or log in: hf auth login"
         return Check(f"hub {name}", "fail", str(error).splitlines()[0][:200], remedy)
@@ -204,6 +206,7 @@ def _data(recipe: TrainRecipe) -> Iterator[Check]:
         except ConfigError as error:
             yield Check(name, "fail", str(error), "put the file there, or name another source")
             continue
+        # a field may lie inside of a column: a.b
         missing = [
             field
             for field in (data.problem_field, data.answer_field)
