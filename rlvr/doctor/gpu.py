@@ -118,6 +118,7 @@ def varlen_difference(dtype: Any) -> float:
         for heads in (4, 2, 2)
     )
     packed = attention(torch.nn.Identity(), q, k, v, None, packing=packing)[0]
+    # 5 and 9 positions: the prompt's token, and all of a response but its last
     plain = [
         functional.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=True)
         for part in zip(*(x.split([5, 9], dim=2) for x in (q, k, v)), strict=True)

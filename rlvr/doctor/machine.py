@@ -117,6 +117,7 @@ def _memory_gib() -> float:
 
 
 def _disk(run_dir: Path) -> Check:
+    # the first run makes the folder
     folder = existing(run_dir)
     free = shutil.disk_usage(folder).free / 2**30
     found = f"{free:.0f} GiB free at {folder}"

@@ -74,6 +74,7 @@ def _gpu_memory(recipe: TrainRecipe, shape: Shape) -> Check:
         return Check("gpu memory", "skip", found, "plan with the GPU that is nearest to it")
     least = min(gpus, key=lambda gpu: gpu.memory_gib)
     stages = [recipe.in_stage(number) for number in range(len(recipe.stage) + 1)]
+    # stages follow each other, so the largest has to fit
     total = max(device_memory(one, shape, least)["total"] for one in stages)
     found = f"{total:.0f} of {least.memory_gib:.0f} GiB by rlvr plan, unsharded"
     if total <= TIGHT * least.memory_gib:
@@ -174,6 +175,7 @@ def check_hub(name: str, kind: str) -> Check:
         if is_cached:
             return Check(f"hub {name}", "ok", "HF_HUB_OFFLINE is set, and it is in the cache")
         remedy = f"download it first, where there is a network: hf download {name}"
+        # hf download looks for a model unless it is told
         remedy += " --repo-type dataset" * (kind == "dataset")
         return Check(f"hub {name}", "fail", "HF_HUB_OFFLINE is set, and it is not cached", remedy)
     try:

@@ -88,6 +88,7 @@ async def _read_back(scope: Message, receive: Receive) -> list[Any]:
 async def _pause(scope: Message) -> int:
     """The number of responses that it has ended."""
     engine = scope["app"].state.engine_client
+    # a copy: what is aborted leaves the table
     running = list(engine.output_processor.request_states)
     # internal: the names are those that vLLM gave the requests itself
     await engine.abort(running, internal=True)
