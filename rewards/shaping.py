@@ -35,6 +35,7 @@ def format_reward(response: str, *, opened_in_prompt: bool = False) -> float:
     if match is None:
         return 0.0
     reasoning, answer = match.groups()
+    # the pattern ends at the first closing tag, so any other tag is one too many
     whole = reasoning.strip() and answer.strip() and not TAG.search(reasoning + answer)
     return 1.0 if whole else 0.0
 
@@ -99,6 +100,7 @@ def weighted_sum(
     for name, values in rewards.items():
         column = normalised(values, group_size, eps) if normalise else values
         columns.append([weights[name] * value for value in column])
+    # fsum: the order in which rewards are named changes nothing
     return [math.fsum(row) for row in zip(*columns, strict=True)]
 
 
@@ -108,6 +110,7 @@ def normalised(values: Sequence[float], group_size: int, eps: float) -> list[flo
     for start in range(0, len(values), group_size):
         group = values[start : start + group_size]
         mean = statistics.fmean(group)
+        # stdev raises for a single value
         spread = statistics.stdev(group) if group_size > 1 else 0.0
         result.extend((value - mean) / (spread + eps) for value in group)
     return result

@@ -23,6 +23,7 @@ class MathReward:
     the object can be pickled into another process.
     """
 
+    # trl names the reward's metrics after it
     __name__ = "math_reward"
 
     def __init__(self, gold_column: str = "solution", **settings):
@@ -46,6 +47,7 @@ class MathReward:
             self._verifier = Verifier(**self.settings)
         golds = columns[self.gold_column]
         responses = [response_text(completion) for completion in completions]
+        # str: a dataset may have its answers as numbers
         verdicts = self._verifier.verify_many(zip(responses, map(str, golds), strict=True))
         if log_extra is not None:
             log_extra("reason", [verdict.reason.value for verdict in verdicts])
@@ -66,6 +68,7 @@ class MathReward:
             self._verifier = None
 
     def __getstate__(self) -> dict:
+        # worker processes and their pipes cannot be pickled
         return {**self.__dict__, "_verifier": None}
 
 

@@ -147,6 +147,7 @@ def same_family(a: Family, g: Family, same: Same) -> bool | None:
     if a.field != g.field:
         return False
     try:
+        # both ways: one family may lie inside of the other
         if not (_covers(a, g) and _covers(g, a)):
             return False
     except (NotExact, OverflowError, ValueError):
@@ -189,6 +190,7 @@ def put(term: Node, parameter: str, value: Node) -> Node:
 
 
 def _near(members: list[float], value: float) -> bool:
+    # the nearest member stands at this place or just before it
     at = bisect_left(members, value)
     return any(abs(m - value) < 1e-9 * (1 + abs(value)) for m in members[max(at - 1, 0) : at + 1])
 
@@ -214,6 +216,7 @@ def _without_alternation(family: Family) -> Family:
 
 def _scalar_parts(term: Node) -> list[Node]:
     found: list[Node] = []
+    # rebuild visits scalar parts alone, as the replacement of signs does
     rebuild(term, lambda part: (found.append(part), part)[1])
     return found
 

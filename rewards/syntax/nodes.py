@@ -39,6 +39,7 @@ def product(factors: list[Node]) -> Node:
     if any(f[0] == "unit" for f in factors):
         inner = tuple(f[1] if f[0] == "unit" else f for f in factors)
         return ("unit", ("*", inner), next(f[2] for f in factors if f[0] == "unit"))
+    # scalars commute with one matrix; a product of several stays as written
     matrices = [f for f in factors if f[0] == "matrix"]
     if len(matrices) == 1:
         scalars = tuple(f for f in factors if f[0] != "matrix")

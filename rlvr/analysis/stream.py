@@ -61,6 +61,7 @@ class Update:
 
 def layer_of(name: str) -> int | None:
     """Number of the transformer block that a weight lies in; None outside them."""
+    # the first number: an expert's comes behind its block's
     found = re.search(r"\.(\d+)\.", name)
     return int(found.group(1)) if found else None
 

@@ -47,4 +47,5 @@ def gpu_named(device_name: str) -> Gpu | None:
     peaks are not in the table."""
     words = set(re.split(r"[\s-]+", device_name.upper()))
     found = [gpu for gpu in GPUS.values() if words.issuperset(gpu.words)]
+    # the most words win: "H100 NVL" has those of the H100, too
     return max(found, key=lambda gpu: len(gpu.words), default=None)

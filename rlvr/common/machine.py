@@ -69,6 +69,7 @@ def driver_version() -> str | None:
 
 def version_in(text: str) -> str | None:
     """The first version number with two or three parts that stands alone in a text."""
+    # three digits at least: the kernel's file names gcc's version, too
     found = re.search(r"(?<!\S)\d{3,}\.\d+(?:\.\d+)?(?!\S)", text)
     return found and found[0]
 

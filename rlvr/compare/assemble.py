@@ -46,6 +46,7 @@ def assemble(
     recipe, sets = comparison.recipe, _sets(results)
     sizes = tuple(sets.values())
     after, before = _fractions(results, "after"), _fractions(results, "before")
+    # a method whose every run failed has nothing to pair
     pairs = compare_pairs({label: values for label, values in after.items() if values}, sizes)
     gains = {label: gain(before[label], after[label], sizes) for label in results}
     tree = {
@@ -74,6 +75,7 @@ def assemble(
         "without_rate": [label for label in recipe.methods if label not in rates],
     }
     known = {label: (g, len(after[label])) for label, g in gains.items() if g is not None}
+    # last, since the sentences are written from the tree
     return tree | {"sentences": sentences(tree, pairs, known)}
 
 
@@ -119,6 +121,7 @@ def _by_set(after: Mapping[int, Sequence[float]], sets: Mapping[str, int]) -> di
     """The accuracy on each set alone, with its interval."""
     found, start = {}, 0
     for name, size in sets.items():
+        # `_fractions` puts the sets one after another, in this order
         part = {seed: values[start : start + size] for seed, values in after.items()}
         found[name] = interval_json(summarise(part))
         start += size

@@ -95,6 +95,7 @@ def _console() -> Console:
 
 def _stopped(stopped: Stopped, recipe: Path, console: Console) -> int:
     console.print(f"stopped; the same command with {recipe} goes on from here", soft_wrap=True)
+    # as a shell reports a process that a signal ended
     return 128 + stopped.signum
 
 

@@ -108,6 +108,7 @@ def memory_gib(comparison: Comparison, label: str) -> float:
     from rlvr.plan.hardware import shape_of
     from rlvr.plan.memory import trainer_memory
 
+    # any seed and rate will do: neither changes a size
     recipe = comparison.resolve(label, 0, None)
     return sum(trainer_memory(recipe, shape_of(recipe, str(comparison.model_path))).values())
 

@@ -87,6 +87,7 @@ def examine(comparison: Comparison) -> Fairness:
     # numbers of parameters differ by nature between methods: a reader has to know, no more
     soft = _parameters(comparison, num_params, matched, unfair)
     unit = comparison.recipe.budget.unit
+    # steps are judged with the settings, as part of [train]
     matched += [unit] if unit != "steps" else []
     soft += [f"{other}: not the budget" for other in ("tokens", "seconds", "FLOPs")
              if other.lower() != unit]  # fmt: skip
@@ -117,6 +118,7 @@ def borrowed_rates(comparison: Comparison) -> list[str]:
             if other != own and rate == lr and comparison.base_lrs.get(own) != lr:
                 found.append(f"lr: {label} is given {lr:g}, which the base recipe has for {other}")
         for earlier, rate in given.items():
+            # every pair once, told of the later of the two
             if earlier == label:
                 break
             if rate == lr and comparison.method_name(earlier) != own:
@@ -177,6 +179,7 @@ def _way_to_engine(recipe: TrainRecipe) -> str:
     from rlvr.engines.weights.sync import mode_of
 
     method = get_method(recipe.adapter)
+    # transformers generates with the trainer's own tensors
     exact = choose_engine(recipe.rollout.engine, method) == "transformers"
     if exact or recipe.model.dtype == "float32":
         return "as the trainer has them"
@@ -241,6 +244,7 @@ def _settings(flat: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[st
         label: [key for key in _different(flat[first], flat[label]) if may_differ(key) is None]
         for label in others
     }
+    # one differing key is enough to make its section unmatched
     odd = {key.partition(".")[0] for keys in unfair.values() for key in keys}
     matched = [name for section, name in MATCHED.items() if section not in odd]
     return matched, [

@@ -89,6 +89,7 @@ def _method(comparison: Comparison, label: str, gpu: Gpu | None, args: Any) -> _
     def plan(runs: int) -> SharedPlan:
         return shared_plan(recipe, shape, gpu, work, rates, runs)
 
+    # cached: every row and every bound asks for the same plans
     return _Method(serves_adapter(recipe), cache(plan), run_steps)
 
 
@@ -110,6 +111,7 @@ def _loads(methods: Sequence[_Method], runs: int, bound: int) -> list[float]:
     """Seconds of each engine's work: runs of one length together, or one that shares with none."""
     together = sorted(
         ((steps, one) for one in methods if one.shares for steps in one.run_steps),
+        # sorted, so that runs of one length stand together
         key=lambda pair: -pair[0],
     )
     loads, at = [], 0
@@ -125,6 +127,7 @@ def _makespan(loads: Sequence[float], count: int) -> float:
     """Until all are done on so many devices, the longest first."""
     ends = [0.0] * count
     for load in sorted(loads, reverse=True):
+        # to the device that is free first
         heapq.heapreplace(ends, ends[0] + load)
     return max(ends)
 

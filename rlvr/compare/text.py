@@ -94,6 +94,7 @@ COLUMNS = (
 
 def table_rows(tree: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The table's cells, best accuracy first."""
+    # a method without an accuracy comes last
     methods = sorted(tree["methods"], key=lambda m: -((m["accuracy"] or {}).get("value", -1.0)))
     return [
         (

@@ -23,6 +23,7 @@ def shares(
     """
     parts: list[list[int]] = [[] for _ in range(num_ranks)]
     totals = list(loads or [0.0] * num_ranks)
+    # sorted is stable, so that every rank deals ties alike
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         least = totals.index(min(totals))
         parts[least].append(i)

@@ -231,6 +231,7 @@ class World:
         from torch import distributed
 
         for tensor in [*model.parameters(), *model.buffers()]:
+            # collectives refuse tensors that are not contiguous
             value = tensor.detach().contiguous()
             distributed.broadcast(value, src=0)
             tensor.detach().copy_(value)

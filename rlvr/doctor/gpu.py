@@ -53,6 +53,7 @@ def _without_gpu() -> Check:
 def _driver_version() -> int:
     import torch
 
+    # torch has no public call that gives it
     return torch._C._cuda_getDriverVersion()  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -109,6 +110,7 @@ def varlen_difference(dtype: Any) -> float:
     from rlvr.policy.packing import TokenRow, pack
 
     device = torch.device("cuda")
+    # rows end to end, which is what the varlen kernel takes
     packing = pack([TokenRow([1], [2] * 5), TokenRow([3], [4] * 9)], device, bucketed=False)
     draw = torch.Generator(device).manual_seed(0)
     q, k, v = (
@@ -116,6 +118,7 @@ def varlen_difference(dtype: Any) -> float:
         for heads in (4, 2, 2)
     )
     packed = attention(torch.nn.Identity(), q, k, v, None, packing=packing)[0]
+    # 5 and 9 positions: the prompt's token, and all of a response but its last
     plain = [
         functional.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=True)
         for part in zip(*(x.split([5, 9], dim=2) for x in (q, k, v)), strict=True)

@@ -49,6 +49,7 @@ def _packages() -> list[Check]:
     wanted = [Requirement(line) for line in metadata.requires("rlvr") or []]
     wrong, right = [], 0
     for requirement in wanted:
+        # an extra's requirements bind only those who installed it
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         version = _installed(requirement.name)
@@ -86,6 +87,7 @@ def _torch_and_vllm() -> list[Check]:
 
 
 def _cpus() -> Check:
+    # those that this process may use: a job may be given fewer than there are
     cores, gib = len(os.sched_getaffinity(0)), _memory_gib()
     found = f"{cores} cores, {gib:.0f} GiB memory"
     if cores < 2:
@@ -115,6 +117,7 @@ def _memory_gib() -> float:
 
 
 def _disk(run_dir: Path) -> Check:
+    # the first run makes the folder
     folder = existing(run_dir)
     free = shutil.disk_usage(folder).free / 2**30
     found = f"{free:.0f} GiB free at {folder}"

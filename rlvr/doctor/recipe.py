@@ -74,6 +74,7 @@ def _gpu_memory(recipe: TrainRecipe, shape: Shape) -> Check:
         return Check("gpu memory", "skip", found, "plan with the GPU that is nearest to it")
     least = min(gpus, key=lambda gpu: gpu.memory_gib)
     stages = [recipe.in_stage(number) for number in range(len(recipe.stage) + 1)]
+    # stages follow each other, so the largest has to fit
     total = max(device_memory(one, shape, least)["total"] for one in stages)
     found = f"{total:.0f} of {least.memory_gib:.0f} GiB by rlvr plan, unsharded"
     if total <= TIGHT * least.memory_gib:
@@ -90,6 +91,7 @@ def checkpoint_gib(recipe: TrainRecipe, shape: Shape) -> float:
     weights = 4 * shape.trainable
     if get_method(recipe.adapter).keeps_base:
         weights *= 2
+    # bytes of Adam's two moments, in 8 bits or in float32
     state = 2 if recipe.optim.name.endswith("8bit") else 8
     return (weights + state * shape.trainable) / GIB
 
@@ -173,10 +175,12 @@ def check_hub(name: str, kind: str) -> Check:
         if is_cached:
             return Check(f"hub {name}", "ok", "HF_HUB_OFFLINE is set, and it is in the cache")
         remedy = f"download it first, where there is a network: hf download {name}"
+        # hf download looks for a model unless it is told
         remedy += " --repo-type dataset" * (kind == "dataset")
         return Check(f"hub {name}", "fail", "HF_HUB_OFFLINE is set, and it is not cached", remedy)
     try:
         HfApi().repo_info(name, repo_type=kind, timeout=10)
+    # before OSError, of which it is a kind
     except HfHubHTTPError as error:
         remedy = "correct the name, or log in: hf auth login"
         return Check(f"hub {name}", "fail", str(error).splitlines()[0][:200], remedy)
@@ -204,6 +208,7 @@ def _data(recipe: TrainRecipe) -> Iterator[Check]:
         except ConfigError as error:
             yield Check(name, "fail", str(error), "put the file there, or name another source")
             continue
+        # a field may lie inside of a column: a.b
         missing = [
             field
             for field in (data.problem_field, data.answer_field)

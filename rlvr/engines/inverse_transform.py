@@ -26,6 +26,7 @@ def inverse_transform(probs_NV: Tensor, uniform_N: Tensor) -> Tensor:
     Rows need not sum to 1. Sums are taken in float64, in which no token of a large vocabulary is
     too rare to be drawn, and row by row, so a token does not depend on the other rows.
     """
+    # what is added has probability 0 and is never drawn
     probs_NV = pad(probs_NV, (0, -probs_NV.shape[1] % BLOCK))
     blocks_NMB = probs_NV.unflatten(1, (-1, BLOCK))
     mass_NM = blocks_NMB.sum(2, dtype=torch.float64)
@@ -43,6 +44,7 @@ def _find(upto_NK: Tensor, target_N1: Tensor) -> tuple[Tensor, Tensor]:
     total_N1 = upto_NK[:, -1:]
     below_N1 = total_N1.nextafter(torch.zeros_like(total_N1))
     target_N1 = target_N1.clamp(min=0).minimum(below_N1)
+    # right: passes over tokens of probability 0, whose sum is that of the token before
     return torch.searchsorted(upto_NK, target_N1, right=True), target_N1
 
 

@@ -29,6 +29,7 @@ def stop_ids(
     """
     found = list(ids)
     for text in texts:
+        # a begin-of-sequence token would make two of every text
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(tokens) != 1:
             raise ConfigError(
@@ -70,6 +71,7 @@ def notices(
     token = missing_end(generation_config, tokenizer, template, recipe.rollout.stop_token_ids)
     if token is not None:
         lines.append(unended(token, f'set rollout.stop = ["{token}"]'))
+    # one template made all prompts, so the first says it
     opened = ends_in_think(tokenizer.decode(prompts[0]))
     if recipe.reward.format_weight and opened != recipe.reward.format_opened_in_prompt:
         does, value = ("ends", "true") if opened else ("does not end", "false")

@@ -76,6 +76,7 @@ class TransformersEngine(Engine):
 
     @torch.no_grad()
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        # a prompt of one token: all that follow are scored
         rows = [TokenRow(ids[:1], ids[1:]) for ids in sequences]
         logp_T, _ = self._model.logprobs(rows, temperature=1.0)
         lengths = [len(row.response_ids) for row in rows]
@@ -171,6 +172,7 @@ class _Batch:
         if cache is None:
             cache = DynamicCache(config=model.causal_lm.config)
         else:
+            # the trained positions of the cache stand before the padding
             ones = self._mask_NL.new_ones(len(requests), cache.get_seq_length())
             self._mask_NL = torch.cat([ones, self._mask_NL], 1)
         self._cache = cache
@@ -186,6 +188,7 @@ class _Batch:
             if ended or len(self._tokens[row]) == self._max_lens[row]:
                 self.running.remove(row)
                 finished.append((self._numbers[row], self._response(row, truncated=not ended)))
+        # rows that have ended are decoded with the others; their tokens are dropped
         self._ids_NL = next_N.unsqueeze(1)
         self._mask_NL = torch.cat([self._mask_NL, torch.ones_like(self._ids_NL)], dim=1)
         return finished
@@ -202,6 +205,7 @@ class _Batch:
 
     def _next_logits(self) -> Tensor:
         """[N, V] in float32."""
+        # positions skip the padding: a row's do not depend on the longest of its batch
         positions_NL = (self._mask_NL.cumsum(dim=1) - 1).clamp(min=0)
         causal_lm: Any = self._model.causal_lm
         inputs: dict[str, Any] = {
@@ -240,6 +244,7 @@ def draw(
         logp_NV = logits_NV.log_softmax(dim=-1)
         next_N = logits_NV.argmax(dim=-1)
         return next_N, logp_NV.gather(1, next_N.unsqueeze(1)).squeeze(1)
+    # without token ids, which none of these warpers reads
     logp_NV = _warpers(sampling)(None, logits_NV).log_softmax(dim=-1)  # pyright: ignore
     next_N = inverse_transform(logp_NV.exp(), uniform(generators, logp_NV.device))
     return next_N, logp_NV.gather(1, next_N.unsqueeze(1)).squeeze(1)

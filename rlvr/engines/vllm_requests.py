@@ -20,6 +20,7 @@ def vllm_params(sampling: SamplingParams, request: Request) -> Any:
         max_tokens=sampling.max_len - len(request.begun_ids),
         stop_token_ids=list(sampling.stop_token_ids),
         seed=request.seed,
+        # 0: of the drawn token alone
         logprobs=0 if sampling.logprobs else None,
         flat_logprobs=True,
         detokenize=False,
@@ -33,6 +34,7 @@ def scoring_params() -> Any:
     from vllm.sampling_params import RequestOutputKind
 
     return VllmParams(
+        # vLLM takes no fewer; nobody reads the token
         max_tokens=1,
         prompt_logprobs=0,
         flat_logprobs=True,

@@ -35,6 +35,7 @@ LOG = "generations.jsonl.gz"
 
 def main(argv: Sequence[str]) -> int:
     """`rlvr eval ...`; the exit code: 0 done, 2 a user's error in one line."""
+    # --model=M is one word
     if not any(word.split("=")[0] == "--model" for word in argv):
         return eval_main(argv)
     return exit_code("rlvr eval", lambda: _run(_parser().parse_args(argv)))
@@ -109,6 +110,7 @@ def _run(args: argparse.Namespace) -> None:
     style, stops = read_style(args.prompts_from, args.chat_template)
     args.stop = [*args.stop, *stops.texts]
     args.stop_token_ids = [*args.stop_token_ids, *stops.ids]
+    # the command line goes before the recipe
     args.answer_mode = args.answer_mode or style.answer_mode or "boxed"
     base, targets = resolve(args.model, args.adapter)
     keys = [key for b in loaded for key in wanted_keys(b, args.samples, args.limit)]

@@ -62,6 +62,7 @@ def _base_of(folder: str) -> str:
     base = json.loads(_settings_file(folder).read_text()).get("base_model_name_or_path")
     if not base:
         raise ConfigError(f"{folder}: its adapter_config.json names no base; give it with --model")
+    # a relative name that is no folder may be a hub id
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise ConfigError(
             f"{folder}: its base {base} is not there; give the base with --model and this folder"
@@ -100,6 +101,7 @@ def _kind(folder: str, settings: dict) -> Kind:
         and not any(settings.get(k) for k in ("use_dora", "modules_to_save", "layer_replication"))
         and settings.get("bias", "none") == "none"
         and (isinstance(start, bool) or start == "gaussian")
+        # vLLM reads neither pattern: it takes one rank and one alpha for all modules
         and not settings.get("rank_pattern")
         and not settings.get("alpha_pattern")
         and settings["r"] <= VLLM_RANKS[-1]

@@ -137,6 +137,7 @@ def _devices(count: int) -> list[dict[str, str]]:
 
     if torch.cuda.is_available():
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        # the devices that a job is given need not begin at 0
         numbers = shown.split(",") if shown else [str(i) for i in range(torch.cuda.device_count())]
         if len(numbers) < count:
             raise ConfigError(f"--data-parallel {count}: there are {len(numbers)} GPUs; lower it")

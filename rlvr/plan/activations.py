@@ -56,6 +56,7 @@ def kept_bytes(config: Any, adapter: AdapterConfig, dtype: str) -> Kept:
     return _kept(json.dumps(config.to_dict(), default=str), adapter.model_dump_json(), dtype)
 
 
+# keyed by text, which hashes by what is in it
 @functools.lru_cache(maxsize=64)
 def _kept(config_text: str, adapter_text: str, dtype: str) -> Kept:
     adapter = AdapterConfig.model_validate_json(adapter_text)
@@ -63,6 +64,7 @@ def _kept(config_text: str, adapter_text: str, dtype: str) -> Kept:
     for depth in (1, 2):
         for tokens in (SHORT, LONG):
             sizes[depth, tokens], stream_token = _pass(config_text, adapter, dtype, depth, tokens)
+    # two layers less one: a layer alone, at both lengths
     short, long = (sizes[2, tokens] - sizes[1, tokens] for tokens in (SHORT, LONG))
     layer_token = (long - short) / (LONG - SHORT)
     rest_token = (sizes[1, LONG] - sizes[1, SHORT]) / (LONG - SHORT) - layer_token
@@ -121,6 +123,7 @@ def kept_for_backward(model: nn.Module) -> Iterator[Callable[[], int]]:
     import torch
 
     def storage(value: Tensor) -> int:
+        # not data_ptr: tensors without memory have none of their own
         return value.untyped_storage()._cdata
 
     own = {storage(value) for value in (*model.parameters(), *model.buffers())}

@@ -44,6 +44,7 @@ def main(words: Sequence[str]) -> int:
     count, gpu = parse_cluster(args.gpus or header.hardware or "cpu")
     shape = shape_of(recipe, model_path(recipe, args.recipe))
     if args.calibrate:
+        # what is measured beyond this is taken as the runtime's own
         modelled = sum(trainer_memory(recipe, shape).values())
         modelled += sum(engine_memory(recipe, shape, gpu, colocated=True).values())
         calibrate(recipe, args.recipe, modelled).save(rates_path())
@@ -120,6 +121,7 @@ def make_plan(
     """Everything that is printed, JSON-ready; of a run with stages the steps, hours and cost of all
     together, and the rest of the one that takes most memory. Raises: ConfigError."""
     ends = [stage.at_step for stage in recipe.stage] + [recipe.train.steps]
+    # not strict: there is one begin more than ends
     steps = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
     recipes = [recipe.in_stage(number) for number in range(len(ends))]
     plans = [
@@ -187,6 +189,7 @@ def _plan_stage(
         plan["scaling"] = {
             str(n): asdict(step_time(work, usual, shape, gpu, n, slots))
             for n in SCALES
+            # fewer devices hold no engine
             if n >= work.engine_devices
         }
     return plan
@@ -255,6 +258,7 @@ def _summary(plan: dict[str, Any]) -> str:
     cost = ""
     if plan["cost"]:
         per_hour = plan["cost"] / plan["hours"]
+        # one number where both round to the same
         bounds = dict.fromkeys(f"{per_hour * bound:,.0f}" for bound in (low, high))
         cost = f", {' to '.join(bounds)} in all"
     prompts = f"{plan['prompts_per_step']:.0f} prompts a step"

@@ -105,6 +105,7 @@ def log_normal_lengths(
     """Response lengths in tokens, cut off at `longest`; the same in every call."""
     rng = random.Random(0)
     return tuple(
+        # the parameter mu is the logarithm of the median
         max(1, min(longest, round(rng.lognormvariate(math.log(median), sigma))))
         for _ in range(count)
     )
@@ -120,6 +121,7 @@ def _ends(lengths: Sequence[int], slots: int) -> list[int]:
     running, ends, now = list[int](), [], 0
     for length in lengths:
         if len(running) == slots:
+            # in the place of the one that ends first
             now = heapq.heappop(running)
         heapq.heappush(running, now + length)
         ends.append(now + length)
@@ -145,6 +147,7 @@ def decoding(work: Workload, engines: int, slots: int) -> Decoding:
         squares.append((1 - late_frac) * whole**2 + late_frac * delayed**2)
         longest.append(max(map(max, groups)))
     mean = statistics.fmean(steps)
+    # of more engines than groups the rest stand idle
     share = work.runs * work.num_groups * work.group_size / min(engines, num_groups)
     tokens = share * work.mean_len
     return Decoding(

@@ -87,6 +87,7 @@ def with_depth(config: Any, num_layers: int) -> Any:
 
     tree = config.to_dict() | {"num_hidden_layers": num_layers}
     if tree.get("layer_types"):
+        # transformers refuses a list that does not have one type per layer
         tree["layer_types"] = tree["layer_types"][:num_layers]
     return AutoConfig.for_model(**tree)
 

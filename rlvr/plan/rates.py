@@ -87,6 +87,7 @@ def roofline(
     forward = forward_cost(dims)
     arithmetic = gpu.flops * reached.prefill
     bandwidth = gpu.bytes_per_s * reached.decode
+    # a decoding step reads every weight once, for all of its sequences
     read = width * (dims.layer_weights + dims.head_weights) / bandwidth
     kernels = dims.num_layers * LORA_KERNELS * LORA_KERNEL_S if serves_adapter(recipe) else 0.0
     one_token = forward(Work(1, 1, context)) / arithmetic
@@ -95,6 +96,7 @@ def roofline(
     return Rates(
         decode_step_s=LAUNCH_S + read + kernels,
         decode_seq_s=one_token + shape.kv_bytes(width) * context / bandwidth,
+        # causal attention: half of a prompt's pairs of tokens
         request_s=forward(Work(prompt_len, 1, prompt_len**2 / 2)) / arithmetic,
         update_s=0.0,
         update_token_s=update / (gpu.flops * reached.update),
@@ -117,6 +119,7 @@ def update_flops_per_token(
     added = 0 if all_weights else shape.trainable
     update = update_cost(shape.dims, added, all_weights, all_weights)
     forward, k = forward_cost(shape.dims, added), recipe.optim.updates_per_step
+    # only layers are recomputed, so the head costs nothing again
     again = Cost(forward.token, 0, forward.pair)
     every = recipe.train.activation_checkpointing
     scored = (1 - 1 / k) + (recipe.algorithm.kl_beta > 0)
@@ -133,4 +136,5 @@ def all_reduce_s(gpu: Gpu | None, num_bytes: float, num_devices: int) -> float:
     link = gpu.link_bytes_per_s
     if num_devices > GPUS_PER_NODE:
         link = gpu.node_link_bytes_per_s
+    # reduce-scatter, then all-gather: each passes on all parts but one
     return 2 * num_bytes * (num_devices - 1) / num_devices / link + 2e-5 * num_devices

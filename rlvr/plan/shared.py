@@ -40,6 +40,7 @@ def shared_plan(
     the base are there once. The engine keeps the adapters beside each other, out of its cache.
     """
     memory = device_memory(recipe, shape, gpu, runtime_gib=rates[0].runtime_gib)
+    # bytes of Adam's two moments, in 8 bits or in float32
     state = 2 if recipe.optim.name.endswith("8bit") else 8
     more = (runs - 1) * shape.trainable * (4 + state) / GIB
     served = (runs - 1) * shape.trainable * bytes_per_value(recipe) / GIB

@@ -105,6 +105,7 @@ def best_split(
     """(devices that generate, step time) of the fastest asynchronous split; None for one device."""
     splits = [
         (k, step_time(work, rates, shape, gpu, devices, slots, generating=k))
+        # engines by their full number of devices; one at least is left to train
         for k in range(work.engine_devices, devices, work.engine_devices)
     ]
     return min(splits, key=lambda split: split[1].step_s) if splits else None

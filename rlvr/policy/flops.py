@@ -38,6 +38,7 @@ class ModelDims:
     def of(cls, config: Any) -> ModelDims:
         """Those of a transformers configuration."""
         heads = config.num_attention_heads
+        # heads times head size may be more than hidden: Qwen 3, Gemma
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         return cls(
@@ -52,6 +53,7 @@ class ModelDims:
     @property
     def layer_weights(self) -> int:
         """Weights that multiply every token: of all layers, without norms and biases."""
+        # query and output projections, key and value; the MLP has gate, up and down
         attention = 2 * self.query_width + 2 * self.kv_width
         return self.num_layers * self.hidden * (attention + 3 * self.intermediate)
 
@@ -82,6 +84,7 @@ class Work:
                 start = 0
             tokens += end - start
             responses += len(row.response_ids)
+            # position i attends to i + 1: summed over i from start to end - 1
             pairs += (end * (end + 1) - start * (start + 1)) // 2
         return cls(tokens, responses, pairs)
 
@@ -100,6 +103,7 @@ class Cost:
 
 def forward_cost(dims: ModelDims, added: float = 0) -> Cost:
     """Of a forward pass. added: an adapter's weights beside the base's."""
+    # 2 for queries with keys, 2 for probabilities with values
     pair = 4 * dims.query_width * dims.num_layers
     return Cost(2 * (dims.layer_weights + added), 2 * dims.head_weights, pair)
 
@@ -137,6 +141,7 @@ def update_cost_of(policy: Policy) -> Cost | None:
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """Published operations per second of a GPU in 16 bits; None for other types, and where
     rlvr/common/gpus.py does not have the device."""
+    # the table has peaks of 16 bits alone
     if device.type != "cuda" or dtype == torch.float32:
         return None
     gpu = gpu_named(torch.cuda.get_device_name(device))

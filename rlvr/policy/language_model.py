@@ -87,6 +87,7 @@ class LanguageModel:
                     causal_lm.get_output_embeddings(),
                     targets_T,
                     temperature,
+                    # models that also read images keep it in the text part's configuration
                     causal_lm.config.get_text_config().vocab_size,
                     entropy_grad,
                     transform=transform_of(causal_lm),
@@ -111,6 +112,7 @@ class LanguageModel:
 
     def num_positions(self, rows: Sequence[TokenRow]) -> int:
         """Positions that attention runs over for the rows of one forward pass, with padding."""
+        # a row's last token predicts nothing, and is not read
         lengths = [len(row) - 1 for row in rows]
         if not self.packs_rows:
             return len(lengths) * max(lengths)

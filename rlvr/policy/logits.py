@@ -50,6 +50,7 @@ def transform_of(causal_lm: Any) -> LogitTransform:
     divisor = given(*DIVISORS)
     if scale is None and divisor is not None:
         scale = divisor if config.model_type in MULTIPLIES else 1 / divisor
+    # Inkling pads its head, and cuts off the logits of the padding
     num_tokens = getattr(config, "unpadded_vocab_size", None)
     return LogitTransform(1.0 if scale is None else scale, given(*CAPS), num_tokens)
 
@@ -61,6 +62,7 @@ class _Enlarge:
     head: Any
 
     def __call__(self, _module: Any, _args: Any, output: Any) -> Any:
+        # of a tuple, or of transformers' output, which is indexed like one
         hidden = output[0]
         largest = float(self.head(hidden).abs().max())
         if largest > 0:
@@ -77,6 +79,7 @@ def _enlarged(causal_lm: Any, token_ids: list[int]) -> tuple[Tensor, Tensor]:
     Raises: ConfigError for a model without layers that end in a hidden state.
     """
     layers, head = causal_lm.get_decoder(), causal_lm.get_output_embeddings()
+    # transformers gives the model itself where it finds no decoder or no body
     if head is None or layers is causal_lm or causal_lm.base_model is causal_lm:
         raise ConfigError(
             f"model.path: {type(causal_lm).__name__} has no layers that end in a hidden state and a"

@@ -156,6 +156,7 @@ def _chunk(
     logp_C = logits_CV.gather(1, targets_C.unsqueeze(1)).squeeze(1) - log_z_C
     with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
         probs_CV = (logits_CV - log_z_C.unsqueeze(1)).exp()
+        # H = log Z - E[logit]
         entropy_C = log_z_C - (probs_CV * logits_CV).sum(dim=-1)
     return logp_C, entropy_C
 
@@ -195,6 +196,7 @@ class _PlainHead(torch.autograd.Function):
                 entropy_C = -logp_CV.mul_(probs_CV).sum(dim=-1)
                 slope_CH = hidden_CH.new_empty(len(hidden_CH), 0)
                 if hidden_grad:
+                    # negative: `_slope` has p - e, and the gradient of logp e - p
                     factor = -temperature / transform.scale
                     slope_CH = _slope(probs_CV, target_C1, compute_VH, factor, bend_CV)
                 parts.append((logp_C, entropy_C, slope_CH))

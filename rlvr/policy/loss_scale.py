@@ -30,6 +30,7 @@ class LossScale:
     def factor(self, weights: Sequence[float], lengths: Sequence[int]) -> float:
         """The factor for rows of these tokens' weights in the loss and lengths, of all ranks."""
         total = math.fsum(w * n for w, n in zip(weights, lengths, strict=True))
+        # a power of two: it changes no digit of what it multiplies
         return 2.0 ** (self._exponent - round(math.log2(total / sum(lengths))))
 
     def observe(self, finite: bool) -> None:

@@ -66,9 +66,11 @@ def pack(rows: Sequence[TokenRow], device: torch.device, bucketed: bool) -> Pack
             positions.append(arange(prompt_len))
         end = len(ids) + response_len - 1
         sequence = torch.cat([arange(start, start + prompt_len), arange(len(ids), end)])
+        # the last token predicts nothing
         ids += row.response_ids[:-1]
         positions.append(arange(prompt_len, len(sequence)))
         sequences.append(sequence)
+        # the prompt's last token predicts the response's first
         predicts.append(sequence[prompt_len - 1 :])
     lengths = [len(sequence) for sequence in sequences]
     order = buckets(lengths) if bucketed else [[i] for i in range(len(rows))]
@@ -135,6 +137,7 @@ def lines(rows: Sequence[TokenRow], max_tokens: int) -> list[list[int]]:
         more = len(row.response_ids) + (0 if prompt in prompts else len(prompt))
         if not parts or num_tokens + more > max_tokens:
             parts.append([])
+            # a new line computes the prompt again
             num_tokens, prompts, more = 0, set(), len(row)
         parts[-1].append(i)
         num_tokens += more

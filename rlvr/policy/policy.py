@@ -113,6 +113,7 @@ class Policy(LanguageModel):
         live = {name: p for name, p in self.model.named_parameters() if name in held}
         trained = {name: p.data for name, p in live.items()}
         for name, p in live.items():
+            # by data: the optimizer knows these parameters, not others
             p.data = held[name]
         try:
             yield
@@ -241,6 +242,7 @@ class Policy(LanguageModel):
             load_saved(self.model, folder)
             return
         read = AutoModelForCausalLM.from_pretrained
+        # float32 holds every number of the 16-bit types
         saved = load_whole(read, str(folder), dtype=torch.float32, use_safetensors=True)
         live = dict(self.model.named_parameters())
         for name, value in saved.named_parameters():
@@ -298,10 +300,12 @@ def load_policy(
         # what a saved adapter's seed drew may be no tensor: FourierFT's choice of frequencies
         kept = read_saved(start) if start else None
         adapter = adapter.model_copy(update={"seed": kept.config.seed if kept else seed})
+    # what data would initialise, a saved adapter overwrites
     rows = encode_rows(tokenizer) if method.needs_rows and encode_rows and not start else None
     setup = Setup(adapter, adapter.seed or 0, num_updates, rows, overwritten=start is not None)
     model = method.apply(base, setup).eval()
     check_adapted(model, wanted)
+    # after the method, which decides what is trained
     own_trained(model)
     if dtype != torch.float32:
         skip_input_casts(model)
@@ -314,6 +318,7 @@ def load_policy(
     if start is not None:
         policy.continue_from(start)
         if keep_reference:
+            # the reference is the start, not the base behind it
             policy.reset_reference()
     policy.check_logits()
     return policy

@@ -35,6 +35,7 @@ def shared(key: tuple[object, ...], load: Callable[[], Any]) -> Any:
     if key not in _kept:
         _kept[key] = load()
     base = _kept[key]
+    # deepcopy takes these in place of copies of its own; buffers it does copy
     memo: dict[int, Any] = {
         id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in base.parameters()
     }
@@ -45,6 +46,7 @@ def own_trained(model: nn.Module) -> None:
     """Gives the model its own memory for what is trained: optimizers write in place."""
     if _kept is None:
         return
+    # by address: the model's parameters are other objects on the same memory
     kept = {p.data_ptr() for base in _kept.values() for p in base.parameters()}
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.data_ptr() in kept:

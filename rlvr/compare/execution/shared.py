@@ -47,6 +47,7 @@ class SharedEngine:
     def expect(self, tasks: Sequence[RunTask]) -> None:
         """Makes room for the ranks that these runs' recipes say."""
         largest = max(task.recipe.adapter.rank or 1 for task in tasks)
+        # vLLM's max_lora_rank has to be one of these
         fitting = [limit for limit in VLLM_RANKS if limit >= largest]
         self._rank = max(self._rank, *fitting[:1])
 
@@ -60,6 +61,7 @@ class SharedEngine:
         self._rank = max(self._rank, max_lora_rank(policy.model))
         if self._engine is None:
             self.turns.join()  # until all runs of the start have said what rank they need
+        # the first run to get here starts it for all
         if self._engine is None or self._engine.lost:
             self.close()
             self._engine = VllmEngine(
@@ -106,6 +108,7 @@ def open_shared(config: ExecutorConfig, folder: Path, console: Console) -> Itera
             shared.expect(tasks)
             with StopRequest() as stop, live_lines(console) as lines:
                 outcomes = run_together(tasks, config.runs_per_engine, shared, folder, lines)
+                # by now every run has finished, or ended at a safe point
                 stop.check()
             return [outcomes[task.folder] for task in tasks]
 
@@ -124,16 +127,19 @@ def run_together(
 
     def fill(place: int) -> None:
         while left:
+            # without a lock: only the thread whose turn it is runs
             task = left.popleft()
             line = add_line(lines, task)
             try:
                 outcomes[task.folder] = _execute(task, shared.share(place), folder, lines, line)
             except Stopped:
+                # no outcome: the next start goes on with this run
                 return
             except BaseException as error:  # a place that breaks must not take the others with it
                 outcomes[task.folder] = lost(task, f"{type(error).__name__}: {error}")
 
     places = range(1, min(num_places, len(tasks)) + 1)
+    # a default binds the place now: a plain lambda would read the loop's last one
     shared.turns.run([lambda place=place: fill(place) for place in places])
     return outcomes
 

@@ -80,6 +80,7 @@ def _solve(
         return None
     solution = np.linalg.lstsq(design, y, rcond=None)[0]
     residuals = y - design @ solution
+    # what every seed's own mean leaves
     within = y - heights @ (heights.T @ y / heights.sum(axis=0))
     total = float(within @ within)
     r2 = 1 - float(residuals @ residuals) / total if total > 0 else 0.0

@@ -68,6 +68,7 @@ class PowerLaw:
         value = math.log(self.c) + sum(
             power * math.log(features[name]) for name, power in self.powers.items()
         )
+        # the law's own variance, and the scatter of one search about it
         error = math.sqrt(float(x @ self.covariance @ x) + self.residual_sd**2)
         half = float(stdtrit(self.freedom, 0.975)) * error
         outside = tuple(
@@ -99,6 +100,7 @@ def fit_power_law(finds: Sequence[PastSearch]) -> PowerLaw:
     solution, residuals = _solve(design, y)
     variance = float(residuals @ residuals) / freedom
     inverse = np.linalg.inv(design.T @ design)
+    # the leverages: the diagonal of X (X'X)^-1 X'
     hat = np.einsum("ij,jk,ik->i", design, inverse, design)
     return PowerLaw(
         math.exp(solution[0]),
@@ -106,6 +108,7 @@ def fit_power_law(finds: Sequence[PastSearch]) -> PowerLaw:
         math.sqrt(variance),
         freedom,
         _loo_factor(residuals, hat),
+        # of all features: about one that never varied the law knows one value
         {name: (min(column), max(column)) for name, column in values.items()},
         inverse * variance,
     )
@@ -132,6 +135,7 @@ def fit_width_law(finds: Sequence[PastSearch]) -> WidthLaw:
     if not finds:
         raise ValueError("a law needs at least one search")
     logs = np.log([find.lr * find.width for find in finds])
+    # the leverage of every value in a mean is 1 / n
     residuals, hat = logs - logs.mean(), np.full(len(logs), 1 / len(logs))
     return WidthLaw(math.exp(float(logs.mean())), _loo_factor(residuals, hat))
 

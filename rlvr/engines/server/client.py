@@ -102,7 +102,9 @@ class Server:
             raise ServerRestarted("it was restarted")
         if reply.status >= 400:
             if reply.status == 404 and path == COMPLETIONS:
+                # a restarted server has lost its adapters
                 raise ServerRestarted(f"it does not know {self.model}")
+            # else the server is well, and refuses this request
             if reply.status >= 500 and await self._health() is None:
                 raise ServerLost(f"{path} gives {reply.status}")
             raise RunError(f"{self.url}{path} gives {reply.status}: {_message(found)}")
@@ -127,6 +129,7 @@ class Server:
         """Learns what it serves; whether it is a process not met before. Raises: as `call`."""
         before = (self.instance, self.base)
         cards = (await self.call("GET", "/v1/models", timeout_s=HEALTH_S, meet=True))["data"]
+        # an adapter's card names the base as its parent
         base = next(card for card in cards if card.get("parent") is None)
         self.base, self.max_len = base["id"], base["max_model_len"]
         self.adapters = {card["id"] for card in cards} - {self.base}
@@ -159,6 +162,7 @@ class Server:
         """As Engine.score, for one sequence. Raises: as `call`."""
         body = _body(self.model, Request(token_ids, seed=0), SamplingParams(max_len=1))
         reply = await self.call("POST", COMPLETIONS, body | {"prompt_logprobs": 0})
+        # nothing predicts the first token
         places = reply["choices"][0]["prompt_logprobs"][1:]
         return [at[str(token)]["logprob"] for at, token in zip(places, token_ids[1:], strict=True)]
 
@@ -181,6 +185,7 @@ class Server:
         """Serves the base with the weights in the safetensors files of `path`."""
         body = {"method": RELOAD, "kwargs": {"weights_path": path}}
         await self.call("POST", "/collective_rpc", body, WEIGHTS_S)
+        # its keys and values were computed by the old weights
         reply = await self.call("POST", "/reset_prefix_cache", timeout_s=WEIGHTS_S)
         if isinstance(reply, dict) and not reply.get("success", True):
             raise RunError(f"{self.url} kept prefixes of the old weights: it serves others too")
@@ -206,6 +211,7 @@ class Server:
         )
         if not used or not preemptions:
             raise RunError(f"{self.url}/metrics says nothing of the cache")
+        # a server with data parallelism has one line per engine
         return CacheLoad(int(sum(preemptions)), max(used))
 
     def lose(self) -> None:
@@ -248,6 +254,7 @@ def session(key: str | None) -> aiohttp.ClientSession:
     import aiohttp
 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    # limit 0: none, where aiohttp's own is 100 connections
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, force_close=True), headers=headers
     )
@@ -309,6 +316,7 @@ async def examine(server: Server, max_len: int, mode: str, partial: bool) -> Non
         server.base, Request(list(range(1, 9)), seed=0), SamplingParams(max_len=1, top_k=1)
     )
     reply = await server.call("POST", COMPLETIONS, body | {"logprobs": 5})
+    # with top_k 1 the other four have no probability once it is applied
     if min(reply["choices"][0]["logprobs"]["top_logprobs"][0].values()) > IMPOSSIBLE:
         raise ConfigError(
             f"rollout.servers: {server.url} gives log-probabilities before temperature and"

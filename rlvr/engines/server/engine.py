@@ -83,10 +83,12 @@ class ServerEngine(Engine):
         self._folder = tempfile.TemporaryDirectory(prefix=".sync-", dir=folder)
         self._tag, self._num_handovers = secrets.token_hex(4), 0
         self._loop = asyncio.new_event_loop()
+        # daemon: without `close` the loop would keep the process alive
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._pool: Pool | None = None
         try:
+            # set before it connects, so that `close` ends its connections after an error
             self._pool = self._run(_make_pool(model, rollout, run_dir, path, mode))
             self._run(self._pool.connect())
         except BaseException:
@@ -121,6 +123,7 @@ class ServerEngine(Engine):
 
     def load_adapter(self, folder: Path) -> int:
         partial = self._new_folder()
+        # a copy: the sync deletes its folder, and servers that come back read ours
         shutil.copytree(folder, partial, dirs_exist_ok=True)
         self._hand_over(partial, is_adapter=True)
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -151,6 +154,7 @@ class ServerEngine(Engine):
         if self._pool is not None:
             self._run(self._pool.close())
             self._pool = None
+        # a plain stop does not wake a loop that waits in another thread
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -182,6 +186,7 @@ class ServerSession(Session):
     def step(self) -> list[tuple[int, Response]]:
         finished = _drain(self._out)
         if not finished and self._serving.done():
+            # it has ended by an error, which this raises
             self._serving.result()
         self._num_running -= len(finished)
         return finished
@@ -282,6 +287,7 @@ def write_weights(weights: Iterable[tuple[str, Tensor]], folder: Path) -> int:
         shard, shard_bytes, num_files = {}, 0, num_files + 1
 
     for name, value in weights:
+        # safetensors refuses tensors that are not contiguous
         shard[name] = value.detach().cpu().contiguous()
         size = value.numel() * value.element_size()
         num_bytes, shard_bytes = num_bytes + size, shard_bytes + size

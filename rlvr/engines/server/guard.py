@@ -45,6 +45,7 @@ class Guard:
         self._instance = (INSTANCE_HEADER.encode(), secrets.token_hex(8).encode())
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        # lifespan: the start and the end of the app
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
 
@@ -54,8 +55,10 @@ class Guard:
             await send(message)
 
         given = dict(scope["headers"]).get(b"authorization", b"")
+        # in constant time, which does not tell how much of a key is right
         if scope["path"] == "/health" or hmac.compare_digest(given, self._wanted):
             if scope["path"] != "/health":
+                # once: requests that come meanwhile wait for the same call
                 self._preparing = self._preparing or asyncio.ensure_future(_prepare(scope))
                 await asyncio.shield(self._preparing)  # a client may go away
             if scope["path"] == READ_BACK_PATH:
@@ -85,7 +88,9 @@ async def _read_back(scope: Message, receive: Receive) -> list[Any]:
 async def _pause(scope: Message) -> int:
     """The number of responses that it has ended."""
     engine = scope["app"].state.engine_client
+    # a copy: what is aborted leaves the table
     running = list(engine.output_processor.request_states)
+    # internal: the names are those that vLLM gave the requests itself
     await engine.abort(running, internal=True)
     return len(running)
 

@@ -38,6 +38,7 @@ def make_key(run_dir: Path) -> str:
     path = key_file(run_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    # private from the start: after a chmod somebody may have it open already
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_urlsafe(32))
     try:

@@ -40,6 +40,7 @@ class LoadMeter:
         with suppress(RunError, ConfigError):
             now = await server.read_load()
             process = f"{server.url} {server.instance}"
+            # what it had counted before is of other sessions
             self._first.setdefault(process, now.preemptions)
             self._last[process] = now.preemptions
             self._peak_frac = max(self._peak_frac, now.peak_frac)

@@ -85,6 +85,7 @@ class Pool:
         """Gives new weights to every server that answers. Raises: as `_gather`."""
         self._handover, self._probe = handover, None  # scored by the weights before
         for server in self.servers:
+            # until it has the new weights it would generate by the old ones
             server.lost = True
         await self._gather(1)
 
@@ -125,6 +126,7 @@ class Pool:
                 self._compare(server, scores, self._probe.scores)
         except ServerLost:
             return
+        # last: from here on it is given requests
         server.lost = False
 
     async def _prove(self, server: Server) -> None:
@@ -183,6 +185,7 @@ class Pool:
                 return None
 
         while True:
+            # read anew in every round: servers are lost and come back meanwhile
             asked = self.live
             found = await asyncio.gather(*map(try_one, asked))
             answers = [(one, by) for one, by in zip(asked, found, strict=True) if by is not None]

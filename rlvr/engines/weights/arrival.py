@@ -85,6 +85,7 @@ def compare(expected: Expected, engine: Engine) -> Arrival:
         for name, value in expected.weights:
             if not all(piece.is_of(value) for piece in found.get(name, ())):
                 differing[module_of[name]] = None
+    # `all` of no pieces finds no difference: such a weight is unread
     unread = dict.fromkeys(module for name, module in module_of.items() if not found.get(name))
     return Arrival(tuple(expected.names), tuple(differing), tuple(unread))
 
@@ -165,6 +166,7 @@ def _as_linear(
     turned = {
         rename(f"{plain_name(name)}.weight")
         for name, module in model.named_modules()
+        # GPT-2's layers, which keep [in, out]
         if isinstance(module, Conv1D)
     }
     for name, value in weights:

@@ -45,6 +45,7 @@ def stochastic(value: Tensor, seed: int) -> Tensor:
         return value
     bits = value.detach().float().contiguous().view(torch.int32).flatten()
     rounded = torch.empty(bits.shape, dtype=torch.bfloat16, device=value.device)
+    # a chunk at a time: its copies in 64 bits take several times its memory
     for first in range(0, len(bits), CHUNK):
         part = bits[first : first + CHUNK].long()
         places = torch.arange(first, first + len(part), device=value.device)

@@ -343,10 +343,12 @@ def explain(found: Arrival) -> str:
 
 def _copy(value: Tensor) -> Tensor:
     """In CPU memory: the GPU's is the update's."""
+    # on a CPU `to` without a copy would give the tensor that the update changes
     return value.detach().to("cpu", copy=True)
 
 
 @torch.no_grad()
 def _score(policy: Policy, sequences: Sequence[list[int]]) -> torch.Tensor:
+    # as the engine scores: every token after the first
     rows = [TokenRow(ids[:1], ids[1:]) for ids in sequences]
     return policy.logprobs(rows, temperature=1.0)[0].cpu()

@@ -216,6 +216,7 @@ def _forgetting(analyses: Analyses) -> Blocks:
         tasks = a.get("forgetting") or {}
         before = tasks.get("before") or {}
         for task, value in tasks.items():
+            # "before" stands among the tasks, and has the base's results on each
             if task != "before":
                 start = before.get(task)
                 if isinstance(start, dict):
