@@ -107,10 +107,13 @@ class DataConfig(Section):
         another's too."""
         # a colon: generated:word_problems, or FILE.py:function
         stems = [re.split(r"[/:]", path.rstrip("/"))[-1].split(".")[0] for path in self.paths]
-        return tuple(
-            stem if stem and stems.count(stem) == 1 else f"{stem or 'source'}-{number}"
-            for number, stem in enumerate(stems, start=1)
+        numbered = tuple(f"{stem or 'source'}-{n}" for n, stem in enumerate(stems, start=1))
+        short = tuple(
+            stem if stem and stems.count(stem) == 1 else label
+            for stem, label in zip(stems, numbered, strict=True)
         )
+        # one may be called as another is when numbered: a.jsonl twice, and a-1.jsonl
+        return short if len(set(short)) == len(short) else numbered
 
     @property
     def weights(self) -> tuple[float, ...] | None:

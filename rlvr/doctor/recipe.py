@@ -165,6 +165,7 @@ def is_on_hub(data: DataConfig) -> bool:
 
 def check_hub(name: str, kind: str) -> Check:
     """Whether a repository can be asked for, or is here already."""
+    import httpx
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.file_download import repo_folder_name
@@ -184,7 +185,7 @@ def check_hub(name: str, kind: str) -> Check:
     except HfHubHTTPError as error:
         remedy = "correct the name, or log in: hf auth login"
         return Check(f"hub {name}", "fail", str(error).splitlines()[0][:200], remedy)
-    except OSError as error:
+    except (OSError, httpx.HTTPError) as error:
         reason = f"not reached ({type(error).__name__})"
         if is_cached:
             return Check(f"hub {name}", "warn", f"{reason}, but cached", "set HF_HUB_OFFLINE=1")

@@ -250,6 +250,7 @@ class GroupStream:
             number, place = self._places[i]
             self._responses[number][place] = self._dated(number, place, piece)
             self._rows[i].end("ended", self._cost.num_steps, len(piece.token_ids))
+            self._cost.num_tokens += len(piece.token_ids)
         for i, piece in unfinished:
             number, place = self._places[i]
             self._rows[i].end("paused", self._cost.num_steps, len(piece.token_ids))

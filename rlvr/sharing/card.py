@@ -24,7 +24,7 @@ def model_card(run: RunData, step: int, repo_id: str, base: str | None, is_adapt
     """
     from huggingface_hub import ModelCardData
 
-    source = str(run.setting("data.path"))
+    hub_ids = [path for path in run.data_paths if is_hub_id(path)]
     relation = "adapter" if is_adapter else "finetune"
     data = ModelCardData(
         base_model=base,
@@ -32,7 +32,7 @@ def model_card(run: RunData, step: int, repo_id: str, base: str | None, is_adapt
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["rlvr", "reinforcement-learning", "math", str(run.manifest.get("method"))],
-        datasets=[source] if is_hub_id(source) else None,
+        datasets=hub_ids or None,
     )
     parts = (
         f"---\n{data.to_yaml()}\n---\n\n# {repo_id.rpartition('/')[2]}",
@@ -183,7 +183,7 @@ def _training(run: RunData) -> str:
     gpu = facts.get("gpu")
     machine = f"{gpu['count']} x {gpu['name']}" if gpu else str(facts.get("device", "unknown"))
     rows = {
-        "data": shorten(str(run.setting("data.path"))),
+        "data": ", ".join(map(shorten, run.data_paths)),
         "problems": data.get("num_problems"),
         "sha256 of the problems": data.get("sha256"),
         "steps of the run": (run.summary or {}).get("steps"),

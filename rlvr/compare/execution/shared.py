@@ -49,7 +49,8 @@ class SharedEngine:
         largest = max(task.recipe.adapter.rank or 1 for task in tasks)
         # vLLM's max_lora_rank has to be one of these
         fitting = [limit for limit in VLLM_RANKS if limit >= largest]
-        self._rank = max(self._rank, *fitting[:1])
+        # a rank beyond all of them is refused where the run is made
+        self._rank = max([self._rank, *fitting[:1]])
 
     def share(self, number: int) -> StartShare:
         """Gives the runs of one place, from 1, their part of the engine."""

@@ -153,7 +153,7 @@ def _pair_forest(c: dict[str, Any]) -> Block | None:
             _pair_name(pair),
             pair.get("difference"),
             f"p {_p(pair.get('p_holm'))}",
-            (pair.get("p_holm") or 1.0) < 0.05,
+            pair.get("p_holm") is not None and pair["p_holm"] < 0.05,
         )
         for pair in c.get("pairs", [])
     ]

@@ -58,6 +58,9 @@ def test_a_source_takes_from_data_what_it_leaves_out_and_nothing_for_an_empty_te
     assert second.system_prompt == "Be brief."
     assert [part.answer_after for part in data.parts] == ["####", "####"]
     assert data.labels == ("x-1", "x-2")
+    paths = ["a/x.jsonl", "b/x.jsonl", "x-1.jsonl", "y.jsonl"]
+    several = DataConfig.model_validate({"source": [{"path": path} for path in paths]})
+    assert several.labels == ("x-1", "x-2", "x-1-3", "y-4"), "no two alike"
     assert DataConfig(path="a.jsonl").parts == (DataConfig(path="a.jsonl"),)
 
 
