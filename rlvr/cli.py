@@ -17,6 +17,7 @@ SUBCOMMANDS = {
     "eval": ("rlvr.evaluation.cli:main", "sample and score benchmarks, compare scored folders"),
     "analyze": ("rlvr.analysis.cli:main", "what training did to the weights"),
     "data": ("rlvr.data.check:main", "look for evaluation problems in a training set"),
+    "merge": ("rlvr.runs.merge:main", "write a checkpoint as one whole model"),
     "report": ("rlvr.report.cli:report_main", "one HTML page about a run or a comparison"),
     "push": ("rlvr.sharing.push:main", "upload a run's checkpoint to the hub, with a model card"),
     "compare": ("rlvr.compare.cli:compare_main", "compare methods on equal terms"),

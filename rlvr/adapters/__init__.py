@@ -73,7 +73,8 @@ def check_adapter(config: AdapterConfig, num_updates: int | None = None) -> Meth
     """
     method = get_method(config)
     # dropout = 0 is what a method without dropout does anyway
-    given = config.model_fields_set - {"method"} - (set() if config.dropout else {"dropout"})
+    given = config.model_fields_set - {"method", "start_from"}
+    given -= set() if config.dropout else {"dropout"}
     for name in sorted(given - method.options):
         value = getattr(config, name)
         shown = f"[adapter.{name}]" if isinstance(value, Section) else f"adapter.{name} = {value!r}"

@@ -30,13 +30,15 @@ class Setup:
     """What `apply` may look at besides the model.
 
     num_updates: optimizer steps of the whole run. rows: token ids of some training problems, for
-    initialisations that look at data; None where there are none.
+    initialisations that look at data; None where there are none. overwritten: a saved adapter is
+    written over the start, so that nothing need be decomposed or looked at for it.
     """
 
     config: AdapterConfig
     seed: int
     num_updates: int = 1000
     rows: list[list[int]] | None = None
+    overwritten: bool = False
 
     @property
     def rank(self) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from rlvr.config.adapter import AdapterConfig
@@ -140,16 +142,42 @@ def max_lora_rank(model: Any) -> int:
     return fitting[0]
 
 
-def merge_and_export(model: Any, folder: Path) -> None:
-    """Writes W + delta in float32 as a plain transformers folder; the live model stays as it is."""
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """What rounding an export took: Frobenius norm of the difference from W + delta in float32,
+    relative to that of the weights, and to that of delta (None where the base is not there)."""
+
+    weights: float
+    update: float | None
+
+    def text(self, dtype: str) -> str:
+        """One sentence."""
+        if not self.weights:
+            return f"{dtype}, every weight as it was trained"
+        update = "" if self.update is None else f" and {self.update:.2g} of the update's"
+        return f"{dtype}, rounded: off by {self.weights:.2g} of the weights' norm{update}"
+
+
+def merge_and_export(model: Any, folder: Path, dtype: torch.dtype | None = None) -> Rounded:
+    """Writes W + delta, formed in float32, as a plain transformers folder; the live model stays as
+    it is. dtype: of the file; None takes float32."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from rlvr.adapters.merge import merged_weights
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    plain = AutoModelForCausalLM.from_config(inner.config, dtype=torch.float32)
-    weights = dict(merged_weights(model, everything=True))
+    dtype = dtype or torch.float32
+    plain = AutoModelForCausalLM.from_config(inner.config, dtype=dtype)
+    weights, sums = {}, torch.zeros(3, dtype=torch.float64)
+    before = merged_weights(model, everything=True, adapted=False)
+    for (name, value), (_, base) in zip(
+        merged_weights(model, everything=True), before, strict=True
+    ):
+        weights[name] = value.to(dtype)
+        error = weights[name].float() - value.float()
+        parts = (error, value.float(), value.float() - base.float())
+        sums += torch.stack([part.double().square().sum().cpu() for part in parts])
     # not strict: a tied head comes once, as the embedding; anything else missing is caught below
     plain.load_state_dict(weights, strict=False)
     missing = {name for name, _ in plain.named_parameters()} - set(weights)
@@ -157,3 +185,5 @@ def merge_and_export(model: Any, folder: Path) -> None:
     # from_config does not read generation_config.json, which names the tokens that end a response
     plain.generation_config = inner.generation_config
     plain.save_pretrained(folder)
+    error, norm, change = sums.sqrt().tolist()
+    return Rounded(error / norm, error / change if change else None)

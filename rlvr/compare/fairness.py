@@ -18,9 +18,11 @@ MATCHED = {
     "rollout": "generation",
     "reward": "reward",
     "algorithm": "algorithm",
+    "teacher": "teacher",
     "optim": "optimizer",
     "eval": "evaluation",
     "train": "steps",
+    "stage": "stages",
 }
 """What must be equal, section by section, and its name in the report: every key but those
 of MAY_DIFFER, so that a new setting is compared until somebody says why it need not be."""
@@ -78,6 +80,7 @@ def examine(comparison: Comparison) -> Fairness:
     }
     matched, unfair = _settings(flat)
     unfair += _modules(comparison, labels, matched)
+    unfair += _starts(comparison, labels, matched)
     unfair += _seeds(comparison, labels, matched)
     unfair += borrowed_rates(comparison)
     num_params = count_parameters(comparison)
@@ -201,6 +204,19 @@ def _modules(comparison: Comparison, labels: Sequence[str], matched: list[str]) 
     if not odd:
         matched.append("modules")
     return [f"modules: {label} {targets[label]}, {first} {targets[str(first)]}" for label in odd]
+
+
+def _starts(comparison: Comparison, labels: Sequence[str], matched: list[str]) -> list[str]:
+    """Methods that go on from a saved adapter, where others begin at the base."""
+    starts = {label: comparison.resolve(label, 0, None).adapter.start_from for label in labels}
+    begun = [label for label, start in starts.items() if start]
+    if len(begun) in (0, len(labels)):
+        matched.append("start")
+        return []
+    others = ", ".join(label for label in labels if label not in begun)
+    return [
+        f"start: {label} goes on from {starts[label]}, {others} from the base" for label in begun
+    ]
 
 
 def _seeds(comparison: Comparison, labels: Sequence[str], matched: list[str]) -> list[str]:

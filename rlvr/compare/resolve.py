@@ -59,6 +59,7 @@ class Comparison:
 
         Raises: ConfigError for a setting that the method would ignore or that cannot work.
         """
+        from rlvr.runs.checkpoint import with_found_start
         from rlvr.training.preflight import check
 
         method, budget = self.recipe.methods[label], self.recipe.budget
@@ -72,10 +73,13 @@ class Comparison:
         # the budget goes before the base recipe's steps, not before what a method asks for itself
         if "steps" not in method.settings.get("train", {}):
             tree["train"]["steps"] = length
+        # a shorter run, of a search for a rate, does not come to all stages
+        stages = tree.pop("stage", [])
+        tree["stage"] = [one for one in stages if one["at_step"] < tree["train"]["steps"]]
         if self.model_path is not None:  # the warm start is made once, not by every run
             tree["model"] = {k: v for k, v in tree["model"].items() if k != "sft_recipe"}
             tree["model"]["path"] = self.model_path
-        recipe = validate(tree, TrainRecipe)
+        recipe = with_found_start(validate(tree, TrainRecipe))
         executor = self.recipe.executor
         if recipe.rollout.servers and (executor.kind != "local" or executor.parallel > 1):
             raise ConfigError(
@@ -96,6 +100,11 @@ class Comparison:
         name = self.method_name(label)
         options = METHODS[name].options if name in METHODS else frozenset(adapter)
         own = method.settings.get("adapter", {})
+        if "start_from" in adapter and "start_from" not in own:
+            raise ConfigError(
+                f"adapter.start_from = {adapter['start_from']!r}: is of one method; give every"
+                f" method its own, methods.{label}.settings.adapter.start_from"
+            )
         # what the method itself asks for stays, to be refused where it would be ignored
         shared = {k: v for k, v in adapter.items() if k in options or k in own}
         rank = {} if method.rank is None else {"rank": method.rank}
@@ -157,10 +166,11 @@ def open_comparison(path: Path, overrides: Sequence[str], warm_start: bool = Tru
     return Comparison(recipe, path, tree, rates if isinstance(rates, dict) else {}, model)
 
 
-def _overlay(*trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Settings by section, later ones over earlier ones."""
-    result: dict[str, dict[str, Any]] = {}
+def _overlay(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by section, later ones over earlier ones; of stages the last that are given."""
+    result: dict[str, Any] = {}
     for tree in trees:
         for section, values in tree.items():
-            result[section] = result.get(section, {}) | dict(values)
+            is_list = section == "stage"
+            result[section] = values if is_list else result.get(section, {}) | dict(values)
     return result

@@ -176,6 +176,11 @@ class AdapterConfig(Section):
     """"params:36.9M" takes the rank whose number of trainable parameters comes nearest."""
     calibration_rows: int = Field(default=64, ge=1)
     """Training problems that a data-driven initialisation looks at."""
+    start_from: str | None = None
+    """Folder of a run, a checkpoint or an adapter of the same method, settings and base that
+    training goes on from, in place of the method's own start; a run stands for its best checkpoint.
+    Its weights are taken, not its optimizer. The policy at step 0, algorithm.reference's "initial",
+    is then the saved one."""
     lora_plus: LoraPlusConfig = LoraPlusConfig()
     pissa: PissaConfig = PissaConfig()
     geora: GeoraConfig = GeoraConfig()

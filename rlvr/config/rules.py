@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from rlvr.common.errors import ConfigError
+from rlvr.common.nested import flatten
 from rlvr.config.compare import UNITS, CompareRecipe
 from rlvr.config.data import data_faults
-from rlvr.config.engine_args import refused_args
 from rlvr.config.needs import ignored
 from rlvr.config.presets import USES_EQUAL_REWARDS
+from rlvr.config.rollout import refused_args
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.config.train import TrainRecipe
 from rlvr.config.warm_start import WarmStartRecipe
@@ -242,6 +243,44 @@ def _of_estimator(recipe: TrainRecipe) -> Iterator[str]:
         )
 
 
+def _of_teacher(recipe: TrainRecipe) -> Iterator[str]:
+    teacher, algorithm = recipe.teacher, recipe.algorithm
+    if not teacher.is_given:
+        if algorithm.advantage == "none":
+            yield (
+                'algorithm.advantage = "none": trains nothing without a teacher; give teacher.path'
+                ' or teacher.servers, or set it to "group_std"'
+            )
+        return
+    if teacher.path is not None and teacher.servers:
+        yield "teacher.path: give one of teacher.path and teacher.servers, not both; remove one"
+    for url in sorted(set(teacher.servers) & set(recipe.rollout.servers)):
+        yield (
+            f"teacher.servers: {url} is among rollout.servers and takes the policy's weights; start"
+            " another with rlvr serve"
+        )
+    if algorithm.ratio in ("sequence", "trajectory"):
+        yield (
+            f'algorithm.ratio = "{algorithm.ratio}": one ratio for a whole response, and a'
+            ' teacher\'s advantage is of a token; set it to "token" or "sequence_token"'
+        )
+    if algorithm.clip == "geometric":
+        yield (
+            'algorithm.clip = "geometric": one gain for a whole response, and a teacher\'s'
+            ' advantage is of a token; set it to "ppo"'
+        )
+    if algorithm.advantage == "none" and algorithm.kl_beta and algorithm.kl_in == "reward":
+        yield (
+            'algorithm.kl_in = "reward": would be ignored with algorithm.advantage = "none"; set it'
+            ' to "loss", or algorithm.kl_beta to 0'
+        )
+    if teacher.servers and recipe.rollout.temperature != 1:
+        yield (
+            f"rollout.temperature = {recipe.rollout.temperature:g}: vLLM scores prompts at"
+            " temperature 1 only; set it to 1, or take teacher.path instead of teacher.servers"
+        )
+
+
 def _of_batch(recipe: TrainRecipe) -> Iterator[str]:
     if recipe.algorithm.advantage in USES_EQUAL_REWARDS and recipe.sampling.dynamic:
         yield (
@@ -277,6 +316,45 @@ def _of_reward(recipe: TrainRecipe) -> Iterator[str]:
             f" 1..rollout.max_response_len = {longest} for the soft"
             " penalty; DAPO takes a fifth of it"
         )
+
+
+def _of_stages(recipe: TrainRecipe) -> Iterator[str]:
+    if recipe.stage and recipe.train.replay is not None:
+        yield "stage: train.replay takes its steps from another run; remove one of them"
+    steps = [stage.at_step for stage in recipe.stage]
+    if steps != sorted(set(steps)) or (steps and steps[-1] >= recipe.train.steps):
+        end = recipe.train.steps
+        yield f"stage.at_step = {steps}: give ascending steps below train.steps = {end}"
+        return
+    for number, stage in enumerate(recipe.stage, start=1):
+        for reason in _of_stage(recipe, number):
+            yield f"stage at step {stage.at_step}: {reason}"
+
+
+def _of_stage(recipe: TrainRecipe, number: int) -> Iterator[str]:
+    stage = recipe.stage[number - 1]
+    try:
+        then = recipe.in_stage(number)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = "unknown setting" if first["type"] == "extra_forbidden" else first["msg"]
+        yield f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {what}; correct it"
+        return
+    yield from stage.refused()
+    if not (stage.changes or stage.reset_reference or stage.reset_optimizer):
+        yield "changes nothing; remove it"
+    if stage.reset_reference and not then.algorithm.kl_beta:
+        yield "reset_reference = true: algorithm.kl_beta = 0 has no reference policy; remove it"
+    if recipe.eval.sets and then.eval_len != recipe.eval_len:
+        yield (
+            f"rollout.max_response_len = {then.rollout.max_response_len}: evaluations would be of"
+            " other lengths than before; set eval.max_len"
+        )
+    # what an earlier stage has given may rest, what this one gives is meant to be read
+    given = flatten(stage.changes)
+    yield from (reason for key, reason in ignored(then) if key in given)
+    for rule in RULES[TrainRecipe]:
+        yield from rule(then)
 
 
 def _of_eval(recipe: TrainRecipe) -> Iterator[str]:
@@ -379,9 +457,11 @@ RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
         _of_engine_args,
         _of_behaviour,
         _of_estimator,
+        _of_teacher,
         _of_batch,
         _of_reward,
         _of_eval,
+        _of_stages,
     ),
     FinetuneRecipe: (_of_source, _of_supervision, _of_examples),
     WarmStartRecipe: (_of_shape,),

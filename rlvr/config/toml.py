@@ -186,9 +186,21 @@ def dump_toml(recipe: BaseModel) -> str:
     return toml_text(resolved(recipe))
 
 
-def toml_text(tree: Mapping[str, Mapping[str, Any]]) -> str:
+def toml_text(tree: Mapping[str, Any]) -> str:
     """Nested dicts of JSON-ready values as TOML."""
-    return "\n".join(line for name, values in tree.items() for line in _table(name, values))
+    return "\n".join(line for name, values in tree.items() for line in _tables(name, values))
+
+
+def _tables(name: str, values: Mapping[str, Any] | list[dict[str, Any]]) -> list[str]:
+    """A [name] table, or as many [[name]] as there are."""
+    if isinstance(values, Mapping):
+        return _table(name, values)
+    # what is a table inside stands in one line
+    return [
+        line
+        for one in values
+        for line in (f"[[{name}]]", *(f"{k} = {value_text(v)}" for k, v in one.items()), "")
+    ]
 
 
 def _table(name: str, values: Mapping[str, Any]) -> list[str]:

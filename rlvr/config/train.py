@@ -6,12 +6,13 @@ from pydantic import Field, model_validator
 
 from rlvr.common.own_code import is_own, is_reader
 from rlvr.config.adapter import AdapterConfig
-from rlvr.config.algorithm import AlgorithmConfig
+from rlvr.config.algorithm import AlgorithmConfig, TeacherConfig
 from rlvr.config.base import Section
 from rlvr.config.data import DataConfig
 from rlvr.config.presets import fill_dynamic
 from rlvr.config.reward import RewardConfig
 from rlvr.config.rollout import RolloutConfig, SamplingConfig
+from rlvr.config.stages import StageConfig, overlaid
 
 # at 1 AdamW's bias correction would divide by 0
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -211,10 +212,24 @@ class TrainRecipe(Section):
     sampling: SamplingConfig = SamplingConfig()
     reward: RewardConfig = RewardConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
+    teacher: TeacherConfig = TeacherConfig()
     adapter: AdapterConfig = AdapterConfig()
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()
     run: RunConfig = RunConfig()
+    stage: tuple[StageConfig, ...] = ()
+    """Settings that change on the way, see docs/stages.md."""
+
+    def in_stage(self, number: int) -> "TrainRecipe":
+        """The recipe with the changes of the first so many stages, and no stages of its own.
+
+        Raises: ValidationError for values out of range.
+        """
+        if not self.stage:
+            return self
+        # only what was given: a default written out could count as a setting that is ignored
+        tree = self.model_dump(mode="json", exclude_unset=True)
+        return TrainRecipe.model_validate(overlaid(tree, self.stage[:number]))
 
     @property
     def eval_len(self) -> int:

@@ -29,6 +29,8 @@ def absolute(recipe: R) -> R:
 def absolute_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
     """As `absolute`, for a recipe as nested dicts."""
     found = dict(tree)
+    if found.get("stage"):
+        found["stage"] = [absolute_tree(stage) for stage in found["stage"]]
     for section, name, place in _PLACES:
         value = found.get(section, {}).get(name)
         if value is not None:
@@ -81,12 +83,14 @@ def _sources(tables: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 _PLACES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("model", "path", _existing),
+    ("adapter", "start_from", _existing),
     ("data", "path", _data),
     ("data", "source", _sources),
     ("data", "chat_template", _existing),
     ("train", "replay", _existing),
     ("eval", "path", _data),
     ("reward", "extra", _extra),
+    ("teacher", "path", _existing),
     ("algorithm", "advantage", _own),
     ("algorithm", "ratio", _own),
     ("algorithm", "clip", _own),

@@ -73,7 +73,8 @@ def _gpu_memory(recipe: TrainRecipe, shape: Shape) -> Check:
         found = f"{', '.join(sorted(names))}: not in the table of rlvr plan"
         return Check("gpu memory", "skip", found, "plan with the GPU that is nearest to it")
     least = min(gpus, key=lambda gpu: gpu.memory_gib)
-    total = device_memory(recipe, shape, least)["total"]
+    stages = [recipe.in_stage(number) for number in range(len(recipe.stage) + 1)]
+    total = max(device_memory(one, shape, least)["total"] for one in stages)
     found = f"{total:.0f} of {least.memory_gib:.0f} GiB by rlvr plan, unsharded"
     if total <= TIGHT * least.memory_gib:
         return Check("gpu memory", "ok", found)
@@ -133,8 +134,8 @@ def handover_gib(recipe: TrainRecipe, shape: Shape) -> float:
 
 def hub_names(recipe: TrainRecipe) -> list[tuple[str, str]]:
     """(repository, "model" or "dataset") of all that the recipe takes from the hub."""
-    names = [(recipe.model.path, "model")] if recipe.model.path else []
-    names = [(name, kind) for name, kind in names if not Path(name).is_dir()]
+    models = (recipe.model.path, recipe.teacher.path)
+    names = [(path, "model") for path in models if path and not Path(path).is_dir()]
     used = [data for _, data in _sources(recipe) if is_on_hub(data)]
     return names + [(data.path, "dataset") for data in used if data.path is not None]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError
-from rlvr.config.engine_args import check_on_cpu
+from rlvr.config.rollout import check_on_cpu
 from rlvr.distributed.world import World
 from rlvr.engines.engine import hf_overrides
 from rlvr.engines.vllm_cpu import prepare

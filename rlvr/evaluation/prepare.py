@@ -18,8 +18,8 @@ from rlvr.engines.choose import choose_engine, is_vllm_installed, why_not_vllm
 from rlvr.engines.engine import SamplingParams
 from rlvr.engines.stop_tokens import missing_end, stop_ids, unended
 from rlvr.evaluation.plan import PromptStyle, SamplingJob, SamplingPlan, request
-from rlvr.evaluation.targets import Target, fingerprint
-from rlvr.policy.loading import context_len
+from rlvr.evaluation.targets import Target
+from rlvr.policy.loading import context_len, fingerprint
 
 logger = get_logger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ Kind = Literal["base", "lora", "merged", "live"]
 
 BASE = "none"
 """The name under which --adapter asks for the base itself."""
-
-CHUNK, NUM_CHUNKS = 1 << 20, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +52,6 @@ def resolve(model: str, adapters: Sequence[str]) -> tuple[str, list[Target]]:
         name = f"{target.name}-{again}" if again > 1 else target.name
         named.append(Target(name, target.folder, target.kind, target.rank))
     return model, named
-
-
-def fingerprint(path: str | None) -> str | None:
-    """Which weights a folder holds: a hash of its files, of evenly spread parts of those above 64
-    MiB; None for a hub id or no folder."""
-    if path is None or not Path(path).is_dir():
-        return None
-    digest = hashlib.sha256()
-    for file in sorted(Path(path).glob("*.safetensors")):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as content:
-            # parts of a large file do: any training step changes bytes everywhere
-            for start in range(0, size, max(CHUNK, size // NUM_CHUNKS)):
-                content.seek(start)
-                digest.update(content.read(CHUNK))
-    return digest.hexdigest()[:16]
 
 
 def _settings_file(folder: str) -> Path:

@@ -117,7 +117,32 @@ def workload(recipe: TrainRecipe, args: Any) -> Workload:
 def make_plan(
     recipe: TrainRecipe, shape: Shape, count: int, gpu: Gpu | None, args: Any
 ) -> dict[str, Any]:
-    """Everything that is printed, JSON-ready. Raises: ConfigError."""
+    """Everything that is printed, JSON-ready; of a run with stages the steps, hours and cost of all
+    together, and the rest of the one that takes most memory. Raises: ConfigError."""
+    ends = [stage.at_step for stage in recipe.stage] + [recipe.train.steps]
+    steps = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+    recipes = [recipe.in_stage(number) for number in range(len(ends))]
+    plans = [
+        _plan_stage(one, num_steps, shape, count, gpu, args)
+        for one, num_steps in zip(recipes, steps, strict=True)
+    ]
+    if len(plans) == 1:
+        return plans[0]
+    largest = max(plans, key=lambda plan: plan["memory_gib"]["total"])
+    kept = ("steps", "hours", "hours_range", "tokens_per_step")
+    return largest | {
+        "steps": recipe.train.steps,
+        "hours": sum(plan["hours"] for plan in plans),
+        "hours_range": [sum(plan["hours_range"][i] for plan in plans) for i in (0, 1)],
+        "cost": sum(plan["cost"] for plan in plans) if args.price else None,
+        "stages": [{name: plan[name] for name in kept} for plan in plans],
+    }
+
+
+def _plan_stage(
+    recipe: TrainRecipe, num_steps: int, shape: Shape, count: int, gpu: Gpu | None, args: Any
+) -> dict[str, Any]:
+    """The plan of so many steps by a recipe without stages."""
     shared = recipe.rollout.tensor_parallel_size
     if count < shared or count % recipe.rollout.ranks_per_engine:
         raise ConfigError(
@@ -137,7 +162,7 @@ def make_plan(
         steps = [step_time(work, rates, shape, gpu, count, slots)]
         if split:
             steps.append(step_time(work, rates, shape, gpu, count, slots, generating=split[0]))
-        return recipe.train.steps * min(step.step_s for step in steps) / 3600
+        return num_steps * min(step.step_s for step in steps) / 3600
 
     plan = {
         "devices": count,
@@ -153,7 +178,7 @@ def make_plan(
         "late_frac": work.late_frac,
         "sync": asdict(now),
         "async": {"generating": split[0], **asdict(split[1])} if split else None,
-        "steps": recipe.train.steps,
+        "steps": num_steps,
         "hours": hours(usual),
         "hours_range": [hours(fast), hours(slow)],
         "cost": hours(usual) * count * args.price if args.price else None,
@@ -203,6 +228,8 @@ def _print(plan: dict[str, Any]) -> None:
         columns = ("devices", "s per step", "speed-up", "binds")
         steps.append(Table("the same step on more", columns, rows))
     print(render(steps, "text") + "\n")
+    if "stages" in plan:
+        print(render([_stage_table(plan["stages"])], "text") + "\n")
     print(_summary(plan))
 
 
@@ -234,6 +261,16 @@ def _summary(plan: dict[str, Any]) -> str:
     if plan["late_frac"]:
         prompts += f", asked for late in {plan['late_frac']:.0%} of the steps"
     return f"{plan['steps']} steps: {hours} hours{cost}, evaluations not counted; {prompts}{note}"
+
+
+def _stage_table(stages: list[dict[str, Any]]) -> Table:
+    rows = []
+    for number, stage in enumerate(stages):
+        low, high = stage["hours_range"]
+        begin = sum(one["steps"] for one in stages[:number])
+        row = (begin, begin + stage["steps"], stage["tokens_per_step"], f"{low:.2f} to {high:.2f}")
+        rows.append(tuple(map(str, row)))
+    return Table("stages", ("from step", "to", "tokens a step", "hours"), tuple(rows))
 
 
 def _step_table(plan: dict[str, Any]) -> Table:

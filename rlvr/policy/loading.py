@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from rlvr.common.errors import ConfigError
 
+CHUNK, NUM_CHUNKS = 1 << 20, 64
 SHOWN = 4
 """Tensors that a message names."""
 BY_LENGTH = frozenset({"longrope", "dynamic"})
@@ -59,6 +61,35 @@ def _last_line(error: Exception) -> str:
     return next((line for line in lines if "MISMATCH" in line or "mismatch" in line), lines[0])[
         :200
     ]
+
+
+def fingerprint(path: str | None) -> str | None:
+    """Which weights a folder holds: a hash of its files, of evenly spread parts of those above 64
+    MiB; None for a hub id or no folder."""
+    if path is None or not Path(path).is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as content:
+            # parts of a large file do: any training step changes bytes everywhere
+            for start in range(0, size, max(CHUNK, size // NUM_CHUNKS)):
+                content.seek(start)
+                digest.update(content.read(CHUNK))
+    return digest.hexdigest()[:16]
+
+
+def base_fingerprint(path: str, revision: str | None) -> str | None:
+    """`fingerprint` of a folder, or of what is here of a hub id; None where that is nothing."""
+    if Path(path).is_dir():
+        return fingerprint(path)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return fingerprint(snapshot_download(path, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
 
 
 def check_weights(folder: str, **options: Any) -> None:

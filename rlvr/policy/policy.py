@@ -22,7 +22,16 @@ from rlvr.adapters.export import save_as_lora, save_as_peft, saves_as_lora
 from rlvr.adapters.merge import as_in_files, merged_weights, reference_on
 from rlvr.adapters.methods.full import frozen_copy
 from rlvr.adapters.rounding import skip_input_casts
-from rlvr.adapters.state import adapter_state, adapter_tensors, load_adapter_state
+from rlvr.adapters.saved import (
+    SavedPolicy,
+    check_base,
+    check_settings,
+    load_peft,
+    load_saved,
+    read_saved,
+    write_saved,
+)
+from rlvr.adapters.state import adapter_tensors, load_adapter_state
 from rlvr.adapters.targets import check_adapted, check_modules, named_after
 from rlvr.config.train import AdapterConfig, ModelConfig
 from rlvr.distributed.sharded_tensors import (
@@ -36,7 +45,7 @@ from rlvr.distributed.strategy import ShardingStrategy
 from rlvr.distributed.world import World
 from rlvr.policy.attention import use_packing
 from rlvr.policy.language_model import LanguageModel, compute_type, default_device, load_base
-from rlvr.policy.loading import load_whole
+from rlvr.policy.loading import base_fingerprint, load_whole
 from rlvr.policy.loss_scale import LossScale
 from rlvr.policy.packing import TokenRow
 from rlvr.policy.shared_base import own_trained
@@ -50,7 +59,8 @@ class Policy(LanguageModel):
 
     adapter: the method's settings, with the seed in force and the rank that adapter.match picked.
     reference: a frozen copy under full fine-tuning with a KL penalty. strategy: how the ranks share
-    it. loss_scale: in float16 only.
+    it. loss_scale: in float16 only. base_weights: a fingerprint of the base's files. held: what was
+    trained of an adapter when it became the reference, by name; None where `reference_on` gives it.
     """
 
     method: Method
@@ -58,6 +68,8 @@ class Policy(LanguageModel):
     reference: PreTrainedModel | None = None
     strategy: ShardingStrategy = field(default_factory=lambda: ShardingStrategy(World.alone()))
     loss_scale: LossScale | None = None
+    base_weights: str | None = None
+    held: dict[str, Tensor] | None = None
 
     @property
     def saves_scaled_factors(self) -> bool:
@@ -85,12 +97,39 @@ class Policy(LanguageModel):
     @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[TokenRow], temperature: float) -> Tensor:
         """[T] log-probabilities by the reference: the pristine base, or what was frozen of the
-        start (`reference_on`, or the copy)."""
+        start (`reference_on`, or the copy), or of a later policy (`reset_reference`)."""
+        if self.held is not None:
+            with self._held_in_place(self.held):
+                return self.logprobs(rows, temperature)[0]
         if isinstance(self.model, PeftModel):
             with reference_on(self.model):
                 return self._logprobs(self.causal_lm, rows, temperature)[0]
         assert self.reference is not None, "full fine-tuning with KL keeps a frozen copy"
         return self._logprobs(self.reference, rows, temperature)[0]
+
+    @contextlib.contextmanager
+    def _held_in_place(self, held: dict[str, Tensor]) -> Iterator[None]:
+        """Inside the block the trained tensors are the reference's."""
+        live = {name: p for name, p in self.model.named_parameters() if name in held}
+        trained = {name: p.data for name, p in live.items()}
+        for name, p in live.items():
+            p.data = held[name]
+        try:
+            yield
+        finally:
+            for name, p in live.items():
+                p.data = trained[name]
+
+    @torch.no_grad()
+    def reset_reference(self) -> None:
+        """Makes the policy as it is now the reference policy."""
+        if self.reference is not None:
+            source = dict(self.model.named_parameters())
+            for name, value in self.reference.named_parameters():
+                value.copy_(source[name])
+        else:
+            trained = ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+            self.held = {name: p.detach().clone() for name, p in trained}
 
     def engine_weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every weight that training changes, as the engine must hold it."""
@@ -116,8 +155,13 @@ class Policy(LanguageModel):
         return [m for m in self.causal_lm.modules() if isinstance(m, GradientCheckpointingLayer)]
 
     def save(self, folder: Path) -> None:
-        """A peft adapter folder, or a transformers model folder, with the tokenizer beside."""
+        """A peft adapter folder, or a transformers model folder, with the tokenizer and what a run
+        goes on from beside."""
         self.save_adapter(folder)
+        with self.gathered():
+            dtype = str(self.dtype).removeprefix("torch.")
+            saved = SavedPolicy(self.adapter, self.path, self.base_weights, dtype)
+            write_saved(self.model, folder, saved)
         self.tokenizer.save_pretrained(folder)
 
     def saved_tensors(self) -> list[Tensor]:
@@ -174,27 +218,46 @@ class Policy(LanguageModel):
         """What a checkpoint needs to continue, besides the folder that `save` writes."""
         schedule = self.method.schedule
         return {
-            "adapter": adapter_state(self.model) if isinstance(self.model, PeftModel) else None,
             "schedule": schedule.state(self.model) if schedule else None,
             "loss_scale": self.loss_scale.state() if self.loss_scale else None,
         }
 
     def load_training_state(self, folder: Path, state: dict[str, Any]) -> None:
         """Puts back what `save` and `training_state` gave, bit for bit."""
-        if state["adapter"] is not None:
+        if state.get("adapter") is not None:  # of a checkpoint from before it was a file
             load_adapter_state(self.model, state["adapter"])
         else:
-            read = AutoModelForCausalLM.from_pretrained
-            saved = load_whole(read, str(folder), dtype=torch.float32, use_safetensors=True)
-            live = dict(self.model.named_parameters())
-            for name, value in saved.named_parameters():
-                copy_into(live[name], value.detach())
+            self._load_weights(folder)
         self.strategy.loaded()
         if self.method.schedule:
             schedule = moved(state["schedule"], self.device)
             self.method.schedule.load_state(self.model, schedule)
         if self.loss_scale and state.get("loss_scale"):  # older checkpoints have none
             self.loss_scale.load_state(state["loss_scale"])
+
+    def _load_weights(self, folder: Path) -> None:
+        """The weights that `save` wrote. Raises: ConfigError where they are not this policy's."""
+        if isinstance(self.model, PeftModel):
+            load_saved(self.model, folder)
+            return
+        read = AutoModelForCausalLM.from_pretrained
+        saved = load_whole(read, str(folder), dtype=torch.float32, use_safetensors=True)
+        live = dict(self.model.named_parameters())
+        for name, value in saved.named_parameters():
+            copy_into(live[name], value.detach())
+
+    def continue_from(self, folder: Path) -> None:
+        """Takes the weights of a folder that `save` wrote, or of one of peft's, bit for bit.
+
+        Raises: ConfigError for another method, other settings or another base.
+        """
+        saved = read_saved(folder)
+        if saved is None:
+            load_peft(self.model, folder, self.adapter)
+            return
+        check_settings(saved, self.adapter)
+        check_base(saved, folder, self.path, self.base_weights)
+        self._load_weights(folder)
 
 
 def load_policy(
@@ -213,7 +276,8 @@ def load_policy(
     num_updates: optimizer steps of the run. encode_rows(tokenizer): token ids of training problems,
     called where the method's initialisation looks at data. device: None takes a GPU, if there
     is one. world: the ranks that train it.
-    Raises: ConfigError for a model that cannot be found or read, or modules that it does not have.
+    Raises: ConfigError for a model that cannot be found or read, modules that it does not have, or
+    an adapter.start_from that is not of this method, these settings and this base.
     """
     method = get_method(adapter)
     device, dtype = device or default_device(), compute_type(model_config)
@@ -229,17 +293,27 @@ def load_policy(
         # before the method is applied, which may train the base itself
         reference = frozen_copy(base)
     adapter = match_rank(method, adapter, base.config)
-    rows = encode_rows(tokenizer) if method.needs_rows and encode_rows else None
-    adapter = adapter.model_copy(update={"seed": seed if adapter.seed is None else adapter.seed})
-    model = method.apply(base, Setup(adapter, adapter.seed or 0, num_updates, rows)).eval()
+    start = Path(adapter.start_from) if adapter.start_from else None
+    if adapter.seed is None:
+        # what a saved adapter's seed drew may be no tensor: FourierFT's choice of frequencies
+        kept = read_saved(start) if start else None
+        adapter = adapter.model_copy(update={"seed": kept.config.seed if kept else seed})
+    rows = encode_rows(tokenizer) if method.needs_rows and encode_rows and not start else None
+    setup = Setup(adapter, adapter.seed or 0, num_updates, rows, overwritten=start is not None)
+    model = method.apply(base, setup).eval()
     check_adapted(model, wanted)
     own_trained(model)
     if dtype != torch.float32:
         skip_input_casts(model)
     scale = LossScale() if dtype == torch.float16 else None
     strategy = ShardingStrategy(world)
+    weights = base_fingerprint(path, model_config.revision)
     policy = Policy(
-        model, tokenizer, dtype, device, path, method, adapter, reference, strategy, scale
+        model, tokenizer, dtype, device, path, method, adapter, reference, strategy, scale, weights
     )
+    if start is not None:
+        policy.continue_from(start)
+        if keep_reference:
+            policy.reset_reference()
     policy.check_logits()
     return policy

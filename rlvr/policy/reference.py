@@ -41,18 +41,36 @@ def update_reference(policy: Policy, config: AlgorithmConfig, steps_done: int) -
         value.lerp_(source[name].to(value), 1 - keep)
 
 
-def save_reference(policy: Policy, config: AlgorithmConfig, folder: Path) -> None:
-    """Writes the reference into a checkpoint's folder when it is not the policy at step 0."""
-    if policy.reference is not None and config.reference != "initial":
-        weights = {name: p.contiguous() for name, p in policy.reference.named_parameters()}
+def save_reference(
+    policy: Policy, config: AlgorithmConfig, folder: Path, was_reset: bool = False
+) -> None:
+    """Writes the reference into a checkpoint's folder when it is not the policy at step 0.
+
+    was_reset: whether a stage has made a later policy the reference.
+    """
+    if was_reset or (policy.reference is not None and config.reference != "initial"):
+        weights = {name: p.contiguous() for name, p in _weights(policy).items()}
         save_file(weights, folder / REFERENCE_FILE)
 
 
+def _weights(policy: Policy) -> dict[str, torch.Tensor]:
+    """The frozen copy's, or what is held of an adapter."""
+    if policy.reference is not None:
+        return dict(policy.reference.named_parameters())
+    assert policy.held is not None, "a reference was reset"
+    return policy.held
+
+
 @torch.no_grad()
-def load_reference(policy: Policy, config: AlgorithmConfig, folder: Path) -> None:
+def load_reference(
+    policy: Policy, config: AlgorithmConfig, folder: Path, was_reset: bool = False
+) -> None:
     """Restores what `save_reference` wrote."""
-    if policy.reference is None or config.reference == "initial":
+    if not was_reset and (policy.reference is None or config.reference == "initial"):
         return
     saved = load_file(folder / REFERENCE_FILE)
+    if policy.reference is None:
+        policy.held = {name: value.to(policy.device) for name, value in saved.items()}
+        return
     for name, value in policy.reference.named_parameters():
         value.copy_(saved[name])

@@ -13,19 +13,23 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 
-from rlvr.common.errors import RunError
+from rlvr.common.errors import ConfigError, RunError
 from rlvr.common.files import write_whole
 from rlvr.common.log import get_logger
+from rlvr.config.sft import FinetuneRecipe
+from rlvr.config.train import TrainRecipe
 from rlvr.policy.policy import Policy
 from rlvr.runs.reader import read_evaluations
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+R = TypeVar("R", TrainRecipe, FinetuneRecipe)
 
 logger = get_logger(__name__)
 
@@ -178,6 +182,37 @@ def best_checkpoint(run_dir: Path) -> Path:
     # reversed, because max keeps the first of equals: the newest checkpoint wins a tie
     newest_first = reversed(list_checkpoints(run_dir))
     return max(newest_first, key=lambda path: scores.get(checkpoint_step(path), -1.0))
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The folder of weights that a user's folder stands for: a run's best checkpoint, or itself.
+
+    Raises: ConfigError where there is none.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; give that of a run or of a checkpoint")
+    if (folder / "manifest.json").is_file():
+        if not list_checkpoints(folder):
+            raise ConfigError(f"{folder}: this run has no checkpoint yet; wait for its first")
+        folder = best_checkpoint(folder)
+    return folder.absolute()
+
+
+def refuse_damaged(checkpoint: Path) -> None:
+    """Raises: ConfigError for a checkpoint that is not as it was written. Reads all of it."""
+    # supervised runs keep no trainer's state, and no hashes in it
+    harm = damage(checkpoint) if (checkpoint / STATE_FOLDER).is_dir() else None
+    if harm:
+        raise ConfigError(f"{checkpoint} is damaged ({harm}); give another checkpoint")
+
+
+def with_found_start(recipe: R) -> R:
+    """The recipe with the checkpoint that adapter.start_from stands for. Raises: ConfigError."""
+    start = recipe.adapter.start_from
+    if start is None:
+        return recipe
+    found = {"start_from": str(find_checkpoint(Path(start)))}
+    return recipe.model_copy(update={"adapter": recipe.adapter.model_copy(update=found)})
 
 
 def prune_checkpoints(run_dir: Path, keep: int) -> None:

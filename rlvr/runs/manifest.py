@@ -19,11 +19,13 @@ from rlvr.adapters.facts import (
 )
 from rlvr.adapters.state import adapter_state
 from rlvr.common.checkout import git_commit
+from rlvr.common.errors import ConfigError
 from rlvr.common.files import write_whole
 from rlvr.common.machine import gpu_facts, versions
 from rlvr.data.sft_examples import Examples
 from rlvr.distributed.sharded_tensors import num_elements
 from rlvr.policy.language_model import load_base
+from rlvr.policy.loading import fingerprint
 from rlvr.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -67,14 +69,16 @@ def manifest(
         "seed": recipe.train.seed,
         "adapter_seed": policy.adapter.seed,
         "model": policy.path,
-        "data": _data_facts(data),
+        "model_weights": policy.base_weights,
+        "start_from": start_facts(recipe.adapter.start_from),
+        "data": data_facts(data),
         "versions": versions(),
         "gpu": gpu_facts(),
         "git_commit": git_commit(),
     }
 
 
-def _data_facts(data: Dataset | Examples) -> dict[str, Any]:
+def data_facts(data: Dataset | Examples) -> dict[str, Any]:
     """Source, sha256 and counts; where there are several sources, of each of them too."""
     facts = {
         "source": data.source,
@@ -96,6 +100,21 @@ def _data_facts(data: Dataset | Examples) -> dict[str, Any]:
             for number, one in enumerate(data.sources)
         ]
     }
+
+
+def start_facts(folder: str | None) -> dict[str, str | None] | None:
+    """The folder of adapter.start_from with a fingerprint of its files; None without one."""
+    return None if folder is None else {"folder": folder, "weights": fingerprint(folder)}
+
+
+def check_same_start(folder: str | None, recorded: dict[str, str | None] | None) -> None:
+    """Raises: ConfigError where adapter.start_from is not what the run began with."""
+    then, now = (recorded or {}).get("weights"), (start_facts(folder) or {}).get("weights")
+    if now != then:
+        raise ConfigError(
+            f"adapter.start_from = {folder!r}: has changed since the run began (weights {now}, was"
+            f" {then}); put the old folder back, or start a new run"
+        )
 
 
 def finish_manifest(

@@ -30,8 +30,12 @@ class RunData:
     folder: Path | None = None
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """The value of `section.key` in the resolved recipe."""
+        """The value of `section.key` in the resolved recipe, in force at the last logged step."""
         value: Any = self.config
+        for stage in self.config.get("stage", []):
+            if self.rows and stage["at_step"] < self.rows[-1]["step"]:
+                changes = {k: v for k, v in stage.items() if isinstance(v, dict)}
+                value = value | {k: value.get(k, {}) | v for k, v in changes.items()}
         for key in name.split("."):
             if not isinstance(value, dict) or key not in value:
                 return default

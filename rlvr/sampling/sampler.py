@@ -59,12 +59,14 @@ class Sampler:
         recipe: TrainRecipe,
         world: World = World.alone(),
         safe_point: Callable[[], None] = never_stop,
+        end: int | None = None,
     ) -> None:
         """engine: the collector's. safe_point: called after every decoding step, and while
-        collections ahead are waited for; may raise to stop the run."""
+        collections ahead are waited for; may raise to stop the run. end: the step before which
+        nothing is collected ahead any more; None: that of the run."""
         self._collector, self._engine, self.trace = collector, engine, collector.trace
         self._num_ahead = recipe.rollout.steps_ahead if recipe.rollout.mode == "async" else 0
-        self._num_steps = recipe.train.steps
+        self._num_steps = recipe.train.steps if end is None else end
         self._world, self._safe_point = world, safe_point
         self._background = Background()
         self._ahead: deque[Future[Collected]] = deque()

@@ -28,6 +28,7 @@ from rlvr.engines.stop_tokens import add_end
 from rlvr.policy.language_model import load_tokenizer
 from rlvr.policy.logits import HALF_TOLERANCE, TOLERANCE, large_logits
 from rlvr.policy.policy import Policy, load_policy
+from rlvr.runs.checkpoint import refuse_damaged, with_found_start
 from rlvr.runs.folder import create_run_folder, reserve_run_folder
 from rlvr.runs.manifest import finish_manifest, manifest
 from rlvr.sft.trainer import Parts, train
@@ -47,8 +48,10 @@ def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Pat
     with run.merge, merged/.
     Raises: ConfigError for what cannot work, RunError for a loss that is not finite.
     """
-    recipe = absolute(recipe)
+    recipe = with_found_start(absolute(recipe))
     check_finetune(recipe)
+    if recipe.adapter.start_from is not None:
+        refuse_damaged(Path(recipe.adapter.start_from))
     # reserved before the model loads: a second run of the same name fails at once
     with reserve_run_folder(recipe, recipe_path, can_resume=False) as folder:
         parts = build(recipe, model_path(recipe, recipe_path))

@@ -52,9 +52,10 @@ def shared_recipe(run: RunData, base: str | None) -> str:
     tree = copy.deepcopy(run.config)
     for key in PRIVATE:
         drop(tree, key)
-    for section, name in PATH_SETTINGS:
-        if name in tree.get(section, {}):
-            tree[section][name] = shorten(tree[section][name])
+    for part in (tree, *tree.get("stage", [])):
+        for section, name in PATH_SETTINGS:
+            if name in part.get(section, {}):
+                part[section][name] = shorten(part[section][name])
     if base is not None:
         drop(tree, "model.sft_recipe")
         tree["model"]["path"] = base

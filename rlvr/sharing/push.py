@@ -13,7 +13,7 @@ from rlvr.sharing.card import is_hub_id, model_card, shared_recipe
 
 Files = Mapping[str, Path | bytes]
 """What is uploaded, by its path in the repository."""
-ADAPTER = "adapter_config.json"
+ADAPTER, POLICY = "adapter_config.json", "rlvr_policy.json"
 
 
 def main(words: Sequence[str]) -> int:
@@ -67,6 +67,10 @@ def collect(run_dir: Path, repo_id: str, base: str | None = None) -> Files:
     if is_adapter:
         tree = json.loads((checkpoint / ADAPTER).read_text()) | {"base_model_name_or_path": base}
         files[ADAPTER] = json.dumps(tree, indent=2).encode()
+    if POLICY in files:  # not in a checkpoint from before there was one
+        # what anybody else goes on from it needs; of whole weights the base is not read
+        tree = json.loads((checkpoint / POLICY).read_text()) | {"base": base or ""}
+        files[POLICY] = json.dumps(tree, indent=1).encode()
     # peft writes a card of its own, without anything about the training
     files["README.md"] = model_card(run, step, repo_id, base, is_adapter).encode()
     files["recipe.toml"] = shared_recipe(run, base).encode()

@@ -42,6 +42,7 @@ from rlvr.sampling.collector import Collector
 from rlvr.sampling.extra import ExtraRewards
 from rlvr.sampling.replay import NoEngine, Replay, check_replay
 from rlvr.sampling.sampler import Sampler
+from rlvr.training.teacher import Teacher, load_teacher
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -49,10 +50,24 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Settings of a run from a step on. recipe: in force then, without stages of its own. at_step:
+    finished steps with which it begins. prompts: token ids of each problem's prompt."""
+
+    recipe: TrainRecipe
+    data: Dataset
+    prompts: list[list[int]]
+    at_step: int = 0
+    reset_reference: bool = False
+    reset_optimizer: bool = False
+
+
 @dataclass
 class Training:
-    """The parts of a run. evals: the problem sets of its evaluations, the main one first.
-    safe_point: called where the run may stop; raises to stop it."""
+    """The parts of a run. recipe and data: of the stage it is in, one of `stages`. evals: the
+    problem sets of its evaluations, the main one first. safe_point: called where the run may stop;
+    raises to stop it."""
 
     recipe: TrainRecipe
     world: World
@@ -65,7 +80,10 @@ class Training:
     sampler: Sampler | Replay
     data: Dataset
     evals: tuple[EvalSet, ...]
+    stages: tuple[Stage, ...]
+    stage: int = 0
     safe_point: Callable[[], None] = never_stop
+    teacher: Teacher | None = None
 
     def close(self) -> None:
         """Ends what is collected ahead, workers and engine."""
@@ -84,7 +102,7 @@ def build(
     recipe: TrainRecipe,
     model_path: str,
     start_engine: StartEngine | None = None,
-    data_sha256: str | None = None,
+    data_sha256: Sequence[str] = (),
     *,
     world: World = World.alone(),
     safe_point: Callable[[], None] = never_stop,
@@ -92,7 +110,7 @@ def build(
     """The parts of a recipe's run, whose policy lies at `model_path` (folder or hub id).
 
     start_engine: gives a live engine that serves the base; None starts one for this run alone.
-    data_sha256: of the problems that the run began with; others are refused.
+    data_sha256: of the problems that the run began with, stage by stage; others are refused.
     Raises: ConfigError for anything in the recipe that cannot work with this model and data.
     """
     slow = advice(recipe.model.dtype)
@@ -116,11 +134,13 @@ def build(
     extra = ExtraRewards(recipe) if recipe.reward.extra else None
     rollout = with_stops(recipe.rollout, tokenizer)
     recipe = recipe.model_copy(update={"rollout": rollout})
-    max_len = _max_prompt_len(recipe, recipe.rollout.max_response_len)
-    data, prompts = encode_prompts(sources.train, tokenizer, recipe.data, max_len)
+    stages = _stages(recipe, sources.train, tokenizer)
+    recipe, data, prompts = stages[0].recipe, stages[0].data, stages[0].prompts
     evals = _eval_sets(recipe, sources, tokenizer)
     # before the engine: vLLM counts the GPU memory that is taken when it starts
-    policy = _policy(recipe, model_path, prompts, world)
+    with_kl = any(stage.recipe.algorithm.kl_beta for stage in stages)
+    policy = _policy(recipe, model_path, prompts, world, with_kl)
+    teacher = load_teacher(recipe, policy)
     for line in notices(recipe, policy.causal_lm.generation_config, tokenizer, prompts):
         if world.is_main:
             logger.warning(line)
@@ -130,11 +150,14 @@ def build(
     else:
         engine = _engine(recipe, policy, prompts, start_engine or new_engine)
         given = (recipe, data.problems, prompts, engine, verifier, policy.decode)
-        sampler = make_sampler(*given, extra=extra, world=world, safe_point=safe_point)
+        end = stages[1].at_step if stages[1:] else None
+        sampler = make_sampler(*given, extra=extra, world=world, safe_point=safe_point, end=end)
     optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
     entropy = EntropyControl(recipe.algorithm)
     parts = (policy, optimizer, entropy, engine, verifier, extra, sampler)
-    return Training(recipe, world, *parts, data, evals, safe_point)
+    return Training(
+        recipe, world, *parts, data, evals, stages, safe_point=safe_point, teacher=teacher
+    )
 
 
 def _half(recipe: TrainRecipe) -> TrainRecipe:
@@ -156,20 +179,36 @@ def _with_think(recipe: TrainRecipe, tokenizer: Any) -> TrainRecipe:
 
 @dataclass(frozen=True)
 class _Sources:
-    """Problems as their files have them. held_out: with the data settings of eval.path."""
+    """Problems as their files have them. train: of each stage, the first of them that of the
+    recipe. held_out: with the data settings of eval.path."""
 
-    train: Dataset
+    train: list[Dataset]
     held_out: tuple[Dataset, DataConfig] | None
     benchmarks: Sequence[LoadedBenchmark]
 
 
-def _load_sources(recipe: TrainRecipe, data_sha256: str | None) -> _Sources:
-    train = load_problems(recipe.data, keep_rows=bool(recipe.reward.extra))
-    if data_sha256 is not None:
-        check_same_data(", ".join(recipe.data.paths), train.sha256, data_sha256)
+def _load_sources(recipe: TrainRecipe, data_sha256: Sequence[str]) -> _Sources:
+    configs = [recipe.in_stage(number).data for number in range(len(recipe.stage) + 1)]
+    train = [load_problems(config, keep_rows=bool(recipe.reward.extra)) for config in configs]
+    for config, found, recorded in zip(configs, train, data_sha256, strict=False):
+        check_same_data(", ".join(config.paths), found.sha256, recorded)
     config = held_out_data(recipe)
     held_out = (load_problems(config, "eval"), config) if config else None
     return _Sources(train, held_out, load_benchmarks(recipe))
+
+
+def _stages(recipe: TrainRecipe, sources: Sequence[Dataset], tokenizer: Any) -> tuple[Stage, ...]:
+    """The run's stages, with the problems whose prompts leave room for the stage's responses."""
+    stages = []
+    for number, source in enumerate(sources):
+        then = recipe.in_stage(number)
+        max_len = _max_prompt_len(then, then.rollout.max_response_len)
+        data, prompts = encode_prompts(source, tokenizer, then.data, max_len)
+        begins: dict[str, Any] = {}
+        if number:
+            begins = recipe.stage[number - 1].model_dump(exclude={"changes"}, exclude_unset=True)
+        stages.append(Stage(then, data, prompts, **begins))
+    return tuple(stages)
 
 
 def _eval_sets(recipe: TrainRecipe, sources: _Sources, tokenizer: Any) -> tuple[EvalSet, ...]:
@@ -191,8 +230,10 @@ def make_sampler(
     extra: ExtraRewards | None = None,
     world: World = World.alone(),
     safe_point: Callable[[], None] = never_stop,
+    end: int | None = None,
 ) -> Sampler:
-    """The sampler of a recipe."""
+    """The sampler of a recipe. end: the step before which it stops collecting ahead; None: that of
+    the run."""
     collector = Collector(
         problems,
         prompts,
@@ -208,7 +249,7 @@ def make_sampler(
         extra=extra,
         world=world,
     )
-    return Sampler(collector, engine, recipe, world, safe_point)
+    return Sampler(collector, engine, recipe, world, safe_point, end)
 
 
 def _engine(
@@ -246,14 +287,16 @@ def _set_threads(recipe: TrainRecipe, policy: Policy) -> None:
         torch.set_num_threads(recipe.train.num_threads or max(1, cores))
 
 
-def _policy(recipe: TrainRecipe, model_path: str, prompts: list[list[int]], world: World) -> Policy:
+def _policy(
+    recipe: TrainRecipe, model_path: str, prompts: list[list[int]], world: World, with_kl: bool
+) -> Policy:
     """The policy as it will be trained; its initialisation may look at the data's first prompts."""
     policy = load_policy(
         recipe.model,
         recipe.adapter,
         model_path,
         recipe.train.seed,
-        keep_reference=recipe.algorithm.kl_beta > 0,
+        keep_reference=with_kl,
         num_updates=recipe.train.steps * recipe.optim.updates_per_step,
         encode_rows=lambda _tokenizer: prompts[: recipe.adapter.calibration_rows],
         world=world,

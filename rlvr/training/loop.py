@@ -24,7 +24,8 @@ from rlvr.data.contamination import check_training_data, num_repeated
 from rlvr.distributed.world import LostRanksError, World
 from rlvr.engines.engine import EngineLost, refusal
 from rlvr.engines.stop_tokens import missing_end
-from rlvr.runs.checkpoint import NotWrittenError
+from rlvr.runs.checkpoint import NotWrittenError, refuse_damaged, with_found_start
+from rlvr.runs.display import Display
 from rlvr.runs.folder import (
     Run,
     check_same_recipe,
@@ -33,17 +34,17 @@ from rlvr.runs.folder import (
     own_code,
     reserve_run_folder,
 )
-from rlvr.runs.manifest import finish_manifest, manifest
+from rlvr.runs.manifest import data_facts, finish_manifest, manifest
+from rlvr.runs.profiling import profiled
 from rlvr.runs.tracker import Tracker, write_rollouts, write_trace
 from rlvr.sampling.replay import tokenizer_sha256, write_groups
 from rlvr.training.batch import StepBatch
-from rlvr.training.build import StartEngine, Training, build
-from rlvr.training.display import Display
+from rlvr.training.build import Stage, StartEngine, Training, build
 from rlvr.training.evaluate import evaluate_step, is_best
 from rlvr.training.preflight import check, check_reachable
-from rlvr.training.profiling import profiled
 from rlvr.training.resume import checkpoint_and_stop, restore, save
 from rlvr.training.skipped_steps import check_streak, save_batch
+from rlvr.training.stages import begin_due
 from rlvr.training.step import StepResult, train_step
 from rlvr.training.summary import finish
 from rlvr.warm_start.policy_path import model_path
@@ -72,9 +73,11 @@ def train(
 
     end: ends the run before train.steps; it is evaluated there and can be resumed.
     """
-    recipe = absolute(recipe)
+    recipe = with_found_start(absolute(recipe))
     check(recipe, world)
     check_reachable(recipe)
+    if recipe.adapter.start_from is not None:
+        refuse_damaged(Path(recipe.adapter.start_from))
     for caution in cautions(recipe) if world.is_main else ():
         logger.warning(f"caution: {caution}")
     with _on_main(world, reserve_run_folder(recipe, recipe_path)) as folder, of_run(folder.name):
@@ -103,7 +106,7 @@ def resume(
     if not (folder / "config.toml").is_file():
         raise ConfigError(f"{folder}: not a run folder (no config.toml); give the folder of a run")
     if same_as is not None:
-        check_same_recipe(folder, same_as)
+        check_same_recipe(folder, with_found_start(same_as))
     stop = StopRequest()
     with _on_main(world, lock_run_folder(folder)), of_run(folder.name):
         with StickyInterrupt() as interrupt:
@@ -147,17 +150,31 @@ def _facts(training: Training) -> dict[str, Any]:
     )
     facts["require_closed_think"] = recipe.reward.require_closed_think
     facts["own_code"] = own_code(recipe)
+    facts["teacher"] = training.teacher and training.teacher.facts()
     facts["tokenizer_sha256"] = tokenizer_sha256(policy.tokenizer)
     facts |= {"num_ranks": training.world.size, "sharded": policy.strategy.is_sharded}
-    evaluated = [one.loaded for one in training.evals]
     if training.data.sources:
         facts["data"]["num_repeated"] = training.world.on_main(
             partial(num_repeated, training.data.problems, recipe.data)
         )
-    facts["contamination"] = training.world.on_main(
-        partial(check_training_data, recipe, training.data.problems, evaluated)
-    )
+    facts["contamination"] = _contamination(training, training.stages[0])
+    facts["stages"] = [
+        {
+            "at_step": stage.at_step,
+            "data": data_facts(stage.data),
+            "contamination": _contamination(training, stage)
+            if stage.recipe.data != recipe.data
+            else facts["contamination"],
+        }
+        for stage in training.stages[1:]
+    ]
     return facts
+
+
+def _contamination(training: Training, stage: Stage) -> dict[str, Any] | None:
+    evaluated = [one.loaded for one in training.evals]
+    check = partial(check_training_data, stage.recipe, stage.data.problems, evaluated)
+    return training.world.on_main(check)
 
 
 @dataclass(frozen=True)
@@ -221,6 +238,7 @@ def run_steps(training: Training, run: Run, reporting: Reporting) -> None:
     while not ended and (run.pending is not None or run.next_step < num_steps):
         # a run that was stopped after an update resumes with the rest of that step
         if run.pending is None:
+            begin_due(training, run)
             profiler = _profiler(training, run)
             result = train_step(training, run.next_step, run.update_done, profiler)
             run.pending = result.metrics  # those that `update_done` had, and the sync's

@@ -15,6 +15,7 @@ import torch
 
 from rlvr.adapters import check_adapter, get_method
 from rlvr.adapters.methods import quantized
+from rlvr.adapters.saved import check_settings, read_saved
 from rlvr.common.errors import ConfigError
 from rlvr.common.own_code import check_call
 from rlvr.config.train import called_with, own_functions
@@ -25,11 +26,14 @@ from rlvr.engines.weights.sync import mode_of
 from rlvr.evaluation.problem_sets import check_benchmarks
 from rlvr.policy.language_model import default_device
 from rlvr.policy.sharded import check_launcher, launcher_sharding
+from rlvr.runs.checkpoint import find_checkpoint
 from rlvr.runs.services import check_trackers
 from rlvr.sampling.extra import style_of
+from rlvr.training.teacher import meet_servers
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
+    from rlvr.config.adapter import AdapterConfig
     from rlvr.config.sft import FinetuneRecipe
     from rlvr.config.train import ModelConfig, OptimConfig, TrainRecipe
 
@@ -47,6 +51,7 @@ def check(
     # AdaLoRA's schedule has to fit into the run; no other method asks how long that is
     num_updates = recipe.train.steps * recipe.optim.updates_per_step
     method = check_adapter(recipe.adapter, num_updates)
+    _check_start(recipe.adapter)
     check_optimizer(method, recipe.optim)
     _check_revision(recipe.model)
     _check_sync(recipe, method)
@@ -77,11 +82,14 @@ def check(
     _check_sleep(recipe, method)
     _check_temperature(recipe, method)
     _check_tensor_parallel(recipe, method, world)
+    for number in range(1, len(recipe.stage) + 1):
+        check(recipe.in_stage(number), world, device)
 
 
 def check_finetune(recipe: FinetuneRecipe) -> None:
     """Refuses a supervised recipe that cannot work here. Raises: ConfigError."""
     method = check_adapter(recipe.adapter)
+    _check_start(recipe.adapter)
     check_optimizer(method, recipe.optim)
     _check_revision(recipe.model)
     if recipe.train.activation_checkpointing and not method.checkpointing:
@@ -110,7 +118,10 @@ def check_finetune(recipe: FinetuneRecipe) -> None:
 
 
 def check_reachable(recipe: TrainRecipe) -> None:
-    """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
+    """Refuses vLLM servers that answer and cannot serve the recipe, and a teacher's that cannot
+    score or do not answer. Raises: ConfigError."""
+    if recipe.teacher.servers:
+        meet_servers(recipe)
     if recipe.rollout.engine == "vllm_server" and recipe.train.replay is None:
         on_cpu = not torch.cuda.is_available()
         mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)
@@ -134,6 +145,15 @@ def check_optimizer(method: Method, config: OptimConfig) -> None:
             f'optim.name = "{name}": pages its state between GPU and CPU memory and needs a GPU;'
             ' set it to "adamw" or "adamw_8bit"'
         )
+
+
+def _check_start(adapter: AdapterConfig) -> None:
+    """Raises: ConfigError where adapter.start_from is of other settings, as far as the folder says
+    before the base is read."""
+    if adapter.start_from is not None:
+        saved = read_saved(find_checkpoint(Path(adapter.start_from)))
+        if saved is not None:
+            check_settings(saved, adapter)
 
 
 def _check_revision(model: ModelConfig) -> None:
@@ -248,6 +268,12 @@ def _check_sharding(recipe: TrainRecipe, method: Method, world: World) -> None:
         f'adapter.method = "{method.name}"': not method.can_shard,
         f'rollout.engine = "{engine}"{without_vllm}': _shares_model(recipe, method),
         "train.compile = true": recipe.train.compile,
+        "stage.reset_reference or reset_optimizer": any(
+            one.reset_reference or one.reset_optimizer for one in recipe.stage
+        ),
+        "adapter.start_from with algorithm.kl_beta": method.keeps_base
+        and recipe.algorithm.kl_beta > 0
+        and recipe.adapter.start_from is not None,
         f'optim.name = "{recipe.optim.name}"': recipe.optim.name != "adamw",
         f'algorithm.reference = "{reference}"': not method.keeps_base
         and recipe.algorithm.kl_beta > 0

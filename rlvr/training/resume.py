@@ -25,9 +25,12 @@ from rlvr.runs.checkpoint import (
     save_checkpoint,
 )
 from rlvr.runs.folder import Run, check_same_code
+from rlvr.runs.manifest import check_same_start
 from rlvr.training.build import StartEngine, Training, build
 from rlvr.training.evaluate import forget_evaluations
 from rlvr.training.preflight import check, check_reachable
+from rlvr.training.stages import go_to, was_reset
+from rlvr.training.teacher import check_same_teacher
 
 logger = get_logger(__name__)
 
@@ -74,6 +77,7 @@ def _write(training: Training, run: Run) -> Path:
         # the keys of older checkpoints, so that both can be resumed
         "unlogged": run.pending and {"step": run.next_step, **run.pending},
         "num_skipped": run.num_skipped,
+        "stage": training.stage,
     }
     path = save_checkpoint(
         run.folder,
@@ -81,7 +85,7 @@ def _write(training: Training, run: Run) -> Path:
         policy,
         training.optimizer,
         state,
-        save_more=partial(save_reference, policy, algorithm),
+        save_more=partial(save_reference, policy, algorithm, was_reset=was_reset(training)),
     )
     # after the new one is there: a full disk costs the new checkpoint, never the old one
     prune_checkpoints(run.folder, training.recipe.train.keep_checkpoints)
@@ -122,6 +126,8 @@ def restore(
     check_reachable(recipe)
     facts = json.loads((folder / "manifest.json").read_text())
     check_same_code(recipe, facts.get("own_code", {}))
+    check_same_start(recipe.adapter.start_from, facts.get("start_from"))
+    check_same_teacher(recipe, facts.get("teacher"))
     # as the run began, also one from before unclosed thinking was looked at
     closed = bool(facts.get("require_closed_think"))
     reward = recipe.reward.model_copy(update={"require_closed_think": closed})
@@ -130,7 +136,7 @@ def restore(
         recipe,
         facts["model"],
         start_engine,
-        facts["data"]["sha256"],
+        [facts["data"]["sha256"], *(one["data"]["sha256"] for one in facts.get("stages", ()))],
         world=world,
         safe_point=safe_point,
     )
@@ -142,8 +148,10 @@ def restore(
 def _load(checkpoint: Path, training: Training) -> Run:
     """Loads the checkpoint into the parts; the run as it stood there."""
     state = load_checkpoint(checkpoint, training.policy, training.optimizer)
-    algorithm = training.recipe.algorithm
-    load_reference(training.policy, algorithm, checkpoint / STATE_FOLDER)
+    if state.get("stage"):  # none in a run begun before there were stages
+        go_to(training, state["stage"])
+    reference = training.policy, training.recipe.algorithm, checkpoint / STATE_FOLDER
+    load_reference(*reference, was_reset(training))
     training.sampler.load_state(state["sampler"])
     training.entropy.load_state(state["entropy"])
     pending = dict(state.get("unlogged") or {})  # the first checkpoints had no such keys

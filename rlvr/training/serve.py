@@ -116,7 +116,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
     import torch
 
     from rlvr.adapters import get_method
-    from rlvr.config.engine_args import as_options, check_on_cpu
+    from rlvr.config.rollout import as_options, check_on_cpu
     from rlvr.engines.engine import hf_overrides
     from rlvr.engines.weights.sync import mode_of
 

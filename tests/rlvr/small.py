@@ -39,9 +39,10 @@ def write_problems(path: Path) -> Path:
     return path
 
 
-def recipe_tree(policy: Path, problems: Path, **sections: dict[str, Any]) -> dict[str, Any]:
-    """Nested dicts of a small recipe; keyword arguments replace or add keys of sections."""
-    base: dict[str, dict[str, Any]] = {
+def recipe_tree(policy: Path, problems: Path, **sections: Any) -> dict[str, Any]:
+    """Nested dicts of a small recipe; keyword arguments replace or add keys of sections. stage: the
+    tables of [[stage]]."""
+    base: dict[str, Any] = {
         "model": {"path": str(policy), "dtype": "float32", "max_len": 160},
         "data": {"path": str(problems), "id_field": "id"},
         "rollout": {
@@ -58,7 +59,7 @@ def recipe_tree(policy: Path, problems: Path, **sections: dict[str, Any]) -> dic
         "track": {"wandb": "disabled"},
     }
     for name, values in sections.items():
-        base[name] = base.get(name, {}) | values
+        base[name] = values if name == "stage" else base.get(name, {}) | values
     return base
 
 

@@ -41,8 +41,9 @@ def _batches(model: Any, setup: Setup, size: int = BATCH_ROWS) -> list[dict[str,
     return batches
 
 
-def _on_meta(model: Any) -> bool:
-    return next(model.parameters()).is_meta
+def _looks_at_nothing(model: Any, setup: Setup) -> bool:
+    """Whether the model is only counted, or what data would give is replaced."""
+    return setup.overwritten or next(model.parameters()).is_meta
 
 
 def _eva(model: Any, setup: Setup) -> Any:
@@ -56,7 +57,7 @@ def _eva(model: Any, setup: Setup) -> Any:
     # only padding has no label here, and the attention mask leaves that out already
     eva = peft.EvaConfig(rho=block.rho, whiten=block.whiten, use_label_mask=False)
     config = lora_config(setup, init_lora_weights="eva", eva_config=eva)
-    if _on_meta(model):
+    if _looks_at_nothing(model, setup):
         return wrap(model, lora_config(setup), setup.seed)
     adapted = wrap(model, config, setup.seed)
     batches = _batches(model, setup)
@@ -78,7 +79,7 @@ def _corda(model: Any, setup: Setup) -> Any:
 
     corda = CordaConfig(corda_method=setup.config.corda.mode)
     extra = {"init_lora_weights": "corda", "corda_config": corda}
-    if not _on_meta(model):
+    if not _looks_at_nothing(model, setup):
         batches = _batches(model, setup, size=1)  # peft's covariance takes one row at a time
 
         @torch.no_grad()
@@ -106,7 +107,7 @@ def _lora_ga(model: Any, setup: Setup) -> Any:
         direction=block.direction, scale=block.scale, stable_gamma=block.stable_gamma
     )
     extra = {"init_lora_weights": "lora_ga", "lora_ga_config": ga}
-    if not _on_meta(model):
+    if not _looks_at_nothing(model, setup):
         batches = _batches(model, setup)
 
         def run() -> None:

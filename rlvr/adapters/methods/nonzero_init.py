@@ -90,7 +90,7 @@ def apply_peft_start(model: Any, setup: Setup, num_directions: int = 0, **extra:
     config = lora_config(setup, **extra)
     weights = target_weights(model, setup, num_directions or setup.rank)
     on_meta = any(weight.is_meta for weight in weights.values())
-    if on_meta:  # only counted: there is nothing to decompose
+    if on_meta or setup.overwritten:  # only counted, or replaced: there is nothing to decompose
         config.init_lora_weights = True
     # peft subtracts the start from W, for some methods in place: not in what other policies read
     before = {name: weight.detach() for name, weight in weights.items()}
@@ -137,7 +137,7 @@ def _apply_factors(model: Any, setup: Setup, factors: Factors) -> Any:
     generator = torch.Generator().manual_seed(setup.seed)
     for layer in lora_layers(adapted).values():
         weight = weight_of(layer.get_base_layer()).detach()
-        if weight.is_meta:
+        if weight.is_meta or setup.overwritten:
             continue
         a, b = factors(weight.float(), setup.rank, layer.scaling["default"], generator)
         for part, value in ((layer.lora_A, a), (layer.lora_B, b)):

@@ -162,7 +162,7 @@ def _save(model: Any, folder: Path, config: AdapterConfig) -> None:
     """peft's folder, and the settings that make the quantised base again from the original."""
     # without a selection peft saves the frozen twin beside it
     save_as_peft(model, folder, selected_adapters=["default"])
-    (folder / BASE_FILE).write_text(config.model_dump_json())
+    (folder / BASE_FILE).write_text(config.model_dump_json(exclude={"start_from"}))
 
 
 def _paged_adamw(model: nn.Module, config: AdapterConfig, optim: OptimConfig) -> Optimizer:

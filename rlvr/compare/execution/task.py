@@ -111,7 +111,8 @@ def is_current(task: RunTask) -> bool:
         return True
     then = absolute_tree(tomllib.loads(path.read_text()))
     now = absolute_tree(task.recipe.model_dump(mode="json"))
-    return all(
+    stages = then.pop("stage", [])
+    return stages == now["stage"] and all(
         value == now[section].get(name, value)  # a setting that no longer exists says nothing
         for section, values in then.items()
         if section in now and section not in ("run", "track", "model")

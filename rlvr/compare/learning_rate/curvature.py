@@ -12,6 +12,7 @@ from rlvr.compare.learning_rate.prior import REFERENCE
 from rlvr.compare.resolve import Comparison
 from rlvr.policy.packing import TokenRow
 from rlvr.policy.policy import Policy, load_policy
+from rlvr.runs.checkpoint import with_found_start
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -129,6 +130,7 @@ def _training_prompts(recipe: TrainRecipe, tokenizer: Any) -> tuple[Dataset, lis
 
 def _policy(recipe: TrainRecipe, method: str | None) -> Policy:
     """The untrained policy in float32, with the recipe's adapter or another method."""
+    recipe = with_found_start(recipe)
     model = recipe.model.model_copy(update={"dtype": "float32"})
     adapter = recipe.adapter if method is None else type(recipe.adapter)(method=method)
     assert recipe.model.path is not None, "the warm start has been made"

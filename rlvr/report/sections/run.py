@@ -115,6 +115,7 @@ def settings_section(run: RunData) -> Block | None:
         "settings",
         "Recipe and manifest",
         [
+            _stages(run),
             details("Resolved recipe (config.toml)", [facts(flatten(run.config).items())]),
             details("Manifest: what was really trained", [manifest_facts(run)]),
             details("Trained modules", [record_table("Trained modules", MODULE_COLUMNS, modules)]),
@@ -122,6 +123,16 @@ def settings_section(run: RunData) -> Block | None:
         ],
         "The recipe says what was asked for; the manifest is read off the live objects.",
     )
+
+
+def _stages(run: RunData) -> Block | None:
+    """What changed at which step; None in a run without stages."""
+    rows = []
+    for stage in run.setting("stage", []):
+        changes = flatten({key: value for key, value in stage.items() if key != "at_step"})
+        shown = ", ".join(f"{key} = {value}" for key, value in changes.items())
+        rows.append((stage["at_step"], shown))
+    return table("Stages", ("from step", "changes"), rows)
 
 
 def manifest_facts(run: RunData) -> Block | None:

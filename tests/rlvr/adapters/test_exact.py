@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ import torch
 
 from rlvr.adapters import METHODS
 from rlvr.adapters.export import merge_and_export
+from rlvr.adapters.methods import nonzero_init
+from rlvr.common.errors import ConfigError
 from rlvr.config.train import AdapterConfig, ModelConfig
 from rlvr.engines.engine import Request, SamplingParams
 from rlvr.engines.transformers import TransformersEngine
@@ -167,14 +170,77 @@ print(json.dumps(scores))
 
 
 @pytest.fixture(scope="module")
-def reloaded(make_trained, tiny_base, tmp_path_factory):
+def saved_by_all(make_trained, tmp_path_factory):
+    """A policy of every method after three updates, and the folders that they saved."""
+    root, trained = tmp_path_factory.mktemp("saved"), {}
+    for name in METHODS:
+        trained[name] = make_trained(name)
+        trained[name].train(3)
+        trained[name].policy.save(root / name)
+    return root, trained
+
+
+@every_method
+def test_another_run_goes_on_from_a_saved_adapter_bit_for_bit(saved_by_all, tiny_base, method):
+    """With another seed and no problems to look at: nothing is made again that was drawn."""
+    root, trained = saved_by_all
+    given = settings(method) | {"start_from": str(root / method)}
+    config = AdapterConfig.model_validate(given)
+    model = ModelConfig.model_validate({"path": str(tiny_base), "dtype": "float32", "max_len": 160})
+    policy = load_policy(model, config, str(tiny_base), 5, keep_reference=True, num_updates=10)
+    before, after = (one.model.state_dict() for one in (trained[method].policy, policy))
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    rows = [TokenRow(p[:1], p[1:]) for p in PROMPTS]
+    with torch.no_grad():
+        assert torch.equal(policy.logprobs(rows, 1.0)[0], trained[method].logprobs())
+        for parameter in policy.trainable:
+            parameter += 0.01
+    # the reference is the policy at step 0, which is the saved one
+    assert torch.equal(policy.reference_logprobs(rows, 1.0), trained[method].logprobs())
+    assert not torch.equal(policy.logprobs(rows, 1.0)[0], trained[method].logprobs())
+
+
+UPDATE_ALONE = {"corda", "lora_ga", "adalora"} | {
+    name for name, method in METHODS.items() if method in nonzero_init.METHODS
+}
+"""Methods whose folder for peft holds base plus update."""
+
+
+@pytest.mark.slow
+@every_method
+def test_peft_s_own_folder_is_gone_on_from_exactly_or_refused(
+    saved_by_all, tiny_base, tmp_path, method
+):
+    root, trained = saved_by_all
+    folder = shutil.copytree(
+        root / method, tmp_path / "peft", ignore=shutil.ignore_patterns("rlvr_*")
+    )
+    seed = {"seed": 0} if "seed" in METHODS[method].options else {}
+    given = settings(method) | seed | {"start_from": str(folder)}
+    config = AdapterConfig.model_validate(given)
+    model = ModelConfig.model_validate({"path": str(tiny_base), "dtype": "float32", "max_len": 160})
+
+    def load():
+        return load_policy(model, config, str(tiny_base), 0, True, num_updates=10)
+
+    if method in UPDATE_ALONE or not METHODS[method].keeps_base:
+        with pytest.raises(ConfigError, match=r"not the factors that are trained|no saved adapter"):
+            load()
+        return
+    policy = load()
+    with torch.no_grad():
+        rows = [TokenRow(p[:1], p[1:]) for p in PROMPTS]
+        assert torch.equal(policy.logprobs(rows, 1.0)[0], trained[method].logprobs())
+
+
+@pytest.fixture(scope="module")
+def reloaded(saved_by_all, tiny_base):
     """Log-probabilities by one fresh process that loads what every method saved and exported."""
-    root = tmp_path_factory.mktemp("saved")
+    root, all_trained = saved_by_all
     folders, live = {}, {}
     for name, method in METHODS.items():
-        trained = make_trained(name)
-        trained.train(3)
-        trained.policy.save(root / name)
+        trained = all_trained[name]
         live[name] = trained.logprobs()
         folders[name] = (str(root / name), not method.keeps_base)
         if method.merges:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from rlvr.adapters.saved import SavedPolicy, write_saved
 from rlvr.cli import main
 from rlvr.common.errors import ConfigError
 from rlvr.compare.fairness import (
@@ -17,6 +18,7 @@ from rlvr.compare.fairness import (
     refuse_unfair,
 )
 from rlvr.compare.resolve import open_comparison
+from rlvr.config.adapter import AdapterConfig
 from rlvr.config.train import TrainRecipe
 
 ROOT = Path(__file__).parents[3]
@@ -115,6 +117,30 @@ def test_an_unfair_one_is_refused_with_the_reason_unless_told_otherwise(open_wri
     fairness = examine(told)
     refuse_unfair(fairness, told)
     assert any(reason in line for line in fairness.unmatched)
+
+
+def test_methods_that_go_on_from_a_saved_adapter_are_named_beside_those_that_do_not(
+    open_written, tmp_path
+):
+    saved = AdapterConfig(method="lora", rank=4, seed=0)
+    write_saved(object(), tmp_path, SavedPolicy(saved, "base", None, "float32"))
+    start = f'[methods.lora.settings.adapter]\nstart_from = "{tmp_path}"\n'
+    unfair = examine(open_written(FAIR + start)).unfair
+    assert unfair == (f"start: lora goes on from {tmp_path}, full from the base",)
+    assert "start" in examine(open_written(FAIR)).matched
+    with pytest.raises(ConfigError, match=r"methods\.lora\.settings\.adapter\.start_from"):
+        examine(open_written(FAIR, adapter={"start_from": str(tmp_path)}))
+
+
+def test_stages_are_the_same_for_all_methods_and_those_that_a_short_run_comes_to(open_written):
+    stages = [
+        {"at_step": 1, "optim": {"lr": 1e-4}},
+        {"at_step": 2, "rollout": {"temperature": 0.9}},
+    ]
+    comparison = open_written(FAIR, budget="steps = 3", stage=stages)
+    assert "stages" in examine(comparison).matched
+    numbers = [len(comparison.resolve("lora", 0, 1e-3, steps).stage) for steps in (1, 2, 3)]
+    assert numbers == [0, 1, 2]
 
 
 def keys_of(kind, prefix=""):

@@ -3,7 +3,7 @@
 import pytest
 
 from rlvr.common.errors import ConfigError
-from rlvr.config.engine_args import REFUSED, as_options, check_on_cpu
+from rlvr.config.rollout import REFUSED, as_options, check_on_cpu
 from tests.rlvr.cases import make_recipe
 
 

@@ -8,7 +8,8 @@ from eval.benchmarks import load_benchmark
 from rlvr.common.errors import ConfigError
 from rlvr.engines.engine import SamplingParams
 from rlvr.evaluation.plan import SamplingJob, SamplingPlan, request, wanted_keys
-from rlvr.evaluation.targets import Target, fingerprint, resolve
+from rlvr.evaluation.targets import Target, resolve
+from rlvr.policy.loading import fingerprint
 
 
 def adapter(folder, **settings):

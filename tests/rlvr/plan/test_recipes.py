@@ -115,3 +115,24 @@ def test_a_recipe_that_does_not_fit_is_seen():
     memory = device_memory(recipe, shape_of(recipe, str(recipe.model.path)), gpu)
     assert gpu is not None
     assert memory["total"] > gpu.memory_gib
+
+
+def test_a_run_with_stages_takes_what_its_stages_take_one_after_the_other():
+    path = ROOT / "deepscaler_1.5b_full.toml"
+    recipe, header = load_recipe(path, [], TrainRecipe), read_header(path)
+    count, gpu = parse_cluster(header.hardware or "")
+    given = argparse.Namespace(
+        lengths=header.lengths, run=None, informative_frac=0.5, prompt_len=150, shards=1, price=2.0
+    )
+    shape = shape_of(recipe, str(recipe.model.path))
+    whole = make_plan(recipe, shape, count, gpu, given)
+    parts = []
+    for number, steps in enumerate((1040, 480, 230)):
+        then = recipe.in_stage(number)
+        then = then.model_copy(update={"train": then.train.model_copy(update={"steps": steps})})
+        parts.append(make_plan(then, shape, count, gpu, given))
+    assert whole["steps"] == 1750
+    assert whole["hours"] == pytest.approx(sum(part["hours"] for part in parts))
+    assert whole["cost"] == pytest.approx(sum(part["cost"] for part in parts))
+    assert whole["memory_gib"] == max((p["memory_gib"] for p in parts), key=lambda m: m["total"])
+    assert [stage["steps"] for stage in whole["stages"]] == [1040, 480, 230]

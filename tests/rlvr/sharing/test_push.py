@@ -52,6 +52,8 @@ def write_finished_run(folder, base="org/base-model", model=None):
     (checkpoint / "trainer_state" / "optimizer.pt").write_bytes(b"moments")
     (checkpoint / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
     (checkpoint / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 8)
+    saved = {"adapter": {"method": "lora"}, "base": str(home / "base"), "base_weights": None}
+    (checkpoint / "rlvr_policy.json").write_text(json.dumps(saved))
     (checkpoint / "README.md").write_text("peft's own card")
     _seal(checkpoint)
     return folder
@@ -74,6 +76,7 @@ def hub(monkeypatch):
 
 
 EXPECTED = {"README.md", "adapter_config.json", "adapter_model.safetensors", "recipe.toml"}
+EXPECTED |= {"rlvr_policy.json"}
 
 
 def test_a_push_sends_the_checkpoint_with_its_card_and_recipe(run, hub, capsys, tmp_path):
@@ -107,7 +110,7 @@ def test_a_push_sends_the_checkpoint_with_its_card_and_recipe(run, hub, capsys, 
     recipe = load_recipe(tmp_path / "recipe.toml", [], TrainRecipe)
     assert recipe.data.path == "train.jsonl"
     assert recipe.data.prompt_template == "/think about a/b: {problem}"
-    for name in ("README.md", "recipe.toml", "adapter_config.json"):
+    for name in ("README.md", "recipe.toml", "adapter_config.json", "rlvr_policy.json"):
         assert str(tmp_path) not in files[name].decode(), "says where its author keeps files"
 
 

@@ -1,15 +1,45 @@
-"""Memory of one step: its peak, and on a GPU the trainer's part apart from the engine's."""
+"""What a step costs: peaks of its memory, and traces by torch's profiler."""
 
 from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
+from rlvr.common.log import get_logger
 from rlvr.distributed.world import World
+
+logger = get_logger(__name__)
+
+
+@contextmanager
+def profiled(folder: Path, step: int, rank: int) -> Iterator[None]:
+    """The block in profile/step_N.rank_R.json.gz, in Chrome's trace format, which Perfetto opens:
+    for train.profile_steps.
+
+    A block that raises leaves no trace, and a disk that cannot take one does not stop the run.
+    """
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as recorded:
+        yield
+    path = folder / "profile" / f"step_{step}.rank_{rank}.json.gz"
+    # torch packs what ends in .gz; a file of the trace's own name is always a whole one
+    partial = path.with_name(f".{path.name}")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        recorded.export_chrome_trace(str(partial))
+        partial.rename(path)
+    except (OSError, RuntimeError) as error:  # a full disk comes as either
+        with suppress(OSError):
+            partial.unlink()
+        logger.warning(f"{path} is missing: {error}")
 
 
 class StepMemory:

@@ -13,8 +13,8 @@ from rich.console import Console
 from rlvr.common.errors import ConfigError
 from rlvr.config.toml import validate
 from rlvr.config.train import TrainRecipe
+from rlvr.runs.profiling import profiled
 from rlvr.training.loop import train
-from rlvr.training.profiling import profiled
 from rlvr.training.step import StepTimer
 from tests.rlvr.small import steady_metrics
 
