@@ -144,6 +144,11 @@ def _best_of_k(rewards_G: Tensor, k: int) -> Tensor:
     return torch.empty_like(rewards_G).scatter(0, order_G, (with_G - mean) / std)
 
 
+def none(rewards: Groups, lengths: Groups) -> list[Tensor]:
+    """0: what a teacher adds to it is all that trains, see `rlvr.algorithm.loss.with_teacher`."""
+    return [torch.zeros_like(r_G) for r_G in rewards]
+
+
 ESTIMATORS: dict[str, Estimator] = {
     "group_std": group_std,
     "group_mean": group_mean,
@@ -154,6 +159,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "informative_scaled": informative_scaled,
     "over_mean": over_mean,
     "pass_at_k": pass_at_k,
+    "none": none,
 }
 """Each algorithm.advantage as a function."""
 

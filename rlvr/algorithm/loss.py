@@ -11,7 +11,7 @@ the mismatch weight proximal / behaviour. Source: decoupled PPO, 2110.00641; ARe
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class TokenBatch:
     proximal_T: by the proximal policy, used where on_policy_T is false; None: the engine's.
     stale_T: whether the weights of an earlier step sampled the row; None: none did.
     selected: see `token_selection.Selection`, as [T] tensors; None: all tokens are kept, none held.
+    teacher_T: log-probabilities by the teacher, or None without one. teacher_weight: its factor.
     """
 
     engine_T: Tensor
@@ -46,6 +47,8 @@ class TokenBatch:
     proximal_T: Tensor | None = None
     stale_T: Tensor | None = None
     selected: tuple[Tensor, Tensor] | None = None
+    teacher_T: Tensor | None = None
+    teacher_weight: float = 0.0
 
     def proximal(self, logp_T: Tensor) -> Tensor:
         """[T] log-probabilities by the proximal policy, without a gradient."""
@@ -164,6 +167,21 @@ def kl_in_loss(logp_T: Tensor, batch: TokenBatch, ref_T: Tensor, config: Algorit
     return kl_T * (ratio_T if config.kl_unbiased else ratio_T.detach())
 
 
+def with_teacher(logp_T: Tensor, batch: TokenBatch) -> TokenBatch:
+    """The batch with the advantage of every token: its row's plus, where there is a teacher,
+    teacher_weight (log p_teacher - log pi), without a gradient.
+
+    With the ratio its expected gradient is that of -teacher_weight KL(pi || p_teacher), the sampled
+    prefixes given. Source: Thinking Machines, "On-Policy Distillation" (2025); GKD, 2306.13649.
+    Deviation: log pi is the trainer's now, there the engine's. In the first update of a step that
+    differs by the engine's rounding; in later ones the gradient stays the KL's.
+    """
+    if batch.teacher_T is None:
+        return batch
+    gap_T = batch.teacher_T - logp_T.detach()
+    return replace(batch, advantage_T=batch.advantage_T + batch.teacher_weight * gap_T)
+
+
 def policy_loss(
     logp_T: Tensor, entropy_T: Tensor, batch: TokenBatch, config: AlgorithmConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -173,7 +191,7 @@ def policy_loss(
     `rlvr.algorithm.surrogate`) times the mismatch weight, plus the penalty on tokens that are held,
     plus kl_beta times the KL estimate, and minus the entropy bonus.
     """
-    proximal_T = batch.proximal(logp_T)
+    batch, proximal_T = with_teacher(logp_T, batch), batch.proximal(logp_T)
     gain_T, clipped_T = surrogate(
         logp_T, proximal_T, batch.advantage_T, batch.layout, config, batch.engine_T
     )
@@ -208,4 +226,6 @@ def _sums(logp_T: Tensor, clipped_T: Tensor, batch: TokenBatch) -> dict[str, Ten
     if batch.ref_T is not None:
         # k3 whatever the loss takes, so that the metric means the same in all runs
         sums["kl_ref"] = kl_penalty(logp_T, batch.ref_T, "k3").sum()
+    if batch.teacher_T is not None:
+        sums["kl_teacher"] = (logp_T - batch.teacher_T).sum()
     return sums

@@ -18,6 +18,7 @@ MATCHED = {
     "rollout": "generation",
     "reward": "reward",
     "algorithm": "algorithm",
+    "teacher": "teacher",
     "optim": "optimizer",
     "eval": "evaluation",
     "train": "steps",

@@ -1,4 +1,4 @@
-"""The [algorithm] section: which policy gradient. Imports no torch."""
+"""The [algorithm] and [teacher] sections: which policy gradient. Imports no torch."""
 
 import math
 from typing import Annotated, Any, Literal, Self
@@ -7,6 +7,7 @@ from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_va
 
 from rlvr.config.base import AS_TEXT, OR_OWN, Section
 from rlvr.config.presets import preset_of
+from rlvr.config.rollout import SERVER
 
 
 class AlgorithmConfig(Section):
@@ -43,6 +44,7 @@ class AlgorithmConfig(Section):
             "informative_scaled",
             "over_mean",
             "pass_at_k",
+            "none",
         ],
         OR_OWN,
         AS_TEXT,
@@ -50,8 +52,8 @@ class AlgorithmConfig(Section):
     """Baseline and scale: reward minus the group's mean over the group's std; without the std;
     minus the mean of the others; minus the length-weighted mean; over the step's std; minus the
     step's mean over its std; times groups / informative groups; over the group's mean (MaxRL); of
-    the best of pass_k responses. This, ratio and clip also take a function of your own,
-    module:function or FILE.py:function (docs/extending.md)."""
+    the best of pass_k responses; 0, for a teacher alone. This, ratio and clip also take a function
+    of your own, module:function or FILE.py:function (docs/extending.md)."""
     pass_k: int = Field(default=4, ge=1)
     """advantage = "pass_at_k": responses in a set."""
     ratio: Annotated[
@@ -168,3 +170,23 @@ class AlgorithmConfig(Section):
         # what the preset filled in is not given: it may be ignored, and another preset replaces it
         section.model_fields_set.intersection_update(values)
         return section
+
+
+class TeacherConfig(Section):
+    """A frozen model whose log-probabilities of the sampled tokens enter their advantages; none
+    without path and servers."""
+
+    path: str | None = None
+    """Folder or hub id of a transformers causal language model with the policy's tokenizer; this
+    process loads it, in model.dtype."""
+    servers: tuple[Annotated[str, Field(pattern=SERVER)], ...] = ()
+    """Addresses of vLLM servers of such a model, which score in its place."""
+    weight: float = Field(default=1.0, gt=0)
+    """Factor of log p_teacher - log pi (nats) of a token in its advantage."""
+    kind: Literal["reverse_kl"] = "reverse_kl"
+    """What is brought down: KL(policy || teacher), on responses that the policy samples."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is a teacher."""
+        return self.path is not None or bool(self.servers)

@@ -63,6 +63,7 @@ _CLIPPED = {"algorithm.clip": _clips("ppo", "cispo", "geometric", "binary_tv", "
 _SOFT = {"algorithm.clip": _clips("soft")}
 _KL = {"algorithm.kl_beta": _above_zero}
 _ENTROPY_TARGET = {"algorithm.entropy_target": _is_there}
+_TAUGHT = {"teacher.path": _is_there, "teacher.servers": _is_there}
 _MISMATCH = {"algorithm.mismatch": _other_than("none")}
 _CHOSEN = {"sampling.strategy": _other_than("uniform")}
 # "auto" counts as vLLM: a recipe is the same on machines with and without it
@@ -133,6 +134,8 @@ _TRAIN: Table = {
     "algorithm.entropy_coef_max": (_ENTROPY_TARGET,),
     "algorithm.mismatch_level": (_MISMATCH,),
     "algorithm.mismatch_cap": (_MISMATCH,),
+    "teacher.weight": (_TAUGHT,),
+    "teacher.kind": (_TAUGHT,),
     "eval.name": ({"eval.path": _is_loaded},),
     "eval.split": (_HELD_OUT,),
     "eval.problem_field": (_HELD_OUT,),

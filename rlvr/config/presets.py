@@ -59,8 +59,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Preset to fields of AlgorithmConfig."""
 
-USES_EQUAL_REWARDS = ("batch",)
-"""Values of algorithm.advantage that are not 0 in a group whose rewards are all equal."""
+USES_EQUAL_REWARDS = ("batch", "none")
+"""Values of algorithm.advantage under which a group whose rewards are all equal trains."""
 
 
 def preset_of(name: Any) -> dict[str, Any]:

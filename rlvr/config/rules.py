@@ -243,6 +243,44 @@ def _of_estimator(recipe: TrainRecipe) -> Iterator[str]:
         )
 
 
+def _of_teacher(recipe: TrainRecipe) -> Iterator[str]:
+    teacher, algorithm = recipe.teacher, recipe.algorithm
+    if not teacher.is_given:
+        if algorithm.advantage == "none":
+            yield (
+                'algorithm.advantage = "none": trains nothing without a teacher; give teacher.path'
+                ' or teacher.servers, or set it to "group_std"'
+            )
+        return
+    if teacher.path is not None and teacher.servers:
+        yield "teacher.path: give one of teacher.path and teacher.servers, not both; remove one"
+    for url in sorted(set(teacher.servers) & set(recipe.rollout.servers)):
+        yield (
+            f"teacher.servers: {url} is among rollout.servers and takes the policy's weights; start"
+            " another with rlvr serve"
+        )
+    if algorithm.ratio in ("sequence", "trajectory"):
+        yield (
+            f'algorithm.ratio = "{algorithm.ratio}": one ratio for a whole response, and a'
+            ' teacher\'s advantage is of a token; set it to "token" or "sequence_token"'
+        )
+    if algorithm.clip == "geometric":
+        yield (
+            'algorithm.clip = "geometric": one gain for a whole response, and a teacher\'s'
+            ' advantage is of a token; set it to "ppo"'
+        )
+    if algorithm.advantage == "none" and algorithm.kl_beta and algorithm.kl_in == "reward":
+        yield (
+            'algorithm.kl_in = "reward": would be ignored with algorithm.advantage = "none"; set it'
+            ' to "loss", or algorithm.kl_beta to 0'
+        )
+    if teacher.servers and recipe.rollout.temperature != 1:
+        yield (
+            f"rollout.temperature = {recipe.rollout.temperature:g}: vLLM scores prompts at"
+            " temperature 1 only; set it to 1, or take teacher.path instead of teacher.servers"
+        )
+
+
 def _of_batch(recipe: TrainRecipe) -> Iterator[str]:
     if recipe.algorithm.advantage in USES_EQUAL_REWARDS and recipe.sampling.dynamic:
         yield (
@@ -419,6 +457,7 @@ RULES: dict[type[BaseModel], tuple[Callable[[Any], Iterator[str]], ...]] = {
         _of_engine_args,
         _of_behaviour,
         _of_estimator,
+        _of_teacher,
         _of_batch,
         _of_reward,
         _of_eval,

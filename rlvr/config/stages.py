@@ -41,6 +41,7 @@ WHY_NOT = {
     "rollout": _ENGINE,
     "data": "evaluations before and after would be asked in different formats",
     "eval": "evaluations before and after could not be compared",
+    "teacher": "it is loaded once; start a new run with adapter.start_from",
     "train": "it is of the whole run",
     "track": "it is of the whole run",
     "run": "it is of the whole run",

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from rlvr.common.own_code import is_own, is_reader
 from rlvr.config.adapter import AdapterConfig
-from rlvr.config.algorithm import AlgorithmConfig
+from rlvr.config.algorithm import AlgorithmConfig, TeacherConfig
 from rlvr.config.base import Section
 from rlvr.config.data import DataConfig
 from rlvr.config.presets import fill_dynamic
@@ -212,6 +212,7 @@ class TrainRecipe(Section):
     sampling: SamplingConfig = SamplingConfig()
     reward: RewardConfig = RewardConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
+    teacher: TeacherConfig = TeacherConfig()
     adapter: AdapterConfig = AdapterConfig()
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()

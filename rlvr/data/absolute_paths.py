@@ -90,6 +90,7 @@ _PLACES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("train", "replay", _existing),
     ("eval", "path", _data),
     ("reward", "extra", _extra),
+    ("teacher", "path", _existing),
     ("algorithm", "advantage", _own),
     ("algorithm", "ratio", _own),
     ("algorithm", "clip", _own),

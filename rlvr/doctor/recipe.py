@@ -134,8 +134,8 @@ def handover_gib(recipe: TrainRecipe, shape: Shape) -> float:
 
 def hub_names(recipe: TrainRecipe) -> list[tuple[str, str]]:
     """(repository, "model" or "dataset") of all that the recipe takes from the hub."""
-    names = [(recipe.model.path, "model")] if recipe.model.path else []
-    names = [(name, kind) for name, kind in names if not Path(name).is_dir()]
+    models = (recipe.model.path, recipe.teacher.path)
+    names = [(path, "model") for path in models if path and not Path(path).is_dir()]
     used = [data for _, data in _sources(recipe) if is_on_hub(data)]
     return names + [(data.path, "dataset") for data in used if data.path is not None]
 

@@ -34,13 +34,14 @@ def parse_cluster(text: str) -> tuple[int, Gpu | None]:
 @dataclass(frozen=True, slots=True)
 class Shape:
     """A policy's size. trainable: parameters with a gradient. config: transformers'. adapter: with
-    its rank."""
+    its rank. teacher_params: parameters of a teacher that is loaded beside it; 0 without one."""
 
     num_params: int
     trainable: int
     dims: ModelDims
     config: Any
     adapter: AdapterConfig
+    teacher_params: int = 0
 
     def kv_bytes(self, bytes_per_value: int) -> int:
         """Of the key-value cache, per token."""
@@ -55,8 +56,9 @@ QWEN2 = {
 """hidden, intermediate, layers, heads, key-value heads, vocabulary, tied: known without the hub."""
 
 
-def model_config(path: str) -> Any:
-    """The transformers configuration of a folder or hub id. Raises: ConfigError."""
+def model_config(path: str, key: str = "model.path") -> Any:
+    """The transformers configuration of a folder or hub id. key: the setting that names it.
+    Raises: ConfigError."""
     from transformers import AutoConfig, Qwen2Config
 
     if path in QWEN2:
@@ -75,7 +77,7 @@ def model_config(path: str) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"model.path = {path!r}: its configuration cannot be read ({reason}); give a folder"
+            f"{key} = {path!r}: its configuration cannot be read ({reason}); give a folder"
         ) from None
 
 
@@ -101,7 +103,17 @@ def shape_of(recipe: TrainRecipe | FinetuneRecipe, path: str) -> Shape:
     # a tensor that serves several layers is not one more with every layer
     count = trainable(config) if method.shared else _from_two_layers(trainable, config)
     num_params = _from_two_layers(_num_params, config)
-    return Shape(num_params, count, ModelDims.of(config), config, adapter)
+    return Shape(num_params, count, ModelDims.of(config), config, adapter, _teacher_params(recipe))
+
+
+def _teacher_params(recipe: TrainRecipe | FinetuneRecipe) -> int:
+    from rlvr.config.train import TrainRecipe
+    from rlvr.evaluation.targets import resolve
+
+    if not isinstance(recipe, TrainRecipe) or recipe.teacher.path is None:
+        return 0
+    base, _ = resolve(recipe.teacher.path, [])  # of an adapter's folder
+    return _from_two_layers(_num_params, model_config(base, "teacher.path"))
 
 
 def _from_two_layers(count: Callable[[Any], int], config: Any) -> int:

@@ -40,7 +40,8 @@ def trainer_memory(
     Methods that train the base keep all of it in float32 and, under autocast, 16-bit copies of the
     matrices; an adapter keeps the base in the compute type. Gradients are float32, AdamW's state is
     two numbers per trained parameter (one byte each in 8 bits; GaLore's and APOLLO's is smaller).
-    A reference under full fine-tuning comes to the device while it scores.
+    A reference under full fine-tuning comes to the device while it scores, as does a teacher, of
+    which every device takes the whole.
     """
     width, all_weights = bytes_per_value(recipe), not get_method(recipe.adapter).keeps_base
     matrices = shape.dims.layer_weights + shape.dims.head_weights
@@ -54,6 +55,8 @@ def trainer_memory(
         "optimizer": shape.trainable * (2 if recipe.optim.name.endswith("8bit") else 8),
     }
     sharded = {name: size / num_shards / GIB for name, size in parts.items() if size}
+    if shape.teacher_params:
+        sharded["teacher"] = shape.teacher_params * width / GIB
     return sharded | {"activations": activation_bytes(recipe, shape) / GIB}
 
 
@@ -159,7 +162,7 @@ def host_memory(recipe: TrainRecipe, shape: Shape, num_ranks: int) -> dict[str, 
     """GiB of CPU memory of a machine with so many ranks, by part, and "total".
 
     Weights are read straight to the device; sleeping vLLMs keep theirs in pinned memory; a
-    reference under full fine-tuning waits there.
+    reference under full fine-tuning and a teacher wait there.
     """
     weights = shape.num_params * bytes_per_value(recipe) / GIB
     rollout, all_weights = recipe.rollout, not get_method(recipe.adapter).keeps_base
@@ -173,6 +176,7 @@ def host_memory(recipe: TrainRecipe, shape: Shape, num_ranks: int) -> dict[str, 
         * (1 + len(recipe.reward.extra)),
         "sleeping engines": num_ranks * weights / rollout.tensor_parallel_size * rollout.sleep,
         "reference": num_ranks * weights * waits,
+        "teacher": num_ranks * shape.teacher_params * bytes_per_value(recipe) / GIB,
     }
     return {name: size for name, size in parts.items() if size} | {"total": sum(parts.values())}
 

@@ -111,7 +111,8 @@ def update_flops_per_token(
     shape: Shape, recipe: TrainRecipe, prompt_len: float, lengths: Sequence[int]
 ) -> float:
     """Operations of the update per token of prompt and response: what the loss needs, passes that
-    score by reference or policy, and layers that are computed again."""
+    score by reference or policy, layers that are computed again, and a teacher's forward pass, at 2
+    per parameter."""
     all_weights = not get_method(recipe.adapter).keeps_base
     added = 0 if all_weights else shape.trainable
     update = update_cost(shape.dims, added, all_weights, all_weights)
@@ -122,7 +123,7 @@ def update_flops_per_token(
     total = [prompt_len + n for n in lengths]
     work = Work(sum(total), sum(lengths), sum(n * n / 2 for n in total))
     flops = update(work) + scored * forward(work) + (again(work) / every if every else 0.0)
-    return flops / sum(total)
+    return flops / sum(total) + 2 * shape.teacher_params
 
 
 def all_reduce_s(gpu: Gpu | None, num_bytes: float, num_devices: int) -> float:

@@ -37,6 +37,8 @@ METRICS: dict[str, str] = {
     "policy/entropy_coef": "coefficient of the entropy bonus in the next step",
     "policy/kl_ref": "mean KL to the reference policy, k3 (nats per token); 0 at step 0, see"
     " docs/adapters.md for the three methods where it is not",
+    "policy/kl_teacher": "mean of log pi - log p_teacher over trained tokens (nats per token): the"
+    " KL to the teacher, k1",
     "policy/kl_engine": "mean KL from engine to trainer on the sampled tokens, k3 (nats per token)",
     "policy/ratio_max": "largest trainer / engine probability of a sampled token",
     "policy/clip_frac": "fraction of trained tokens whose ratio is clipped",

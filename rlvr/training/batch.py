@@ -17,6 +17,7 @@ from rlvr.algorithm.loss import kl_penalty, num_trained
 from rlvr.policy.policy import Policy, TokenRow
 from rlvr.policy.sharded import IDLE
 from rlvr.sampling.rollouts import Group
+from rlvr.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from rlvr.config.algorithm import AlgorithmConfig
@@ -28,7 +29,8 @@ class UpdateConfig:
     """What `make_batch` and `update` take of a recipe.
 
     temperature: of the rollouts; the trainer divides its logits by it too. mask_truncated: whether
-    responses cut off at max_response_len (tokens) stay out of the loss.
+    responses cut off at max_response_len (tokens) stay out of the loss. teacher_weight: 0 without
+    a teacher.
     """
 
     algorithm: AlgorithmConfig
@@ -37,6 +39,7 @@ class UpdateConfig:
     max_response_len: int
     tokens_per_microbatch: int
     mask_truncated: bool
+    teacher_weight: float
 
     @classmethod
     def of(cls, recipe: TrainRecipe) -> UpdateConfig:
@@ -48,6 +51,7 @@ class UpdateConfig:
             recipe.rollout.max_response_len,
             recipe.train.tokens_per_microbatch,
             recipe.reward.overlong == "mask",
+            recipe.teacher.weight if recipe.teacher.is_given else 0.0,
         )
 
 
@@ -55,12 +59,14 @@ class UpdateConfig:
 class StepBatch:
     """P groups of G responses. references_PGT: the reference policy's log-probabilities of the
     response tokens, or None without a KL penalty. entropies_PGT: the policy's entropies (nats) at
-    the response tokens, or None where nothing is chosen by them."""
+    the response tokens, or None where nothing is chosen by them. teachers_PGT: the teacher's
+    log-probabilities of them, or None without one."""
 
     groups: Sequence[Group]
     advantages_PG: list[list[float]]
     references_PGT: list[list[list[float]]] | None
     entropies_PGT: list[list[list[float]]] | None = None
+    teachers_PGT: list[list[list[float]]] | None = None
 
     @property
     def num_dropped(self) -> int:
@@ -71,22 +77,29 @@ class StepBatch:
     def part(self, start: int, stride: int) -> StepBatch:
         """Every stride-th group from `start` on, with the advantages it has in the whole step."""
         chosen = slice(start, None, stride)
-        references, entropies = self.references_PGT, self.entropies_PGT
+        scores = (self.references_PGT, self.entropies_PGT, self.teachers_PGT)
         return StepBatch(
             self.groups[chosen],
             self.advantages_PG[chosen],
-            references if references is None else references[chosen],
-            entropies if entropies is None else entropies[chosen],
+            *(one if one is None else one[chosen] for one in scores),
         )
 
 
-def make_batch(groups: Sequence[Group], policy: Policy, config: UpdateConfig) -> StepBatch:
-    """Scores the responses by the reference where a KL penalty needs it, and forms advantages.
+def make_batch(
+    groups: Sequence[Group],
+    policy: Policy,
+    config: UpdateConfig,
+    teacher: Teacher | None = None,
+) -> StepBatch:
+    """Scores the responses by the teacher, if there is one, and by the reference where a KL penalty
+    needs it, and forms advantages.
 
     With algorithm.kl_in = "reward" the reward loses kl_beta times the sum over the response of the
     KL estimate. Source: RLHF's penalised reward, 1909.08593 eq. 2.
     """
     algorithm = config.algorithm
+    assert (teacher is not None) == (config.teacher_weight > 0), (teacher, config.teacher_weight)
+    teachers_PGT = score_by_teacher(groups, policy, config, teacher) if teacher else None
     references_PGT = score_by_reference(groups, policy, config) if algorithm.kl_beta else None
     # the groups keep the reward itself: it is what is logged and saved
     rewards_PG = [group.rewards for group in groups]
@@ -104,7 +117,7 @@ def make_batch(groups: Sequence[Group], policy: Policy, config: UpdateConfig) ->
     by_entropy = algorithm.top_entropy_quantile < 1
     entropies_PGT = policy_entropies(groups, policy, config) if by_entropy else None
     advantages_PG = batch_advantages(groups, algorithm, rewards_PG)
-    return StepBatch(groups, advantages_PG, references_PGT, entropies_PGT)
+    return StepBatch(groups, advantages_PG, references_PGT, entropies_PGT, teachers_PGT)
 
 
 def batch_advantages(
@@ -141,6 +154,18 @@ def score_by_reference(
         return _score_groups(groups, policy, config, forward)
 
 
+def score_by_teacher(
+    groups: Sequence[Group], policy: Policy, config: UpdateConfig, teacher: Teacher
+) -> list[list[list[float]]]:
+    """[P][G][T] log-probabilities of every response token by the teacher."""
+
+    def forward(rows: Sequence[TokenRow]) -> Tensor:
+        return teacher.logprobs(rows, config.temperature)
+
+    with teacher.on_device():
+        return _score_groups(groups, policy, config, forward, teacher)
+
+
 def score_by_policy(
     groups: Sequence[Group], policy: Policy, config: UpdateConfig
 ) -> list[list[list[float]]]:
@@ -174,28 +199,46 @@ def policy_logprobs(
 
 
 def _score_groups(
-    groups: Sequence[Group], policy: Policy, config: UpdateConfig, forward: Forward
+    groups: Sequence[Group],
+    policy: Policy,
+    config: UpdateConfig,
+    forward: Forward,
+    teacher: Teacher | None = None,
 ) -> list[list[list[float]]]:
-    """[P][G][T] what `forward` gives; every rank scores its share of rows."""
+    """[P][G][T] what `forward` gives; every rank scores its share of rows. teacher: as in
+    `score_rows`."""
     # longest first over the ranks, so each row comes with its index to find its place again
     world = policy.strategy.world
     rows = [TokenRow(group.prompt_ids, r.token_ids) for group in groups for r in group.responses]
     indices = world.my_share([len(row) for row in rows])
-    mine = score_rows([rows[i] for i in indices], policy, config, forward)
-    parts = world.gather(list(zip(indices, mine, strict=True)))
+
+    def score() -> list[tuple[int, list[float]]]:
+        mine = score_rows([rows[i] for i in indices], policy, config, forward, teacher)
+        return list(zip(indices, mine, strict=True))
+
+    parts = world.on_all_ranks(score)
     scores = dict(pair for part in parts for pair in part)
     remaining = iter([scores[i] for i in range(len(rows))])
     return [[next(remaining) for _ in group.responses] for group in groups]
 
 
 def score_rows(
-    rows: Sequence[TokenRow], policy: Policy, config: UpdateConfig, forward: Forward
+    rows: Sequence[TokenRow],
+    policy: Policy,
+    config: UpdateConfig,
+    forward: Forward,
+    teacher: Teacher | None = None,
 ) -> list[list[float]]:
-    """[N][T] what `forward` gives of this rank's responses, in the update's micro-batches."""
+    """[N][T] what `forward` gives of this rank's responses, in the update's micro-batches.
+
+    teacher: whose forward pass it is, in micro-batches of its own; None: of the policy's models.
+    """
     scores: list[list[float]] = [[] for _ in rows]
-    batches = policy.micro_batches(rows, config.tokens_per_microbatch)
-    # a sharded forward pass gathers weights from all ranks, so all make as many of them
-    for _ in range(policy.strategy.num_passes(len(batches)) - len(batches)):
+    batches = (teacher or policy).micro_batches(rows, config.tokens_per_microbatch)
+    # a sharded forward pass gathers weights from all ranks, so all make as many of them; a teacher
+    # is whole on each
+    num_passes = len(batches) if teacher else policy.strategy.num_passes(len(batches))
+    for _ in range(num_passes - len(batches)):
         forward([IDLE])
     for chosen in batches:
         part = [rows[i] for i in chosen]

@@ -42,6 +42,7 @@ from rlvr.sampling.collector import Collector
 from rlvr.sampling.extra import ExtraRewards
 from rlvr.sampling.replay import NoEngine, Replay, check_replay
 from rlvr.sampling.sampler import Sampler
+from rlvr.training.teacher import Teacher, load_teacher
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -82,6 +83,7 @@ class Training:
     stages: tuple[Stage, ...]
     stage: int = 0
     safe_point: Callable[[], None] = never_stop
+    teacher: Teacher | None = None
 
     def close(self) -> None:
         """Ends what is collected ahead, workers and engine."""
@@ -138,6 +140,7 @@ def build(
     # before the engine: vLLM counts the GPU memory that is taken when it starts
     with_kl = any(stage.recipe.algorithm.kl_beta for stage in stages)
     policy = _policy(recipe, model_path, prompts, world, with_kl)
+    teacher = load_teacher(recipe, policy)
     for line in notices(recipe, policy.causal_lm.generation_config, tokenizer, prompts):
         if world.is_main:
             logger.warning(line)
@@ -152,7 +155,9 @@ def build(
     optimizer = policy.method.optimizer(policy.model, policy.adapter, recipe.optim)
     entropy = EntropyControl(recipe.algorithm)
     parts = (policy, optimizer, entropy, engine, verifier, extra, sampler)
-    return Training(recipe, world, *parts, data, evals, stages, safe_point=safe_point)
+    return Training(
+        recipe, world, *parts, data, evals, stages, safe_point=safe_point, teacher=teacher
+    )
 
 
 def _half(recipe: TrainRecipe) -> TrainRecipe:

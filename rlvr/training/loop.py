@@ -25,6 +25,7 @@ from rlvr.distributed.world import LostRanksError, World
 from rlvr.engines.engine import EngineLost, refusal
 from rlvr.engines.stop_tokens import missing_end
 from rlvr.runs.checkpoint import NotWrittenError, refuse_damaged, with_found_start
+from rlvr.runs.display import Display
 from rlvr.runs.folder import (
     Run,
     check_same_recipe,
@@ -34,14 +35,13 @@ from rlvr.runs.folder import (
     reserve_run_folder,
 )
 from rlvr.runs.manifest import data_facts, finish_manifest, manifest
+from rlvr.runs.profiling import profiled
 from rlvr.runs.tracker import Tracker, write_rollouts, write_trace
 from rlvr.sampling.replay import tokenizer_sha256, write_groups
 from rlvr.training.batch import StepBatch
 from rlvr.training.build import Stage, StartEngine, Training, build
-from rlvr.training.display import Display
 from rlvr.training.evaluate import evaluate_step, is_best
 from rlvr.training.preflight import check, check_reachable
-from rlvr.training.profiling import profiled
 from rlvr.training.resume import checkpoint_and_stop, restore, save
 from rlvr.training.skipped_steps import check_streak, save_batch
 from rlvr.training.stages import begin_due
@@ -150,6 +150,7 @@ def _facts(training: Training) -> dict[str, Any]:
     )
     facts["require_closed_think"] = recipe.reward.require_closed_think
     facts["own_code"] = own_code(recipe)
+    facts["teacher"] = training.teacher and training.teacher.facts()
     facts["tokenizer_sha256"] = tokenizer_sha256(policy.tokenizer)
     facts |= {"num_ranks": training.world.size, "sharded": policy.strategy.is_sharded}
     if training.data.sources:

@@ -29,6 +29,7 @@ from rlvr.policy.sharded import check_launcher, launcher_sharding
 from rlvr.runs.checkpoint import find_checkpoint
 from rlvr.runs.services import check_trackers
 from rlvr.sampling.extra import style_of
+from rlvr.training.teacher import meet_servers
 
 if TYPE_CHECKING:
     from rlvr.adapters.base import Method
@@ -117,7 +118,10 @@ def check_finetune(recipe: FinetuneRecipe) -> None:
 
 
 def check_reachable(recipe: TrainRecipe) -> None:
-    """Refuses vLLM servers that answer and cannot serve the recipe. Raises: ConfigError."""
+    """Refuses vLLM servers that answer and cannot serve the recipe, and a teacher's that cannot
+    score or do not answer. Raises: ConfigError."""
+    if recipe.teacher.servers:
+        meet_servers(recipe)
     if recipe.rollout.engine == "vllm_server" and recipe.train.replay is None:
         on_cpu = not torch.cuda.is_available()
         mode = mode_of(recipe.rollout, get_method(recipe.adapter), on_cpu)

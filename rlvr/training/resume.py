@@ -30,6 +30,7 @@ from rlvr.training.build import StartEngine, Training, build
 from rlvr.training.evaluate import forget_evaluations
 from rlvr.training.preflight import check, check_reachable
 from rlvr.training.stages import go_to, was_reset
+from rlvr.training.teacher import check_same_teacher
 
 logger = get_logger(__name__)
 
@@ -126,6 +127,7 @@ def restore(
     facts = json.loads((folder / "manifest.json").read_text())
     check_same_code(recipe, facts.get("own_code", {}))
     check_same_start(recipe.adapter.start_from, facts.get("start_from"))
+    check_same_teacher(recipe, facts.get("teacher"))
     # as the run began, also one from before unclosed thinking was looked at
     closed = bool(facts.get("require_closed_think"))
     reward = recipe.reward.model_copy(update={"require_closed_think": closed})

@@ -12,7 +12,6 @@ from torch import Tensor
 from rlvr.algorithm.loss import TokenBatch, has_logprob, num_trained, row_weights
 from rlvr.algorithm.surrogate import RowLayout
 from rlvr.algorithm.token_selection import Selection, select, selects
-from rlvr.config.algorithm import AlgorithmConfig
 from rlvr.engines.engine import Response
 from rlvr.policy.packing import to_device
 from rlvr.policy.policy import Policy, TokenRow
@@ -37,6 +36,7 @@ class TrainingRow:
     weight: float
     num_stale: int
     selected: Selection | None
+    teacher_logprobs: list[float] | None
 
 
 def make_rows(
@@ -69,12 +69,12 @@ def make_rows(
     by_engine = algorithm.mismatch == "none"
     values = [value for advantages_G in batch.advantages_PG for value in advantages_G]
     prompts = [group.prompt_ids for group in groups for _ in group.responses]
-    references: list[list[float] | None] = [None] * len(responses)
-    if batch.references_PGT is not None:
-        references = [scores_T for scores_GT in batch.references_PGT for scores_T in scores_GT]
-    # the KL penalty and the entropy bonus have gradients where the advantage is 0
-    keep_all = entropy_on or (algorithm.kl_beta > 0 and algorithm.kl_in == "loss")
-    selected = _selections(batch, algorithm, responses, lengths, values, step)
+    references = _by_row(batch.references_PGT, len(responses))
+    teachers = _by_row(batch.teachers_PGT, len(responses))
+    # the KL penalty, the entropy bonus and the teacher have gradients where the advantage is 0
+    in_loss = algorithm.kl_beta > 0 and algorithm.kl_in == "loss"
+    keep_all = entropy_on or in_loss or batch.teachers_PGT is not None
+    selected = _selections(batch, config, responses, lengths, values, step)
     return [
         TrainingRow(
             TokenRow(prompt, r.token_ids),
@@ -86,23 +86,42 @@ def make_rows(
             weight,
             old,
             chosen,
+            teacher,
         )
-        for prompt, r, n, reference, value, weight, old, chosen in zip(
-            prompts, responses, lengths, references, values, weights, stale, selected, strict=True
+        for prompt, r, n, reference, value, weight, old, chosen, teacher in zip(
+            prompts,
+            responses,
+            lengths,
+            references,
+            values,
+            weights,
+            stale,
+            selected,
+            teachers,
+            strict=True,
         )
         if n and (value != 0 or keep_all)
     ]
 
 
+def _by_row(
+    scores_PGT: Sequence[Sequence[list[float]]] | None, num_rows: int
+) -> Sequence[list[float] | None]:
+    if scores_PGT is None:
+        return [None] * num_rows
+    return [scores_T for scores_GT in scores_PGT for scores_T in scores_GT]
+
+
 def _selections(
     batch: StepBatch,
-    algorithm: AlgorithmConfig,
+    config: UpdateConfig,
     responses: Sequence[Response],
     lengths: Sequence[int],
     values: Sequence[float],
     step: int,
 ) -> Sequence[Selection | None]:
     """Of every response; chosen among the tokens that are in the loss."""
+    algorithm = config.algorithm
     if not selects(algorithm):
         return [None] * len(responses)
     sizes = [len(r.token_ids) for r in responses]
@@ -111,6 +130,9 @@ def _selections(
     in_loss = np.repeat(np.array(lengths) > 0, sizes)
     trained_K = has_logprob(torch.from_numpy(logp_K)).numpy() & in_loss
     advantage_K, entropy_K = np.repeat(np.array(values), sizes), None
+    if batch.teachers_PGT is not None:
+        teacher_K = np.array([x for of_G in batch.teachers_PGT for of_T in of_G for x in of_T])
+        advantage_K = advantage_K + config.teacher_weight * (teacher_K - logp_K)
     if batch.entropies_PGT is not None:
         entropies = [x for of_G in batch.entropies_PGT for of_T in of_G for x in of_T]
         entropy_K = np.array(entropies)[trained_K]
@@ -137,7 +159,10 @@ def micro_batches(
 
 
 def token_batch(
-    batch: Sequence[TrainingRow], device: torch.device, entropy_weight: float
+    batch: Sequence[TrainingRow],
+    device: torch.device,
+    entropy_weight: float,
+    teacher_weight: float = 0.0,
 ) -> tuple[TokenBatch, Tensor | None]:
     """Inputs of the loss besides log-probabilities, and which of the rows' tokens they are for, as
     [T] indices; None: all of them."""
@@ -148,8 +173,10 @@ def token_batch(
         torch.tensor([x for row in batch for x in row.proximal_logprobs or row.engine_logprobs]),
     ]
     references = [row.reference_logprobs for row in batch if row.reference_logprobs is not None]
-    if references:
-        columns.append(torch.tensor([x for scores_T in references for x in scores_T]))
+    teachers = [row.teacher_logprobs for row in batch if row.teacher_logprobs is not None]
+    for scores in (references, teachers):
+        if scores:
+            columns.append(torch.tensor([x for scores_T in scores for x in scores_T]))
     # one table, so that everything takes one copy to the device instead of seven
     stale_T = [torch.arange(len(r.tokens.response_ids)) < r.num_stale for r in batch]
     columns.append(torch.cat(stale_T).float())
@@ -167,6 +194,7 @@ def token_batch(
         layout = RowLayout.of(torch.bincount(layout.row_T[kept_T], minlength=len(batch)))
     advantage_T, weight_T, same_T, engine_T, proximal_T, *rest = to_device(table, device)
     reference_T = rest.pop(0) if references else None
+    teacher_T = rest.pop(0) if teachers else None
     stale_T, *selected = rest
     tokens = TokenBatch(
         engine_T,
@@ -179,5 +207,7 @@ def token_batch(
         proximal_T=proximal_T,
         stale_T=stale_T.bool(),
         selected=(selected[0].bool(), selected[1].bool()) if selected else None,
+        teacher_T=teacher_T,
+        teacher_weight=teacher_weight,
     )
     return tokens, kept_T if kept_T is None else to_device(kept_T, device)

@@ -22,12 +22,13 @@ class NotFiniteError(RunError):
 
 
 def save_batch(run_dir: Path, step: int, batch: StepBatch) -> None:
-    """Writes the step's groups, advantages and reference log-probabilities to
-    skipped/step_N.json.gz; says so if it cannot."""
+    """Writes the step's groups, advantages and log-probabilities by reference and
+    teacher to skipped/step_N.json.gz; says so if it cannot."""
     tree = {
         "groups": [group.to_tree() for group in batch.groups],
         "advantages": batch.advantages_PG,
         "references": batch.references_PGT,
+        "teachers": batch.teachers_PGT,
     }
     path = run_dir / "skipped" / f"step_{step}.json.gz"
     try:

@@ -17,10 +17,10 @@ from rlvr.distributed.world import World
 from rlvr.policy.flops import peak_flops
 from rlvr.policy.policy import Policy
 from rlvr.policy.reference import update_reference
+from rlvr.runs.profiling import StepMemory
 from rlvr.sampling.rollouts import StepRollouts
 from rlvr.training.batch import StepBatch, UpdateConfig, batch_advantages, make_batch
 from rlvr.training.build import Training
-from rlvr.training.profiling import StepMemory
 from rlvr.training.update import update
 from rlvr.training.update_stats import UpdateStats
 
@@ -88,7 +88,7 @@ def train_step(
         training.sampler.collect_ahead(step)
         with profiler or nullcontext():
             with timer.phase("train"), trace.phase("update"), memory.update():
-                batch = make_batch(rollouts.groups, policy, config)
+                batch = make_batch(rollouts.groups, policy, config, training.teacher)
                 stats = update(
                     policy,
                     training.optimizer,

@@ -205,7 +205,7 @@ def accumulate(
 ) -> None:
     """Backward through one micro-batch; adds its sums to `sums`, on the device: nothing waits."""
     rows = [row.tokens for row in batch]
-    tokens, kept_T = token_batch(batch, policy.device, entropy_weight)
+    tokens, kept_T = token_batch(batch, policy.device, entropy_weight, config.teacher_weight)
     logp_T, entropy_T = policy.logprobs(rows, config.temperature, entropy_weight != 0)
     if kept_T is not None:
         logp_T, entropy_T = logp_T[kept_T], entropy_T[kept_T]

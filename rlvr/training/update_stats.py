@@ -50,6 +50,14 @@ def _to_numbers(sums: Sums) -> dict[str, float]:
     return numbers
 
 
+_NOT_ALWAYS = {
+    "kl_ref": "policy/kl_ref",
+    "kl_teacher": "policy/kl_teacher",
+    "masked": "policy/masked_frac",
+}
+"""Sums over tokens that a recipe may not have, and the metrics of their means."""
+
+
 def loss_metrics(sums: dict[str, float], grad_norms: Sequence[float]) -> dict[str, float]:
     """Metrics of the optimizer steps that were made, by name; grad_norms has one number for each.
 
@@ -68,7 +76,7 @@ def loss_metrics(sums: dict[str, float], grad_norms: Sequence[float]) -> dict[st
         "optim/grad_norm": sum(grad_norms) / len(grad_norms),
         "train/padding_frac": 1 - sums["attended"] / sums["positions"],
     }
-    for name, metric in (("kl_ref", "policy/kl_ref"), ("masked", "policy/masked_frac")):
+    for name, metric in _NOT_ALWAYS.items():
         if name in sums:
             metrics[metric] = sums[name] / num_tokens
     return metrics

@@ -56,7 +56,7 @@ def logprob_difference(engine: VllmEngine, sampler: Any, requests: Sequence[Requ
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints tokens/s of both and the median of their ratio, pair by pair."""
+    """Prints tokens/s of both after the prompts, and the median of their ratio, pair by pair."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--json", help="file for the results")
@@ -73,9 +73,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def tokens_per_s(way: str) -> float:
         sampler.forward = ways[way]
+        session, num_tokens = engine.open(SamplingParams(args.length, 0.8)), -SEQUENCES
+        session.add(requests)
+        session.step()  # reads the prompts, and draws the first token of each
         start = time.perf_counter()
-        responses = engine.generate(requests, SamplingParams(args.length, 0.8))
-        return sum(len(one.token_ids) for one in responses) / (time.perf_counter() - start)
+        while session.num_running:
+            num_tokens += sum(len(response.token_ids) for _, response in session.step())
+        return num_tokens / (time.perf_counter() - start)
 
     tokens_per_s("exponential")
     pairs = [tuple(map(tokens_per_s, ways)) for _ in range(args.repeats)]

@@ -98,4 +98,4 @@ def test_every_table_of_a_command_is_one_of_these():
     files = [path for name in ("rewards", "eval", "rlvr") for path in (root / name).rglob("*.py")]
     own = {str(path.relative_to(root)) for path in files if "rich.table" in path.read_text()}
     # the live table of a run has numbers only, and a test of its width
-    assert own == {"eval/reports/tables.py", "rlvr/training/display.py"}
+    assert own == {"eval/reports/tables.py", "rlvr/runs/display.py"}

@@ -54,7 +54,7 @@ ALWAYS = {
         algorithm.preset algorithm.advantage algorithm.ratio algorithm.clip algorithm.aggregation
         algorithm.kl_beta algorithm.entropy_coef algorithm.entropy_target algorithm.mismatch
         algorithm.geometric_mask algorithm.off_policy_mask algorithm.top_entropy_quantile
-        algorithm.cov
+        algorithm.cov teacher.path teacher.servers
         optim.name optim.lr optim.betas optim.eps optim.weight_decay optim.schedule
         optim.warmup_steps optim.max_grad_norm optim.updates_per_step
         train.steps train.seed train.tokens_per_microbatch train.activation_checkpointing
@@ -152,6 +152,8 @@ CASES = [
      {"algorithm.entropy_coef": 0.1}, {"algorithm.entropy_target": 0.3}),
     (TrainRecipe, "algorithm.mismatch_level algorithm.mismatch_cap",
      {"algorithm.mismatch": "none"}, {"algorithm.mismatch": "mask"}),
+    (TrainRecipe, "teacher.weight teacher.kind", {}, {"teacher.path": "teacher"}),
+    (TrainRecipe, "teacher.weight teacher.kind", {}, {"teacher.servers": ["http://h:1"]}),
     (TrainRecipe, "eval.name eval.split eval.problem_field eval.answer_field eval.answer_after",
      SCORED, {"eval.path": "rows.jsonl"}),
     (TrainRecipe, "eval.name", {"eval.path": "generated:word_problems"}, {"eval.path": "a/b"}),

@@ -151,7 +151,7 @@ def test_small_shaping_weights_that_train_loudly_are_said_once_when_a_run_starts
     assert "reward.format_weight = 0.2, reward.length_weight = 0.001: algorithm.advan" in said
 
 
-LOUD, REFUSED = {"group_std", "pass_at_k"}, {"over_mean"}
+LOUD, REFUSED = {"group_std", "pass_at_k"}, {"over_mean", "none"}
 
 
 @pytest.mark.parametrize("advantage", sorted(set(ESTIMATORS) - LOUD - REFUSED))

@@ -26,6 +26,7 @@ from rlvr.policy.reference import prepare_reference
 from rlvr.policy.sharded import shard_policy
 from rlvr.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlvr.training.batch import UpdateConfig, make_batch
+from rlvr.training.teacher import load_teacher
 from rlvr.training.update import update
 from tests.rlvr.cases import make_groups, make_recipe
 
@@ -88,7 +89,7 @@ def train(recipe: TrainRecipe, folder: Path, world: World, first_step: int = 0) 
     metrics, left_out = [], []
     for step in range(first_step, STEPS):
         config = UpdateConfig.of(recipe)
-        batch = make_batch(make_groups(), policy, config)
+        batch = make_batch(make_groups(), policy, config, load_teacher(recipe, policy))
         entropy = EntropyControl(recipe.algorithm)
         if step == 1:
             left_out = _spoilt(policy, optimizer, recipe)
@@ -111,7 +112,7 @@ def train(recipe: TrainRecipe, folder: Path, world: World, first_step: int = 0) 
 def _spoilt(policy: Policy, optimizer: Optimizer, recipe: TrainRecipe) -> list[bool]:
     """Whether updates are left out whose loss, on one of the ranks, or whose verdict is bad."""
     groups, entropy = make_groups(), EntropyControl(recipe.algorithm)
-    batch = make_batch(groups, policy, UpdateConfig.of(recipe))
+    batch = make_batch(groups, policy, UpdateConfig.of(recipe), load_teacher(recipe, policy))
     for values in batch.advantages_PG:
         values[0] = math.nan
     stats = update(policy, optimizer, batch, UpdateConfig.of(recipe), 0, entropy).metrics

@@ -202,6 +202,21 @@ def test_two_halves_continue_what_a_whole_began(trained):
 
 
 @pytest.mark.slow
+def test_a_teacher_is_whole_beside_a_policy_in_parts(way, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(cases.model_folder())
+    with torch.no_grad():
+        model.lm_head.weight += 0.1
+        model.model.norm.weight *= 1.3
+    for one in (model, AutoTokenizer.from_pretrained(cases.model_folder())):
+        one.save_pretrained(tmp_path / "teacher")
+    taught = {"teacher": {"path": str(tmp_path / "teacher")}}
+    recipes = {name: case(name, **taught) for name in ("lora", "full")}
+    for ours, theirs in train_both(tmp_path, recipes, way).values():
+        assert_same_steps(ours, theirs)
+        assert ours["metrics"][0]["policy/kl_teacher"] != 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [0, 1])
 def test_every_method_that_is_not_refused_trains_in_parts(way, half, tmp_path):
     small = {"fourierft": {"num_frequencies": 51}, "oft": {"block_size": 8}}

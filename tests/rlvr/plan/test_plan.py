@@ -27,7 +27,7 @@ from rlvr.plan.memory import (
     peak_memory,
     trainer_memory,
 )
-from rlvr.plan.rates import USUAL, Rates, all_reduce_s, roofline
+from rlvr.plan.rates import USUAL, Rates, all_reduce_s, roofline, update_flops_per_token
 from rlvr.plan.simulate import best_split, rollout_s, step_time
 from rlvr.policy.flops import ModelDims
 
@@ -146,6 +146,27 @@ def test_an_adapter_trains_what_the_plan_counts():
     shape = shape_of(recipe, recipe.model.path)
     assert shape.trainable == 36_929_536
     assert trainer_memory(recipe, shape)["gradients"] == pytest.approx(36_929_536 * 4 / 2**30)
+
+
+def test_a_teacher_adds_its_weights_whole_and_two_operations_per_parameter_and_token():
+    teacher = ["--teacher.path", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"]
+    path = RECIPES / "r1_distill_qwen_1.5b_lora.toml"
+    recipe, alone = (load_recipe(path, words, TrainRecipe) for words in (teacher, []))
+    assert recipe.model.path is not None
+    shape = shape_of(recipe, recipe.model.path)
+    assert shape.teacher_params == 7_615_616_512
+    gib = 7_615_616_512 * 2 / 2**30
+    for shards in (1, 8):
+        with_it, without = (
+            trainer_memory(one, shape_of(one, recipe.model.path), shards) for one in (recipe, alone)
+        )
+        assert sum(with_it.values()) - sum(without.values()) == pytest.approx(gib)
+    assert host_memory(recipe, shape, 8)["teacher"] == pytest.approx(8 * gib)
+    with_it, without = (
+        update_flops_per_token(replace(shape, teacher_params=n), recipe, 100, [400])
+        for n in (shape.teacher_params, 0)
+    )
+    assert with_it - without == pytest.approx(2 * 7_615_616_512)
 
 
 def made(count: int, length: int, slowed: float = 1.0) -> Measured:

@@ -1,6 +1,7 @@
 """Problems of several sources: each source has its share at every step, in an order of its own."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def problems(sizes=SIZES):
     ]
 
 
-def mixture(weights=None, strategy="uniform", seed=3, **settings):
+def mixture(weights=None, strategy: Any = "uniform", seed=3, **settings):
     config = SamplingConfig(strategy=strategy, **settings)
     return make_selector(problems(), config, 4, 10, seed, weights=weights)
 

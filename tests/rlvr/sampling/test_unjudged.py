@@ -58,6 +58,10 @@ BY_HAND = {
     ],
     "batch": [0.4 / STEP, 0.4 / STEP, 0, -0.6 / STEP, 0, 0, 0, 0.4 / STEP, -0.6 / STEP, 0],
     "informative_scaled": [1 / 3, 1 / 3, 0, -2 / 3, 0, 0, 0, 0.5, -0.5, 0],
+    "over_mean": [0.5, 0.5, 0, -1, 0, 0, 0, 1, -1, 0],
+    # sets of one response; the std is that with G
+    "pass_at_k": [0.5**0.5, 0.5**0.5, 0, -(2**0.5), 0, 0, 0, 1, -1, 0],
+    "none": [0] * 10,
 }
 """Group two has one judged response, which is one too few."""
 

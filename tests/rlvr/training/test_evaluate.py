@@ -163,6 +163,7 @@ def test_an_unknown_benchmark_is_refused_before_a_model_is_loaded(write_recipe, 
 
 CONDITIONAL = {
     "policy/kl_ref": "algorithm.kl_beta above 0",
+    "policy/kl_teacher": "[teacher]",
     "policy/entropy_coef": "algorithm.entropy_coef above 0, or entropy_target",
     "policy/masked_frac": "algorithm.geometric_mask or off_policy_mask",
     "optim/loss_scale": 'model.dtype = "float16"',

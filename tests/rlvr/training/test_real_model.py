@@ -27,6 +27,7 @@ pytestmark = [
 ]
 
 SETTINGS = {
+    "model.dtype": "float32",
     "model.max_len": 384,
     "rollout.engine": "vllm",
     "rollout.prompts_per_step": 4,

@@ -60,7 +60,7 @@ def test_a_replayed_step_has_the_metrics_of_its_rollouts_and_none_of_their_makin
     found = replay.collect(0)
     ages = {"policy/lag_mean", "policy/lag_max", "rollout/staleness_mean"}
     assert found.metrics.keys() == {"reward/mean", "time/rollout_s", "time/verify_s"} | ages
-    assert found.metrics["time/rollout_s"] != 9.0
+    assert 9.0 not in found.metrics.values(), "the time of making them"
     groups_path(tmp_path, 1).write_bytes(b"\x1f\x8b")
     with pytest.raises(RunError, match=r"step_1.jsonl.gz cannot be read .*; fetch it again"):
         replay.collect(0)

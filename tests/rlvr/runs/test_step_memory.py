@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlvr.distributed.world import World
-from rlvr.training.profiling import StepMemory
+from rlvr.runs.profiling import StepMemory
 
 GIB = 2**30
 

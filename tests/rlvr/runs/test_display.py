@@ -5,7 +5,7 @@ import re
 
 from rich.console import Console
 
-from rlvr.training.display import SHOWN, Display
+from rlvr.runs.display import SHOWN, Display
 
 
 def test_the_live_table_shows_the_longest_numbers_whole_on_80_columns():

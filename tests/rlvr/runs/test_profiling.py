@@ -13,8 +13,8 @@ from rich.console import Console
 from rlvr.common.errors import ConfigError
 from rlvr.config.toml import validate
 from rlvr.config.train import TrainRecipe
+from rlvr.runs.profiling import profiled
 from rlvr.training.loop import train
-from rlvr.training.profiling import profiled
 from rlvr.training.step import StepTimer
 from tests.rlvr.small import steady_metrics
 
@@ -31,7 +31,7 @@ def names_in(path: Path) -> set[str]:
 def test_a_trace_has_operators_and_phases_under_the_step_s_and_the_rank_s_name(tmp_path):
     timer = StepTimer()
     with profiled(tmp_path, 5, 1), timer.phase("train"):
-        torch.ones(8, 8) @ torch.ones(8, 8)
+        torch.mm(torch.ones(8, 8), torch.ones(8, 8))
     (path,) = (tmp_path / "profile").iterdir()
     assert path.name == "step_5.rank_1.json.gz"
     assert {"aten::mm", "rlvr: train"} <= names_in(path)
