@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from rlvr.common.errors import ConfigError, RunError
 from rlvr.engines.server.client import HEALTH_S, Server, ServerLost, session
 from rlvr.engines.server.key import find_key
-from rlvr.evaluation.targets import fingerprint, resolve
+from rlvr.evaluation.targets import resolve
 from rlvr.policy.attention import use_packing
 from rlvr.policy.language_model import LanguageModel, load_frozen, load_tokenizer
+from rlvr.policy.loading import fingerprint
 from rlvr.policy.packing import TokenRow
 from rlvr.policy.policy import Policy
 
