@@ -85,9 +85,9 @@ def read_saved(folder: Path) -> SavedPolicy | None:
             " of a checkpoint or of an adapter, and a whole model as model.path"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        first, _, _ = str(error).partition("\n")
         raise ConfigError(
-            f"{folder}: {POLICY_FILE} cannot be read ({str(error).splitlines()[0][:100]}); give a"
-            " folder that is whole"
+            f"{folder}: {POLICY_FILE} cannot be read ({first[:100]}); give a folder that is whole"
         ) from error
 
 

@@ -119,7 +119,7 @@ class DataConfig(Section):
         return tuple(weight / sum(given) for weight in given) or None
 
 
-def _over(source: SourceConfig) -> dict[str, object]:
+def _over(source: SourceConfig) -> dict[str, Any]:
     """What changes in [data] for this source."""
     given = source.model_dump(exclude={"weight"}, exclude_none=True)
     # fields that have a default take it back; the others have none

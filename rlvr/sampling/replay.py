@@ -12,6 +12,7 @@ import hashlib
 import json
 import time
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,15 @@ from rlvr.common.files import write_whole
 from rlvr.common.log import get_logger
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
-from rlvr.engines.engine import Engine
+from rlvr.engines.engine import Engine, SamplingParams, Session
 from rlvr.sampling.rollouts import StepRollouts, age_metrics
 from rlvr.sampling.trace import Trace
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+
+    from rlvr.engines.weights.fingerprint import Piece
 
 logger = get_logger(__name__)
 
@@ -172,6 +176,21 @@ class NoEngine(Engine):
 
     def prove(self) -> None:
         """Nothing was handed over."""
+
+    def open(self, sampling: SamplingParams) -> Session:
+        raise AssertionError("a replay generates nothing")
+
+    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        raise AssertionError("a replay scores by the trainer alone")
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        return 0
+
+    def load_adapter(self, folder: Path) -> int:
+        return 0
+
+    def read_back(self, names: Sequence[str]) -> Mapping[str, Sequence[Piece]]:
+        return {}
 
     def close(self) -> None:
         """Nothing to end."""

@@ -161,16 +161,11 @@ def build(
 
 
 def _half(recipe: TrainRecipe) -> TrainRecipe:
-    """The recipe of a run that only trains, or only generates: it evaluates nothing, and without an
-    engine nothing is collected ahead."""
+    """The recipe of a run that only trains, or only generates: it evaluates nothing."""
     if recipe.eval.sets:
         name = "train.rollouts_only" if recipe.train.rollouts_only else "train.replay"
         logger.warning(f"{name}: nothing is evaluated ({', '.join(recipe.eval.sets)})")
-    changed: dict[str, Any] = {"eval": EvalConfig()}
-    if recipe.train.replay is not None:
-        ahead = {"mode": "sync", "steps_ahead": 1}
-        changed["rollout"] = recipe.rollout.model_copy(update=ahead)
-    return recipe.model_copy(update=changed)
+    return recipe.model_copy(update={"eval": EvalConfig()})
 
 
 def _with_think(recipe: TrainRecipe, tokenizer: Any) -> TrainRecipe:

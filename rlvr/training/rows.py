@@ -77,30 +77,19 @@ def make_rows(
     selected = _selections(batch, config, responses, lengths, values, step)
     return [
         TrainingRow(
-            TokenRow(prompt, r.token_ids),
+            TokenRow(prompts[i], r.token_ids),
             r.logprobs,
-            reference,
-            r.logprobs if old and by_engine else None,
-            value,
-            n,
-            weight,
-            old,
-            chosen,
-            teacher,
+            references[i],
+            r.logprobs if stale[i] and by_engine else None,
+            values[i],
+            lengths[i],
+            weights[i],
+            stale[i],
+            selected[i],
+            teachers[i],
         )
-        for prompt, r, n, reference, value, weight, old, chosen, teacher in zip(
-            prompts,
-            responses,
-            lengths,
-            references,
-            values,
-            weights,
-            stale,
-            selected,
-            teachers,
-            strict=True,
-        )
-        if n and (value != 0 or keep_all)
+        for i, r in enumerate(responses)
+        if lengths[i] and (values[i] != 0 or keep_all)
     ]
 
 
@@ -168,46 +157,49 @@ def token_batch(
     [T] indices; None: all of them."""
     layout = RowLayout.of(torch.tensor([len(row.tokens.response_ids) for row in batch]))
     per_row = torch.tensor([[r.advantage, r.weight, r.proximal_logprobs is None] for r in batch])
-    columns = [
-        torch.tensor([x for row in batch for x in row.engine_logprobs]),
-        torch.tensor([x for row in batch for x in row.proximal_logprobs or row.engine_logprobs]),
-    ]
-    references = [row.reference_logprobs for row in batch if row.reference_logprobs is not None]
-    teachers = [row.teacher_logprobs for row in batch if row.teacher_logprobs is not None]
-    for scores in (references, teachers):
-        if scores:
-            columns.append(torch.tensor([x for scores_T in scores for x in scores_T]))
-    # one table, so that everything takes one copy to the device instead of seven
-    stale_T = [torch.arange(len(r.tokens.response_ids)) < r.num_stale for r in batch]
-    columns.append(torch.cat(stale_T).float())
-    selections = [r.selected for r in batch if r.selected is not None]
-    if selections:
-        columns += [
-            torch.from_numpy(np.concatenate([one.kept for one in selections])).float(),
-            torch.from_numpy(np.concatenate([one.held for one in selections])).float(),
-        ]
-    table = torch.stack([*per_row[layout.row_T].unbind(dim=1), *columns])
-    has_T = has_logprob(columns[0])
+    columns = dict(zip(PER_ROW, per_row[layout.row_T].unbind(dim=1), strict=True))
+    columns |= _columns(batch)
+    has_T = has_logprob(columns["engine"])
     kept_T = None if has_T.all() else has_T.nonzero().squeeze(1)
+    # one table, so that everything takes one copy to the device instead of ten
+    table = torch.stack(list(columns.values()))
     if kept_T is not None:
         table = table[:, kept_T]
         layout = RowLayout.of(torch.bincount(layout.row_T[kept_T], minlength=len(batch)))
-    advantage_T, weight_T, same_T, engine_T, proximal_T, *rest = to_device(table, device)
-    reference_T = rest.pop(0) if references else None
-    teacher_T = rest.pop(0) if teachers else None
-    stale_T, *selected = rest
+    found = dict(zip(columns, to_device(table, device), strict=True))
     tokens = TokenBatch(
-        engine_T,
-        reference_T,
-        advantage_T,
-        weight_T,
-        on_policy_T=same_T.bool(),
+        found["engine"],
+        found.get("reference"),
+        found["advantage"],
+        found["weight"],
+        on_policy_T=found["on_policy"].bool(),
         layout=RowLayout(to_device(layout.row_T, device), to_device(layout.length_N, device)),
         entropy_weight=entropy_weight,
-        proximal_T=proximal_T,
-        stale_T=stale_T.bool(),
-        selected=(selected[0].bool(), selected[1].bool()) if selected else None,
-        teacher_T=teacher_T,
+        proximal_T=found["proximal"],
+        stale_T=found["stale"].bool(),
+        selected=(found["kept"].bool(), found["held"].bool()) if "kept" in found else None,
+        teacher_T=found.get("teacher"),
         teacher_weight=teacher_weight,
     )
     return tokens, kept_T if kept_T is None else to_device(kept_T, device)
+
+
+PER_ROW = ("advantage", "weight", "on_policy")
+
+
+def _columns(batch: Sequence[TrainingRow]) -> dict[str, Tensor]:
+    """[T] numbers of the rows' tokens by name; without those that no row has."""
+    columns = {
+        "engine": [row.engine_logprobs for row in batch],
+        "proximal": [row.proximal_logprobs or row.engine_logprobs for row in batch],
+        "stale": [np.arange(len(r.tokens.response_ids)) < r.num_stale for r in batch],
+        "reference": [r.reference_logprobs for r in batch if r.reference_logprobs is not None],
+        "teacher": [r.teacher_logprobs for r in batch if r.teacher_logprobs is not None],
+        "kept": [row.selected.kept for row in batch if row.selected is not None],
+        "held": [row.selected.held for row in batch if row.selected is not None],
+    }
+    return {
+        name: torch.from_numpy(np.concatenate(rows).astype(np.float32))
+        for name, rows in columns.items()
+        if rows
+    }

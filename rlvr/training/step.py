@@ -18,6 +18,7 @@ from rlvr.policy.flops import peak_flops
 from rlvr.policy.policy import Policy
 from rlvr.policy.reference import update_reference
 from rlvr.runs.profiling import StepMemory
+from rlvr.sampling.replay import NoEngine, Replay
 from rlvr.sampling.rollouts import StepRollouts
 from rlvr.training.batch import StepBatch, UpdateConfig, batch_advantages, make_batch
 from rlvr.training.build import Training
@@ -161,12 +162,15 @@ def _sync(training: Training, num_steps: int) -> dict[str, float]:
     While collections are under way the weights wait behind them, at a cost in host memory. Their
     metrics are then those of the steps that they sample.
     """
+    engine, sampler = training.engine, training.sampler
+    if isinstance(engine, NoEngine) or isinstance(sampler, Replay):
+        return {}
     if training.recipe.rollout.steps_ahead == 1:  # the engine is idle
-        with training.sampler.trace.phase("sync"):
-            return training.engine.sync(num_steps).metrics()
-    syncer = training.engine.syncer
+        with sampler.trace.phase("sync"):
+            return engine.sync(num_steps).metrics()
+    syncer = engine.syncer
     staged = syncer.stage(num_steps)
-    training.sampler.enqueue(lambda: syncer.deliver(staged).metrics())
+    sampler.enqueue(lambda: syncer.deliver(staged).metrics())
     return {}
 
 

@@ -136,6 +136,7 @@ OBJECTIVES = {
     "plain": {},
     "reference": {"algorithm": {"kl_beta": 0.05}, "optim": {"updates_per_step": 2}},
     "partial": {"rollout": {"partial": True, "max_staleness": 2}},
+    "async": {"rollout": {"mode": "async", "steps_ahead": 2}},
     "full": {"adapter": {"method": "full"}, "optim": {"lr": 1e-4}},
 }
 
