@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from rlvr.adapters import METHODS
-from rlvr.adapters.export import merge_and_export
-from rlvr.adapters.methods import nonzero_init
+from rlvr.adapters.export import merge_and_export, save_as_lora
 from rlvr.common.errors import ConfigError
 from rlvr.config.train import AdapterConfig, ModelConfig
 from rlvr.engines.engine import Request, SamplingParams
@@ -201,9 +200,7 @@ def test_another_run_goes_on_from_a_saved_adapter_bit_for_bit(saved_by_all, tiny
     assert not torch.equal(policy.logprobs(rows, 1.0)[0], trained[method].logprobs())
 
 
-UPDATE_ALONE = {"corda", "lora_ga", "adalora"} | {
-    name for name, method in METHODS.items() if method in nonzero_init.METHODS
-}
+UPDATE_ALONE = {name for name, method in METHODS.items() if method.save is save_as_lora}
 """Methods whose folder for peft holds base plus update."""
 
 

@@ -129,6 +129,7 @@ def test_nothing_is_collected_ahead_over_a_boundary(make_recipe, rlvr_command, t
             done = rlvr_command("train", "--resume", run)
         assert done.returncode == 0, done.stderr
         runs.append(run)
-    longest = [row["rollout/response_len_mean"] for row in read_lines(runs[0])]
+    # a step of groups left over samples nothing itself
+    longest = [row.get("rollout/response_len_mean", 0) for row in read_lines(runs[0])]
     assert max(longest[:2]) <= 32 < max(longest[2:])
     assert steady_metrics(runs[1]) == steady_metrics(runs[0])
