@@ -127,7 +127,10 @@ def paused(recipe: TrainRecipe, world: World) -> list[Any]:
     policy, _ = sharding_worker.start(recipe, world)
     sizes = {"partial": True, "prompts_per_step": 2, "max_response_len": 40}
     sizes["stop_token_ids"] = tuple(range(2, 5))  # so that responses end at different ticks
-    recipe = recipe.model_copy(update={"rollout": recipe.rollout.model_copy(update=sizes)})
+    # a seed by which the third step trains on what an earlier one began, and leaves something
+    seeded = recipe.train.model_copy(update={"seed": 5})
+    rollout = recipe.rollout.model_copy(update=sizes)
+    recipe = recipe.model_copy(update={"rollout": rollout, "train": seeded})
     problems = [Problem(f"p{i}", (), "7", Gold.parse("7")) for i in range(6)]
     prompts = [[2, 3 + i] for i in range(6)]
     with Verifier(answer_mode="last_number", num_workers=1) as verifier:

@@ -50,7 +50,7 @@ def test_an_evaluation_asks_for_it_by_the_template_unless_told_otherwise(
 ):
     words = ["eval", "--model", tiny_policy, "--benchmarks", f"digits={digit_problems}"]
     words += ["--answer-mode", "last_number", "--engine", "transformers", "--samples", "1"]
-    words += ["--limit", "8", "--max-tokens", "24", "--workers", "1"]
+    words += ["--limit", "40", "--max-tokens", "24", "--workers", "1"]
 
     def format_rate(*more):
         out = tmp_path / more[0].strip("-")  # sampled once, scored anew

@@ -93,7 +93,8 @@ def counted_traces(run: Path) -> dict[str, list[list]]:
 def test_a_run_keeps_traces_of_its_steps(finished):
     traces = counted_traces(finished[0])
     assert traces.keys() == {"step_1.json", "step_2.json", "step_3.json"}
-    asked = [row["rollout/responses"] for row in read_lines(finished[0])]
+    # a step may find enough groups left over from the one before, and ask for none
+    asked = [row.get("rollout/responses", 0) for row in read_lines(finished[0])]
     assert [len(rows) for _, rows in sorted(traces.items())] == asked
     tree = json.loads((finished[0] / "trace" / "step_2.json").read_text())
     (update, begin, end), (sync, sync_begin, sync_end) = tree["phases"]
