@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlvr.common.errors import ConfigError
+from rlvr.common.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -165,7 +165,7 @@ def wrap(model: Any, peft_config: Any, seed: int) -> Any:
         try:
             return peft.get_peft_model(model, peft_config)
         except (ValueError, AssertionError, TypeError) as error:
-            reason = str(error).splitlines()[0][:300]
+            reason = first_line(error, 300)
             raise ConfigError(
                 f"adapter: {reason}; change adapter.target_modules or the sizes"
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,16 +170,8 @@ def merge_and_export(model: Any, folder: Path, dtype: torch.dtype | None = None)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     dtype = dtype or torch.float32
     plain = AutoModelForCausalLM.from_config(inner.config, dtype=dtype)
-    weights, sums = {}, torch.zeros(3, dtype=torch.float64)
-    before = merged_weights(model, everything=True, adapted=False)
-    for (name, value), (_, base) in zip(
-        merged_weights(model, everything=True), before, strict=True
-    ):
-        weights[name] = value.to(dtype)
-        error = weights[name].float() - value.float()
-        parts = (error, value.float(), value.float() - base.float())
-        # float64: a model has billions of squares to add up
-        sums += torch.stack([part.double().square().sum().cpu() for part in parts])
+    weights = {name: value.to(dtype) for name, value in merged_weights(model, everything=True)}
+    rounded = Rounded(0.0, None) if dtype == torch.float32 else _rounding(model, weights)
     # not strict: a tied head comes once, as the embedding; anything else missing is caught below
     plain.load_state_dict(weights, strict=False)
     missing = {name for name, _ in plain.named_parameters()} - set(weights)
@@ -186,5 +179,22 @@ def merge_and_export(model: Any, folder: Path, dtype: torch.dtype | None = None)
     # from_config does not read generation_config.json, which names the tokens that end a response
     plain.generation_config = inner.generation_config
     plain.save_pretrained(folder)
+    return rounded
+
+
+def _rounding(model: Any, weights: Mapping[str, Tensor]) -> Rounded:
+    """What W + delta lost as these weights. Forms both once more, weight by weight."""
+    import torch
+
+    from rlvr.adapters.merge import merged_weights
+
+    sums = torch.zeros(3, dtype=torch.float64)
+    after = merged_weights(model, everything=True)
+    before = merged_weights(model, everything=True, adapted=False)
+    for (name, value), (_, base) in zip(after, before, strict=True):
+        exact = value.float()
+        parts = (weights[name].float() - exact, exact, exact - base.float())
+        # float64: a model has billions of squares to add up
+        sums += torch.stack([part.double().square().sum().cpu() for part in parts])
     error, norm, change = sums.sqrt().tolist()
     return Rounded(error / norm, error / change if change else None)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from rlvr.adapters import METHODS
 from rlvr.adapters.state import adapter_state, adapter_tensors
-from rlvr.common.errors import ConfigError
+from rlvr.common.errors import ConfigError, first_line
 from rlvr.config.adapter import AdapterConfig
 from rlvr.distributed.sharded_tensors import copy_into, shape
 
@@ -88,9 +88,9 @@ def read_saved(folder: Path) -> SavedPolicy | None:
         ) from None
     # ValueError: cut off; KeyError and TypeError: JSON of something else
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        first, _, _ = str(error).partition("\n")
         raise ConfigError(
-            f"{folder}: {POLICY_FILE} cannot be read ({first[:100]}); give a folder that is whole"
+            f"{folder}: {POLICY_FILE} cannot be read ({first_line(error)}); give a folder that is"
+            " whole"
         ) from error
 
 

@@ -15,7 +15,7 @@ import torch
 
 from eval.intervals import fraction_over_problems, stratified
 from rlvr.analysis.lines import read_lines
-from rlvr.common.errors import ConfigError
+from rlvr.common.errors import ConfigError, first_line
 from rlvr.policy.language_model import LanguageModel
 from rlvr.policy.loading import context_len
 from rlvr.policy.packing import TokenRow
@@ -162,7 +162,7 @@ def run_harness(
             bootstrap_iters=0,
         )
     except (OSError, ConnectionError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)
         raise ConfigError(f"--harness: {', '.join(tasks)} cannot be run ({reason})") from error
     return {
         task: [float(sample[metric]) for sample in found["samples"][task]]

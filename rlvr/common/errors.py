@@ -8,3 +8,9 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot continue although its recipe is valid; the message says what was seen."""
+
+
+def first_line(error: BaseException, length: int = 200) -> str:
+    """The beginning of the message's first line; the kind of error where it has no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:length] if lines else type(error).__name__

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
+import json
+import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
+
+logger = logging.getLogger(__name__)
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 """Error numbers of a disk that is full, over quota, read-only or failing."""
@@ -30,6 +35,17 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes the rows as packed JSON lines; a disk that cannot take them costs a warning."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        # mtime=0: the files of a resumed run equal those of an undisturbed one
+        write_whole(path, gzip.compress(text.encode(), mtime=0))
+    except OSError as error:
+        logger.warning(f"{path} is missing: {error}")
 
 
 class Lenient:

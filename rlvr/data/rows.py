@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks import data_folders, find_file
-from rlvr.common.errors import ConfigError
+from rlvr.common.errors import ConfigError, first_line
 from rlvr.common.own_code import is_reader, load_own
 from rlvr.config.data import DataConfig
 from rlvr.data import tables
@@ -145,7 +145,7 @@ def _hub_rows(config: DataConfig, section: str) -> tuple[Iterator[dict[str, Any]
     try:
         table: Any = datasets.load_dataset(_path(config, section), config.name, split=split)
     except (OSError, ValueError, DatasetsError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)
         raise ConfigError(
             f"{section}.path = {config.path!r}: not a {', '.join(tables.READERS)} file, and the hub"
             f" gave no such dataset ({reason}); correct it or download it first"

@@ -17,7 +17,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from rlvr.common.errors import ConfigError, RunError
+from rlvr.common.errors import ConfigError, RunError, first_line
 from rlvr.common.signals import Stopped
 from rlvr.distributed.shares import buckets, shares
 
@@ -144,7 +144,7 @@ class World:
         raise failure.kind(f"rank {at} of {self.size}: {failure.argument}")
 
     def _raise_lost(self, error: RuntimeError) -> NoReturn:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)
         raise LostRanksError(
             f"rank {self.rank} of {self.size} lost the other ranks ({reason}); the first rank to"
             " fail says why, above"

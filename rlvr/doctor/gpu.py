@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+from rlvr.common.errors import first_line
 from rlvr.common.machine import nccl_version
 from rlvr.doctor.check import Check
 
@@ -91,7 +92,7 @@ def _attention(dtype: str) -> Check:
     try:
         difference = varlen_difference(getattr(torch, dtype))
     except (ImportError, RuntimeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)
         remedy = "install torch 2.11 or newer, built for this GPU"
         return Check("attention", "fail", f"torch's varlen kernel does not run: {reason}", remedy)
     if difference > MAX_DIFFERENCE:

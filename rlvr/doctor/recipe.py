@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rlvr.common.errors import ConfigError
+from rlvr.common.errors import ConfigError, first_line
 from rlvr.common.own_code import is_reader
 from rlvr.doctor.check import Check
 from rlvr.doctor.machine import existing
@@ -184,7 +184,7 @@ def check_hub(name: str, kind: str) -> Check:
     # before OSError, of which it is a kind
     except HfHubHTTPError as error:
         remedy = "correct the name, or log in: hf auth login"
-        return Check(f"hub {name}", "fail", str(error).splitlines()[0][:200], remedy)
+        return Check(f"hub {name}", "fail", first_line(error), remedy)
     except (OSError, httpx.HTTPError) as error:
         reason = f"not reached ({type(error).__name__})"
         if is_cached:

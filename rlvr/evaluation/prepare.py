@@ -11,7 +11,7 @@ from typing import Any
 
 from eval.benchmarks import LoadedBenchmark
 from eval.generations import GenerationKey
-from rlvr.common.errors import ConfigError
+from rlvr.common.errors import ConfigError, first_line
 from rlvr.common.log import get_logger
 from rlvr.data.chat import requires_closed_think
 from rlvr.engines.choose import choose_engine, is_vllm_installed, why_not_vllm
@@ -131,7 +131,7 @@ def _load(args: argparse.Namespace, base: str) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(base, **options)
         return config, AutoTokenizer.from_pretrained(base, **options)
     except (OSError, ValueError, json.JSONDecodeError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)
         raise ConfigError(
             f"--model {base}: no model can be loaded from there ({reason}); give a transformers"
             " folder, an adapter folder, or a hub id that this machine can reach"

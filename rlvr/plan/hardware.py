@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rlvr.common.errors import ConfigError
+from rlvr.common.errors import ConfigError, first_line
 from rlvr.common.gpus import GPUS, Gpu
 from rlvr.policy.attention import PLAIN_CAUSAL
 from rlvr.policy.flops import ModelDims
@@ -75,7 +75,7 @@ def model_config(path: str, key: str = "model.path") -> Any:
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"{key} = {path!r}: its configuration cannot be read ({reason}); give a folder"
         ) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlvr.adapters.load import load_adapted
 from rlvr.adapters.methods.prompt import prompt_cache
-from rlvr.common.errors import ConfigError
+from rlvr.common.errors import ConfigError, first_line
 from rlvr.config.train import ModelConfig
 from rlvr.policy.attention import bucketed, cap_attention, packed_hidden, packs, take
 from rlvr.policy.loading import check_len, load_whole, refuse_gguf
@@ -168,6 +168,16 @@ def _padded_hidden(
     return hidden_TH, to_device(targets_T, device)
 
 
+@contextlib.contextmanager
+def visiting(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Keeps the model on the device for the block; outside it waits in CPU memory."""
+    nn.Module.to(model, device)
+    try:
+        yield
+    finally:
+        nn.Module.to(model, "cpu")
+
+
 def load_frozen(
     config: ModelConfig,
     path: str,
@@ -240,7 +250,7 @@ def _load(read: Callable[..., Any], model_config: ModelConfig, path: str, **opti
     except ConfigError:  # it is a ValueError, too
         raise
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)
         raise ConfigError(
             f"model.path = {path!r}: no model can be loaded from there ({reason}); give a"
             " transformers folder with safetensors, or a hub id that this machine can reach"

@@ -44,7 +44,13 @@ from rlvr.distributed.sharded_tensors import (
 from rlvr.distributed.strategy import ShardingStrategy
 from rlvr.distributed.world import World
 from rlvr.policy.attention import use_packing
-from rlvr.policy.language_model import LanguageModel, compute_type, default_device, load_base
+from rlvr.policy.language_model import (
+    LanguageModel,
+    compute_type,
+    default_device,
+    load_base,
+    visiting,
+)
 from rlvr.policy.loading import base_fingerprint, load_whole
 from rlvr.policy.loss_scale import LossScale
 from rlvr.policy.packing import TokenRow
@@ -86,13 +92,8 @@ class Policy(LanguageModel):
     def reference_on_device(self) -> Iterator[None]:
         """Keeps the frozen copy, if there is one, on the device; outside it waits in CPU memory."""
         copied = None if self.strategy.shards_weights else self.reference
-        if copied is not None:
-            nn.Module.to(copied, self.device)
-        try:
+        with contextlib.nullcontext() if copied is None else visiting(copied, self.device):
             yield
-        finally:
-            if copied is not None:
-                nn.Module.to(copied, "cpu")
 
     @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[TokenRow], temperature: float) -> Tensor:

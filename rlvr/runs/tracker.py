@@ -5,14 +5,13 @@ A disk that cannot take them never stops a run: lines wait for room, with a warn
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.common.files import write_whole
+from rlvr.common.files import write_lines, write_whole
 from rlvr.common.log import get_logger
 from rlvr.runs.metrics import is_known
 from rlvr.runs.reader import read_metrics
@@ -107,14 +106,7 @@ class Tracker:
 
 def write_rollouts(run_dir: Path, step: int, rollouts: Sequence[dict[str, Any]]) -> None:
     """rollouts/step_N.jsonl.gz: prompt, response, reward, advantage, reason of each."""
-    path = run_dir / "rollouts" / f"step_{step}.jsonl.gz"
-    text = "".join(json.dumps(rollout) + "\n" for rollout in rollouts)
-    try:
-        path.parent.mkdir(exist_ok=True)
-        # mtime=0: the files of a resumed run equal those of an undisturbed one
-        write_whole(path, gzip.compress(text.encode(), mtime=0))
-    except OSError as error:
-        logger.warning(f"{path} is missing: {error}")
+    write_lines(run_dir / "rollouts" / f"step_{step}.jsonl.gz", rollouts)
 
 
 def write_trace(run_dir: Path, step: int, trace: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr.common.errors import first_line
 from rlvr.common.log import get_logger
 from rlvr.runs.metrics import METRICS
 from rlvr.runs.reader import read_metrics, read_rollouts, rollout_files
@@ -55,7 +56,7 @@ def start_wandb(
                 page.catch_up()
             return page
         except Exception as error:  # whatever W&B raises, the run continues
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             logger.warning(f"W&B {attempt} failed: {reason}; metrics.jsonl has every number")
     return None
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.common.files import write_whole
-from rlvr.common.log import get_logger
+from rlvr.common.files import write_lines
 from rlvr.config.toml import load_recipe
 from rlvr.config.train import TrainRecipe
 from rlvr.engines.engine import Engine, SamplingParams, Session
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
     from rlvr.engines.weights.fingerprint import Piece
 
-logger = get_logger(__name__)
-
 OF_THE_ENGINE = ("time/", "sync/", "rollout/tokens_per_s", "rollout/preemptions", "rollout/cache_")
 """Prefixes of the metrics that measure generation and sync, not the rollouts."""
 
@@ -44,15 +41,8 @@ def groups_path(run_dir: Path, step: int) -> Path:
 
 def write_groups(run_dir: Path, step: int, rollouts: StepRollouts) -> None:
     """groups/step_N.jsonl.gz: everything that the step trains on."""
-    path, tree = groups_path(run_dir, step), rollouts.to_tree()
-    lines = [{"metrics": tree["metrics"]}, *tree["groups"]]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    try:
-        path.parent.mkdir(exist_ok=True)
-        # mtime=0: the files of a resumed run equal those of an undisturbed one
-        write_whole(path, gzip.compress(text.encode(), mtime=0))
-    except OSError as error:
-        logger.warning(f"{path} is missing: {error}")
+    tree = rollouts.to_tree()
+    write_lines(groups_path(run_dir, step), [{"metrics": tree["metrics"]}, *tree["groups"]])
 
 
 def read_groups(run_dir: Path, step: int) -> StepRollouts:

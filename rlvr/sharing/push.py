@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlvr.common.errors import ConfigError, RunError
+from rlvr.common.errors import ConfigError, RunError, first_line
 from rlvr.runs.reader import RunData, read_run
 from rlvr.sharing.card import is_hub_id, model_card, shared_recipe
 
@@ -159,7 +159,7 @@ def upload(files: Files, repo_id: str, private: bool, revision: str | None) -> s
     except ConfigError:
         raise
     except HfHubHTTPError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if error.response.status_code in (401, 403):
             raise ConfigError(
                 f"{repo_id}: the token may not write there ({reason}); take one with write access"

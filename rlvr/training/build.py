@@ -189,7 +189,12 @@ class _Sources:
 
 def _load_sources(recipe: TrainRecipe, data_sha256: Sequence[str]) -> _Sources:
     configs = [recipe.in_stage(number).data for number in range(len(recipe.stage) + 1)]
-    train = [load_problems(config, keep_rows=bool(recipe.reward.extra)) for config in configs]
+    train: list[Dataset] = []
+    for number, config in enumerate(configs):
+        # most stages change other settings: their problems are read once
+        same = number > 0 and config == configs[number - 1]
+        keep_rows = bool(recipe.reward.extra)
+        train.append(train[-1] if same else load_problems(config, keep_rows=keep_rows))
     for config, found, recorded in zip(configs, train, data_sha256, strict=False):
         check_same_data(", ".join(config.paths), found.sha256, recorded)
     config = held_out_data(recipe)
@@ -199,11 +204,14 @@ def _load_sources(recipe: TrainRecipe, data_sha256: Sequence[str]) -> _Sources:
 
 def _stages(recipe: TrainRecipe, sources: Sequence[Dataset], tokenizer: Any) -> tuple[Stage, ...]:
     """The run's stages, with the problems whose prompts leave room for the stage's responses."""
-    stages = []
+    stages, encoded = [], {}
     for number, source in enumerate(sources):
         then = recipe.in_stage(number)
         max_len = _max_prompt_len(then, then.rollout.max_response_len)
-        data, prompts = encode_prompts(source, tokenizer, then.data, max_len)
+        place = id(source), max_len
+        if place not in encoded:
+            encoded[place] = encode_prompts(source, tokenizer, then.data, max_len)
+        data, prompts = encoded[place]
         begins: dict[str, Any] = {}
         if number:
             begins = recipe.stage[number - 1].model_dump(exclude={"changes"}, exclude_unset=True)

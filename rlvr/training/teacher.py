@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +17,7 @@ from rlvr.engines.server.client import HEALTH_S, Server, ServerLost, session
 from rlvr.engines.server.key import find_key
 from rlvr.evaluation.targets import resolve
 from rlvr.policy.attention import use_packing
-from rlvr.policy.language_model import LanguageModel, load_frozen, load_tokenizer
+from rlvr.policy.language_model import LanguageModel, load_frozen, load_tokenizer, visiting
 from rlvr.policy.loading import fingerprint
 from rlvr.policy.packing import TokenRow
 from rlvr.policy.policy import Policy
@@ -60,13 +60,8 @@ class LocalTeacher:
     path: str
     device: torch.device
 
-    @contextlib.contextmanager
-    def on_device(self) -> Iterator[None]:
-        nn.Module.to(self.model.model, self.device)
-        try:
-            yield
-        finally:
-            nn.Module.to(self.model.model, "cpu")
+    def on_device(self) -> contextlib.AbstractContextManager[None]:
+        return visiting(self.model.model, self.device)
 
     def micro_batches(self, rows: Sequence[TokenRow], max_tokens: int) -> list[list[int]]:
         return self.model.micro_batches(rows, max_tokens)

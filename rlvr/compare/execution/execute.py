@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from rlvr.common.errors import first_line
 from rlvr.common.log import of_run
 from rlvr.common.signals import Stopped
 from rlvr.compare.execution.end_rules import PolicySize, diverged, used
@@ -90,7 +91,7 @@ def execute(
         raise
     except Exception as error:  # whatever ends a run, the others go on
         console.print_exception()
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         outcome = _failure(task, reason)
     task.folder.mkdir(parents=True, exist_ok=True)
     (task.folder / OUTCOME).write_text(json.dumps(asdict(outcome)))

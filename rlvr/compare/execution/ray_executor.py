@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.common.errors import ConfigError
+from rlvr.common.errors import ConfigError, first_line
 from rlvr.compare.execution.execute import execute_logged
 from rlvr.compare.execution.task import Executor, RunOutcome, RunTask, lost
 from rlvr.config.compare import ExecutorConfig
@@ -48,7 +48,7 @@ def open_ray(config: ExecutorConfig, folder: Path, _console: Console) -> Iterato
             try:
                 yield RunOutcome(**ray.get(result))
             except RayError as error:
-                yield lost(task, f"Ray gave it up: {str(error).splitlines()[0]}")
+                yield lost(task, f"Ray gave it up: {first_line(error)}")
 
     try:
         yield run

@@ -91,6 +91,11 @@ def _of_halves(recipe: TrainRecipe) -> Iterator[str]:
             f"train.replay = {train.replay!r}: trains without generating, and train.rollouts_only"
             " generates without training; leave one out"
         )
+    if train.rollouts_only and recipe.teacher.is_given:
+        yield (
+            "train.rollouts_only = true: trains nothing that a teacher would score; remove"
+            " [teacher], or set it to false"
+        )
     if train.rollouts_only and train.profile_steps:
         yield (
             f"train.profile_steps = {list(train.profile_steps)}: profiles the update and the sync,"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,11 +148,8 @@ class Pool:
 
     def _compare(self, server: Server, scores: list[list[float]], other: list[list[float]]) -> None:
         """Raises: RunError where a server gives other log-probabilities than the rest."""
-        error = max(
-            abs(a - b)
-            for one, two in zip(scores, other, strict=True)
-            for a, b in zip(one, two, strict=True)
-        )
+        error = largest_difference(scores, other)
+        # nan is within no tolerance
         if not error <= self._tolerance:
             raise RunError(
                 f"{server.url} differs from the other servers by {error:.3g} nats on fixed tokens"
@@ -245,3 +243,14 @@ async def _scores(server: Server, sequences: Sequence[list[int]]) -> list[list[f
 
 def _say(text: str) -> None:
     logger.warning(f"vLLM server {text}")
+
+
+def largest_difference(scores: list[list[float]], other: list[list[float]]) -> float:
+    """Between scores of the same sequences; nan where any of them is nan."""
+    errors = [
+        abs(a - b)
+        for one, two in zip(scores, other, strict=True)
+        for a, b in zip(one, two, strict=True)
+    ]
+    # max keeps a nan only where it comes first
+    return math.nan if any(map(math.isnan, errors)) else max(errors)

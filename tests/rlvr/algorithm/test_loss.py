@@ -71,6 +71,72 @@ def loss_and_gradient(numbers, config, on_policy, split=None, lengths=LENGTHS, *
     return total, [x for i in everything for x in gradients[i]]
 
 
+def slow_gain(t, row, log_ratio, engine, a, config):
+    """What the clip rule makes of token t of a row; engine: the row's, by the engine."""
+    n, mean = len(row), sum(log_ratio) / len(row)
+    level = {
+        "token": log_ratio,
+        "sequence": [mean] * n,
+        "sequence_token": [mean.detach() + x - x.detach() for x in row],
+        "trajectory": [sum(log_ratio)] * n,
+    }[config.ratio]
+    high, low, r = config.clip_high, config.clip_low, torch.exp(level[t])
+    bounded = torch.clamp(r, 1 - low, 1 + high)
+    match config.clip:
+        case "ppo":
+            gain = torch.minimum(r * a, bounded * a)
+            lowest = None if config.clip_delta is None or a >= 0 else config.clip_delta * a
+            return gain if lowest is None else gain.clamp(min=lowest)
+        case "cispo":
+            return bounded.detach() * a * row[t]
+        case "soft":
+            tau = config.soft_tau_pos if a > 0 else config.soft_tau_neg
+            return 4 / tau / (1 + torch.exp(-tau * (r - 1))) * a
+        case "geometric":
+            cut = [lr.clamp(max=high) if a > 0 else lr.clamp(min=-low) for lr in log_ratio]
+            return torch.exp(sum(cut) / n) * a
+        case "none":
+            return r.detach() * a * row[t]
+    now, then = math.exp(float(row[t].detach())), math.exp(engine[t])
+    distance = abs(now - then)
+    if config.clip == "binary_kl":
+        now, then = (min(x, math.exp(-1e-6)) for x in (now, then))
+        others = (1 - then) * math.log((1 - then) / (1 - now))
+        distance = then * math.log(then / now) + others
+    away = (now > then) if a > 0 else (now < then)
+    cut_off = away and distance > (high if a > 0 else low)
+    return 0 * row[t] if cut_off else r.detach() * a * row[t]
+
+
+def slow_mismatch(t, row, old, engine, a, config):
+    """The factor of token t: mismatch weight and masks. old: the row's, by the proximal policy."""
+    n, between = len(row), [o - e for o, e in zip(old, engine, strict=True)]
+    q, cap = math.exp(between[t]), config.mismatch_cap
+    if config.mismatch_level == "sequence":
+        q = math.prod(map(math.exp, between))
+    factor = {
+        "none": 1.0,
+        "tis": min(q, cap),
+        "mask": q if 1 / cap <= q <= cap else 0.0,
+    }[config.mismatch]
+    if config.geometric_mask is not None:
+        low_mean, high_mean = config.geometric_mask
+        factor *= low_mean <= math.exp(sum(between) / n) <= high_mean
+    if config.off_policy_mask is not None and a < 0:
+        drift = sum(e - float(x.detach()) for e, x in zip(engine, row, strict=True)) / n
+        factor *= drift <= config.off_policy_mask
+    return factor
+
+
+def slow_kl(x, sampled, ref, config):
+    """The KL term of a token; sampled: by the policy that sampled it."""
+    d, moved = x - ref, torch.exp(x - sampled)
+    kl = {"k1": d, "k2": d**2 / 2, "k3": torch.exp(-d) + d - 1}[config.kl_estimator]
+    if config.kl_estimator == "k2":
+        return kl * moved.detach()
+    return kl * moved if config.kl_unbiased else kl
+
+
 def slow_loss(logp, old, engine, ref, advantage, config, stale):
     """The same loss from the papers' formulas, one row at a time; logp: list of 0-d tensors.
 
@@ -78,80 +144,20 @@ def slow_loss(logp, old, engine, ref, advantage, config, stale):
     """
     total, num_tokens = 0.0, sum(map(len, logp))
     for i, row in enumerate(logp):
-        n, a = len(row), advantage[i]
         log_ratio = [x - o for x, o in zip(row, old[i], strict=True)]
-        mean = sum(log_ratio) / n
-        level = {
-            "token": log_ratio,
-            "sequence": [mean] * n,
-            "sequence_token": [mean.detach() + x - x.detach() for x in row],
-            "trajectory": [sum(log_ratio)] * n,
-        }[config.ratio]
-        high, low = config.clip_high, config.clip_low
-        cut = [lr.clamp(max=high) if a > 0 else lr.clamp(min=-low) for lr in log_ratio]
-        geometric = torch.exp(sum(cut) / n) * a
-        quotients = [math.exp(o - e) for o, e in zip(old[i], engine[i], strict=True)]
-        if config.mismatch_level == "sequence":
-            quotients = [math.prod(quotients)] * n
-        for t in range(n):
-            r = torch.exp(level[t])
-            bounded = torch.clamp(r, 1 - low, 1 + high)
-            match config.clip:
-                case "ppo":
-                    gain = torch.minimum(r * a, bounded * a)
-                    if config.clip_delta is not None and a < 0:
-                        gain = gain.clamp(min=config.clip_delta * a)
-                case "cispo":
-                    gain = bounded.detach() * a * row[t]
-                case "soft":
-                    tau = config.soft_tau_pos if a > 0 else config.soft_tau_neg
-                    gain = 4 / tau / (1 + torch.exp(-tau * (r - 1))) * a
-                case "geometric":
-                    gain = geometric
-                case "none":
-                    gain = r.detach() * a * row[t]
-                case "binary_tv" | "binary_kl":
-                    now, then = math.exp(float(row[t].detach())), math.exp(engine[i][t])
-                    distance = abs(now - then)
-                    if config.clip == "binary_kl":
-                        now, then = (min(x, math.exp(-1e-6)) for x in (now, then))
-                        others = (1 - then) * math.log((1 - then) / (1 - now))
-                        distance = then * math.log(then / now) + others
-                    away = (now > then) if a > 0 else (now < then)
-                    cut_off = away and distance > (high if a > 0 else low)
-                    gain = 0 * row[t] if cut_off else r.detach() * a * row[t]
-            q, cap = quotients[t], config.mismatch_cap
-            weight = {
-                "none": 1.0,
-                "tis": min(q, cap),
-                "mask": q if 1 / cap <= q <= cap else 0.0,
-            }[config.mismatch]
-            loss = -gain * weight
-            if config.geometric_mask is not None:
-                low_mean, high_mean = config.geometric_mask
-                mean_q = math.exp(sum(o - e for o, e in zip(old[i], engine[i], strict=True)) / n)
-                loss = loss * (low_mean <= mean_q <= high_mean)
-            if config.off_policy_mask is not None and a < 0:
-                drift = sum(e - float(x.detach()) for e, x in zip(engine[i], row, strict=True)) / n
-                loss = loss * (drift <= config.off_policy_mask)
+        denominator = {
+            "token_mean": num_tokens,
+            "response_mean": len(row) * len(logp),
+            "response_sum": len(logp),
+            "constant": 10 * len(logp),
+        }[config.aggregation]
+        for t in range(len(row)):
+            gain = slow_gain(t, row, log_ratio, engine[i], advantage[i], config)
+            loss = -gain * slow_mismatch(t, row, old[i], engine[i], advantage[i], config)
             if config.kl_beta and config.kl_in == "loss":
-                d = row[t] - ref[i][t]
-                kl = {"k1": d, "k2": d**2 / 2, "k3": torch.exp(-d) + d - 1}[config.kl_estimator]
-                moved = torch.exp(row[t] - (engine[i][t] if stale[i] else old[i][t]))
-                factor = moved if config.kl_unbiased else 1
-                if config.kl_estimator == "k2":
-                    factor = moved.detach()
-                loss = loss + config.kl_beta * kl * factor
-            total = (
-                total
-                + loss
-                / {
-                    "token_mean": num_tokens,
-                    "response_mean": n * len(logp),
-                    "response_sum": len(logp),
-                    "constant": 10 * len(logp),
-                }[config.aggregation]
-            )
+                sampled = engine[i][t] if stale[i] else old[i][t]
+                loss = loss + config.kl_beta * slow_kl(row[t], sampled, ref[i][t], config)
+            total = total + loss / denominator
     return total
 
 

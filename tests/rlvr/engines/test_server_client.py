@@ -1,6 +1,7 @@
 """What is asked of a server before a run, over real HTTP."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +10,7 @@ import pytest
 
 from rlvr.common.errors import ConfigError
 from rlvr.engines.server.client import Server, check_pauses, session
+from rlvr.engines.server.pool import largest_difference
 
 
 class Plain(BaseHTTPRequestHandler):
@@ -36,3 +38,9 @@ def test_a_server_that_cannot_end_responses_is_refused_for_partial_rollouts(plai
 
     with pytest.raises(ConfigError, match=r"rollout\.partial = true: .* rlvr serve"):
         asyncio.run(look())
+
+
+def test_a_score_that_is_no_number_makes_two_servers_differ_wherever_it_stands():
+    assert largest_difference([[-1.0, -2.0], [-3.0]], [[-1.5, -2.0], [-3.0]]) == 0.5
+    for bad in ([[math.nan, -2.0], [-3.0]], [[-1.0, math.nan], [-3.0]], [[-1.0, -2.0], [math.nan]]):
+        assert math.isnan(largest_difference(bad, [[-1.0, -2.0], [-3.0]]))

@@ -90,11 +90,12 @@ def test_at_equal_weights_no_ratio_is_cut_and_every_weight_arrives(train, tmp_pa
 
 def test_the_penalty_against_the_reference_is_nothing_before_anything_was_learned(train):
     rows = train(algorithm__kl_beta=0.05, algorithm__kl_in="reward", optim__lr=1e-12)
-    assert all(abs(row.get("policy/kl_ref", 0.0)) < 1e-3 for row in rows)
+    assert all(abs(row["policy/kl_ref"]) < 1e-3 for row in rows)
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
 def test_weights_that_moved_arrive_and_both_sides_still_agree(train, method):
-    rows = train(adapter__method=method, optim__lr=1e-5)
+    # far enough that an engine which was given nothing would differ by more than the bound
+    rows = train(adapter__method=method, optim__lr=1e-4 if method == "full" else 1e-2)
     assert rows[-1]["sync/logprob_error"] < 1e-2
     assert rows[-1]["optim/grad_norm"] > 0

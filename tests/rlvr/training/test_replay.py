@@ -114,6 +114,12 @@ def test_halves_that_contradict_each_other_are_refused(recipe_tree, settings, me
         validate(recipe_tree(train=settings), TrainRecipe)
 
 
+def test_a_teacher_that_would_score_nothing_is_refused(recipe_tree):
+    tree = recipe_tree(train={"rollouts_only": True}, teacher={"path": "x"})
+    with pytest.raises(ConfigError, match=r"remove \[teacher\], or set it to false"):
+        validate(tree, TrainRecipe)
+
+
 def test_the_command_line_refuses_a_run_without_rollouts(write_recipe, tmp_path, capsys):
     assert main(["train", str(write_recipe()), "--replay", str(tmp_path)]) == 2
     assert "not a run folder" in capsys.readouterr().err
