@@ -65,7 +65,7 @@ class Turns(Generic[T]):
         if not self._ready and self._waiting:
             try:
                 self._given = self._joint()
-            except Exception as error:
+            except Exception as error:  # raised again by every thread that waited for it
                 self._given = error
             self._ready, self._waiting = sorted(self._waiting), []
         with self._changed:

@@ -58,7 +58,7 @@ class Tracker:
         for service in list(self._services):
             try:
                 action(service)
-            except Exception as error:
+            except Exception as error:  # a client of a service raises anything, and costs no run
                 logger.warning(f"{service.title} stopped: {error}; metrics.jsonl goes on")
                 self._services.remove(service)
 
@@ -100,7 +100,7 @@ class Tracker:
         for service in self._services:
             try:
                 service.finish()
-            except Exception as error:
+            except Exception as error:  # as in _tell: the run is done
                 logger.warning(f"{service.title} did not finish: {error}")
 
 

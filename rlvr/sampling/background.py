@@ -41,7 +41,7 @@ class Background:
                 raise self._failure
             # not asked before the work begins: other ranks may be in it already, and wait for this
             return work(self._raise_if_cancelled)
-        except Exception as error:
+        except Exception as error:  # also for the work behind it, which must not begin
             self._failure = error
             raise
 
