@@ -92,6 +92,7 @@ class Method:
     packing: whether several examples may share one sequence.
     own_optimizer: whether it has an update rule of its own, so that optim.name cannot choose one.
     rank_multiple(config): the rank has to be a multiple of this.
+    served_rank(config): rank of the low-rank update that vLLM serves, where there is such a mode.
     count(model, setup): trainable parameters, where the layers cannot be made on the meta device.
     save(model, folder, config): writes a folder that peft loads, where the live layers do not save
     as one.
@@ -115,6 +116,7 @@ class Method:
     own_optimizer: bool = False
     check: Callable[[AdapterConfig, int | None], None] | None = None
     rank_multiple: Callable[[AdapterConfig], int] = lambda _config: 1
+    served_rank: Callable[[AdapterConfig], int] = lambda config: config.rank or DEFAULT_RANK
     count: Callable[[Any, Setup], int] | None = None
     save: Callable[[Any, Path, AdapterConfig], None] | None = None
 

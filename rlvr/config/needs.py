@@ -164,6 +164,8 @@ _PROMPTED = {"data.messages_field": _is_absent}
 _FINETUNE: Table = {
     "data.prompt_field": (_WRITTEN,),
     "data.response_field": (_WRITTEN,),
+    "data.response_template": (_WRITTEN, _PROMPTED),
+    "data.answer_field": (_WRITTEN, _PROMPTED),
     "data.messages_field": (_WRITTEN,),
     "data.system_prompt": (_PROMPTED,),
     "data.prompt_template": (_PROMPTED,),

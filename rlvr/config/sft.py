@@ -22,6 +22,11 @@ class ExamplesConfig(Section):
     """Field with the prompt text, or a list of chat messages; dots reach into nested fields."""
     response_field: str | None = None
     """Field with the response text."""
+    response_template: str = "{response}"
+    """What the policy learns to say; {response} stands for the response text, {answer} for the
+    final answer: the place for a \\boxed{} that `rlvr train` will be asked for."""
+    answer_field: str | None = None
+    """Field with the final answer, a text, for {answer} in response_template."""
     messages_field: str | None = None
     """Field with a conversation, a list of {role, content}; instead of the two fields above."""
     loss: Literal["response", "all"] = "response"

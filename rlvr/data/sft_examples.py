@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,9 +168,7 @@ def _messages(
         prompt, response = row["problem"], worked_solution(row, draw)
     else:
         prompt = _value(row, config, "prompt_field")
-        response = _value(row, config, "response_field")
-    if not isinstance(response, str) or not response.strip():
-        raise ValueError(f"{config.response_field} is empty or not a text")
+        response = _filled(row, config)
     if isinstance(prompt, list):
         messages = _conversation(prompt, str(config.prompt_field))
     elif isinstance(prompt, str) and prompt.strip():
@@ -179,6 +178,22 @@ def _messages(
         raise ValueError(f"{config.prompt_field} is empty or not a text")
     messages = with_system(messages, config.system_prompt, str(config.prompt_field))
     return [*messages, {"role": "assistant", "content": response}], len(messages)
+
+
+def _filled(row: dict[str, Any], config: ExamplesConfig) -> str:
+    """The response template with the row's texts."""
+    texts = {"response": _text(row, config, "response_field")}
+    if config.answer_field is not None:
+        texts["answer"] = _text(row, config, "answer_field")
+    # in one pass: a solution that itself says {answer} stays as it is
+    return re.sub(r"\{(response|answer)\}", lambda found: texts[found[1]], config.response_template)
+
+
+def _text(row: dict[str, Any], config: ExamplesConfig, setting: str) -> str:
+    value = _value(row, config, setting)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{getattr(config, setting)} is empty or not a text")
+    return value
 
 
 def _value(row: dict[str, Any], config: ExamplesConfig, setting: str) -> Any:

@@ -96,6 +96,11 @@ class VllmEngine(Engine):
         # asked itself: vLLM's statistics cost a record per response and step
         return self._llm.llm_engine.engine_core.engine_core.scheduler
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has been asked for that has not ended."""
+        return not self._running
+
     def end(self, names: Sequence[str]) -> list[Response]:
         """Ends these; what each has so far."""
         if self.lost or not names:

@@ -17,7 +17,7 @@ from rlvr.common.errors import ConfigError
 from rlvr.config.rollout import check_on_cpu
 from rlvr.distributed.world import World
 from rlvr.engines.engine import hf_overrides
-from rlvr.engines.vllm_cpu import prepare
+from rlvr.engines.vllm_cpu import multiply_by_adapter, prepare
 
 if TYPE_CHECKING:
     from rlvr.config.train import ModelConfig, RolloutConfig
@@ -97,6 +97,8 @@ def start_llm(
 
     if on_cpu and rollout.tensor_parallel_size > 1:
         _remove_leftovers(world, rollout.tensor_parallel_size)
+    if on_cpu and max_lora_rank:
+        multiply_by_adapter()  # before vLLM tries how much memory it needs
     options = _options(model, rollout, max_lora_rank, world, on_cpu, num_adapters)
     before = torch.cuda.memory_allocated()
     with _settable_threads():
@@ -171,7 +173,7 @@ def _options(
         check_on_cpu(rollout.engine_args)
         # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot
         options |= {"enforce_eager": True, "enable_chunked_prefill": False}
-        options["max_num_batched_tokens"] = max(8192, model.max_len) * num_adapters
+        options["max_num_batched_tokens"] = max(8192, model.max_len)
     if max_lora_rank:
         options |= {
             "enable_lora": True,

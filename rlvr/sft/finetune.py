@@ -21,6 +21,7 @@ from rlvr.adapters.export import merge_and_export
 from rlvr.common.cpu import advice
 from rlvr.common.errors import ConfigError
 from rlvr.common.log import get_logger
+from rlvr.common.own_code import is_reader, own_facts
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.data.absolute_paths import absolute
 from rlvr.data.sft_examples import Examples, load_examples, make_chat
@@ -56,6 +57,8 @@ def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Pat
     with reserve_run_folder(recipe, recipe_path, can_resume=False) as folder:
         parts = build(recipe, model_path(recipe, recipe_path))
         facts = manifest(recipe, parts.policy, parts.optimizer, parts.examples, "none", "none")
+        path = recipe.data.path
+        facts["own_code"] = {"data.path": own_facts(path)} if is_reader(path) else {}
         create_run_folder(folder, recipe, facts)
         _train_and_save(recipe, parts, folder, console)
     return folder

@@ -7,8 +7,6 @@ the held-out problems. Run: python -m tests.benchmarks.distill --json FILE
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,23 +14,13 @@ from pathlib import Path
 
 from rlvr.compare.statistics import difference
 from rlvr.runs.reader import read_evaluations, read_summary
+from tests.benchmarks.runs import train
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.toml"
+RECIPE = "quickstart.toml"
 TEACHER_SEED = 100
 """Of the run that gives the teacher: no student's."""
 BELOW_TEACHER = 0.02
 """Held-out accuracy counts as the teacher's from so far below it on."""
-
-
-def train(folder: Path, name: str, settings: Mapping[str, object]) -> Path:
-    """The folder of one run of the quickstart in a process of its own."""
-    given = {"run.dir": folder, "run.name": name, "track.wandb": "disabled", **settings}
-    words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "rlvr.cli", "train", str(RECIPE), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return folder / name
 
 
 def curve(run: Path) -> dict[int, list[float]]:
@@ -47,7 +35,7 @@ def steps_to(curve: Mapping[int, Sequence[float]], wanted: float) -> int | None:
 
 def compare(seeds: Sequence[int], steps: int, every: int, weight: float, folder: Path) -> dict:
     """Prints a line per run, then the difference of accuracies at every evaluated step."""
-    source = train(folder, "teacher", {"train.seed": TEACHER_SEED})
+    source = train(RECIPE, folder, "teacher", {"train.seed": TEACHER_SEED})
     summary = read_summary(source)
     assert summary is not None
     wanted = summary["accuracy_after"] - BELOW_TEACHER
@@ -65,7 +53,9 @@ def compare(seeds: Sequence[int], steps: int, every: int, weight: float, folder:
     for seed in seeds:
         for way, own in ways.items():
             shared = {"train.seed": seed, "train.steps": steps, "eval.every": every}
-            run = train(folder, f"{way}-{seed}", {**shared, "train.checkpoint_every": 0, **own})
+            run = train(
+                RECIPE, folder, f"{way}-{seed}", {**shared, "train.checkpoint_every": 0, **own}
+            )
             curves[way].append(curve(run))
             reached = steps_to(curves[way][-1], wanted)
             results.append({"case": way, "seed": seed, "steps_to_teacher": reached})
@@ -86,10 +76,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--every", type=int, default=4, help="steps between evaluations")
     parser.add_argument("--weight", type=float, default=1.0, help="teacher.weight")
+    parser.add_argument("--folder", type=Path, help="keeps the runs; those there are taken")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = compare(args.seeds, args.steps, args.every, args.weight, Path(folder))
+    with tempfile.TemporaryDirectory() as own:
+        folder = args.folder or Path(own)
+        found = compare(args.seeds, args.steps, args.every, args.weight, folder)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
 

@@ -158,5 +158,6 @@ METHODS = (
         check=_check,
         schedule=Schedule(_penalty, _after_update, _state, _load_state),
         save=save_as_lora,
+        served_rank=_init_rank,  # what it starts with
     ),
 )

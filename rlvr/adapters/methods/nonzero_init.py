@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import (
+    DEFAULT_RANK,
     LORA_OPTIONS,
     Method,
     Setup,
@@ -236,6 +237,8 @@ def start_method(
         save=save_as_lora,
         needs_rows=rows,
         rank_multiple=lambda _config: multiple,
+        # with the start's own factors
+        served_rank=lambda config: 2 * (config.rank or DEFAULT_RANK),
         check=check,
     )
 

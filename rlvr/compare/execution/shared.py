@@ -1,7 +1,8 @@
 """Several runs at a time in this process, on one frozen base and one vLLM.
 
-Runs take turns at everything but generation, where all of them decode in the same steps. Each has
-its own adapter, optimizer, sampler, seeds and folder, and is the run that it would be alone.
+Runs take turns at everything but generation, where all whose adapters vLLM serves decode in the
+same steps; the others generate one after the other. Each has its own adapter, optimizer, sampler,
+seeds and folder, and is the run that it would be alone.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from rlvr.adapters import get_method
 from rlvr.adapters.export import VLLM_RANKS, max_lora_rank
+from rlvr.adapters.targets import servable_weights
 from rlvr.common.signals import Stopped, StopRequest
 from rlvr.common.turns import Turns
 from rlvr.compare.execution.execute import execute_logged
-from rlvr.compare.execution.sharing import check_same_engine
+from rlvr.compare.execution.sharing import check_same_engine, sync_mode
 from rlvr.compare.execution.task import Executor, RunOutcome, RunTask, lost
 from rlvr.engines.vllm_local import VllmEngine
-from rlvr.engines.vllm_shared import VllmShare
+from rlvr.engines.vllm_shared import SharedVllm, VllmShare
+from rlvr.policy.language_model import load_base
 from rlvr.policy.shared_base import sharing_bases
 from rlvr.training.build import refuse_experts
 
@@ -40,32 +44,36 @@ class SharedEngine:
 
     def __init__(self, num_runs: int) -> None:
         self._num_runs = num_runs
-        self._engine: VllmEngine | None = None
-        self._rank = 0
+        self._vllm: SharedVllm | None = None
+        self._rank: int | None = None
         self.turns: Turns[float] = Turns(self._step)
 
     def expect(self, tasks: Sequence[RunTask]) -> None:
-        """Makes room for the ranks that these runs' recipes say."""
-        largest = max(task.recipe.adapter.rank or 1 for task in tasks)
+        """Makes room for the ranks that these runs' recipes say. No run is under way."""
+        served = [task.recipe for task in tasks if sync_mode(task.recipe) == "adapter"]
+        ranks = [get_method(one.adapter).served_rank(one.adapter) for one in served]
         # vLLM's max_lora_rank has to be one of these
-        fitting = [limit for limit in VLLM_RANKS if limit >= largest]
+        fitting = [limit for limit in VLLM_RANKS if limit >= max(ranks, default=1)]
         # a rank beyond all of them is refused where the run is made
-        self._rank = max([self._rank, *fitting[:1]])
+        if ranks and fitting and fitting[0] > (self._rank or 0):
+            self.close()
+            self._rank = fitting[0]
 
     def share(self, number: int) -> StartShare:
         """Gives the runs of one place, from 1, their part of the engine."""
         return StartShare(self, number)
 
-    def start(self, recipe: TrainRecipe, policy: Policy, number: int) -> VllmShare:
+    def start(self, recipe: TrainRecipe, policy: Policy, number: int, mode: Sync) -> VllmShare:
         """The part of a run. Raises: ConfigError where vLLM does not take the adapter."""
-        refuse_experts(policy, "adapter")
-        self._rank = max(self._rank, max_lora_rank(policy.model))
-        if self._engine is None:
+        refuse_experts(policy, mode)
+        if mode == "adapter":
+            self._rank = max(self._rank or 0, max_lora_rank(policy.model))
+        if self._vllm is None:
             self.turns.join()  # until all runs of the start have said what rank they need
         # the first run to get here starts it for all
-        if self._engine is None or self._engine.lost:
+        if self._vllm is None or self._vllm.engine.lost:
             self.close()
-            self._engine = VllmEngine(
+            engine = VllmEngine(
                 recipe.model,
                 recipe.rollout,
                 policy.path,
@@ -73,18 +81,21 @@ class SharedEngine:
                 seed=recipe.train.seed,
                 num_adapters=self._num_runs,
             )
-        return VllmShare(self._engine, number, self.turns.join)
+            base = dict(servable_weights(load_base(recipe.model, policy.path)[0]))
+            self._vllm = SharedVllm(engine, self.turns.join, base)
+        return VllmShare(self._vllm, number, alone=mode == "merged")
 
     def _step(self) -> float:
-        if self._engine is None:  # the runs have only waited for each other
+        # the runs have only waited for each other
+        if self._vllm is None or self._vllm.engine.is_idle:
             return 0.0
-        return self._engine.step()
+        return self._vllm.engine.step()
 
     def close(self) -> None:
         """Ends the engine, if there is one."""
-        if self._engine is not None:
-            self._engine.close()
-        self._engine = None
+        if self._vllm is not None:
+            self._vllm.engine.close()
+        self._vllm = None
 
 
 class StartShare:
@@ -96,7 +107,7 @@ class StartShare:
     def __call__(
         self, recipe: TrainRecipe, policy: Policy, use_vllm: bool, mode: Sync
     ) -> VllmShare:
-        return self._shared.start(recipe, policy, self._number)
+        return self._shared.start(recipe, policy, self._number, mode)
 
 
 @contextlib.contextmanager

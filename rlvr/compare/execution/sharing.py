@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rlvr.adapters import get_method
 from rlvr.common.errors import ConfigError
 from rlvr.config.compare import BudgetConfig
 from rlvr.config.rollout import STARTED_WITH
 from rlvr.config.train import ModelConfig, TrainRecipe
+
+if TYPE_CHECKING:
+    from rlvr.adapters.base import Sync
 
 
 def check_can_share(recipe: TrainRecipe, budget: BudgetConfig) -> None:
@@ -17,21 +21,25 @@ def check_can_share(recipe: TrainRecipe, budget: BudgetConfig) -> None:
         raise ConfigError(f'executor.kind = "shared": {reason}')
 
 
-def _reasons(recipe: TrainRecipe, budget: BudgetConfig) -> Iterator[str]:
+def sync_mode(recipe: TrainRecipe) -> Sync:
+    """How the run's weights go to the engine on this machine."""
     from rlvr.engines.weights.sync import mode_of
     from rlvr.policy.language_model import default_device
 
+    return mode_of(recipe.rollout, get_method(recipe.adapter), default_device().type == "cpu")
+
+
+def _reasons(recipe: TrainRecipe, budget: BudgetConfig) -> Iterator[str]:
     rollout, method = recipe.rollout, get_method(recipe.adapter)
-    if "adapter" not in method.syncs:
+    if not method.keeps_base:
         yield (
-            f'adapter.method = "{method.name}" goes to vLLM by whole weights, of which it holds one'
-            ' set; leave it out, or set executor.kind = "local"'
+            f'adapter.method = "{method.name}" trains the whole model, so it has no base to share;'
+            ' leave it out, or set executor.kind = "local"'
         )
-    mode = mode_of(rollout, method, default_device().type == "cpu")
-    if mode != "adapter":
+    if not method.syncs:
         yield (
-            f'rollout.sync is "{mode}" on this machine, and vLLM holds one set of weights; set'
-            ' settings.rollout.sync = "adapter"'
+            f'adapter.method = "{method.name}": vLLM does not serve it; leave it out, or set'
+            ' executor.kind = "local"'
         )
     if rollout.engine not in ("auto", "vllm"):
         yield (

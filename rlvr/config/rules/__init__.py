@@ -163,6 +163,15 @@ def _of_examples(recipe: FinetuneRecipe) -> Iterator[str]:
             "data.prompt_field: say what the examples are: give data.prompt_field and"
             " data.response_field, or data.messages_field"
         )
+    template = data.response_template
+    if "{response}" not in template:
+        yield f"data.response_template = {template!r}: lacks {{response}}; add it"
+    if ("{answer}" in template) != (data.answer_field is not None):
+        yield (
+            f"data.answer_field = {data.answer_field!r}, data.response_template = {template!r}:"
+            " {answer} in the template and the field it stands for belong together; give both or"
+            " neither"
+        )
 
 
 def _of_shape(recipe: WarmStartRecipe) -> Iterator[str]:

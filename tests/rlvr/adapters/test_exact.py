@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from rlvr.adapters import METHODS
-from rlvr.adapters.export import merge_and_export, save_as_lora
+from rlvr.adapters.export import (
+    lora_factors,
+    low_rank_layers,
+    merge_and_export,
+    save_as_lora,
+)
 from rlvr.common.errors import ConfigError
 from rlvr.config.train import AdapterConfig, ModelConfig
 from rlvr.engines.engine import Request, SamplingParams
@@ -52,6 +57,13 @@ def test_the_reference_stays_the_base_policy_while_training(make_trained, base_l
         base_logprobs = start
     assert float((reference - base_logprobs).abs().max()) < 1e-5
     assert [p.requires_grad for p in trained.policy.model.parameters()] == frozen
+
+
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if "adapter" in m.syncs])
+def test_the_rank_that_vllm_is_started_for_is_that_of_the_factors_it_is_given(make_trained, method):
+    policy = make_trained(method).policy
+    ranks = [len(lora_factors(layer)[0]) for layer in low_rank_layers(policy.model).values()]
+    assert max(ranks) == METHODS[method].served_rank(policy.adapter)
 
 
 RANDOM_START = {"prompt_tuning", "prefix_tuning"}

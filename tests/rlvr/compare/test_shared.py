@@ -30,6 +30,14 @@ lr = 1e-4
 [methods.rslora]
 lr = 3e-3
 rank = 8
+[methods.dora]
+lr = 1e-3
+[methods.dora.settings.rollout]
+sync = "merged"
+[methods.ln_tuning]
+lr = 1e-2
+[methods.ln_tuning.settings.rollout]
+sync = "merged"
 """
 ROLLOUT = {
     "engine": "vllm",
@@ -61,17 +69,25 @@ def weights(task):
     return load_file(path)
 
 
-CASES = [("lora", 0, 1e-3), ("rslora", 1, 3e-3), ("pissa", 0, 1e-4), ("lora", 2, 1e-2)]
+CASES = [
+    ("lora", 0, 1e-3),
+    ("rslora", 1, 3e-3),
+    ("dora", 0, 1e-3),
+    ("pissa", 0, 1e-4),
+    ("ln_tuning", 0, 1e-2),
+    ("lora", 2, 1e-2),
+]
+"""On three places, so that some begin while others are under way. DoRA and LN tuning go to vLLM by
+whole weights, PiSSA as a LoRA of twice the rank that it was started for."""
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize(
-    ("steps", "cases"), [(2, CASES[:2]), pytest.param(5, CASES, marks=pytest.mark.slow)]
+    ("steps", "cases"), [(2, CASES[:3]), pytest.param(5, CASES, marks=pytest.mark.slow)]
 )
 def test_runs_of_different_methods_ranks_rates_and_seeds_are_those_they_are_alone(
     open_written, steps, cases
 ):
-    # the last of four begins on its place while the others are under way
     comparison = open_written(
         METHODS + SHARED,
         budget=f"steps = {steps}",
@@ -161,8 +177,9 @@ def test_the_live_display_has_a_line_for_every_run(open_written):
 
 
 REFUSED = {
-    "[methods.full]\nlr = 1e-3\n": "full",
-    '[methods.lora]\nlr = 1e-3\n[settings.rollout]\nsync = "merged"\n': "rollout.sync",
+    "[methods.full]\nlr = 1e-3\n": "trains the whole model",
+    "[methods.galore]\nlr = 1e-3\n": "trains the whole model",
+    "[methods.prompt_tuning]\nlr = 1e-3\n": "vLLM does not serve it",
     '[methods.lora]\nlr = 1e-3\n[settings.rollout]\nmode = "async"\n': "rollout.mode",
 }
 

@@ -72,6 +72,18 @@ def test_the_loss_falls_on_the_response_and_its_end_only(tokenizer, write_rows, 
     assert row["labels"] == row["input_ids"] == first["input_ids"]
 
 
+def test_the_response_template_adds_the_rows_answer(tokenizer, write_rows):
+    config = ExamplesConfig(
+        path=write_rows([{"q": "2+3?", "a": "it is {answer} {response}", "gold": "5"}]),
+        prompt_field="q",
+        response_field="a",
+        response_template="{response}\n\\boxed{{answer}}",
+        answer_field="gold",
+    )
+    row = load_examples(config, tokenizer, 64, seed=0).rows[0]
+    assert trained_text(tokenizer, row) == "it is {answer} {response}\n\\boxed{5}<|end|>"
+
+
 def test_every_assistant_turn_of_a_conversation_is_trained(tokenizer, write_rows):
     messages = [
         turn("user", "a?"), turn("assistant", "b"), turn("user", "c?"), turn("assistant", "d e"),

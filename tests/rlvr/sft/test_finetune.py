@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -63,6 +64,23 @@ def start_loss(recipe: FinetuneRecipe, num_rows: int | None = None) -> float:
         n = row["labels"].count(IGNORED)
         rows.append(TokenRow(row["input_ids"][:n], row["input_ids"][n:]))
     return -float(plain.token_logprobs(policy.model, rows).mean())
+
+
+def test_the_manifest_names_the_users_own_reader_and_its_hash(make, tmp_path):
+    reader = tmp_path / "reader.py"
+    reader.write_text('def read():\n    return [{"q": "1 + 1?", "a": "2", "gold": "2"}] * 8\n')
+    fields = {
+        "path": f"{reader}:read",
+        "limit": None,
+        "prompt_field": "q",
+        "response_field": "a",
+        "response_template": "{response} so \\boxed{{answer}}",
+        "answer_field": "gold",
+    }
+    _, _, facts = run(make(data=fields))
+    recorded = facts["own_code"]["data.path"]
+    assert recorded["files"] == [str(reader)]
+    assert recorded["sha256"] == hashlib.sha256(reader.read_bytes()).hexdigest()
 
 
 def test_a_lora_learns_and_loads_in_a_fresh_process(make):
