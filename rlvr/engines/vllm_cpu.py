@@ -32,7 +32,7 @@ def multiply_by_adapter() -> None:
     adapter the one in the last place."""
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-    PunicaWrapperCPU.add_lora_linear = _add_updates
+    PunicaWrapperCPU.add_lora_linear = _add_updates  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _add_updates(

@@ -34,7 +34,7 @@ from rlvr.training.build import Training, build, make_sampler
 from rlvr.warm_start.policy_path import model_path
 from tests.benchmarks.runs import train, words
 from tests.benchmarks.shared_runs import ratios
-from tests.rlvr.engines.serving import ServerProcess
+from tests.rlvr.engines.serving import KEY, ServerProcess
 
 T = TypeVar("T")
 
