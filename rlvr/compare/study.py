@@ -145,5 +145,5 @@ def _print(study: dict[str, Any]) -> None:
     print(render([Table(title, columns, tuple(rows))], "text") + "\n")
     print(f"share an engine: {', '.join(study['share']) or 'none'}")
     if study["alone"]:
-        print(f"an engine for every run: {', '.join(study['alone'])} (not served as a LoRA)")
+        print(f"generate alone (not served as a LoRA): {', '.join(study['alone'])}")
     print("searches of rates taken as twice their first grid; evaluations not counted")

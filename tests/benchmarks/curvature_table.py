@@ -1,0 +1,145 @@
+"""The largest Hessian eigenvalue of every module's A and B at a method's start, relative to LoRA's:
+the table by which 2602.04998 explains learning rates, on a model and solutions at hand.
+
+Rank 128, alpha = r, float32, the mean loss of the solutions' tokens, Lanczos as in
+`rlvr.analysis.curvature`. Values are written as they come, and one that is there is not computed
+again, so the command goes on where it was stopped; with fewer --examples beside the same file it
+shows how far the values have settled.
+Run: python -m tests.benchmarks.curvature_table MODEL --examples 8 --json FILE
+"""
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.nn import Parameter
+
+from rlvr.adapters.merge import plain_name
+from rlvr.analysis.curvature import hessian_product, lanczos, token_losses
+from rlvr.analysis.stream import layer_of
+from rlvr.config.sft import ExamplesConfig
+from rlvr.config.train import AdapterConfig, ModelConfig
+from rlvr.data.sft_examples import IGNORED, load_examples
+from rlvr.policy.packing import TokenRow
+from rlvr.policy.policy import Policy, load_policy
+
+METHODS = ("lora", "dora", "init_ab", "milora", "pissa", "olora", "lora_ga")
+PUBLISHED = {
+    "init_ab": "1.75",
+    "milora": "2.2",
+    "pissa": "10 to 12",
+    "olora": "60",
+    "lora_ga": "60",
+}
+"""Medians relative to LoRA's. Source: 2602.04998, Qwen3-0.6B."""
+RANK, MAX_LEN = 128, 512
+TOKENS = 4096
+"""Positions of a loss whose graph is kept between products."""
+
+
+def read_rows(path: str, data: str, count: int) -> tuple[list[TokenRow], list[list[int]]]:
+    """(solutions with their prompts, the same as whole sequences), from the start of the data."""
+    from rlvr.policy.language_model import load_tokenizer
+
+    tokenizer = load_tokenizer(ModelConfig(path=path, max_len=MAX_LEN), path)
+    config = ExamplesConfig(
+        path=data, prompt_field="problem", response_field="solution", limit=count
+    )
+    rows = []
+    for row in load_examples(config, tokenizer, MAX_LEN, seed=0).rows:
+        num_prompt = row["labels"].count(IGNORED)
+        rows.append(TokenRow(row["input_ids"][:num_prompt], row["input_ids"][num_prompt:]))
+    return rows, [row.prompt_ids + row.response_ids for row in rows]
+
+
+def load(path: str, method: str, sequences: list[list[int]]) -> Policy:
+    """The policy at the method's start, attention differentiable twice, nothing trainable."""
+    model = ModelConfig(path=path, dtype="float32", max_len=MAX_LEN)
+    adapter = AdapterConfig(method=method, rank=RANK, alpha=RANK)
+    policy = load_policy(model, adapter, path, 0, False, encode_rows=lambda _: sequences)
+    policy.causal_lm.set_attn_implementation("sdpa")
+    return policy
+
+
+def factors(policy: Policy, layers: Sequence[int]) -> dict[str, list[Parameter]]:
+    """A and B of every adapted module in these layers; DoRA's magnitudes stay out."""
+    trained = {id(parameter) for parameter in policy.trainable}
+    found = {}
+    for name, module in policy.model.named_modules():
+        if isinstance(module, BaseTunerLayer) and layer_of(f"{plain_name(name)}.") in layers:
+            found[plain_name(name)] = [
+                parameter
+                for key, parameter in module.named_parameters()
+                if ("lora_A" in key or "lora_B" in key) and id(parameter) in trained
+            ]
+    return found
+
+
+def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Eigenvalues by method and module; `args.json` keeps those of every number of examples."""
+    kept = json.loads(args.json.read_text()) if args.json.exists() else {}
+    values: dict[str, dict[str, float]] = kept.setdefault(str(args.examples), {})
+    rows, sequences = read_rows(args.model, args.data, max(args.examples, 64))
+    rows = rows[: args.examples]
+    for method in args.methods:
+        policy, done = load(args.model, method, sequences), values.setdefault(method, {})
+        modules = factors(policy, args.layers)
+        policy.model.requires_grad_(False)
+        for name, params in modules.items():
+            if name in done:
+                continue
+            for parameter in params:  # these alone: every other one would enlarge the graph
+                parameter.requires_grad_(True)
+            losses = token_losses(policy, rows, TOKENS)
+            found = lanczos(hessian_product(losses, params), params)
+            policy.model.requires_grad_(False)
+            done[name] = found.value
+            args.json.write_text(json.dumps(kept, indent=1))
+            print(f"{method:8} {name:40} {found.value:10.4g} {found.iterations:3}", flush=True)
+    return values
+
+
+def summary(values: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """A row per method and kind of module: median and quartiles of the ratios to LoRA's."""
+    rows = []
+    for method, found in values.items():
+        by_kind = defaultdict(list)
+        for name, value in found.items():
+            ratio = value / values["lora"][name]
+            by_kind[name.rpartition(".")[2]].append(ratio)
+            by_kind["all"].append(ratio)
+        for kind, ratios in sorted(by_kind.items()):
+            low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+            rows.append(
+                {"method": method, "kind": kind, "modules": len(ratios), "median": middle}
+                | {"quartiles": [low, high]}
+            )
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints every value as it comes, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--data", default="gsm8k_train_solutions.jsonl")
+    parser.add_argument("--examples", type=int, default=8)
+    parser.add_argument("--layers", type=int, nargs="+", default=[3, 15, 27])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--json", type=Path, required=True)
+    rows = summary(measure(parser.parse_args(argv)))
+    for row in rows:
+        low, high = row["quartiles"]
+        said = PUBLISHED.get(row["method"], "") if row["kind"] == "all" else ""
+        print(
+            f"{row['method']:8} {row['kind']:10} {row['modules']:3}"
+            f" {row['median']:8.3g} [{low:.3g}, {high:.3g}] {said}"
+        )
+
+
+if __name__ == "__main__":
+    main()
