@@ -1,8 +1,8 @@
 """Distillation on policy against the verifiable reward, on the quickstart, seed by seed.
 
-The teacher is the last checkpoint of a quickstart run with a seed of its own, on its base; every
-student starts from the warm start. Both ways share the recipe, its learning rate, the problems and
-the held-out problems. Run: python -m tests.benchmarks.distill --json FILE
+The teacher is the quickstart's policy after full fine-tuning with a seed of its own; every student
+is a LoRA that starts from the warm start. Both ways share the recipe, its learning rate, the
+problems and the held-out problems. Run: python -m tests.benchmarks.distill --json FILE
 """
 
 import argparse
@@ -17,8 +17,8 @@ from rlvr.runs.reader import read_evaluations, read_summary
 from tests.benchmarks.runs import train
 
 RECIPE = "quickstart.toml"
-TEACHER_SEED = 100
-"""Of the run that gives the teacher: no student's."""
+TEACHER = {"train.seed": 100, "adapter.method": "full"}
+"""The run that gives the teacher; its seed is no student's."""
 BELOW_TEACHER = 0.02
 """Held-out accuracy counts as the teacher's from so far below it on."""
 
@@ -35,7 +35,7 @@ def steps_to(curve: Mapping[int, Sequence[float]], wanted: float) -> int | None:
 
 def compare(seeds: Sequence[int], steps: int, every: int, weight: float, folder: Path) -> dict:
     """Prints a line per run, then the difference of accuracies at every evaluated step."""
-    source = train(RECIPE, folder, "teacher", {"train.seed": TEACHER_SEED})
+    source = train(RECIPE, folder, "teacher", TEACHER)
     summary = read_summary(source)
     assert summary is not None
     wanted = summary["accuracy_after"] - BELOW_TEACHER
@@ -73,8 +73,8 @@ def compare(seeds: Sequence[int], steps: int, every: int, weight: float, folder:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--every", type=int, default=4, help="steps between evaluations")
+    parser.add_argument("--steps", type=int, default=48)
+    parser.add_argument("--every", type=int, default=8, help="steps between evaluations")
     parser.add_argument("--weight", type=float, default=1.0, help="teacher.weight")
     parser.add_argument("--folder", type=Path, help="keeps the runs; those there are taken")
     parser.add_argument("--json", type=Path)
