@@ -95,7 +95,7 @@ def recipe_text(model: str, data: str, gpu: str, method: str) -> str:
     _, device = parse_cluster(gpu)
     tiny = model == QUICKSTART
     everything = method in ALL_WEIGHTS
-    lr = (2e-4 if everything else 2e-3) if tiny else (1e-6 if everything else 1e-5)
+    lr = (2e-4 if everything else 1e-3) if tiny else (1e-6 if everything else 1e-5)
     lines = [
         f"# {'The tiny policy of the quickstart' if tiny else model} on {data}, DAPO, {method}.",
         "# Written by rlvr init. Other settings have their defaults; config.toml of a run has all.",

@@ -1,4 +1,4 @@
-"""Distillation on policy against the verifiable reward, on the quickstart, seed by seed.
+"""The verifiable reward with a teacher beside it against the reward alone, on the quickstart.
 
 The teacher is the quickstart's policy after full fine-tuning with a seed of its own; every student
 is a LoRA that starts from the warm start. Both ways share the recipe, its learning rate, the
@@ -42,11 +42,7 @@ def compare(seeds: Sequence[int], steps: int, every: int, weight: float, folder:
     teacher = max((source / "checkpoints").glob("step_*"), key=lambda p: int(p.name[5:]))
     ways = {
         "reward": {},
-        "distill": {
-            "teacher.path": teacher,
-            "teacher.weight": weight,
-            "algorithm.advantage": "none",
-        },
+        "taught": {"teacher.path": teacher, "teacher.weight": weight},
     }
     print(f"teacher {summary['accuracy_after']:.3f}; reached from {wanted:.3f} on")
     curves, results = {way: [] for way in ways}, []
@@ -62,12 +58,12 @@ def compare(seeds: Sequence[int], steps: int, every: int, weight: float, folder:
             print(f"{way:8} seed {seed}: {reached or f'not in {steps}'} steps", flush=True)
     at_step = {}
     for step in curves["reward"][0]:
-        a, b = ([one[step] for one in curves[way]] for way in ("distill", "reward"))
+        a, b = ([one[step] for one in curves[way]] for way in ("taught", "reward"))
         interval, p = difference(a, b)
         at_step[step] = asdict(interval) | {"p": p}
         print(f"step {step:3}: {interval.value:+.3f} [{interval.lo:+.3f}, {interval.hi:+.3f}]")
     facts = {"teacher": summary["accuracy_after"], "wanted": wanted, "weight": weight}
-    return facts | {"seeds": list(seeds), "results": results, "distill_minus_reward": at_step}
+    return facts | {"seeds": list(seeds), "results": results, "taught_minus_reward": at_step}
 
 
 def main() -> None:

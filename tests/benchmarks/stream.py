@@ -2,7 +2,7 @@
 rollouts, counted in decoding steps; runs that share an engine against one after another; and how
 far async rollouts hide the update.
 
-The long-tailed recipe with the real vLLM: every step needs 20 groups of 16 that carry a signal, as
+The long-tailed recipe with the real vLLM: every step needs 8 groups of 16 that carry a signal, as
 about half of them do, and the engine has room for all that is asked for. The three ways take turns
 on one engine, with weights that stay as they are, so the counts hold on any machine. For the
 overlap, vLLM is a server on one core and the trainer has another.
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "long_tailed.toml"
 WAYS = ("rounds", "refill", "partial")
-HALF = {"rollout.group_size": 16, "rollout.prompts_per_step": 20, "rollout.max_num_seqs": 1024}
+HALF = {"rollout.group_size": 16, "rollout.prompts_per_step": 8, "rollout.max_num_seqs": 512}
 """With 8 responses a third of the groups carries a signal, and with 256 places for them it is the
 places that decide how long a step takes, not its longest response."""
 
