@@ -30,8 +30,10 @@ lr = 1e-4
 [methods.rslora]
 lr = 3e-3
 rank = 8
+"""
+BY_TURNS = """
 [methods.dora]
-lr = 1e-3
+lr = 2e-3
 [methods.dora.settings.rollout]
 sync = "merged"
 [methods.ln_tuning]
@@ -72,7 +74,7 @@ def weights(task):
 CASES = [
     ("lora", 0, 1e-3),
     ("rslora", 1, 3e-3),
-    ("dora", 0, 1e-3),
+    ("dora", 0, 2e-3),
     ("pissa", 0, 1e-4),
     ("ln_tuning", 0, 1e-2),
     ("lora", 2, 1e-2),
@@ -89,7 +91,7 @@ def test_runs_of_different_methods_ranks_rates_and_seeds_are_those_they_are_alon
     open_written, steps, cases
 ):
     comparison = open_written(
-        METHODS + SHARED,
+        METHODS + BY_TURNS + SHARED,
         budget=f"steps = {steps}",
         rollout=ROLLOUT | ({} if steps > 2 else {"max_response_len": 8}),
     )
@@ -123,13 +125,14 @@ def test_a_run_that_fails_ends_alone(open_written):
 
 @pytest.mark.slow
 @pytest.mark.engine
+@pytest.mark.parametrize("sync", ["adapter", "auto"])  # on a CPU auto means that all take turns
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_runs_that_were_stopped_together_go_on_together(write_comparison, tmp_path, signum):
+def test_runs_that_were_stopped_together_go_on_together(write_comparison, tmp_path, signum, sync):
     path = write_comparison(
         METHODS + SHARED,
         seeds="[0]",
         budget="steps = 6",
-        rollout=ROLLOUT,
+        rollout=ROLLOUT | {"sync": sync},
         train={"steps": 9, "checkpoint_every": 1},
     )
     command = [sys.executable, "-m", "rlvr.cli", "compare", str(path)]
