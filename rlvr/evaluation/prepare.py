@@ -110,8 +110,8 @@ def served(target: Target, wanted: str) -> Target:
     """The target as vLLM will serve it. Raises: ConfigError for a LoRA that is none."""
     import torch
 
-    # LoRA kernels on CPU are 5 to 10 times slower than merged weights; on a GPU serving the
-    # adapter spares loading the model again
+    # on a CPU merged weights generate faster; on a GPU serving the adapter spares loading the model
+    # again
     merge = wanted == "merged" or (wanted == "auto" and not torch.cuda.is_available())
     if target.kind == "lora" and merge:
         return Target(target.name, target.folder, "merged")
