@@ -173,7 +173,9 @@ def _options(
         check_on_cpu(rollout.engine_args)
         # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot
         options |= {"enforce_eager": True, "enable_chunked_prefill": False}
-        options["max_num_batched_tokens"] = max(8192, model.max_len)
+        # vLLM wants a place in a batch for every sequence
+        most = max(8192, model.max_len, options["max_num_seqs"])
+        options["max_num_batched_tokens"] = most
     if max_lora_rank:
         options |= {
             "enable_lora": True,

@@ -9,20 +9,18 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from rlvr.config.train import TrainRecipe
-from rlvr.engines.engine import Request, SamplingParams
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.policy.policy import load_policy
+from tests.benchmarks.decoding import SEQUENCES, make_requests, tokens_per_s
 
-SEQUENCES, RANK = 64, 32
+RANK = 32
 OWN = PunicaWrapperCPU.add_lora_linear
 
 
@@ -53,24 +51,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         policy.save_for_engine(Path(folder))
         engine.load_adapter(Path(folder))
     adapter = engine._adapter
-    prompt = AutoTokenizer.from_pretrained(args.model)(
-        "Tom has 12 apples and buys 30 more. How many apples does he have now?"
-    )["input_ids"]
-    requests = [Request(prompt, seed) for seed in range(SEQUENCES)]
+    requests = make_requests(args.model)
     ways = {"by adapter": (ours, adapter), "vLLM's": (OWN, adapter), "no adapter": (ours, None)}
 
-    def tokens_per_s(way: str) -> float:
+    def speed(way: str) -> float:
         PunicaWrapperCPU.add_lora_linear, engine._adapter = ways[way]
-        session, num_tokens = engine.open(SamplingParams(args.length, 0.8)), -SEQUENCES
-        session.add(requests)
-        session.step()  # reads the prompts, and draws the first token of each
-        start = time.perf_counter()
-        while session.num_running:
-            num_tokens += sum(len(response.token_ids) for _, response in session.step())
-        return num_tokens / (time.perf_counter() - start)
+        return tokens_per_s(engine, requests, args.length)
 
-    tokens_per_s("by adapter")
-    turns = [{way: tokens_per_s(way) for way in ways} for _ in range(args.repeats)]
+    speed("by adapter")
+    turns = [{way: speed(way) for way in ways} for _ in range(args.repeats)]
     engine.close()
     result = {
         "tokens_per_s": {way: statistics.median(turn[way] for turn in turns) for way in ways},

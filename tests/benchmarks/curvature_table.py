@@ -2,9 +2,8 @@
 the table by which 2602.04998 explains learning rates, on a model and solutions at hand.
 
 Rank 128, alpha = r, float32, the mean loss of the solutions' tokens, Lanczos as in
-`rlvr.analysis.curvature`. Values are written as they come, and one that is there is not computed
-again, so the command goes on where it was stopped; with fewer --examples beside the same file it
-shows how far the values have settled.
+`rlvr.analysis.curvature`. Values are written as they come, by model and number of examples, and one
+that is there is not computed again: the command goes on where it was stopped.
 Run: python -m tests.benchmarks.curvature_table MODEL --examples 8 --json FILE
 """
 
@@ -25,6 +24,7 @@ from rlvr.analysis.stream import layer_of
 from rlvr.config.sft import ExamplesConfig
 from rlvr.config.train import AdapterConfig, ModelConfig
 from rlvr.data.sft_examples import IGNORED, load_examples
+from rlvr.policy.language_model import load_tokenizer
 from rlvr.policy.packing import TokenRow
 from rlvr.policy.policy import Policy, load_policy
 
@@ -44,8 +44,6 @@ TOKENS = 4096
 
 def read_rows(path: str, data: str, count: int) -> tuple[list[TokenRow], list[list[int]]]:
     """(solutions with their prompts, the same as whole sequences), from the start of the data."""
-    from rlvr.policy.language_model import load_tokenizer
-
     tokenizer = load_tokenizer(ModelConfig(path=path, max_len=MAX_LEN), path)
     config = ExamplesConfig(
         path=data, prompt_field="problem", response_field="solution", limit=count
@@ -81,9 +79,11 @@ def factors(policy: Policy, layers: Sequence[int]) -> dict[str, list[Parameter]]
 
 
 def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Eigenvalues by method and module; `args.json` keeps those of every number of examples."""
+    """Eigenvalues by method and module."""
     kept = json.loads(args.json.read_text()) if args.json.exists() else {}
-    values: dict[str, dict[str, float]] = kept.setdefault(str(args.examples), {})
+    values: dict[str, dict[str, float]] = kept.setdefault(
+        f"{args.model}, {args.examples} examples", {}
+    )
     rows, sequences = read_rows(args.model, args.data, max(args.examples, 64))
     rows = rows[: args.examples]
     for method in args.methods:

@@ -38,6 +38,25 @@ def make_engine(path: str) -> tuple[VllmEngine, Any]:
     return engine, runner.sampler.topk_topp_sampler
 
 
+def make_requests(path: str) -> list[Request]:
+    """Responses to one problem, with seeds of their own."""
+    prompt = AutoTokenizer.from_pretrained(path)(
+        "Tom has 12 apples and buys 30 more. How many apples does he have now?"
+    )["input_ids"]
+    return [Request(prompt, seed) for seed in range(SEQUENCES)]
+
+
+def tokens_per_s(engine: VllmEngine, requests: Sequence[Request], length: int) -> float:
+    """Tokens per second of responses that are up to `length` long, after the prompts."""
+    session, num_tokens = engine.open(SamplingParams(length, 0.8)), -len(requests)
+    session.add(requests)
+    session.step()  # reads the prompts, and draws the first token of each
+    start = time.perf_counter()
+    while session.num_running:
+        num_tokens += sum(len(response.token_ids) for _, response in session.step())
+    return num_tokens / (time.perf_counter() - start)
+
+
 def logprob_difference(engine: VllmEngine, sampler: Any, requests: Sequence[Request]) -> float:
     """Largest difference, nats, between the log-probabilities of both for one step's logits."""
     seen: list[torch.Tensor] = []
@@ -64,25 +83,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=48, help="tokens of a response")
     args = parser.parse_args(argv)
     engine, sampler = make_engine(args.model)
-    prompt = AutoTokenizer.from_pretrained(args.model)(
-        "Tom has 12 apples and buys 30 more. How many apples does he have now?"
-    )["input_ids"]
-    requests = [Request(prompt, seed) for seed in range(SEQUENCES)]
+    requests = make_requests(args.model)
     ways = {"inverse transform": sampler.forward, "exponential": sampler.forward_cpu}
     difference = logprob_difference(engine, sampler, requests)
 
-    def tokens_per_s(way: str) -> float:
+    def speed(way: str) -> float:
         sampler.forward = ways[way]
-        session, num_tokens = engine.open(SamplingParams(args.length, 0.8)), -SEQUENCES
-        session.add(requests)
-        session.step()  # reads the prompts, and draws the first token of each
-        start = time.perf_counter()
-        while session.num_running:
-            num_tokens += sum(len(response.token_ids) for _, response in session.step())
-        return num_tokens / (time.perf_counter() - start)
+        return tokens_per_s(engine, requests, args.length)
 
-    tokens_per_s("exponential")
-    pairs = [tuple(map(tokens_per_s, ways)) for _ in range(args.repeats)]
+    speed("exponential")
+    pairs = [tuple(map(speed, ways)) for _ in range(args.repeats)]
     ratios = [ours / theirs for ours, theirs in pairs]
     result = {
         "tokens_per_s": {

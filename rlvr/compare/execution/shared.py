@@ -66,7 +66,9 @@ class SharedEngine:
     def start(self, recipe: TrainRecipe, policy: Policy, number: int, mode: Sync) -> VllmShare:
         """The part of a run. Raises: ConfigError where vLLM does not take the adapter."""
         refuse_experts(policy, mode)
-        if mode == "adapter":
+        if (
+            mode == "adapter"
+        ):  # adapter.match is resolved where the model is, which `expect` has not
             self._rank = max(self._rank or 0, max_lora_rank(policy.model))
         if self._vllm is None:
             self.turns.join()  # until all runs of the start have said what rank they need

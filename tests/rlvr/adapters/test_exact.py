@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from rlvr.adapters import METHODS
 from rlvr.adapters.export import (
@@ -17,6 +18,7 @@ from rlvr.adapters.export import (
     merge_and_export,
     save_as_lora,
 )
+from rlvr.adapters.targets import servable_weights
 from rlvr.common.errors import ConfigError
 from rlvr.config.train import AdapterConfig, ModelConfig
 from rlvr.engines.engine import Request, SamplingParams
@@ -64,6 +66,16 @@ def test_the_rank_that_vllm_is_started_for_is_that_of_the_factors_it_is_given(ma
     policy = make_trained(method).policy
     ranks = [len(lora_factors(layer)[0]) for layer in low_rank_layers(policy.model).values()]
     assert max(ranks) == METHODS[method].served_rank(policy.adapter)
+
+
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if m.syncs and m.keeps_base])
+def test_the_base_has_all_that_a_run_replaces_in_a_shared_vllm(make_trained, tiny_base, method):
+    trained = make_trained(method)
+    trained.train(1)
+    base = dict(servable_weights(AutoModelForCausalLM.from_pretrained(tiny_base)))
+    replaced = dict(trained.policy.engine_weights())
+    assert replaced.keys() <= base.keys()
+    assert all(value.shape == base[name].shape for name, value in replaced.items())
 
 
 RANDOM_START = {"prompt_tuning", "prefix_tuning"}

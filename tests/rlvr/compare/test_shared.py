@@ -80,7 +80,7 @@ CASES = [
     ("lora", 2, 1e-2),
 ]
 """On three places, so that some begin while others are under way. DoRA and LN tuning go to vLLM by
-whole weights, PiSSA as a LoRA of twice the rank that it was started for."""
+whole weights, PiSSA as a LoRA of twice its rank."""
 
 
 @pytest.mark.engine

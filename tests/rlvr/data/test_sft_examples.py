@@ -183,6 +183,15 @@ def test_a_conversation_without_an_answer_is_refused(tokenizer, write_rows, mess
         ({}, "give data.prompt_field and data.response_field, or"),
         ({"messages_field": "c", "system_prompt": "s"}, "would be ignored with"),
         ({"path": "generated:word_problems", "prompt_field": "a"}, "would be ignored"),
+        (
+            {"prompt_field": "a", "response_field": "b", "response_template": "x"},
+            "lacks {response}",
+        ),
+        ({"prompt_field": "a", "response_field": "b", "answer_field": "c"}, "belong together"),
+        (
+            {"prompt_field": "a", "response_field": "b", "response_template": "{response}{answer}"},
+            "belong together",
+        ),
     ],
 )
 def test_one_format_has_to_be_named(given, message):
