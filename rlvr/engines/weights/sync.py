@@ -103,7 +103,7 @@ def mode_of(rollout: RolloutConfig, method: Method, on_cpu: bool) -> Sync:
     if not method.syncs:
         return "none"
     if wanted == "auto":
-        # on CPU every layer of a LoRA is three more products; merged weights cost nothing more
+        # on a CPU responses come at 0.8 of the speed beside an adapter (docs/benchmarks.md)
         slow_adapter = on_cpu and "merged" in method.syncs
         return "merged" if slow_adapter else method.syncs[0]
     return wanted

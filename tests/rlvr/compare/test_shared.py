@@ -131,22 +131,28 @@ def test_runs_that_were_stopped_together_go_on_together(write_comparison, tmp_pa
     path = write_comparison(
         METHODS + SHARED,
         seeds="[0]",
-        budget="steps = 6",
+        budget="steps = 12",
         rollout=ROLLOUT | {"sync": sync},
-        train={"steps": 9, "checkpoint_every": 1},
+        train={"steps": 15, "checkpoint_every": 1},
     )
     command = [sys.executable, "-m", "rlvr.cli", "compare", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     runs = tmp_path / "runs" / "cmp" / "runs"
-    wait_until(lambda: process.poll() or len(list(runs.glob("*/checkpoints/step_2"))) == 3)
+
+    def begun() -> int:
+        """Runs that have two steps or more behind them."""
+        done = {path.parents[1] for path in runs.glob("*/checkpoints/step_*")}
+        return sum(len(read_metrics(run)) >= 2 for run in done)
+
+    wait_until(lambda: process.poll() is not None or begun() == 3)
     process.send_signal(signum)
     output, _ = process.communicate(timeout=HANG_S)
     assert process.returncode in (-signum, 128 + signum), output
-    assert not list(runs.glob("*/checkpoints/step_6"))
+    assert not list(runs.glob("*/checkpoints/step_12"))
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr
     for run in runs.iterdir():
-        assert [row["step"] for row in steady_metrics(run)] == [1, 2, 3, 4, 5, 6]
+        assert [row["step"] for row in steady_metrics(run)] == [*range(1, 13)]
 
 
 def test_every_setting_that_vllm_is_started_with_is_in_the_list():
