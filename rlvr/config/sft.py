@@ -41,6 +41,9 @@ class ExamplesConfig(Section):
     """An empty or malformed row, or one longer than model.max_len, stops the run or is skipped."""
     limit: int | None = Field(default=None, ge=1)
     """Number of rows taken from the start; for generated data, the number generated."""
+    held_out: int = Field(default=0, ge=0)
+    """Examples at the end of these that are not trained: their loss is measured before and after,
+    per token, into metrics.jsonl and summary.json."""
 
     @property
     def generated(self) -> bool:

@@ -35,9 +35,11 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """rows: input_ids and labels (-100: no loss), not shifted. sha256 is over the messages."""
+    """rows and held_out: input_ids and labels (-100: no loss), not shifted. sha256 is over the
+    messages of both."""
 
     rows: list[dict[str, list[int]]]
+    held_out: list[dict[str, list[int]]]
     source: str
     sha256: str
     num_skipped: int
@@ -62,7 +64,7 @@ class Chat:
 def load_examples(config: ExamplesConfig, tokenizer: Any, max_len: int, seed: int) -> Examples:
     """The examples that `config` names. seed: of generated solutions.
 
-    Raises: ConfigError for a missing source or field, an unusable row, or no rows at all.
+    Raises: ConfigError for a missing source or field, an unusable row, or no rows to train.
     """
     chat = make_chat(tokenizer, config.chat_template)
     # its problems are none of those that RL trains on or evaluates
@@ -97,7 +99,13 @@ def load_examples(config: ExamplesConfig, tokenizer: Any, max_len: int, seed: in
             f"data.path = {config.path!r}: no usable example ({num_skipped} rows skipped); check"
             " the file and the fields named in [data]"
         )
-    return Examples(rows, source, digest.hexdigest(), num_skipped)
+    num_trained = len(rows) - config.held_out
+    if num_trained < 1:
+        raise ConfigError(
+            f"data.held_out = {config.held_out} leaves none of {len(rows)} examples to train; lower"
+            " it"
+        )
+    return Examples(rows[:num_trained], rows[num_trained:], source, digest.hexdigest(), num_skipped)
 
 
 def make_chat(tokenizer: Any, template_file: str | None = None) -> Chat:

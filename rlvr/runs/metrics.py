@@ -75,6 +75,7 @@ METRICS: dict[str, str] = {
     " (nats)",
     "sync/logprob_error_mean": "mean of the absolute differences on the probe (nats)",
     "sync/logprob_error_p99": "99th percentile of the absolute differences on the probe (nats)",
+    "eval/loss": "loss per token of the examples that `rlvr sft` holds out (nats)",
     "eval/accuracy": "held-out accuracy: avg@k of eval.path, or of the first of eval.benchmarks",
     "eval/accuracy_mean": "unweighted mean of avg@k over all sets, where there are several",
 }

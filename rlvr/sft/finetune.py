@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,10 +25,11 @@ from rlvr.common.log import get_logger
 from rlvr.common.own_code import is_reader, own_facts
 from rlvr.config.sft import FinetuneRecipe
 from rlvr.data.absolute_paths import absolute
-from rlvr.data.sft_examples import Examples, load_examples, make_chat
+from rlvr.data.sft_examples import IGNORED, Examples, load_examples, make_chat
 from rlvr.engines.stop_tokens import add_end
 from rlvr.policy.language_model import load_tokenizer
 from rlvr.policy.logits import HALF_TOLERANCE, TOLERANCE, large_logits
+from rlvr.policy.packing import TokenRow
 from rlvr.policy.policy import Policy, load_policy
 from rlvr.runs.checkpoint import refuse_damaged, with_found_start
 from rlvr.runs.folder import create_run_folder, reserve_run_folder
@@ -66,8 +68,11 @@ def finetune(recipe: FinetuneRecipe, recipe_path: Path, console: Console) -> Pat
 
 def _train_and_save(recipe: FinetuneRecipe, parts: Parts, folder: Path, console: Console) -> None:
     policy, steps = parts.policy, parts.num_updates
+    metrics = folder / "metrics.jsonl"
     started = time.monotonic()
-    losses = train(recipe, parts, folder / "metrics.jsonl")
+    before = _log_held_out(recipe, parts, 0, metrics)
+    losses = train(recipe, parts, metrics)
+    after = _log_held_out(recipe, parts, steps, metrics)
     # the end of a turn was trained: generation settings that do not name it would go on behind it
     add_end(policy.causal_lm, make_chat(policy.tokenizer, recipe.data.chat_template).end_id)
     seconds = time.monotonic() - started
@@ -80,12 +85,42 @@ def _train_and_save(recipe: FinetuneRecipe, parts: Parts, folder: Path, console:
     summary = {
         "loss_first": losses[0],
         "loss_last": losses[-1],
+        "held_out_loss_first": before,
+        "held_out_loss_last": after,
         "steps": steps,
         "seconds": round(seconds, 1),
         "checkpoint": str(checkpoint.relative_to(folder)),
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
-    console.print(f"loss {losses[0]:.4f} to {losses[-1]:.4f} in {steps} steps: {checkpoint}")
+    held_out = "" if before is None else f", held out {before:.4f} to {after:.4f},"
+    console.print(
+        f"loss {losses[0]:.4f} to {losses[-1]:.4f}{held_out} in {steps} steps: {checkpoint}"
+    )
+
+
+def _log_held_out(recipe: FinetuneRecipe, parts: Parts, step: int, path: Path) -> float | None:
+    """The held-out examples' loss, with a line of metrics.jsonl; None without such examples."""
+    rows = parts.examples.held_out
+    if not rows:
+        return None
+    loss = mean_loss(parts.policy, rows, recipe.train.micro)
+    with path.open("a") as file:
+        file.write(json.dumps({"step": step, "eval/loss": loss}) + "\n")
+    return loss
+
+
+@torch.no_grad()
+def mean_loss(policy: Policy, rows: Sequence[dict[str, list[int]]], at_a_time: int) -> float:
+    """Mean negative log-probability (nats) of the tokens that carry a label, over all rows."""
+    total, count = 0.0, 0
+    for start in range(0, len(rows), at_a_time):
+        part = rows[start : start + at_a_time]
+        # labels may come in several turns: everything behind the first token is scored
+        whole = [TokenRow(row["input_ids"][:1], row["input_ids"][1:]) for row in part]
+        labels = torch.tensor([label for row in part for label in row["labels"][1:]])
+        logprobs = policy.logprobs(whole, 1.0)[0].cpu()[labels != IGNORED]
+        total, count = total - float(logprobs.sum()), count + len(logprobs)
+    return total / count
 
 
 def build(recipe: FinetuneRecipe, path: str) -> Parts:

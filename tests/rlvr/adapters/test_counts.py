@@ -113,7 +113,7 @@ def test_a_budget_picks_the_nearest_rank_of_every_method_and_says_so(tiny_policy
 
 def test_what_a_budget_picked_is_in_the_manifest(make_trained):
     trained = make_trained("lora", rank=None, match="params:50K")
-    data = Examples([], "none", "", 0)
+    data = Examples([], [], "none", "", 0)
     facts = manifest(trained.recipe, trained.policy, trained.optimizer, data, "none", "none")
     assert facts["matched"] == {"match": "params:50K", "rank": trained.policy.adapter.rank}
     ranks = {layer["rank"] for layer in facts["modules"].values()}

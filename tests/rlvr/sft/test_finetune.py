@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
 from rich.console import Console
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlvr.adapters import METHODS
@@ -54,15 +57,18 @@ def run(recipe: FinetuneRecipe):
     return folder, lines, json.loads((folder / "manifest.json").read_text())
 
 
+def response_row(example: dict[str, list[int]]) -> TokenRow:
+    """A prompt with its response."""
+    n = example["labels"].count(IGNORED)
+    return TokenRow(example["input_ids"][:n], example["input_ids"][n:])
+
+
 def start_loss(recipe: FinetuneRecipe, num_rows: int | None = None) -> float:
     """Mean negative log-probability of the trained tokens at step 0, by transformers alone."""
     assert recipe.model.path is not None
     policy = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, False)
     examples = load_examples(recipe.data, policy.tokenizer, recipe.model.max_len, seed=0)
-    rows = []
-    for row in examples.rows[:num_rows]:
-        n = row["labels"].count(IGNORED)
-        rows.append(TokenRow(row["input_ids"][:n], row["input_ids"][n:]))
+    rows = [response_row(row) for row in examples.rows[:num_rows]]
     return -float(plain.token_logprobs(policy.model, rows).mean())
 
 
@@ -130,6 +136,38 @@ def test_the_first_loss_is_the_policy_s_own_on_the_response_tokens(make):
     recipe = make(adapter={"method": "lora"}, train={"batch_size": 24, "rows_per_microbatch": 6})
     _, lines, _ = run(recipe)
     assert lines[0]["policy/loss"] == pytest.approx(start_loss(recipe), abs=1e-4)
+
+
+def test_held_out_examples_are_scored_and_not_trained(make):
+    settings = {"adapter": {"method": "dora", "rank": 4}, "optim": {"lr": 1e-2}}
+    recipe = make(data={"held_out": 8}, run={"name": "held"}, **settings)
+    folder, lines, facts = run(recipe)
+    whole = make(data={"limit": 16}, **settings)
+    other, other_lines, _ = run(whole)
+    assert [line for line in lines if "policy/loss" in line] == other_lines
+    weights = [load_file(next(f.rglob("adapter_model.safetensors"))) for f in (folder, other)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert facts["data"]["num_problems"] == 16
+
+    # their loss, by transformers and peft alone
+    base = AutoModelForCausalLM.from_pretrained(recipe.model.path)
+    tokenizer = AutoTokenizer.from_pretrained(recipe.model.path)
+    kept = load_examples(recipe.data, tokenizer, recipe.model.max_len, seed=0).held_out
+    rows = [response_row(row) for row in kept]
+    before = -float(plain.token_logprobs(base, rows).mean())
+    trained = PeftModel.from_pretrained(base, folder / "checkpoints" / "step_2")
+    after = -float(plain.token_logprobs(trained, rows).mean())
+    assert lines[0] == {"step": 0, "eval/loss": pytest.approx(before, abs=1e-4)}
+    assert lines[-1] == {"step": 2, "eval/loss": pytest.approx(after, abs=1e-4)}
+    assert after < before - 0.01
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["held_out_loss_first"] == lines[0]["eval/loss"]
+    assert summary["held_out_loss_last"] == lines[-1]["eval/loss"]
+
+
+def test_held_out_examples_leave_some_to_train(make):
+    with pytest.raises(ConfigError, match="leaves none of 24 examples to train"):
+        run(make(data={"held_out": 24}))
 
 
 def test_packing_changes_no_loss_and_no_gradient(make):
