@@ -16,6 +16,9 @@ from rlvr.config.toml import load_recipe, validate
 from rlvr.config.train import TrainRecipe
 from rlvr.warm_start.policy_path import find_model, model_path
 
+POLICY = frozenset({"path", "sft_recipe"})
+"""The settings of [model] that name the policy."""
+
 DEFAULT_LR = 1e-4
 """Stands in the resolved recipe of a method whose rate is not known yet."""
 
@@ -24,8 +27,9 @@ DEFAULT_LR = 1e-4
 class Comparison:
     """A comparison recipe with what it points to.
 
-    base: the base recipe's settings as given, by section. base_lrs: its table of rates by method,
-    or empty. model_path: the policy's folder or hub id, after the warm start.
+    base: the base recipe's settings as given, by section; without its policy where [settings] name
+    another. base_lrs: its table of rates by method, or empty. model_path: the policy's folder or
+    hub id, after the warm start.
     """
 
     recipe: CompareRecipe
@@ -63,6 +67,11 @@ class Comparison:
         from rlvr.training.preflight import check
 
         method, budget = self.recipe.methods[label], self.recipe.budget
+        for key in sorted(POLICY & set(method.settings.get("model", {}))):
+            raise ConfigError(
+                f"methods.{label}.settings.model.{key}: all methods start from one policy; set"
+                f" settings.model.{key}"
+            )
         tree = _overlay(self.base, self.recipe.settings, method.settings)
         tree["adapter"] = self._adapter(label, method, tree.get("adapter", {}))
         tree["optim"] = tree.get("optim", {}) | {"lr": lr or DEFAULT_LR}
@@ -77,7 +86,7 @@ class Comparison:
         stages = tree.pop("stage", [])
         tree["stage"] = [one for one in stages if one["at_step"] < tree["train"]["steps"]]
         if self.model_path is not None:  # the warm start is made once, not by every run
-            tree["model"] = {k: v for k, v in tree["model"].items() if k != "sft_recipe"}
+            tree["model"] = {k: v for k, v in tree["model"].items() if k not in POLICY}
             tree["model"]["path"] = self.model_path
         recipe = with_found_start(validate(tree, TrainRecipe))
         executor = self.recipe.executor
@@ -162,7 +171,12 @@ def open_comparison(path: Path, overrides: Sequence[str], warm_start: bool = Tru
     rates = tomllib.loads(base_path.read_text()).get("optim", {}).get("lr", {})
     # only what was set: a default written out would be refused where a method ignores it
     tree = base.model_dump(exclude_unset=True)
-    model = model_path(base, base_path) if warm_start else find_model(base, base_path)
+    given = recipe.settings.get("model", {})
+    if not POLICY.isdisjoint(given):  # another policy than the base recipe's
+        tree["model"] = {k: v for k, v in tree["model"].items() if k not in POLICY}
+    start = validate(_overlay(tree, {"model": given}), TrainRecipe)
+    named_in = path if "sft_recipe" in given else base_path
+    model = (model_path if warm_start else find_model)(start, named_in)
     return Comparison(recipe, path, tree, rates if isinstance(rates, dict) else {}, model)
 
 

@@ -72,6 +72,20 @@ def test_a_preset_for_all_runs_replaces_that_of_the_base(open_written):
     assert (found.ratio, found.clip_high, found.kl_beta) == ("sequence", 4e-4, 0.0)
 
 
+def test_the_policy_of_all_runs_may_be_another_than_the_base_recipes(open_written, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    comparison = open_written(f'[settings.model]\npath = "{other}"\n[methods.lora]\n')
+    assert comparison.resolve("lora", 0, 1e-3).model.path == str(other)
+    assert comparison.model_path == str(other)
+
+
+def test_a_policy_of_one_method_alone_is_refused(open_written, tmp_path):
+    text = f'[methods.lora]\n[methods.lora.settings.model]\npath = "{tmp_path}"\n'
+    with pytest.raises(ConfigError, match=r"all methods start from one policy; set settings\."):
+        open_written(text).resolve("lora", 0, 1e-3)
+
+
 def test_an_unknown_benchmark_is_refused_before_anything_runs(open_written):
     comparison = open_written(FAIR, ["--settings.eval.benchmarks", '["aime2024"]'])
     with pytest.raises(ConfigError, match="did you mean aime2"):
