@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rlvr.report.diagnosis import learning, policy, signal
+from rlvr.report.diagnosis import engine, learning, policy, signal
 from rlvr.report.diagnosis.finding import LEVELS, Finding
 from rlvr.runs.reader import RunData
 
-RULES = (*learning.RULES, *policy.RULES, *signal.RULES)
+RULES = (*learning.RULES, *policy.RULES, *signal.RULES, *engine.RULES)
 
 
 def diagnose(run: RunData) -> list[Finding]:

@@ -100,6 +100,7 @@ CAUSES = [
     ("verifier_failures", "warning", {"verify/failure_frac": 0.02, "verify/kills": 3.0}, {}),
     ("verifier_failures", "problem", {"verify/failure_frac": 0.2}, {}),
     ("verifier_failures", "warning", {"reward/gold_invalid_frac": 0.1}, {}),
+    ("full_cache", "warning", {"rollout/preemptions": 9.0, "rollout/responses": 352.0}, {}),
     ("contamination", "problem", {}, {"eval": {"path": "train.jsonl"}}),
 ]
 
@@ -123,6 +124,19 @@ def test_only_what_was_changed_is_reported():
         ({"policy/kl_engine": 5e-4}, {"engine_mismatch"}),
     ):
         assert alarms(run_with(changes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "setting"),
+    [("cpu", "rollout.kv_cache_gib"), ("cuda", "rollout.gpu_memory_utilization")],
+)
+def test_a_full_cache_names_the_setting_of_the_device(device, setting):
+    full = {"rollout/preemptions": 9.0, "rollout/responses": 352.0}
+    finding = findings(run_with(full, manifest={"device": device}))["full_cache"]
+    assert "90 of 3520 responses" in finding.evidence[0]
+    assert setting in finding.remedy[0]
+    few = full | {"rollout/preemptions": 5.0}
+    assert "full_cache" not in findings(run_with(few, manifest={"device": device}))
 
 
 def test_rounding_in_bfloat16_and_leftover_groups_are_no_mismatch():
