@@ -34,6 +34,7 @@ def run(args: argparse.Namespace, method: str, lr: float, seed: int) -> RatePoin
     if read_summary(args.folder / name) is None:
         settings = {
             "model.path": args.model,
+            "model.max_len": 512,
             "data.limit": args.examples + args.held_out,
             "data.held_out": args.held_out,
             "adapter.method": method,

@@ -14,8 +14,8 @@ FEW = 0.02
 def full_cache(run: RunData) -> Finding | None:
     """Responses that vLLM puts back and computes again, for want of memory for their keys and
     values."""
-    preemptions = sum(run.values("rollout/preemptions")[-LAST:])
-    responses = sum(run.values("rollout/responses")[-LAST:])
+    put_back = run.values("rollout/preemptions")[-LAST:]
+    preemptions, responses = sum(put_back), sum(run.values("rollout/responses")[-LAST:])
     if preemptions <= FEW * responses:
         return None
     on_cpu = run.manifest.get("device") == "cpu"
@@ -25,8 +25,8 @@ def full_cache(run: RunData) -> Finding | None:
         "warning",
         "vLLM's cache is full, and responses are computed twice",
         (
-            f"in the last {LAST} steps {preemptions:.0f} of {responses:.0f} responses were put back"
-            " (rollout/preemptions)",
+            f"in the last {len(put_back)} steps {preemptions:.0f} of {responses:.0f} responses were"
+            " put back (rollout/preemptions)",
         ),
         (f"raise {more}", "or lower rollout.max_num_seqs, so that fewer run at a time"),
     )
