@@ -66,7 +66,7 @@ ALWAYS = {
     """,
     FinetuneRecipe: """
         model.path model.sft_recipe model.dtype model.max_len model.trust_remote_code
-        data.path data.split data.loss data.chat_template data.on_bad_row data.limit
+        data.path data.split data.loss data.chat_template data.on_bad_row data.limit data.held_out
         optim.name optim.lr optim.betas optim.eps optim.weight_decay optim.schedule
         optim.warmup_steps optim.max_grad_norm optim.updates_per_step
         train.epochs train.batch_size train.rows_per_microbatch train.packing

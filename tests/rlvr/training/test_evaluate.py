@@ -168,6 +168,7 @@ CONDITIONAL = {
     "policy/masked_frac": "algorithm.geometric_mask or off_policy_mask",
     "optim/loss_scale": 'model.dtype = "float16"',
     "perf/mfu": "a GPU whose peak is known",
+    "eval/loss": "`rlvr sft` with data.held_out",
     "reward/extra_failures": "[[reward.extra]]",
     "memory/trainer_gib": "a GPU",
     "memory/engine_gib": "a GPU",
