@@ -86,8 +86,7 @@ class Comparison:
         stages = tree.pop("stage", [])
         tree["stage"] = [one for one in stages if one["at_step"] < tree["train"]["steps"]]
         if self.model_path is not None:  # the warm start is made once, not by every run
-            tree["model"] = {k: v for k, v in tree["model"].items() if k not in POLICY}
-            tree["model"]["path"] = self.model_path
+            tree["model"] = _without_policy(tree) | {"path": self.model_path}
         recipe = with_found_start(validate(tree, TrainRecipe))
         executor = self.recipe.executor
         if recipe.rollout.servers and (executor.kind != "local" or executor.parallel > 1):
@@ -173,11 +172,16 @@ def open_comparison(path: Path, overrides: Sequence[str], warm_start: bool = Tru
     tree = base.model_dump(exclude_unset=True)
     given = recipe.settings.get("model", {})
     if not POLICY.isdisjoint(given):  # another policy than the base recipe's
-        tree["model"] = {k: v for k, v in tree["model"].items() if k not in POLICY}
+        tree["model"] = _without_policy(tree)
     start = validate(_overlay(tree, {"model": given}), TrainRecipe)
     named_in = path if "sft_recipe" in given else base_path
     model = (model_path if warm_start else find_model)(start, named_in)
     return Comparison(recipe, path, tree, rates if isinstance(rates, dict) else {}, model)
+
+
+def _without_policy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The [model] of these settings, without what names the policy."""
+    return {key: value for key, value in tree["model"].items() if key not in POLICY}
 
 
 def _overlay(*trees: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,16 @@ def test_the_policy_of_all_runs_may_be_another_than_the_base_recipes(open_writte
     assert comparison.model_path == str(other)
 
 
+def test_a_warm_start_of_all_runs_replaces_the_base_recipes_path(write_comparison, tmp_path):
+    warm = tmp_path / "warm.toml"  # beside the comparison, which names it
+    warm.write_text("[data]\nnum_problems = 32\n[train]\nlr = 1e-3\n")
+    path = write_comparison('[settings.model]\nsft_recipe = "warm.toml"\n[methods.lora]\n')
+    comparison = open_comparison(path, [], warm_start=False)
+    assert comparison.model_path is None
+    model = comparison.resolve("lora", 0, 1e-3).model
+    assert (model.path, model.sft_recipe) == (None, "warm.toml")
+
+
 def test_a_policy_of_one_method_alone_is_refused(open_written, tmp_path):
     text = f'[methods.lora]\n[methods.lora.settings.model]\npath = "{tmp_path}"\n'
     with pytest.raises(ConfigError, match=r"all methods start from one policy; set settings\."):
