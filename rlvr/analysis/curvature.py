@@ -5,14 +5,15 @@ A method's best learning rate falls as this eigenvalue rises (2602.04998), so it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
@@ -159,41 +160,55 @@ def token_losses(
 
     From the model's own logits at temperature 1, twice differentiable: `policy.logprobs`, whose
     head forms its gradient by hand, is not. max_positions: of a part with its padding, or one row;
-    fewer where the logits of so many would not fit.
+    fewer where the logits of so many would not fit. Rows that fit together are one part, in
+    forward passes of nearly equal lengths.
     """
     num_tokens = sum(len(row.response_ids) for row in rows)
     limit = min(max_positions, MAX_LOGITS // policy.causal_lm.config.vocab_size)
-    return [
-        partial(_token_loss, policy, [rows[i] for i in part], num_tokens)
-        for part in buckets([len(row) for row in rows], limit)
-    ]
+    parts = buckets([len(row) for row in rows], limit)
+    losses = [partial(_token_loss, policy, [rows[i] for i in part], num_tokens) for part in parts]
+    if sum(len(part) * len(rows[part[0]]) for part in parts) <= limit:
+        return [lambda: torch.stack([loss() for loss in losses]).sum()]
+    return losses
 
 
 def _token_loss(policy: LanguageModel, rows: Sequence[TokenRow], num_tokens: int) -> Tensor:
     """Negative log-probability of the rows' response tokens, over `num_tokens` of all parts."""
-    ids, mask, labels = _padded(rows)
+    ids, mask, before = _padded(rows)
     prefix = policy.prefix(len(rows))
     # prefix tuning's positions precede the prompt, and the mask has to cover them
     if prefix is not None:
         trained = torch.ones(len(rows), prefix.get_seq_length(), dtype=mask.dtype)
         mask = torch.cat([trained, mask], dim=1)
-    logits = policy.causal_lm(
-        input_ids=ids.to(policy.device),
-        attention_mask=mask.to(policy.device),
-        past_key_values=prefix,
-        use_cache=False,
-    ).logits[:, :-1]
-    targets = labels[:, 1:].flatten().to(policy.device)
-    return cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum") / num_tokens
+    with _head_at(policy.causal_lm.get_output_embeddings(), before.to(policy.device)):
+        logits = policy.causal_lm(
+            input_ids=ids.to(policy.device),
+            attention_mask=mask.to(policy.device),
+            past_key_values=prefix,
+            use_cache=False,
+        ).logits
+    targets = torch.tensor([token for row in rows for token in row.response_ids])
+    return cross_entropy(logits.float(), targets.to(logits.device), reduction="sum") / num_tokens
+
+
+@contextmanager
+def _head_at(head: Module, at: Tensor) -> Iterator[None]:
+    """Inside the block the model's logits are [M, V], of the M positions in `at` [N, L] alone: a
+    large vocabulary's head costs more than the layers, and prompts have no loss."""
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][at], *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _padded(rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor, Tensor]:
-    """[N, L] token ids, attention mask, and labels (-100 off the responses)."""
+    """[N, L] token ids, attention mask, and the positions before a response's tokens."""
     longest = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    mask, before = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row.prompt_ids + row.response_ids)
         mask[i, : len(row)] = 1
-        labels[i, len(row.prompt_ids) : len(row)] = torch.tensor(row.response_ids)
-    return ids, mask, labels
+        before[i, len(row.prompt_ids) - 1 : len(row) - 1] = True
+    return ids, mask, before
