@@ -66,6 +66,8 @@ class MethodConfig(Section):
     # no number as a default: it would be another method's
     lr: float | Literal["find"] = "find"
     """Its own peak learning rate, or "find" to look for it first."""
+    reference_lr: float | None = Field(default=None, gt=0, le=1)
+    """Centre of the grid when its rate is searched; None takes find.prior's."""
     rank: int | None = Field(default=None, ge=1)
     """adapter.rank; None takes the base recipe's where the method has one."""
     seeds: tuple[int, ...] | None = None
@@ -109,8 +111,8 @@ class FindConfig(Section):
     max_points: int = Field(default=9, ge=3)
     """Rates tried at most, when the best one lies near the end of the grid."""
     prior: Literal["curvature", "none"] = "curvature"
-    """Where the grid is centred: LoRA's rate times its largest Hessian eigenvalue over the
-    method's; or at reference_lr for every method."""
+    """Where the grid of a method without a reference_lr is centred: LoRA's rate times its largest
+    Hessian eigenvalue over the method's; or at find.reference_lr."""
     prior_power: float = Field(default=1.0, gt=0, le=2)
     """Power of the ratio of eigenvalues in the prior; 1 is the published rule."""
     prior_rows: int = Field(default=64, ge=8)

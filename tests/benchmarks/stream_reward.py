@@ -53,7 +53,7 @@ def final(seeds: Sequence[int], folder: Path) -> dict[str, object]:
 
 
 def to_reward(seeds: Sequence[int], num_steps: int, folder: Path) -> dict[str, object]:
-    """Seconds of each way until the moving mean of the reward is what the sync run ends with."""
+    """Seconds of each way until the moving mean of the reward is the sync run's highest."""
     rows = []
     for seed in seeds:
         settings = {"train.seed": seed, "train.steps": num_steps}
@@ -63,7 +63,7 @@ def to_reward(seeds: Sequence[int], num_steps: int, folder: Path) -> dict[str, o
                 "long_tailed.toml", folder, f"long-{way}-{seed}", LONG_TAILED | settings | own
             )
             curves[way] = curve(run)
-        wanted = curves["sync"][-1][1]
+        wanted = max(reward for _, reward in curves["sync"])
         seconds = {
             way: next((s for s, reward in points if reward >= wanted), None)
             for way, points in curves.items()

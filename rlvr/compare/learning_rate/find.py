@@ -186,14 +186,17 @@ def find_rates(
 ) -> dict[str, LrFind]:
     """Searches for all labels together, round by round, so that their runs can go in parallel.
 
-    The grid of a label starts at its prior, or at find.reference_lr. A label whose every run failed
+    The grid of a label starts at its prior, or at its reference_lr. A label whose every run failed
     is left out.
     """
-    config = comparison.recipe.find
-    centres = {label: prior.lr for label, prior in priors.items()}
-    searches = {
-        label: RateSearch(centres.get(label, config.reference_lr), config) for label in labels
+    config, methods = comparison.recipe.find, comparison.recipe.methods
+    centres = {
+        label: priors[label].lr
+        if label in priors
+        else methods[label].reference_lr or config.reference_lr
+        for label in labels
     }
+    searches = {label: RateSearch(centres[label], config) for label in labels}
     while wanted := {label: runs for label in labels if (runs := searches[label].next_runs())}:
         tasks = [
             comparison.short_task(label, seed, rate(k))

@@ -30,8 +30,8 @@ def search(
 ) -> dict[str, LrFind]:
     """The rates found, without labels whose every run failed; writes lr_find-LABEL.json files.
 
-    With the curvature prior LoRA is searched first, around find.reference_lr; where the recipe has
-    no LoRA, find.reference_lr stands for its rate.
+    With the curvature prior LoRA is searched first, around its reference_lr; where the recipe has
+    no LoRA, find.reference_lr stands for its rate. A label with a reference_lr has no prior.
     """
     found = _find_all(comparison, labels, run, console)
     for label in labels:
@@ -53,12 +53,13 @@ def _find_all(
         return find_rates(comparison, labels, run, {})
     from rlvr.compare.learning_rate.curvature import eigenvalues
 
-    values = eigenvalues(comparison, labels, console)
     lora = [label for label in labels if comparison.method_name(label) == REFERENCE][:1]
+    others = [label for label in labels if label not in lora]
+    unknown = [label for label in others if comparison.recipe.methods[label].reference_lr is None]
+    values = eigenvalues(comparison, lora + unknown, console) if unknown else {}
     found = find_rates(comparison, lora, run, {})  # before the others: their grids start from it
     lr_lora = found[lora[0]].chosen_lr if found else config.reference_lr
-    priors = priors_from(values, lr_lora, config.prior_power)
-    others = [label for label in labels if label not in lora]
+    priors = priors_from(values, lr_lora, config.prior_power) if unknown else {}
     return found | find_rates(comparison, others, run, priors)
 
 

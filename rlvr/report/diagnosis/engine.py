@@ -18,8 +18,15 @@ def full_cache(run: RunData) -> Finding | None:
     preemptions, responses = sum(put_back), sum(run.values("rollout/responses")[-LAST:])
     if preemptions <= FEW * responses:
         return None
-    on_cpu = run.manifest.get("device") == "cpu"
-    more = "rollout.kv_cache_gib" if on_cpu else "rollout.gpu_memory_utilization"
+    if run.setting("rollout.engine") == "vllm_server":
+        more = (
+            "rollout.kv_cache_gib on a CPU, rlvr serve RECIPE -- --gpu-memory-utilization on a GPU,"
+            " and start the servers again"
+        )
+    elif run.manifest.get("device") == "cpu":
+        more = "rollout.kv_cache_gib"
+    else:
+        more = "rollout.gpu_memory_utilization"
     return Finding(
         "full_cache",
         "warning",

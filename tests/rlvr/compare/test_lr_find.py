@@ -5,12 +5,14 @@ import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rlvr.common.errors import ConfigError
 from rlvr.compare.execution.task import OUTCOME, RunOutcome, run_key
 from rlvr.compare.learning_rate.find import RateSearch, conclude, find_rates, first_grid, more_rates
 from rlvr.compare.learning_rate.grid import nearest, rate
 from rlvr.compare.learning_rate.prior import prior_of, priors_from
+from rlvr.compare.learning_rate.search import search as search_rates
 from rlvr.compare.results import RatePoint, read_point
 from rlvr.config.compare import FindConfig
 
@@ -202,3 +204,25 @@ def test_labels_are_searched_together_and_end_with_their_rates(open_written):
     assert tree["prior"]["lr"] == pytest.approx(2.5e-4)
     assert tree["cost"]["steps"] == 2 * tree["cost"]["runs"] == found["dora"].num_steps
     assert set(tree["fit"]) >= {"vertex_lr", "ci95", "curvature", "peak", "r2", "coefficients"}
+
+
+def test_a_methods_own_reference_rate_is_the_centre_of_its_grid(open_written):
+    """No policy has to be loaded for a curvature either: nobody's prior is asked for."""
+    text = "[methods.lora]\n[methods.full]\nreference_lr = 3e-5\n[find]\nreference_lr = 5.6e-4\n"
+    comparison = open_written(text)
+    batches = []
+
+    def run(tasks):
+        batches.append(tasks)
+        return write_runs(tasks, {"lora": 5.6e-4, "full": 3.2e-5})
+
+    found = search_rates(comparison, ["lora", "full"], run, Console(quiet=True))
+    first = {
+        label: [task.lr for batch in batches for task in batch if task.label == label][:5]
+        for label in found
+    }
+    assert first == {
+        "lora": [1.778e-4, 3.162e-4, 5.623e-4, 1e-3, 1.778e-3],
+        "full": [1e-5, 1.778e-5, 3.162e-5, 5.623e-5, 1e-4],
+    }
+    assert found["full"].prior is None

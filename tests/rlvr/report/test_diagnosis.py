@@ -127,12 +127,17 @@ def test_only_what_was_changed_is_reported():
 
 
 @pytest.mark.parametrize(
-    ("device", "setting"),
-    [("cpu", "rollout.kv_cache_gib"), ("cuda", "rollout.gpu_memory_utilization")],
+    ("device", "rollout", "setting"),
+    [
+        ("cpu", {}, "rollout.kv_cache_gib"),
+        ("cuda", {}, "rollout.gpu_memory_utilization"),
+        ("cuda", {"engine": "vllm_server", "servers": ["http://a:1"]}, "rlvr serve RECIPE --"),
+    ],
 )
-def test_a_full_cache_names_the_setting_of_the_device(device, setting):
+def test_a_full_cache_names_the_setting_of_the_engine(device, rollout, setting):
     full = {"rollout/preemptions": 9.0, "rollout/responses": 352.0}
-    finding = findings(run_with(full, manifest={"device": device}))["full_cache"]
+    run = run_with(full, manifest={"device": device}, rollout=rollout)
+    finding = findings(run)["full_cache"]
     assert "90 of 3520 responses" in finding.evidence[0]
     assert setting in finding.remedy[0]
     few = full | {"rollout/preemptions": 5.0}
