@@ -193,8 +193,8 @@ def _token_loss(policy: LanguageModel, rows: Sequence[TokenRow], num_tokens: int
 
 @contextmanager
 def _head_at(head: Module, at: Tensor) -> Iterator[None]:
-    """Inside the block the model's logits are [M, V], of the M positions in `at` [N, L] alone: a
-    large vocabulary's head costs more than the layers, and prompts have no loss."""
+    """Inside the block the model's logits are [M, V], of the M positions in `at` [N, L] alone:
+    prompts and padding have no loss."""
     hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][at], *inputs[1:]))
     try:
         yield

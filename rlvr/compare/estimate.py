@@ -42,9 +42,9 @@ def planned_tasks(comparison: Comparison) -> list[RunTask]:
 
 
 def given_lr(comparison: Comparison, label: str) -> float:
-    """The label's rate, or the centre of the search where it is to be found."""
+    """The label's rate, or its reference_lr where it is to be found."""
     lr = comparison.recipe.methods[label].lr
-    return lr if isinstance(lr, float) else comparison.recipe.find.reference_lr
+    return lr if isinstance(lr, float) else comparison.reference_lr(label)
 
 
 def measured_cost(recipe: TrainRecipe, folders: Sequence[Path]) -> RunCost | None:

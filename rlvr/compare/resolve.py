@@ -47,6 +47,10 @@ class Comparison:
         """adapter.method of the competitor `label`."""
         return self.recipe.methods[label].method or label
 
+    def reference_lr(self, label: str) -> float:
+        """Centre of the label's grid where it has no prior: its own, or find.reference_lr."""
+        return self.recipe.methods[label].reference_lr or self.recipe.find.reference_lr
+
     def seeds(self, label: str) -> tuple[int, ...]:
         """Seeds of the competitor's runs."""
         return self.recipe.methods[label].seeds or self.recipe.compare.seeds

@@ -24,6 +24,7 @@ WAYS = {
     "sync": {},
     "stream": {"rollout.mode": "async", "rollout.partial": "true", "rollout.max_staleness": 2},
 }
+COSTS = ("time/step_s", "rollout/decoding_steps", "rollout/responses")
 WINDOW = 5
 """Steps of the moving mean of a reward."""
 LONG_TAILED = {"rollout.prompts_per_step": 16, "train.checkpoint_every": 0, "optim.lr": 1e-3}
@@ -57,19 +58,22 @@ def to_reward(seeds: Sequence[int], num_steps: int, folder: Path) -> dict[str, o
     rows = []
     for seed in seeds:
         settings = {"train.seed": seed, "train.steps": num_steps}
-        curves = {}
+        curves, costs = {}, {}
         for way, own in WAYS.items():
             run = train(
                 "long_tailed.toml", folder, f"long-{way}-{seed}", LONG_TAILED | settings | own
             )
             curves[way] = curve(run)
+            costs[way] = {name: mean_of(run, name) for name in COSTS}
         wanted = max(reward for _, reward in curves["sync"])
         seconds = {
             way: next((s for s, reward in points if reward >= wanted), None)
             for way, points in curves.items()
         }
-        rows.append({"seed": seed, "reward": wanted, "seconds": seconds, "curves": curves})
-        print(f"seed {seed}: reward {wanted:.3f} after {seconds}", flush=True)
+        rows.append(
+            {"seed": seed, "reward": wanted, "seconds": seconds, "curves": curves, "costs": costs}
+        )
+        print(f"seed {seed}: reward {wanted:.3f} after {seconds}; a step: {costs}", flush=True)
     return {"rows": rows}
 
 

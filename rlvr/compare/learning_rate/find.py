@@ -189,13 +189,9 @@ def find_rates(
     The grid of a label starts at its prior, or at its reference_lr. A label whose every run failed
     is left out.
     """
-    config, methods = comparison.recipe.find, comparison.recipe.methods
-    centres = {
-        label: priors[label].lr
-        if label in priors
-        else methods[label].reference_lr or config.reference_lr
-        for label in labels
-    }
+    config = comparison.recipe.find
+    centres = {label: comparison.reference_lr(label) for label in labels}
+    centres |= {label: prior.lr for label, prior in priors.items()}
     searches = {label: RateSearch(centres[label], config) for label in labels}
     while wanted := {label: runs for label in labels if (runs := searches[label].next_runs())}:
         tasks = [

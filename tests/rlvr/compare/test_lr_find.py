@@ -2,12 +2,14 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from rlvr.common.errors import ConfigError
+from rlvr.compare.estimate import given_lr
 from rlvr.compare.execution.task import OUTCOME, RunOutcome, run_key
 from rlvr.compare.learning_rate.find import RateSearch, conclude, find_rates, first_grid, more_rates
 from rlvr.compare.learning_rate.grid import nearest, rate
@@ -226,3 +228,27 @@ def test_a_methods_own_reference_rate_is_the_centre_of_its_grid(open_written):
         "full": [1e-5, 1.778e-5, 3.162e-5, 5.623e-5, 1e-4],
     }
     assert found["full"].prior is None
+
+
+def test_a_reference_rate_replaces_the_prior_of_that_method_alone(open_written):
+    """LoRA's and DoRA's eigenvalues are known from before; full's would have to be measured."""
+    text = "[methods.lora]\n[methods.dora]\n[methods.full]\nreference_lr = 3e-5\n"
+    comparison = open_written(text)
+    known = {}
+    for label, eigenvalue in {"lora": 1.0, "dora": 4.0}.items():
+        made = comparison.resolve(label, 0, None)
+        adapter = made.adapter.model_dump(mode="json")
+        key = [Path(str(made.model.path)).name, adapter, FindConfig().prior_rows]
+        known[json.dumps(key, sort_keys=True)] = eigenvalue
+    comparison.folder.mkdir(parents=True)
+    (comparison.folder / "prior.json").write_text(json.dumps(known))
+    best = {"lora": 1e-4, "dora": 2.5e-5, "full": 3.2e-5}
+    found = search_rates(
+        comparison, list(best), lambda tasks: write_runs(tasks, best), Console(quiet=True)
+    )
+    assert {label for label, find in found.items() if find.prior is None} == {"lora", "full"}
+    prior = found["dora"].prior
+    assert prior is not None
+    assert prior.lr == pytest.approx(found["lora"].chosen_lr / 4)
+    assert min(point.lr for point in found["full"].points) == pytest.approx(1e-5)
+    assert given_lr(comparison, "full") == 3e-5
