@@ -33,6 +33,11 @@ QUIET_ON_CPU = (
 """vLLM's loggers that warn at every start on a CPU of what is set there on purpose, or missing."""
 
 
+CPU_BLOCK = 32
+"""Tokens of a block of the cache on a CPU. A group's responses share what whole blocks of their
+prompt hold; vLLM's own 128 are longer than most prompts there. Its kernels want multiples of 32."""
+
+
 def _set_environment(kv_cache_gib: int) -> None:
     """Sets what vLLM reads once, at import."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine shares our process and weights
@@ -173,6 +178,7 @@ def _options(
         check_on_cpu(rollout.engine_args)
         # vLLM rewinds the generator of a request whose prefill was split, which CPU ones cannot
         options |= {"enforce_eager": True, "enable_chunked_prefill": False}
+        options["block_size"] = CPU_BLOCK
         # vLLM wants a place in a batch for every sequence
         most = max(8192, model.max_len, options["max_num_seqs"])
         options["max_num_batched_tokens"] = most

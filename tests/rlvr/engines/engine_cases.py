@@ -9,7 +9,8 @@ from rlvr.engines.engine import Request, SamplingParams
 from rlvr.policy.policy import TokenRow, load_policy
 from tests.rlvr import plain
 
-PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 12, 7)]
+PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 40, 70)]
+"""Two fill blocks of vLLM's cache, which their groups share, and two fill none."""
 SAMPLING = SamplingParams(max_len=24)
 
 

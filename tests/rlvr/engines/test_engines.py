@@ -9,9 +9,10 @@ from rlvr.adapters.merge import merged_weights
 from rlvr.common.errors import ConfigError
 from rlvr.common.seeds import sample_seed
 from rlvr.config.train import AdapterConfig
-from rlvr.engines.engine import SamplingParams
+from rlvr.engines.engine import Request, SamplingParams
 from rlvr.engines.transformers import TransformersEngine, draw
 from rlvr.engines.vllm_local import VllmEngine
+from rlvr.engines.vllm_requests import vllm_params
 from rlvr.engines.vllm_start import known_args
 from rlvr.engines.weights.sync import Syncer, SyncError
 from rlvr.policy.policy import load_policy
@@ -44,6 +45,7 @@ def test_after_real_updates_vllm_serves_exactly_the_policy(make_recipe, vllm_eng
     recipe = make_recipe()
     policy = adapted_policy(recipe)
     syncer = Syncer(recipe.rollout, policy, vllm_engine, mode, PROMPTS)
+    vllm_engine.generate(requests(8), SAMPLING)  # its cache has prefixes of the old weights
     stats = syncer.sync()
     assert stats.num_bytes > 0
     assert stats.logprob_error < 1e-4
@@ -136,6 +138,17 @@ def test_vllm_rollouts_do_not_depend_on_their_batch(vllm_engine):
     alone = [vllm_engine.generate([request], SAMPLING)[0] for request in requests(12)]
     assert [r.token_ids for r in together] == [r.token_ids for r in alone]
     assert together[0].token_ids != together[4].token_ids, "one prompt, two seeds"
+
+
+@pytest.mark.engine
+def test_vllm_reads_a_prompt_once_for_all_its_responses(vllm_engine):
+    vllm_engine.drop_adapter()  # forgets what other tests asked
+    params = [vllm_params(SAMPLING, Request(PROMPTS[3], seed)) for seed in range(4)]
+    names = [vllm_engine.ask(PROMPTS[3], each, None) for each in params]
+    while not vllm_engine.is_idle:
+        vllm_engine.step()
+    cached = [vllm_engine.finished.pop(name).num_cached_tokens for name in names]
+    assert cached == [0, 64, 64, 64], f"of {len(PROMPTS[3])} tokens"
 
 
 @pytest.mark.engine
