@@ -37,6 +37,11 @@ def refusal(reason: str, engine: str, mode: str) -> ConfigError:
     )
 
 
+CPU_BLOCK = 32
+"""Tokens of a block of vLLM's cache on a CPU. The responses to a problem share whole blocks of its
+prompt; vLLM's own 128 are longer than most prompts there. Its kernels want multiples of 32."""
+
+
 def hf_overrides(dtype: str, engine_args: Mapping[str, Any]) -> dict[str, Any]:
     """vLLM's argument of this name for a model of this type, with what the recipe gives.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rlvr.common.errors import ConfigError
 from rlvr.config.rollout import check_on_cpu
 from rlvr.distributed.world import World
-from rlvr.engines.engine import hf_overrides
+from rlvr.engines.engine import CPU_BLOCK, hf_overrides
 from rlvr.engines.vllm_cpu import multiply_by_adapter, prepare
 
 if TYPE_CHECKING:
@@ -31,11 +31,6 @@ QUIET_ON_CPU = (
     "vllm.v1.worker.cpu_worker",
 )
 """vLLM's loggers that warn at every start on a CPU of what is set there on purpose, or missing."""
-
-
-CPU_BLOCK = 32
-"""Tokens of a block of the cache on a CPU. A group's responses share what whole blocks of their
-prompt hold; vLLM's own 128 are longer than most prompts there. Its kernels want multiples of 32."""
 
 
 def _set_environment(kv_cache_gib: int) -> None:

@@ -117,7 +117,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
 
     from rlvr.adapters import get_method
     from rlvr.config.rollout import as_options, check_on_cpu
-    from rlvr.engines.engine import hf_overrides
+    from rlvr.engines.engine import CPU_BLOCK, hf_overrides
     from rlvr.engines.weights.sync import mode_of
 
     model, rollout = recipe.model, recipe.rollout
@@ -144,6 +144,7 @@ def serve_options(recipe: TrainRecipe, path: str) -> list[str]:
     if on_cpu:  # as in VllmEngine: a prefill in parts would draw other samples
         check_on_cpu(rollout.engine_args)
         options["max-num-batched-tokens"] = max(8192, model.max_len)
+        options["block-size"] = CPU_BLOCK
         flags += ["enforce-eager", "no-enable-chunked-prefill"]
     else:
         options["gpu-memory-utilization"] = GPU_MEMORY_UTILIZATION
