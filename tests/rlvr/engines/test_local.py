@@ -95,8 +95,10 @@ def test_the_cache_tells_how_full_it_was_and_what_had_to_wait(engine):
     roomy = load_of_three(engine)
     assert roomy.preemptions == 0
     assert 0 < roomy.peak_frac < 0.1
-    pool = engine._llm.llm_engine.engine_core.engine_core.scheduler.kv_cache_manager.block_pool
-    taken = pool.get_new_blocks(pool.get_num_free_blocks() - 3)  # two of three would fill it
+    scheduler = engine._llm.llm_engine.engine_core.engine_core.scheduler
+    pool = scheduler.kv_cache_manager.block_pool
+    room = 384 // scheduler.block_size  # in blocks: two of three would fill it
+    taken = pool.get_new_blocks(pool.get_num_free_blocks() - room)
     crowded = load_of_three(engine)
     pool.free_blocks(taken)
     assert crowded.preemptions > 0
