@@ -12,6 +12,8 @@ from tests.rlvr import plain
 PROMPTS = [[7 * i % 300 + 8 for i in range(n)] for n in (5, 9, 40, 70)]
 """Two fill blocks of vLLM's cache, which their groups share, and two fill none."""
 SAMPLING = SamplingParams(max_len=24)
+LONG = SamplingParams(max_len=88)
+"""With the longest prompt it fits the small policy's 160 tokens."""
 
 
 def requests(count: int) -> list[Request]:

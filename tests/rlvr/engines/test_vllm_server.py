@@ -22,6 +22,7 @@ from rlvr.engines.vllm_local import VllmEngine
 from rlvr.engines.weights.sync import Syncer, SyncError
 from tests.rlvr.distributed.test_ranks import launch
 from tests.rlvr.engines.engine_cases import (
+    LONG,
     PROMPTS,
     SAMPLING,
     adapted_policy,
@@ -158,7 +159,7 @@ def test_the_server_ends_a_response_at_a_stop_token(server, server_recipe):
 
 def test_the_server_pauses_and_goes_on(server, server_recipe):
     engine = connect(server_recipe(server), "adapter")
-    assert_pauses_and_goes_on(engine, SamplingParams(max_len=128), num_steps=1)
+    assert_pauses_and_goes_on(engine, LONG, num_steps=1)
     engine.close()
 
 
@@ -198,14 +199,15 @@ def num_running(server: ServerProcess) -> float:
 def test_closing_a_stream_aborts_its_requests_and_leaves_the_engine_usable(server, server_recipe):
     recipe = server_recipe(server)
     engine = connect(recipe, "adapter")
-    stream = engine.stream(requests(64), SamplingParams(max_len=128))
+    short = [request for request in requests(128) if len(request.prompt_ids) < 16]
+    stream = engine.stream(short, SamplingParams(max_len=128))  # long enough to be asked meanwhile
     num_finished = 0
     while not num_finished:
         num_finished += len(next(stream))
     assert ask(server.url + PAUSE_PATH, KEY) == 200, "asked only: nothing is ended"
     assert num_running(server) > 0
     stream.close()
-    assert num_finished < 64
+    assert num_finished < len(short)
     assert wait_until(lambda: num_running(server) == 0)
     assert len(engine.generate(requests(2), SAMPLING)) == 2
     engine.close()
@@ -256,9 +258,8 @@ def test_two_servers_share_the_requests_and_one_does_them_all_when_the_other_die
     engine = connect(recipe, "adapter")
     syncer = Syncer(recipe.rollout, policy, engine, "adapter", PROMPTS)
     assert syncer.sync().logprob_error < 1e-4
-    sampling = SamplingParams(max_len=140)
-    whole = engine.generate(requests(48), sampling)
-    found, stream = {}, engine.stream(requests(48), sampling)
+    whole = engine.generate(requests(48), LONG)
+    found, stream = {}, engine.stream(requests(48), LONG)
     while len(found) < 8:
         found.update(next(stream))
     assert wait_until(lambda: num_running(server) and num_running(other))
@@ -272,7 +273,7 @@ def test_two_servers_share_the_requests_and_one_does_them_all_when_the_other_die
     other.wait()
     assert syncer.sync().logprob_error < 1e-4
     assert f"{other.url} is ready" in capfd.readouterr().err
-    assert [r.token_ids for r in engine.generate(requests(48), sampling)] == [
+    assert [r.token_ids for r in engine.generate(requests(48), LONG)] == [
         r.token_ids for r in whole
     ]
     engine.close()
