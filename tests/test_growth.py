@@ -152,7 +152,7 @@ def of_size(make: Callable[[int], Callable[[], Any]]) -> Make:
     return lambda _, size: make(size)
 
 
-LENGTHS = [random.Random(1).randrange(1, 4000) for _ in range(40_000)]
+LENGTHS = random.Random(1).choices(range(1, 4000), k=40_000)
 CASES: dict[str, tuple[Make, int]] = {
     "contamination, rows": (checked, 100),
     "contamination, one long text": (

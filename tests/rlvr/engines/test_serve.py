@@ -4,6 +4,7 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlvr.cli import main
 from rlvr.common.errors import ConfigError
@@ -35,6 +36,14 @@ def test_with_16_bit_weights_the_server_keeps_its_logits_in_float32(write_recipe
     _, out, _ = serve(capsys, write_recipe(model={"dtype": "bfloat16"}))
     assert """--hf-overrides '{"head_dtype": "float32"}'""" in out
     assert "--hf-overrides" not in serve(capsys, write_recipe())[1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="vLLM's own block on a GPU is short")
+def test_on_a_cpu_the_cache_has_short_blocks_unless_the_recipe_gives_others(write_recipe, capsys):
+    assert "--block-size 32 " in serve(capsys, write_recipe())[1]
+    rollout = {"engine": "vllm", "engine_args": {"block_size": 64}}
+    _, out, _ = serve(capsys, write_recipe(rollout=rollout))
+    assert out.index("--block-size 32 ") < out.index("--block-size 64 "), "the last one counts"
 
 
 def test_another_address_needs_a_chosen_key(write_recipe, capsys, monkeypatch):

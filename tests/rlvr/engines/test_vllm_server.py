@@ -14,7 +14,7 @@ import torch
 
 from rlvr.cli import main
 from rlvr.common.errors import ConfigError, RunError
-from rlvr.engines.engine import SamplingParams
+from rlvr.engines.engine import Request, SamplingParams
 from rlvr.engines.server import handed
 from rlvr.engines.server.engine import ServerEngine, check_servers
 from rlvr.engines.server.guard import PAUSE_PATH
@@ -185,15 +185,28 @@ def test_the_server_samples_the_tokens_of_the_local_engine(server, server_recipe
     remote.close()
 
 
-def num_running(server: ServerProcess) -> float:
+def metric(server: ServerProcess, name: str) -> float:
+    """Sum of what the server says of `name`, a pattern."""
     asked = urllib.request.Request(
         f"{server.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}
     )
     with urllib.request.urlopen(asked, timeout=HANG_S) as reply:
         text = reply.read().decode()
-    return sum(
-        map(float, re.findall(r"^vllm:num_requests_(?:running|waiting){.*} (.*)$", text, re.M))
-    )
+    return sum(map(float, re.findall(rf"^vllm:{name}{{.*}} (.*)$", text, re.M)))
+
+
+def num_running(server: ServerProcess) -> float:
+    return metric(server, "num_requests_(?:running|waiting)")
+
+
+def test_the_server_reads_a_prompt_once_for_all_its_responses(server, server_recipe):
+    engine = connect(server_recipe(server), "adapter")
+    before = metric(server, "prefix_cache_hits_total")
+    prompt = PROMPTS[3][::-1]
+    engine.generate([Request(prompt, seed) for seed in range(4)], SAMPLING)
+    hits = metric(server, "prefix_cache_hits_total") - before
+    assert hits == 3 * 64, f"tokens of {len(prompt)}"
+    engine.close()
 
 
 def test_closing_a_stream_aborts_its_requests_and_leaves_the_engine_usable(server, server_recipe):
