@@ -13,6 +13,7 @@ from rlvr.engines.engine import Request, SamplingParams
 from rlvr.engines.transformers import TransformersEngine, draw
 from rlvr.engines.vllm_local import VllmEngine
 from rlvr.engines.vllm_requests import vllm_params
+from rlvr.engines.vllm_shared import SharedVllm, VllmShare
 from rlvr.engines.vllm_start import known_args
 from rlvr.engines.weights.sync import Syncer, SyncError
 from rlvr.policy.policy import load_policy
@@ -73,6 +74,19 @@ def clear_adapter(engine, recipe) -> None:
     engine._adapter = None
     base = load_policy(recipe.model, recipe.adapter, recipe.model.path, 0, keep_reference=False)
     engine.load_weights(merged_weights(base.model))
+
+
+@pytest.mark.engine
+def test_a_run_that_shares_vllm_never_reads_prefixes_of_its_old_adapter(make_recipe, vllm_engine):
+    """A shared engine cannot forget all prefixes at a sync, as others are decoding."""
+    recipe = make_recipe()
+    share = VllmShare(SharedVllm(vllm_engine, vllm_engine.step, {}), number=1, alone=False)
+    for steps in (2, 4):
+        policy = adapted_policy(recipe, steps)
+        Syncer(recipe.rollout, policy, share, "adapter", PROMPTS).sync()
+        assert sampled_error(policy, share) < 1e-4
+    share.close()
+    clear_adapter(vllm_engine, recipe)
 
 
 @pytest.mark.engine
