@@ -49,10 +49,11 @@ class CordaConfig(Section):
 
 class LoraGaConfig(Section):
     direction: Literal["ArBr", "A2rBr", "ArB2r", "random"] = "ArB2r"
-    """Which of the gradient's 2 r singular vectors A and B take."""
+    """Which of the gradient's first 2 r singular vectors A and B take."""
     scale: Literal["stable", "weight_svd", "gd_scale", "unit"] = "stable"
-    """Scale of the initial factors."""
-    # peft's default, as are the direction and the scale
+    """What both orthonormal factors are multiplied by: outputs^(1/4) / sqrt(stable_gamma); the mean
+    of sqrt(s / scaling) over W's first r singular values s; 1 / scaling; or 1."""
+    # the authors' setting, as are the direction and the scale
     stable_gamma: int = Field(default=16, ge=1)
     """Gamma of the stable scale."""
 

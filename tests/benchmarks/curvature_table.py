@@ -3,24 +3,26 @@ the table by which 2602.04998 explains learning rates, on a model and solutions 
 
 Rank 128, alpha = r, float32, the mean loss of the solutions' tokens, Lanczos as in
 `rlvr.analysis.curvature`. Values are written as they come, by model and number of examples, and one
-that is there is not computed again: the command goes on where it was stopped.
+that is there is not computed again: the command goes on where it was stopped. LoRA-GA starts from
+2 r directions of a gradient: `--kinds` leaves out narrower modules.
 Run: python -m tests.benchmarks.curvature_table MODEL --examples 8 --json FILE
 """
 
 import argparse
 import json
-import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Parameter
 
 from rlvr.adapters.merge import plain_name
 from rlvr.analysis.curvature import hessian_product, lanczos, token_losses
 from rlvr.analysis.stream import layer_of
+from rlvr.config.adapter import ALL_LINEAR
 from rlvr.config.sft import ExamplesConfig
 from rlvr.config.train import AdapterConfig, ModelConfig
 from rlvr.data.sft_examples import IGNORED, load_examples
@@ -37,29 +39,33 @@ PUBLISHED = {
     "lora_ga": "60",
 }
 """Medians relative to LoRA's. Source: 2602.04998, Qwen3-0.6B."""
-RANK, MAX_LEN = 128, 512
+RANK = 128
 TOKENS = 4096
 """Positions of a loss whose graph is kept between products."""
 
 
-def read_rows(path: str, data: str, count: int) -> tuple[list[TokenRow], list[list[int]]]:
-    """(solutions with their prompts, the same as whole sequences), from the start of the data."""
-    tokenizer = load_tokenizer(ModelConfig(path=path, max_len=MAX_LEN), path)
+def read_rows(
+    path: str, data: str, max_len: int, count: int
+) -> tuple[list[TokenRow], list[list[int]]]:
+    """(solutions with their prompts, the same as whole sequences): the first `count` of the data
+    with at most `max_len` tokens."""
+    tokenizer = load_tokenizer(ModelConfig(path=path, max_len=max_len), path)
     config = ExamplesConfig(
-        path=data, prompt_field="problem", response_field="solution", limit=count
+        path=data, prompt_field="problem", response_field="solution", on_bad_row="skip"
     )
     rows = []
-    for row in load_examples(config, tokenizer, MAX_LEN, seed=0).rows:
+    for row in load_examples(config, tokenizer, max_len, seed=0).rows[:count]:
         num_prompt = row["labels"].count(IGNORED)
         rows.append(TokenRow(row["input_ids"][:num_prompt], row["input_ids"][num_prompt:]))
     return rows, [row.prompt_ids + row.response_ids for row in rows]
 
 
-def load(path: str, method: str, sequences: list[list[int]]) -> Policy:
-    """The policy at the method's start, attention differentiable twice, nothing trainable."""
-    model = ModelConfig(path=path, dtype="float32", max_len=MAX_LEN)
-    adapter = AdapterConfig(method=method, rank=RANK, alpha=RANK)
-    policy = load_policy(model, adapter, path, 0, False, encode_rows=lambda _: sequences)
+def load(args: argparse.Namespace, method: str, sequences: list[list[int]]) -> Policy:
+    """The policy at the method's start, its attention differentiable twice. Modules of other kinds
+    have no adapter: at a start that keeps W they change nothing."""
+    model = ModelConfig(path=args.model, dtype="float32", max_len=args.max_len)
+    adapter = AdapterConfig(method=method, rank=RANK, alpha=RANK, target_modules=args.kinds)
+    policy = load_policy(model, adapter, args.model, 0, False, encode_rows=lambda _: sequences)
     policy.causal_lm.set_attn_implementation("sdpa")
     return policy
 
@@ -72,7 +78,7 @@ def factors(policy: Policy, layers: Sequence[int]) -> dict[str, list[Parameter]]
         if isinstance(module, BaseTunerLayer) and layer_of(f"{plain_name(name)}.") in layers:
             found[plain_name(name)] = [
                 parameter
-                for key, parameter in module.named_parameters()
+                for key, parameter in policy.model.get_submodule(name).named_parameters()
                 if ("lora_A" in key or "lora_B" in key) and id(parameter) in trained
             ]
     return found
@@ -84,10 +90,12 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     values: dict[str, dict[str, float]] = kept.setdefault(
         f"{args.model}, {args.examples} examples", {}
     )
-    rows, sequences = read_rows(args.model, args.data, max(args.examples, 64))
+    rows, sequences = read_rows(args.model, args.data, args.max_len, max(args.examples, 64))
     rows = rows[: args.examples]
+    print(f"{len(rows)} examples, {sum(len(row.response_ids) for row in rows)} tokens of responses")
     for method in args.methods:
-        policy, done = load(args.model, method, sequences), values.setdefault(method, {})
+        policy = load(args, method, sequences)
+        done = values.setdefault(method, {})
         modules = factors(policy, args.layers)
         policy.model.requires_grad_(False)
         for name, params in modules.items():
@@ -114,7 +122,7 @@ def summary(values: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
             by_kind[name.rpartition(".")[2]].append(ratio)
             by_kind["all"].append(ratio)
         for kind, ratios in sorted(by_kind.items()):
-            low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+            low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
             rows.append(
                 {"method": method, "kind": kind, "modules": len(ratios), "median": middle}
                 | {"quartiles": [low, high]}
@@ -128,7 +136,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("model")
     parser.add_argument("--data", default="gsm8k_train_solutions.jsonl")
     parser.add_argument("--examples", type=int, default=8)
+    parser.add_argument("--max-len", type=int, default=160, help="tokens; longer ones are left out")
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 15, 27])
+    parser.add_argument("--kinds", nargs="+", default=list(ALL_LINEAR), help="of modules")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--json", type=Path, required=True)
     rows = summary(measure(parser.parse_args(argv)))

@@ -34,14 +34,16 @@ def run(args: argparse.Namespace, method: str, lr: float, seed: int) -> RatePoin
     if read_summary(args.folder / name) is None:
         settings = {
             "model.path": args.model,
-            "model.max_len": 512,
-            "data.limit": args.examples + args.held_out,
+            "model.max_len": args.max_len,
+            "data.limit": args.rows,
             "data.held_out": args.held_out,
             "adapter.method": method,
             "adapter.rank": 128,
             "adapter.alpha": 128,
             "optim.lr": lr,
-            "train.batch_size": 8,
+            "train.batch_size": args.batch_size,
+            "train.rows_per_microbatch": args.batch_size,
+            "optim.warmup_steps": 1,
             "train.seed": seed,
             "run.dir": args.folder,
             "run.name": name,
@@ -79,8 +81,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--centres", nargs="+", required=True, metavar="METHOD=LR")
-    parser.add_argument("--examples", type=int, default=128, help="trained")
-    parser.add_argument("--held-out", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=284, help="of the data; those that fit count")
+    parser.add_argument("--max-len", type=int, default=160, help="tokens; longer ones are left out")
+    parser.add_argument("--held-out", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=4, help="examples of an optimizer step")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--folder", type=Path, required=True, help="keeps the runs")
     parser.add_argument("--json", type=Path, required=True)

@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import LORA_OPTIONS, Method, Setup, is_transposed, wrap
 from rlvr.adapters.methods.lora import lora_config
-from rlvr.adapters.methods.nonzero_init import apply_peft_start, start_method
+from rlvr.adapters.methods.nonzero_init import (
+    Target,
+    apply_factors,
+    apply_peft_start,
+    start_method,
+    target_weights,
+)
 from rlvr.common.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rlvr.config.adapter import AdapterConfig
 
 BATCH_ROWS = 8
@@ -92,32 +100,61 @@ def _corda(model: Any, setup: Setup) -> Any:
 
 
 def _lora_ga(model: Any, setup: Setup) -> Any:
-    """Singular vectors of the first gradient of W. Source: 2407.05000."""
-    import peft
-    from peft.tuners.lora.loraga import preprocess_loraga
+    """Singular vectors of the first gradient of W: r right ones in A, other r left ones in B.
 
-    for name, module in model.named_modules():
-        if name.rpartition(".")[2] in setup.config.target_modules and is_transposed(module):
-            raise ConfigError(
-                f"adapter.method = 'lora_ga': {name} holds its weight transposed, and peft scales"
-                " the start by its inputs instead of its outputs; take pissa"
-            )
-    block = setup.config.lora_ga
-    ga = peft.LoraGAConfig(
-        direction=block.direction, scale=block.scale, stable_gamma=block.stable_gamma
-    )
-    extra = {"init_lora_weights": "lora_ga", "lora_ga_config": ga}
-    if not _looks_at_nothing(model, setup):
-        batches = _batches(model, setup)
+    Not peft's start, which scales A by nothing and B by the gradient's singular values: B is then
+    nearly 0. Source: 2407.05000 algorithm 1, and the scales of its authors' code.
+    """
+    import torch
 
-        def run() -> None:
-            for batch in batches:  # only the gradient's directions count
-                (model(**batch).loss * _scale(model, batch)).backward()
+    block, rank = setup.config.lora_ga, setup.rank
+    gradients = {} if _looks_at_nothing(model, setup) else _gradients(model, setup)
 
-        preprocess_loraga(model, lora_config(setup, **extra), run)
-        model.zero_grad(set_to_none=True)
-        model.eval()  # peft has put it into training mode
-    return apply_peft_start(model, setup, num_directions=2 * setup.rank, **extra)
+    def factors(target: Target) -> tuple[Tensor, Tensor]:
+        u, _, vh = torch.linalg.svd(gradients.pop(target.name), full_matrices=False)
+        first, second = torch.arange(rank), torch.arange(rank, 2 * rank)
+        if block.direction == "ArB2r":
+            of_a, of_b = first, second
+        elif block.direction == "A2rBr":
+            of_a, of_b = second, first
+        elif block.direction == "ArBr":
+            of_a, of_b = 2 * first + 1, 2 * first
+        else:
+            of_a, of_b = torch.randperm(2 * rank, generator=target.generator).split(rank)
+        if block.scale == "stable":
+            factor = len(target.weight) ** 0.25 / block.stable_gamma**0.5
+        elif block.scale == "weight_svd":
+            values = torch.linalg.svdvals(target.weight)[:rank] / target.scaling
+            factor = float(values.sqrt().mean())
+        else:
+            factor = 1 / target.scaling if block.scale == "gd_scale" else 1.0
+        return vh[of_a.to(vh.device)] * factor, u[:, of_b.to(u.device)] * factor
+
+    return apply_factors(model, setup, factors, num_directions=2 * rank)
+
+
+def _gradients(model: Any, setup: Setup) -> dict[str, Tensor]:
+    """The gradients [O, I] of the target modules' weights by name, float32, over all problems."""
+    import torch
+
+    weights = target_weights(model, setup, 2 * setup.rank)
+    modules = {name: model.get_submodule(name) for name in weights}
+    trained = [weight.requires_grad for weight in weights.values()]
+    total = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights.values()]
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    for batch in _batches(model, setup):
+        # only the directions count
+        loss = model(**batch).loss * _scale(model, batch)
+        found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+        for part, gradient in zip(total, found, strict=True):
+            part += gradient
+    for weight, before in zip(weights.values(), trained, strict=True):
+        weight.requires_grad_(before)
+    return {
+        name: gradient.T if is_transposed(module) else gradient
+        for (name, module), gradient in zip(modules.items(), total, strict=True)
+    }
 
 
 def _scale(model: Any, batch: dict[str, Any]) -> float:

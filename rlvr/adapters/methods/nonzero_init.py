@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlvr.adapters.base import (
@@ -26,9 +27,13 @@ from rlvr.adapters.methods.lora import lora_config
 from rlvr.common.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
     from rlvr.config.adapter import AdapterConfig
 
 START = "start"
+PREFIX = "base_model.model."
+"""Put by peft before the names of the plain model."""
 
 
 def subtract_start(adapted: Any, config: Any) -> Any:
@@ -100,7 +105,7 @@ def apply_peft_start(model: Any, setup: Setup, num_directions: int = 0, **extra:
     adapted = wrap(model, config, setup.seed)
     for name, layer in lora_layers(adapted).items():
         # and may leave the factors in W's type
-        layer.get_base_layer().weight.data = before[name.removeprefix("base_model.model.")]
+        layer.get_base_layer().weight.data = before[name.removeprefix(PREFIX)]
         for factor in (layer.lora_A, layer.lora_B):
             factor["default"].weight.data = factor["default"].weight.data.float().contiguous()
     return subtract_start(adapted, config)
@@ -116,7 +121,7 @@ def _pissa(model: Any, setup: Setup) -> Any:
 def _olora(model: Any, setup: Setup) -> Any:
     """The first r columns and rows of W = Q R. Source: 2406.01775."""
     if any(map(is_transposed, model.modules())):  # peft decomposes them as they lie there
-        return _apply_factors(model, setup, _qr_factors)
+        return apply_factors(model, setup, _qr_factors)
     return apply_peft_start(model, setup, init_lora_weights="olora")
 
 
@@ -125,46 +130,65 @@ def _orthogonal(model: Any, setup: Setup) -> Any:
     return apply_peft_start(model, setup, init_lora_weights="orthogonal")
 
 
-Factors = Callable[[Any, int, float, Any], tuple[Any, Any]]
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A module that gets factors. name: in the plain model. weight: W [O, I], float32. scaling: by
+    which the forward pass multiplies B A. generator: draws on the CPU, one for all modules."""
+
+    name: str
+    weight: Tensor
+    rank: int
+    scaling: float
+    generator: Generator
 
 
-def _apply_factors(model: Any, setup: Setup, factors: Factors) -> Any:
-    """factors(W [O, I], r, scaling, generator) gives (A [r, I], B [O, r])."""
+def apply_factors(
+    model: Any,
+    setup: Setup,
+    factors: Callable[[Target], tuple[Tensor, Tensor]],
+    num_directions: int = 0,
+) -> Any:
+    """A start whose A [r, I] and B [O, r] are `factors` of every module.
+
+    num_directions: that they take from a matrix of W's shape; 0 stands for the rank.
+    """
     import torch
 
-    target_weights(model, setup, setup.rank)
+    target_weights(model, setup, num_directions or setup.rank)
     config = lora_config(setup)
     adapted = wrap(model, config, setup.seed)
     generator = torch.Generator().manual_seed(setup.seed)
-    for layer in lora_layers(adapted).values():
+    for name, layer in lora_layers(adapted).items():
         weight = weight_of(layer.get_base_layer()).detach()
         if weight.is_meta or setup.overwritten:
             continue
-        a, b = factors(weight.float(), setup.rank, layer.scaling["default"], generator)
-        for part, value in ((layer.lora_A, a), (layer.lora_B, b)):
+        plain = name.removeprefix(PREFIX)
+        target = Target(plain, weight.float(), setup.rank, layer.scaling["default"], generator)
+        for part, value in zip((layer.lora_A, layer.lora_B), factors(target), strict=True):
             part["default"].weight.data = value.contiguous().to(weight.device)
     return subtract_start(adapted, config)
 
 
-def _qr_factors(weight: Any, rank: int, scaling: float, generator: Any) -> tuple[Any, Any]:
+def _qr_factors(target: Target) -> tuple[Tensor, Tensor]:
     import torch
 
-    q, r = torch.linalg.qr(weight)
-    return r[:rank], q[:, :rank]
+    q, r = torch.linalg.qr(target.weight)
+    return r[: target.rank], q[:, : target.rank]
 
 
-def _minor_factors(weight: Any, rank: int, scaling: float, generator: Any) -> tuple[Any, Any]:
+def _minor_factors(target: Target) -> tuple[Tensor, Tensor]:
     import torch
 
-    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    rank = target.rank
+    u, s, vh = torch.linalg.svd(target.weight, full_matrices=False)
     # divided by the scaling, by which the forward pass multiplies B A again
-    root = (s[-rank:] / scaling).sqrt()
+    root = (s[-rank:] / target.scaling).sqrt()
     return root[:, None] * vh[-rank:], u[:, -rank:] * root
 
 
 def _milora(model: Any, setup: Setup) -> Any:
     """The r smallest singular triples of W. Source: 2406.09044."""
-    return _apply_factors(model, setup, _minor_factors)
+    return apply_factors(model, setup, _minor_factors)
 
 
 def _geora(model: Any, setup: Setup) -> Any:
@@ -182,7 +206,8 @@ def _geora(model: Any, setup: Setup) -> Any:
         count, sizes = 1 + int(fraction * (weight.numel() - 1)), weight.abs()
         return sizes <= sizes.flatten().kthvalue(count).values
 
-    def factors(weight: Any, rank: int, scaling: float, generator: Any) -> tuple[Any, Any]:
+    def factors(target: Target) -> tuple[Tensor, Tensor]:
+        weight, rank = target.weight, target.rank
         u, s, vh = torch.linalg.svd(weight, full_matrices=False)
         approximation = (u[:, :rank] * s[:rank]) @ vh[:rank]
         u, s, vh = torch.linalg.svd(
@@ -191,7 +216,7 @@ def _geora(model: Any, setup: Setup) -> Any:
         root = s[:rank].sqrt()
         return root[:, None] * vh[:rank], u[:, :rank] * root
 
-    return _apply_factors(model, setup, factors)
+    return apply_factors(model, setup, factors)
 
 
 def _init_ab(model: Any, setup: Setup) -> Any:
@@ -200,15 +225,15 @@ def _init_ab(model: Any, setup: Setup) -> Any:
 
     magnitude = setup.config.init_ab.magnitude
 
-    def uniform(rows: int, columns: int, generator: Any) -> Any:
-        bound = magnitude / math.sqrt(columns)
-        return (torch.rand(rows, columns, generator=generator) * 2 - 1) * bound
+    def factors(target: Target) -> tuple[Tensor, Tensor]:
+        def uniform(rows: int, columns: int) -> Tensor:
+            bound = magnitude / math.sqrt(columns)
+            return (torch.rand(rows, columns, generator=target.generator) * 2 - 1) * bound
 
-    def factors(weight: Any, rank: int, scaling: float, generator: Any) -> tuple[Any, Any]:
-        rows, columns = weight.shape
-        return uniform(rank, columns, generator), uniform(rows, rank, generator)
+        rows, columns = target.weight.shape
+        return uniform(target.rank, columns), uniform(rows, target.rank)
 
-    return _apply_factors(model, setup, factors)
+    return apply_factors(model, setup, factors)
 
 
 def start_method(

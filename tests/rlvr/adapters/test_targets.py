@@ -18,7 +18,7 @@ from tests.rlvr.families import FAMILIES, true_logprobs
 
 PAIRS = [([7, 8, 9], [10, 11, 12]), ([30, 31], [32, 33, 34, 35])]
 CALIBRATION = [[7 + i + j for i in range(9)] for j in range(8)]
-NEEDS_LINEAR = {"miss", "loha", "lokr", "glora", "oft", "boft", "hra", "qlora", "loftq", "lora_ga"}
+NEEDS_LINEAR = {"miss", "loha", "lokr", "glora", "oft", "boft", "hra", "qlora", "loftq"}
 """Methods that GPT-2's transposed layers are refused for."""
 NEEDS_NAMES = {"houlsby", "compacter"}
 TARGETED = [
@@ -73,7 +73,7 @@ def factors(model):
     }
 
 
-STARTS = ["pissa", "milora", "geora", "olora", "orthogonal", "init_ab", "corda"]
+STARTS = ["pissa", "milora", "geora", "olora", "orthogonal", "init_ab", "corda", "lora_ga"]
 
 
 @pytest.mark.parametrize("method", STARTS)
