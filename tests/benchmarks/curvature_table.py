@@ -2,21 +2,25 @@
 the table by which 2602.04998 explains learning rates, on a model and solutions at hand.
 
 Rank 128, alpha = r, float32, the mean loss of the solutions' tokens, Lanczos as in
-`rlvr.analysis.curvature`. Values are written as they come, by model and number of examples, and one
-that is there is not computed again: the command goes on where it was stopped. LoRA-GA starts from
-2 r directions of a gradient: `--kinds` leaves out narrower modules.
+`rlvr.analysis.curvature`. "gradient" is no method but the largest singular value of the gradient of
+W, below which LoRA's eigenvalue cannot fall: where B = 0 the derivative by A and B is that by W.
+Values are written as they come, by model and examples, and one that is there is not computed
+again: the command goes on where it was stopped. LoRA-GA starts from 2 r directions of a gradient:
+`--kinds` leaves out narrower modules.
 Run: python -m tests.benchmarks.curvature_table MODEL --examples 8 --json FILE
 """
 
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
 from torch.nn import Parameter
 
 from rlvr.adapters.merge import plain_name
@@ -30,7 +34,7 @@ from rlvr.policy.language_model import load_tokenizer
 from rlvr.policy.packing import TokenRow
 from rlvr.policy.policy import Policy, load_policy
 
-METHODS = ("lora", "dora", "init_ab", "milora", "pissa", "olora", "lora_ga")
+METHODS = ("lora", "gradient", "dora", "init_ab", "milora", "pissa", "olora", "lora_ga")
 PUBLISHED = {
     "init_ab": "1.75",
     "milora": "2.2",
@@ -70,45 +74,57 @@ def load(args: argparse.Namespace, method: str, sequences: list[list[int]]) -> P
     return policy
 
 
-def factors(policy: Policy, layers: Sequence[int]) -> dict[str, list[Parameter]]:
-    """A and B of every adapted module in these layers; DoRA's magnitudes stay out."""
-    trained = {id(parameter) for parameter in policy.trainable}
-    found = {}
-    for name, module in policy.model.named_modules():
-        if isinstance(module, BaseTunerLayer) and layer_of(f"{plain_name(name)}.") in layers:
-            found[plain_name(name)] = [
-                parameter
-                for key, parameter in policy.model.get_submodule(name).named_parameters()
-                if ("lora_A" in key or "lora_B" in key) and id(parameter) in trained
-            ]
-    return found
+def adapted(policy: Policy, layers: Sequence[int]) -> dict[str, Any]:
+    """The adapted modules in these layers, by their names in the plain model."""
+    return {
+        plain_name(name): module
+        for name, module in policy.model.named_modules()
+        if isinstance(module, BaseTunerLayer) and layer_of(f"{plain_name(name)}.") in layers
+    }
+
+
+def factors(module: Any) -> list[Parameter]:
+    """A and B of a module; DoRA's magnitudes stay out."""
+    return [
+        parameter
+        for key, parameter in module.named_parameters()
+        if "lora_A.default" in key or "lora_B.default" in key
+    ]
+
+
+def gradient_norm(losses: Sequence[Callable[[], Tensor]], weight: Parameter) -> float:
+    """The largest singular value of the gradient of W."""
+    parts = [torch.autograd.grad(loss(), weight)[0] for loss in losses]
+    return float(torch.linalg.matrix_norm(torch.stack(parts).sum(0), 2))
 
 
 def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Eigenvalues by method and module."""
-    kept = json.loads(args.json.read_text()) if args.json.exists() else {}
-    values: dict[str, dict[str, float]] = kept.setdefault(
-        f"{args.model}, {args.examples} examples", {}
-    )
     rows, sequences = read_rows(args.model, args.data, args.max_len, max(args.examples, 64))
     rows = rows[: args.examples]
-    print(f"{len(rows)} examples, {sum(len(row.response_ids) for row in rows)} tokens of responses")
+    num_tokens = sum(len(row.response_ids) for row in rows)
+    on = f"{args.model}: {len(rows)} examples, {num_tokens} tokens of responses"
+    kept = json.loads(args.json.read_text()) if args.json.exists() else {}
+    values: dict[str, dict[str, float]] = kept.setdefault(on, {})
+    print(on)
     for method in args.methods:
-        policy = load(args, method, sequences)
+        policy = load(args, "lora" if method == "gradient" else method, sequences)
         done = values.setdefault(method, {})
-        modules = factors(policy, args.layers)
-        policy.model.requires_grad_(False)
-        for name, params in modules.items():
+        for name, module in adapted(policy, args.layers).items():
             if name in done:
                 continue
+            weight = module.get_base_layer().weight
+            params = [weight] if method == "gradient" else factors(module)
+            policy.model.requires_grad_(False)
             for parameter in params:  # these alone: every other one would enlarge the graph
                 parameter.requires_grad_(True)
             losses = token_losses(policy, rows, TOKENS)
-            found = lanczos(hessian_product(losses, params), params)
-            policy.model.requires_grad_(False)
-            done[name] = found.value
+            if method == "gradient":
+                done[name] = gradient_norm(losses, weight)
+            else:
+                done[name] = lanczos(hessian_product(losses, params), params).value
             args.json.write_text(json.dumps(kept, indent=1))
-            print(f"{method:8} {name:40} {found.value:10.4g} {found.iterations:3}", flush=True)
+            print(f"{method:8} {name:40} {done[name]:10.4g}", flush=True)
     return values
 
 
