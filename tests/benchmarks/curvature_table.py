@@ -3,9 +3,10 @@ the table by which 2602.04998 explains learning rates, on a model and solutions 
 
 Rank 128, alpha = r, float32, the mean loss of the solutions' tokens, Lanczos as in
 `rlvr.analysis.curvature`. "gradient" is no method but the largest singular value of the gradient of
-W, below which LoRA's eigenvalue cannot fall: where B = 0 the derivative by A and B is that by W.
-Values are written as they come, by model and examples, and one that is there is not computed
-again: the command goes on where it was stopped. LoRA-GA starts from 2 r directions of a gradient:
+W: where B = 0, that of the mixed part of LoRA's Hessian, by A and B.
+
+Values are written as they come, by model and examples, and one that is there is not computed again:
+the command goes on where it was stopped. LoRA-GA starts from 2 r directions of a gradient:
 `--kinds` leaves out narrower modules.
 Run: python -m tests.benchmarks.curvature_table MODEL --examples 8 --json FILE
 """
@@ -129,12 +130,14 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def summary(values: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """A row per method and kind of module: median and quartiles of the ratios to LoRA's."""
+    """A row per method and kind of module: median and quartiles of the ratios to LoRA's, where
+    those are known."""
     rows = []
+    lora = values.get("lora", {})
     for method, found in values.items():
         by_kind = defaultdict(list)
-        for name, value in found.items():
-            ratio = value / values["lora"][name]
+        for name in found.keys() & lora.keys():
+            ratio = found[name] / lora[name]
             by_kind[name.rpartition(".")[2]].append(ratio)
             by_kind["all"].append(ratio)
         for kind, ratios in sorted(by_kind.items()):
