@@ -121,11 +121,13 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
                 parameter.requires_grad_(True)
             losses = token_losses(policy, rows, TOKENS)
             if method == "gradient":
-                done[name] = gradient_norm(losses, weight)
+                done[name], said = gradient_norm(losses, weight), ""
             else:
-                done[name] = lanczos(hessian_product(losses, params), params).value
+                found = lanczos(hessian_product(losses, params), params)
+                done[name] = found.value
+                said = f"{found.iterations:3}" if found.converged else "not converged"
             args.json.write_text(json.dumps(kept, indent=1))
-            print(f"{method:8} {name:40} {done[name]:10.4g}", flush=True)
+            print(f"{method:8} {name:40} {done[name]:10.4g} {said}", flush=True)
     return values
 
 

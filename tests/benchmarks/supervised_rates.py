@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, method: str, lr: float, seed: int) -> RatePoin
             "optim.lr": lr,
             "train.batch_size": args.batch_size,
             "train.rows_per_microbatch": args.batch_size,
-            "optim.warmup_steps": 1,
+            "optim.warmup_steps": 1,  # of some twenty
             "train.seed": seed,
             "run.dir": args.folder,
             "run.name": name,
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--centres", nargs="+", required=True, metavar="METHOD=LR")
-    parser.add_argument("--rows", type=int, default=284, help="of the data; those that fit count")
+    parser.add_argument("--rows", type=int, default=284, help="read, too long ones among them")
     parser.add_argument("--max-len", type=int, default=160, help="tokens; longer ones are left out")
     parser.add_argument("--held-out", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=4, help="examples of an optimizer step")

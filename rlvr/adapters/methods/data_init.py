@@ -128,7 +128,7 @@ def _lora_ga(model: Any, setup: Setup) -> Any:
             factor = float(values.sqrt().mean())
         else:
             factor = 1 / target.scaling if block.scale == "gd_scale" else 1.0
-        return vh[of_a.to(vh.device)] * factor, u[:, of_b.to(u.device)] * factor
+        return vh[of_a] * factor, u[:, of_b] * factor
 
     return apply_factors(model, setup, factors, num_directions=2 * rank)
 
@@ -138,23 +138,16 @@ def _gradients(model: Any, setup: Setup) -> dict[str, Tensor]:
     import torch
 
     weights = target_weights(model, setup, 2 * setup.rank)
-    modules = {name: model.get_submodule(name) for name in weights}
-    trained = [weight.requires_grad for weight in weights.values()]
-    total = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights.values()]
+    total = {n: torch.zeros_like(w, dtype=torch.float32) for n, w in weights.items()}
     for weight in weights.values():
-        weight.requires_grad_(True)
+        weight.requires_grad_(True)  # peft freezes it when it wraps the model
     for batch in _batches(model, setup):
         # only the directions count
         loss = model(**batch).loss * _scale(model, batch)
         found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
-        for part, gradient in zip(total, found, strict=True):
+        for part, gradient in zip(total.values(), found, strict=True):
             part += gradient
-    for weight, before in zip(weights.values(), trained, strict=True):
-        weight.requires_grad_(before)
-    return {
-        name: gradient.T if is_transposed(module) else gradient
-        for (name, module), gradient in zip(modules.items(), total, strict=True)
-    }
+    return {n: g.T if is_transposed(model.get_submodule(n)) else g for n, g in total.items()}
 
 
 def _scale(model: Any, batch: dict[str, Any]) -> float:

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from rlvr.config.adapter import AdapterConfig
 
 START = "start"
-PREFIX = "base_model.model."
-"""Put by peft before the names of the plain model."""
 
 
 def subtract_start(adapted: Any, config: Any) -> Any:
@@ -88,13 +86,12 @@ def target_weights(model: Any, setup: Setup, num_directions: int) -> dict[str, A
     return weights
 
 
-def apply_peft_start(model: Any, setup: Setup, num_directions: int = 0, **extra: Any) -> Any:
-    """One of peft's own initialisations, with the base weights that it overwrites restored.
+def apply_peft_start(model: Any, setup: Setup, **extra: Any) -> Any:
+    """One of peft's own initialisations, with the base weights that it overwrites restored."""
+    from rlvr.adapters.merge import plain_name
 
-    num_directions: that it takes from a weight; 0 stands for the rank.
-    """
     config = lora_config(setup, **extra)
-    weights = target_weights(model, setup, num_directions or setup.rank)
+    weights = target_weights(model, setup, setup.rank)
     on_meta = any(weight.is_meta for weight in weights.values())
     if on_meta or setup.overwritten:  # only counted, or replaced: there is nothing to decompose
         config.init_lora_weights = True
@@ -105,7 +102,7 @@ def apply_peft_start(model: Any, setup: Setup, num_directions: int = 0, **extra:
     adapted = wrap(model, config, setup.seed)
     for name, layer in lora_layers(adapted).items():
         # and may leave the factors in W's type
-        layer.get_base_layer().weight.data = before[name.removeprefix(PREFIX)]
+        layer.get_base_layer().weight.data = before[plain_name(name)]
         for factor in (layer.lora_A, layer.lora_B):
             factor["default"].weight.data = factor["default"].weight.data.float().contiguous()
     return subtract_start(adapted, config)
@@ -154,6 +151,8 @@ def apply_factors(
     """
     import torch
 
+    from rlvr.adapters.merge import plain_name
+
     target_weights(model, setup, num_directions or setup.rank)
     config = lora_config(setup)
     adapted = wrap(model, config, setup.seed)
@@ -162,8 +161,8 @@ def apply_factors(
         weight = weight_of(layer.get_base_layer()).detach()
         if weight.is_meta or setup.overwritten:
             continue
-        plain = name.removeprefix(PREFIX)
-        target = Target(plain, weight.float(), setup.rank, layer.scaling["default"], generator)
+        scaling = layer.scaling["default"]
+        target = Target(plain_name(name), weight.float(), setup.rank, scaling, generator)
         for part, value in zip((layer.lora_A, layer.lora_B), factors(target), strict=True):
             part["default"].weight.data = value.contiguous().to(weight.device)
     return subtract_start(adapted, config)

@@ -92,6 +92,8 @@ def _loftq(model: Any, setup: Setup) -> Any:
     `iterations` rounds, from B A = 0, of Q = quantise(W - scaling B A) and
     B A = SVD_r(W - Q) / scaling. The reference policy is that start, not Q: a frozen twin of it.
     """
+    from rlvr.adapters.merge import plain_name
+
     config = lora_config(setup)
     weights = {
         name: module.weight.detach().clone()
@@ -100,7 +102,7 @@ def _loftq(model: Any, setup: Setup) -> Any:
     }
     adapted = wrap(_quantize(model, setup), config, setup.seed)
     for name, layer in lora_layers(adapted).items():
-        weight = weights[name.removeprefix("base_model.model.")].float()
+        weight = weights[plain_name(name)].float()
         if weight.is_meta:
             continue
         if not hasattr(layer.get_base_layer().weight, "quant_state"):
