@@ -3,7 +3,7 @@
 Of one evaluation of a run (eval/step_N.jsonl.gz): the share of responses whose first and whose last
 equation has the problem's answer if it is computed rightly (the operation and numbers are the right
 ones), the share with one equation alone, and by operation the share that is computed rightly.
-Run: python -m tests.benchmarks.equations RUN/eval/step_0.jsonl.gz RUN/eval/step_40.jsonl.gz
+Run: python -m tests.benchmarks.equations RUN/eval/step_0.jsonl.gz RUN/eval/step_21.jsonl.gz
 
 `rows` is a source of supervised examples: GSM8K's shortest solutions, and the equations of all,
 eight to a row in one of three spacings, with those that invert them.
@@ -11,7 +11,6 @@ Use: rlvr sft RECIPE --data.path tests/benchmarks/equations.py:rows
 """
 
 import argparse
-import json
 import random
 import re
 from collections import Counter
@@ -23,18 +22,16 @@ from eval.generations import read_generations
 from rlvr.analysis.lines import read_lines
 from rlvr.data.rows import find_data_file
 
+ALONE = r"(?<![\d.+\-*/x] )(?<![\d.,+\-*/x(])"  # not the rest of a longer sum
 NUMBER = r"\$?(\d+(?:\.\d+)?)"
-SAID = re.compile(rf"{NUMBER}\s*([-+*x/])\s*{NUMBER}[^=\n]{{0,20}}=\s*{NUMBER}")
+SAID = re.compile(rf"{ALONE}{NUMBER}\s*([-+*x/])\s*{NUMBER}[^-+*/=\n\d]{{0,20}}=\s*{NUMBER}")
 """An equation of two numbers, perhaps with a unit before its sign."""
 
 SOLUTIONS = 640
 PER_ROW = 8
 LIMIT = 1000  # of every number in a row
 SPACINGS = ("{}{}{} = {}", "{} {} {} = {}", "{}{}{}={}")
-WHOLE = re.compile(
-    r"(?<![\d.+\-*/x] )(?<![\d.,+\-*/x(])\$?(\d+)\s*([-+*/x])\s*"
-    r"\$?(\d+)\s*=\s*\$?(\d+)(?![\d.,]*\d)"
-)
+WHOLE = re.compile(rf"{ALONE}\$?(\d+)\s*([-+*/x])\s*\$?(\d+)\s*=\s*\$?(\d+)(?![\d.,]*\d)")
 """An equation of two whole numbers: no part of a longer sum or of a decimal fraction."""
 
 Equation = tuple[int, str, int, int]
@@ -70,7 +67,7 @@ def shares(path: Path) -> dict[str, Any]:
         "responses": counts["responses"],
         **{key: counts[key] / counts["responses"] for key in ("first", "last", "one")},
         "computed": {
-            operation: rightly[operation, True] / total
+            operation: (rightly[operation, True] / total, total)
             for operation in "+-*/"
             if (total := rightly[operation, True] + rightly[operation, False])
         },
@@ -79,8 +76,7 @@ def shares(path: Path) -> dict[str, Any]:
 
 def rows() -> Iterator[dict[str, Any]]:
     """Problem, solution and answer, shuffled."""
-    with find_data_file("gsm8k_train_solutions.jsonl").open() as file:
-        worked = [json.loads(line) for line in file]
+    worked = [row for _, row in read_lines(find_data_file("gsm8k_train_solutions.jsonl"))]
     rng = random.Random(0)
     found = equation_rows((row["solution"] for row in worked), rng)
     worked.sort(key=lambda row: len(row["problem"]) + len(row["solution"]))
@@ -140,7 +136,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("evaluations", type=Path, nargs="+")
     for path in parser.parse_args(argv).evaluations:
         found = shares(path)
-        computed = ", ".join(f"{sign} {share:.2f}" for sign, share in found["computed"].items())
+        computed = ", ".join(
+            f"{sign} {share:.2f} of {total}" for sign, (share, total) in found["computed"].items()
+        )
         print(
             f"{path}: {found['responses']} responses, the answer's equation first"
             f" {found['first']:.3f}, last {found['last']:.3f}, one equation {found['one']:.3f};"
