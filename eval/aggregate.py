@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from eval.benchmarks import LoadedBenchmark, Question
 from eval.generations import Generation
 from eval.intervals import fraction_over_problems, stratified
-from eval.metrics import Metric, ScoredSample, as_metric, majority, summarise
-from eval.votes import CORRECT_GROUP, Judge, ProblemKey, answer_groups
+from eval.metrics import (
+    Metric,
+    ScoredSample,
+    as_metric,
+    majority,
+    summarise,
+    top_answer_frac,
+)
+from eval.votes import CORRECT_GROUP, FORMS, Judge, ProblemKey, answer_groups
 from rewards import Reason, Verdict
 
 FORMAT = 1
@@ -60,6 +67,7 @@ def aggregate(
         _check_samples(benchmark, scored, samples)
         if scored:
             results[name], described = _benchmark(benchmark, scored, groups)
+            results[name]["top_answer_frac"] = _top_answer_frac(benchmark, scored, judge)
             problems += described
     return {
         "format": FORMAT,
@@ -130,6 +138,19 @@ def _benchmark(
         if split:
             result[f"by_{part}"] = split
     return result, described
+
+
+def _top_answer_frac(
+    benchmark: LoadedBenchmark, scored: dict[str, list[Scored]], judge: Judge
+) -> Metric | None:
+    questions = [q for q in benchmark.questions if q.id in scored]
+
+    def right(answer: str) -> list[bool]:
+        response = FORMS[judge.answer_mode].replace("%s", answer)
+        golds = [q.answers if q.others else q.answer for q in questions]
+        return [v.correct for v in judge.verify_many([(response, gold) for gold in golds])]
+
+    return top_answer_frac([[row.answer for row in scored[q.id]] for q in questions], right)
 
 
 def _sample(row: Scored, groups: dict[ProblemKey, dict[str, int]], in_tokens: bool) -> ScoredSample:

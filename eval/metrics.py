@@ -4,7 +4,7 @@ Legend: P problems; n samples of a problem, c of them correct; k samples that a 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ Metric = dict[str, Any]
 """`{"value", "ci95", "over", "method", ...}` as results files hold it."""
 
 CEILING = "solved by at least one sample"
+
+GUESSED = 0.2
+"""Share of responses with one answer from which it may be a guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,37 @@ def summarise(problems: Problems, *, num_resamples: int = 2_000, seed: int = 0) 
         "best_of_n": ceiling,
         **describe_responses(problems),
     }
+
+
+def top_answer_frac(
+    answers: Sequence[Sequence[str | None]], right: Callable[[str], Sequence[bool]]
+) -> Metric | None:
+    """Share of responses that give the most frequent answer of all, as it is written, with
+    `answer` and `right_frac`, what a policy that always gives it scores. None without answers.
+
+    answers: of each problem's samples. right: the problems that an answer is right for.
+    """
+    counts = Counter(a for samples in answers for a in samples if a is not None)
+    if not counts:
+        return None
+    top = max(counts, key=lambda answer: (counts[answer], answer))  # a tie must not go by order
+    shares = [samples.count(top) / len(samples) for samples in answers]
+    return {
+        **as_metric(fraction_over_problems(shares, sum(map(len, answers)) / len(answers))),
+        "answer": top,
+        "right_frac": as_metric(fraction_over_problems(np.array(right(top), dtype=float))),
+    }
+
+
+def guess(top: Metric | None) -> str | None:
+    """What to say of a `top_answer_frac` that looks like guessing: one answer in at least a fifth
+    of all responses, and in three times as many as it is right for."""
+    if top is None or top["value"] < max(GUESSED, 3 * top["right_frac"]["value"]):
+        return None
+    return (
+        f"{top['value']:.0%} of the responses answer {top['answer']}, which is right for"
+        f" {top['right_frac']['value']:.1%} of the problems"
+    )
 
 
 def describe_responses(problems: Problems) -> dict:

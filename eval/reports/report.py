@@ -2,6 +2,7 @@
 
 from eval.compare import OVERALL, PairedComparison, Report
 from eval.contamination import ContaminationReport
+from eval.metrics import guess
 from eval.reports.tables import Table, percent
 
 INTERVALS = (
@@ -96,6 +97,9 @@ def _remarks(name: str, result: dict, total: int) -> list[str]:
         remarks.append(
             f"{name}: {ties} votes tied; a tie scores the share of leaders that is right."
         )
+    guessed = guess(result.get("top_answer_frac"))
+    if guessed is not None:
+        remarks.append(f"{name}: {guessed}: it guesses.")
     return remarks
 
 

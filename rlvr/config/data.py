@@ -82,6 +82,9 @@ class DataConfig(Section):
     skipped."""
     limit: int | None = Field(default=None, ge=1)
     """Number of rows taken from the start; for generated data, the number generated."""
+    max_per_answer: int | None = Field(default=None, ge=1)
+    """Problems kept of those whose answers are written alike, the first ones of each source; None
+    keeps all. Where one answer is common, a policy that is seldom right learns to guess it."""
     levels: tuple[int, ...] | None = None
     """Difficulty levels, 1 to 52, of generated problems; None takes 1 to 5. Other sources have
     none."""

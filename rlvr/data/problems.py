@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,13 +108,13 @@ def _load(config: DataConfig, section: str, keep_rows: bool) -> Dataset:
     """The problems of one source."""
     rows, source = read_rows(config, section)
     problems, num_skipped, seen = [], 0, dict[str, int]()
+    same_answer: Counter[str] = Counter()
     for number, row in enumerate(rows, start=1):
         # rows, not problems: skipping a bad row must not shift which rows a limit takes
         if config.limit is not None and number > config.limit:
             break
         try:
             problem = _problem(row, number, config, seen, _owner(section))
-            problems.append(replace(problem, row=row) if keep_rows else problem)
         except ValueError as error:
             if config.on_bad_row == "error":
                 after = f' set {_owner(section)}.answer_after = "####",'
@@ -123,6 +124,10 @@ def _load(config: DataConfig, section: str, keep_rows: bool) -> Dataset:
                     f' mend it or set data.on_bad_row = "skip"'
                 ) from error
             num_skipped += 1
+            continue
+        same_answer[problem.answer] += 1
+        if config.max_per_answer is None or same_answer[problem.answer] <= config.max_per_answer:
+            problems.append(replace(problem, row=row) if keep_rows else problem)
     if not problems:
         owner = _owner(section)
         raise ConfigError(

@@ -91,6 +91,7 @@ EVAL_METRICS: dict[str, str] = {
     "maj@k": "fraction of problems whose most frequent answer is right",
     "format_rate": "fraction of responses with an answer where it is looked for",
     "truncated_frac": "fraction of responses cut at the limit",
+    "top_answer_frac": "fraction of responses that give the most frequent answer of all",
     "response_len_mean": "mean response length (tokens)",
 }
 """Metrics of a problem set; the log names them eval/<set>/<metric>."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from eval.benchmarks import LoadedBenchmark
 from eval.generations import Generation, write_generations
 from eval.intervals import Interval, fraction_over_problems
+from eval.metrics import guess
 from eval.score import score_problems
 from rlvr.common.files import write_whole
 from rlvr.common.log import get_logger
@@ -72,7 +73,9 @@ def metrics_of(results: dict[str, Any], accuracy: Interval) -> dict[str, float]:
         found["eval/accuracy_mean"] = results["overall"]["avg@k"]["value"]
     for name, result in results["benchmarks"].items():
         values = {**result, "response_len_mean": result["length"]["mean"]}
-        found |= {f"eval/{name}/{metric}": values[metric]["value"] for metric in EVAL_METRICS}
+        # None: no response has an answer
+        known = [metric for metric in EVAL_METRICS if values[metric] is not None]
+        found |= {f"eval/{name}/{metric}": values[metric]["value"] for metric in known}
     return found
 
 
@@ -203,6 +206,9 @@ def _report(
         total, count = len(one.loaded.questions), len(one.questions)
         of = f"{count} of {total}" if count < total else str(total)
         say(f"  {name}: avg@{result['k']} {value:.3f} [{lo:.3f}, {hi:.3f}], {of} problems")
+        guessed = guess(result["top_answer_frac"])
+        if guessed is not None:
+            say(f"  {name}: {guessed}; data.max_per_answer makes guessing pay less")
     metrics = found.metrics()
     if "eval/accuracy_mean" in metrics:
         say(f"  mean of {len(found.sets)} sets: {metrics['eval/accuracy_mean']:.3f}")

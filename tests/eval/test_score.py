@@ -10,6 +10,7 @@ from eval.benchmarks import load_benchmark
 from eval.formats.samples_file import read_samples
 from eval.generations import Generation, read_generations
 from eval.records import BENCHMARKS
+from eval.reports.report import results_tables
 from eval.score import score
 
 
@@ -34,6 +35,24 @@ def test_scores_match_the_kinds_of_responses_written(
     assert sums["by_level"]["2"]["problems"] == 4
     assert set(sums["by_subject"]) == {"even", "odd"}
     assert json.loads((out / "results.json").read_text()) == results
+
+
+def test_a_guess_is_named_with_what_it_scores(sums_file, verifier):
+    loaded = load_benchmark(str(sums_file))
+    ids = [question.id for question in loaded.questions]
+    # 7 is right for one problem of twelve; two of its responses are written in another way
+    said = ["7"] * 7 + ["14/2"] * 2 + ["12", "15", "200"]
+    guesses = [Generation("sums", i, 0, f"\\boxed{{{a}}}") for i, a in zip(ids, said, strict=True)]
+    results = score(guesses, verifier, benchmarks=[loaded])
+    top = results["benchmarks"]["sums"]["top_answer_frac"]
+    assert (top["answer"], top["value"]) == ("7", pytest.approx(7 / 12))
+    assert top["right_frac"]["value"] == pytest.approx(1 / 12)
+    notes = " ".join(results_tables(results)[0].notes)
+    assert "sums: 58% of the responses answer 7, which is right for 8.3% of the problems" in notes
+    silent = [Generation("sums", i, 0, "We add.") for i in ids]
+    results = score(silent, verifier, benchmarks=[loaded])
+    assert results["benchmarks"]["sums"]["top_answer_frac"] is None
+    assert "guesses" not in " ".join(results_tables(results)[0].notes)
 
 
 def test_every_sample_is_written_once_with_its_verdict(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
+from eval.metrics import guess
 from rlvr.data import tables
 from rlvr.report.diagnosis.finding import Finding
 from rlvr.report.series import ends, trend
@@ -164,6 +165,43 @@ def verifier_failures(run: RunData) -> Finding | None:
     )
 
 
+def guessing(run: RunData) -> Finding | None:
+    """One answer to many held-out problems, far oftener than it is right."""
+    if not run.evals:
+        return None
+    first, last = min(run.evals), max(run.evals)
+    top, said = _top_answer(run.evals[last]), guess(_top_answer(run.evals[last]))
+    if top is None or said is None:
+        return None
+    evidence = [
+        f"after step {last}, {said}",
+        f"always giving this answer scores {top['right_frac']['value']:.3f}; held-out accuracy is"
+        f" {run.evals[last]['accuracy']['value']:.3f}",
+    ]
+    start = _top_answer(run.evals[first])
+    if start is not None and first < last:
+        evidence.append(
+            f"after step {first} the most frequent answer, {start['answer']}, had"
+            f" {start['value']:.0%}"
+        )
+    return Finding(
+        "guessing",
+        "warning",
+        "The policy guesses a frequent answer",
+        tuple(evidence),
+        (
+            "data.max_per_answer = 5 keeps few problems of each answer: a guess no longer pays",
+            "read right responses: do they compute their answer?",
+        ),
+    )
+
+
+def _top_answer(evaluation: dict[str, Any]) -> dict[str, Any] | None:
+    """top_answer_frac of the first set; evaluations from before it was kept have none."""
+    sets = evaluation.get("results", {}).get("benchmarks", {})
+    return next(iter(sets.values()), {}).get("top_answer_frac")
+
+
 def contamination(run: RunData) -> Finding | None:
     """Evaluation problems among the training problems.
 
@@ -228,5 +266,6 @@ RULES = (
     length_growth,
     no_answer,
     verifier_failures,
+    guessing,
     contamination,
 )

@@ -42,7 +42,7 @@ ALWAYS = {
         model.path model.sft_recipe model.dtype model.max_len model.trust_remote_code
         data.path data.source data.problem_field data.answer_field data.answer_after data.id_field
         data.system_prompt data.prompt_template data.chat_template data.max_prompt_len
-        data.on_bad_row
+        data.max_per_answer data.on_bad_row
         rollout.engine rollout.mode rollout.partial rollout.abort_stragglers
         rollout.prompts_per_step rollout.group_size rollout.max_response_len
         rollout.stop rollout.stop_token_ids

@@ -69,6 +69,19 @@ def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path, row, message):
     assert (len(data.problems), data.num_skipped) == (2, 1)
 
 
+def test_the_first_problems_of_each_answer_are_kept(tmp_path):
+    answers = ["1", "2", "1", "3", "1", "2"]
+    rows = [{"problem": f"Problem {i}?", "answer": a} for i, a in enumerate(answers)]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    capped = load_problems(DataConfig(path=path, max_per_answer=1))
+    # a problem keeps the id of its row: what is sampled for it is what it was without the cap
+    assert [(p.id, p.answer) for p in capped.problems] == [("1", "1"), ("2", "2"), ("4", "3")]
+    assert capped.num_skipped == 0
+    two = load_problems(DataConfig(path=path, max_per_answer=2))
+    assert [p.id for p in two.problems] == ["1", "2", "3", "4", "6"]
+    assert len({d.sha256 for d in (capped, two, load_problems(DataConfig(path=path)))}) == 3
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

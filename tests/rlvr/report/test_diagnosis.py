@@ -178,6 +178,28 @@ def test_contamination_is_read_from_the_manifest():
     assert "contamination" not in findings(run_with(manifest={"contamination": clean}))
 
 
+def evaluated(share, right, answer="1", accuracy=0.11):
+    """An evaluation where `share` of the responses give an answer that is right for `right`."""
+    top = {"value": share, "answer": answer, "right_frac": {"value": right}}
+    sets = {"heldout": {"top_answer_frac": top}}
+    return {"accuracy": {"value": accuracy}, "results": {"benchmarks": sets}}
+
+
+def test_a_policy_that_guesses_a_frequent_answer_is_told_from_one_that_knows_it():
+    run = replace(run_with(), evals={0: evaluated(0.03, 0.05, "2"), 40: evaluated(0.55, 0.077)})
+    finding = findings(run)["guessing"]
+    text = " ".join(finding.evidence)
+    assert "after step 40, 55% of the responses answer 1, which is right for 7.7%" in text
+    assert "scores 0.077; held-out accuracy is 0.110" in text
+    assert "after step 0 the most frequent answer, 2, had 3%" in text
+    assert "max_per_answer" in finding.remedy[0]
+    # a yes or no is half of the golds as well; few responses; an evaluation from before
+    for share, right in ((0.6, 0.5), (0.19, 0.01)):
+        assert "guessing" not in findings(replace(run, evals={40: evaluated(share, right)}))
+    older = {"accuracy": {"value": 0.1}, "results": {"benchmarks": {"heldout": {}}}}
+    assert "guessing" not in findings(replace(run, evals={40: older}))
+
+
 def test_held_out_accuracy_decides_between_learning_and_a_gap():
     after = {"accuracy_before": 0.4, "accuracy_after": 0.6, "num_problems": 200, "difference": 0.2}
     good = run_with(summary=after | {"difference_ci95": [0.1, 0.3]})
