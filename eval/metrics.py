@@ -137,7 +137,8 @@ def guess(top: Metric | None) -> str | None:
     if top is None or top["value"] < max(GUESSED, 3 * top["right_frac"]["value"]):
         return None
     return (
-        f"{top['value']:.0%} of the responses answer {top['answer']}, which is right for"
+        # what a policy repeats may be as long as a response
+        f"{top['value']:.0%} of the responses answer {top['answer'][:40]}, which is right for"
         f" {top['right_frac']['value']:.1%} of the problems"
     )
 

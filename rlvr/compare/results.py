@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from eval.metrics import guess
 from rlvr.compare.execution.end_rules import WINDOW, diverged, sampled_tokens, step_seconds
 from rlvr.compare.execution.execute import rule_behind
 from rlvr.compare.execution.task import RunOutcome, RunTask
@@ -17,7 +18,7 @@ from rlvr.runs.reader import read_evaluation, read_manifest, read_metrics
 
 ENTRY = (
     "accuracy", "accuracy_before", "accuracies", "reward_last", "tokens", "seconds", "peak_gib",
-    "sync_bytes", "status", "steps", "reason",
+    "sync_bytes", "status", "steps", "reason", "guesses",
 )  # fmt: skip
 """What comparison.json says of a run besides its seed and folder."""
 
@@ -33,7 +34,8 @@ def accuracy_of(scores: Scores) -> float:
 
 @dataclass(frozen=True)
 class RunResult:
-    """Numbers of one run. after, before: None where the run was not evaluated there."""
+    """Numbers of one run. after, before: None where the run was not evaluated there. guesses: what
+    looks like guessing in the evaluation after it."""
 
     seed: int
     lr: float
@@ -49,6 +51,7 @@ class RunResult:
     peak_gib: float
     sync_bytes: float
     num_params: int
+    guesses: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> float | None:
@@ -93,6 +96,7 @@ def read_result(task: RunTask, outcome: RunOutcome) -> RunResult:
         max((row.get("memory/peak_gib", 0.0) for row in rows), default=0.0),
         last.get("sync/bytes", 0.0),
         read_manifest(task.folder).get("trainable_parameters", 0),
+        read_guesses(task.folder, steps),
     )
 
 
@@ -103,6 +107,14 @@ def read_scores(folder: Path, step: int) -> Scores | None:
         return None
     # runs from before a comparison looked at all sets kept the problems of the first
     return evaluation.get("sets") or {HELD_OUT: evaluation["fractions"]}
+
+
+def read_guesses(folder: Path, step: int) -> tuple[str, ...]:
+    """What looks like guessing in the evaluation after `step` steps, by set."""
+    evaluation = read_evaluation(folder, step) or {}
+    sets = evaluation.get("results", {}).get("benchmarks", {})
+    said = {name: guess(result.get("top_answer_frac")) for name, result in sets.items()}
+    return tuple(f"on {name} {text}" for name, text in said.items() if text is not None)
 
 
 @dataclass(frozen=True)

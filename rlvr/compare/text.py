@@ -78,6 +78,11 @@ def sentences(
             listed = "; ".join(f"seed {r['seed']} {r['status']}: {r['reason']}" for r in lost)
             said.append(f"{method['label']}: {len(lost)} of {len(method['runs'])} runs are missing"
                         f" from its numbers ({listed}).")  # fmt: skip
+        said += [
+            f"{method['label']}, seed {run['seed']}, guesses: {text}."
+            for run in method["runs"]
+            for text in run.get("guesses", ())
+        ]
     for label in tree["without_rate"]:
         said.append(f"{label}: no learning rate was found, every short run failed; not compared.")
     for label in dict.fromkeys(row["label"] for row in tree["pruned"]):

@@ -1,5 +1,6 @@
 """What comparison.json and its page say of runs that were evaluated on several sets."""
 
+import json
 from dataclasses import replace
 from statistics import fmean
 
@@ -9,7 +10,7 @@ import pytest
 from rlvr.common.errors import RunError
 from rlvr.compare.assemble import assemble
 from rlvr.compare.fairness import Fairness
-from rlvr.compare.results import RunResult, read_scores
+from rlvr.compare.results import RunResult, read_guesses, read_scores
 from rlvr.compare.text import markdown
 
 FAIR = Fairness((), (), (), {})
@@ -90,6 +91,24 @@ def test_runs_on_other_problems_are_not_mixed(made):
     results["full"][1] = old
     with pytest.raises(RunError, match="evaluated on 200 problems of heldout, others on"):
         assemble(comparison, FAIR, {"lora": 1e-3, "full": 1e-4}, results, [])
+
+
+def test_a_run_that_guesses_is_named(made, tmp_path):
+    comparison, results = made
+    (tmp_path / "eval").mkdir()
+    top = {"value": 0.42, "answer": "1", "right_frac": {"value": 0.077}}
+    sets = {"heldout": {"top_answer_frac": top}, "aime24": {"top_answer_frac": None}, "old": {}}
+    tree = {"fractions": [], "results": {"benchmarks": sets}}
+    (tmp_path / "eval" / "step_2.json").write_text(json.dumps(tree))
+    assert read_guesses(tmp_path, 3) == ()
+    results["lora"][1] = replace(results["lora"][1], guesses=read_guesses(tmp_path, 2))
+    tree = assemble(comparison, FAIR, {"lora": 1e-3, "full": 1e-4}, results, [])
+    (said,) = [sentence for sentence in tree["sentences"] if "guesses" in sentence]
+    assert said == (
+        "lora, seed 1, guesses: on heldout 42% of the responses answer 1, which is right for"
+        " 7.7% of the problems."
+    )
+    assert said in markdown(tree)
 
 
 def test_an_evaluation_from_before_there_were_sets_has_its_first(tmp_path):
