@@ -66,8 +66,7 @@ def aggregate(
         }
         _check_samples(benchmark, scored, samples)
         if scored:
-            results[name], described = _benchmark(benchmark, scored, groups)
-            results[name]["top_answer_frac"] = _top_answer_frac(benchmark, scored, judge)
+            results[name], described = _benchmark(benchmark, scored, groups, judge)
             problems += described
     return {
         "format": FORMAT,
@@ -110,6 +109,7 @@ def _benchmark(
     benchmark: LoadedBenchmark,
     scored: dict[str, list[Scored]],
     groups: dict[ProblemKey, dict[str, int]],
+    judge: Judge,
 ) -> tuple[dict, list[dict]]:
     # one row without a token count makes the whole benchmark's lengths characters: a mean over
     # both units would mean nothing
@@ -132,6 +132,7 @@ def _benchmark(
         },
         "missing": {"count": len(missing), "ids": missing[:SHOWN_IDS]},
         **summary,
+        "top_answer_frac": _top_answer_frac(questions, scored, judge),
     }
     for part in ("subject", "level"):
         split = _by(part, described)
@@ -141,10 +142,8 @@ def _benchmark(
 
 
 def _top_answer_frac(
-    benchmark: LoadedBenchmark, scored: dict[str, list[Scored]], judge: Judge
-) -> Metric | None:
-    questions = [q for q in benchmark.questions if q.id in scored]
-
+    questions: Sequence[Question], scored: dict[str, list[Scored]], judge: Judge
+) -> Metric:
     def right(answer: str) -> list[bool]:
         response = FORMS[judge.answer_mode].replace("%s", answer)
         golds = [q.answers if q.others else q.answer for q in questions]

@@ -113,27 +113,30 @@ def summarise(problems: Problems, *, num_resamples: int = 2_000, seed: int = 0) 
 
 def top_answer_frac(
     answers: Sequence[Sequence[str | None]], right: Callable[[str], Sequence[bool]]
-) -> Metric | None:
+) -> Metric:
     """Share of responses that give the most frequent answer of all, as it is written, with
-    `answer` and `right_frac`, what a policy that always gives it scores. None without answers.
+    `answer` (None without answers) and `right_frac`, what a policy that always gives it scores.
 
     answers: of each problem's samples. right: the problems that an answer is right for.
     """
     counts = Counter(a for samples in answers for a in samples if a is not None)
-    if not counts:
-        return None
-    top = max(counts, key=lambda answer: (counts[answer], answer))  # a tie must not go by order
-    shares = [samples.count(top) / len(samples) for samples in answers]
+    # a tie must not go by order
+    top = max(counts, key=lambda answer: (counts[answer], answer), default=None)
+    shares, is_right = np.zeros(len(answers)), np.zeros(len(answers))
+    if top is not None:
+        shares = np.array([samples.count(top) / len(samples) for samples in answers])
+        is_right = np.array(right(top), dtype=float)
     return {
         **as_metric(fraction_over_problems(shares, sum(map(len, answers)) / len(answers))),
         "answer": top,
-        "right_frac": as_metric(fraction_over_problems(np.array(right(top), dtype=float))),
+        "right_frac": as_metric(fraction_over_problems(is_right)),
     }
 
 
 def guess(top: Metric | None) -> str | None:
     """What to say of a `top_answer_frac` that looks like guessing: one answer in at least a fifth
-    of all responses, and in three times as many as it is right for."""
+    of all responses, and in three times as many as it is right for. None: results from before
+    it was kept."""
     if top is None or top["value"] < max(GUESSED, 3 * top["right_frac"]["value"]):
         return None
     return (

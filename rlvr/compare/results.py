@@ -14,7 +14,7 @@ from rlvr.compare.execution.execute import rule_behind
 from rlvr.compare.execution.task import RunOutcome, RunTask
 from rlvr.config.compare import FindConfig
 from rlvr.config.train import HELD_OUT
-from rlvr.runs.reader import read_evaluation, read_manifest, read_metrics
+from rlvr.runs.reader import read_evaluation, read_manifest, read_metrics, top_answers
 
 ENTRY = (
     "accuracy", "accuracy_before", "accuracies", "reward_last", "tokens", "seconds", "peak_gib",
@@ -51,7 +51,7 @@ class RunResult:
     peak_gib: float
     sync_bytes: float
     num_params: int
-    guesses: tuple[str, ...] = ()
+    guesses: tuple[str, ...]
 
     @property
     def accuracy(self) -> float | None:
@@ -111,9 +111,8 @@ def read_scores(folder: Path, step: int) -> Scores | None:
 
 def read_guesses(folder: Path, step: int) -> tuple[str, ...]:
     """What looks like guessing in the evaluation after `step` steps, by set."""
-    evaluation = read_evaluation(folder, step) or {}
-    sets = evaluation.get("results", {}).get("benchmarks", {})
-    said = {name: guess(result.get("top_answer_frac")) for name, result in sets.items()}
+    tops = top_answers(read_evaluation(folder, step) or {})
+    said = {name: guess(top) for name, top in tops.items()}
     return tuple(f"on {name} {text}" for name, text in said.items() if text is not None)
 
 

@@ -81,7 +81,7 @@ def sentences(
         said += [
             f"{method['label']}, seed {run['seed']}, guesses: {text}."
             for run in method["runs"]
-            for text in run.get("guesses", ())
+            for text in run["guesses"]
         ]
     for label in tree["without_rate"]:
         said.append(f"{label}: no learning rate was found, every short run failed; not compared.")

@@ -111,6 +111,12 @@ def read_evaluations(run_dir: Path) -> dict[int, dict[str, Any]]:
     return {step: tree for step, tree in trees.items() if tree is not None}
 
 
+def top_answers(evaluation: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
+    """`top_answer_frac` of every set of an evaluation; None in those from before it was kept."""
+    sets = evaluation.get("results", {}).get("benchmarks", {})
+    return {name: result.get("top_answer_frac") for name, result in sets.items()}
+
+
 def rollout_files(run_dir: Path) -> dict[int, Path]:
     """rollouts/step_N.jsonl.gz by N, in order."""
     return _numbered(run_dir / "rollouts", "step_", ".jsonl.gz")

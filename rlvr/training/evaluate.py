@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -73,9 +73,7 @@ def metrics_of(results: dict[str, Any], accuracy: Interval) -> dict[str, float]:
         found["eval/accuracy_mean"] = results["overall"]["avg@k"]["value"]
     for name, result in results["benchmarks"].items():
         values = {**result, "response_len_mean": result["length"]["mean"]}
-        # None: no response has an answer
-        known = [metric for metric in EVAL_METRICS if values[metric] is not None]
-        found |= {f"eval/{name}/{metric}": values[metric]["value"] for metric in known}
+        found |= {f"eval/{name}/{metric}": values[metric]["value"] for metric in EVAL_METRICS}
     return found
 
 
@@ -201,18 +199,23 @@ def _report(
     a = found.accuracy
     say(f"held-out accuracy {a.value:.3f} [{a.lo:.3f}, {a.hi:.3f}] at step {step}")
     for one in training.evals:
-        name, result = one.loaded.name, found.results["benchmarks"][one.loaded.name]
-        value, (lo, hi) = result["avg@k"]["value"], result["avg@k"]["ci95"]
-        total, count = len(one.loaded.questions), len(one.questions)
-        of = f"{count} of {total}" if count < total else str(total)
-        say(f"  {name}: avg@{result['k']} {value:.3f} [{lo:.3f}, {hi:.3f}], {of} problems")
-        guessed = guess(result["top_answer_frac"])
-        if guessed is not None:
-            say(f"  {name}: {guessed}; data.max_per_answer makes guessing pay less")
+        for line in lines_of(one, found.results["benchmarks"][one.loaded.name]):
+            say(line)
     metrics = found.metrics()
     if "eval/accuracy_mean" in metrics:
         say(f"  mean of {len(found.sets)} sets: {metrics['eval/accuracy_mean']:.3f}")
     return metrics
+
+
+def lines_of(one: EvalSet, result: dict[str, Any]) -> Iterator[str]:
+    """What the log says of one set."""
+    name, value, (lo, hi) = one.loaded.name, result["avg@k"]["value"], result["avg@k"]["ci95"]
+    total, count = len(one.loaded.questions), len(one.questions)
+    of = f"{count} of {total}" if count < total else str(total)
+    yield f"  {name}: avg@{result['k']} {value:.3f} [{lo:.3f}, {hi:.3f}], {of} problems"
+    guessed = guess(result["top_answer_frac"])
+    if guessed is not None:
+        yield f"  {name}: {guessed}; data.max_per_answer makes guessing pay less"
 
 
 def _write_held_out(folder: Path, loaded: LoadedBenchmark) -> None:

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from eval.benchmarks import load_benchmark
-from eval.generations import read_generations
 from eval.intervals import paired_difference
-from eval.score import score_problems
-from rewards import Verifier
+from rlvr.analysis.lines import read_lines
+from rlvr.runs.reader import read_evaluations
 
 LIMIT = 10
 
@@ -24,22 +22,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--before", type=int, default=0)
     parser.add_argument("--after", type=int, required=True)
     args = parser.parse_args(argv)
-    loaded = load_benchmark(f"heldout={args.run / 'eval' / 'heldout.jsonl'}")
-    small = {q.id: float(q.answer) <= LIMIT for q in loaded.questions}
-    with Verifier(answer_mode="boxed") as verifier:
-        before, after = (
-            {
-                row["id"]: row["c"] / row["n"]
-                for row in score_problems(
-                    read_generations(args.run / "eval" / f"step_{step}.jsonl.gz"),
-                    verifier,
-                    benchmarks=[loaded],
-                )[1]
-            }
-            for step in (args.before, args.after)
-        )
+    problems = [row for _, row in read_lines(args.run / "eval" / "heldout.jsonl")]
+    small = [float(row["answer"]) <= LIMIT for row in problems]
+    evaluations = read_evaluations(args.run)
+    before, after = (evaluations[step]["fractions"] for step in (args.before, args.after))
+    rows = list(zip(small, before, after, strict=True))
     for name, kept in (("all", {True, False}), (f"<= {LIMIT}", {True}), (f"> {LIMIT}", {False})):
-        a, b = ([scores[i] for i, s in small.items() if s in kept] for scores in (before, after))
+        a = [x for is_small, x, _ in rows if is_small in kept]
+        b = [x for is_small, _, x in rows if is_small in kept]
         d = paired_difference(a, b)
         print(
             f"{name:6} {len(a)} problems: {fmean(a):.3f} before, {fmean(b):.3f} after,"

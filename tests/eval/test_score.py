@@ -51,7 +51,8 @@ def test_a_guess_is_named_with_what_it_scores(sums_file, verifier):
     assert "sums: 58% of the responses answer 7, which is right for 8.3% of the problems" in notes
     silent = [Generation("sums", i, 0, "We add.") for i in ids]
     results = score(silent, verifier, benchmarks=[loaded])
-    assert results["benchmarks"]["sums"]["top_answer_frac"] is None
+    top = results["benchmarks"]["sums"]["top_answer_frac"]
+    assert (top["answer"], top["value"], top["right_frac"]["value"]) == (None, 0.0, 0.0)
     assert "guesses" not in " ".join(results_tables(results)[0].notes)
 
 

@@ -9,7 +9,7 @@ from eval.metrics import guess
 from rlvr.data import tables
 from rlvr.report.diagnosis.finding import Finding
 from rlvr.report.series import ends, trend
-from rlvr.runs.reader import RunData
+from rlvr.runs.reader import RunData, top_answers
 
 FAILURES = ("timeout", "worker_died")
 """Verdicts that are failures of the verifier, not of the response."""
@@ -170,7 +170,9 @@ def guessing(run: RunData) -> Finding | None:
     if not run.evals:
         return None
     first, last = min(run.evals), max(run.evals)
-    top, said = _top_answer(run.evals[last]), guess(_top_answer(run.evals[last]))
+    # of the first set, which eval/accuracy is of
+    start, top = (next(iter(top_answers(run.evals[n]).values()), None) for n in (first, last))
+    said = guess(top)
     if top is None or said is None:
         return None
     evidence = [
@@ -178,28 +180,23 @@ def guessing(run: RunData) -> Finding | None:
         f"always giving this answer scores {top['right_frac']['value']:.3f}; held-out accuracy is"
         f" {run.evals[last]['accuracy']['value']:.3f}",
     ]
-    start = _top_answer(run.evals[first])
     if start is not None and first < last:
         evidence.append(
             f"after step {first} the most frequent answer, {start['answer']}, had"
             f" {start['value']:.0%}"
         )
+    cap = run.setting("data.max_per_answer")
+    remedy = "lower data.max_per_answer" if cap else "data.max_per_answer = 5"
     return Finding(
         "guessing",
         "warning",
         "The policy guesses a frequent answer",
         tuple(evidence),
         (
-            "data.max_per_answer = 5 keeps few problems of each answer: a guess no longer pays",
+            f"{remedy}: with few problems of each answer a guess does not pay",
             "read right responses: do they compute their answer?",
         ),
     )
-
-
-def _top_answer(evaluation: dict[str, Any]) -> dict[str, Any] | None:
-    """top_answer_frac of the first set; evaluations from before it was kept have none."""
-    sets = evaluation.get("results", {}).get("benchmarks", {})
-    return next(iter(sets.values()), {}).get("top_answer_frac")
 
 
 def contamination(run: RunData) -> Finding | None:

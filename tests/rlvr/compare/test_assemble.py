@@ -29,7 +29,7 @@ def runs_of(comparison, label, right, rng):
     return [
         RunResult(
             seed, 1e-3, comparison.folder / f"{label}-{seed}", "finished", "", 2,
-            scores(0.1), scores(right), None, 0.0, 0.0, 0.0, 0.0, 7,
+            scores(0.1), scores(right), None, 0.0, 0.0, 0.0, 0.0, 7, (),
         )
         for seed in (0, 1)
     ]  # fmt: skip

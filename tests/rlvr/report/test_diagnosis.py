@@ -192,9 +192,11 @@ def test_a_policy_that_guesses_a_frequent_answer_is_told_from_one_that_knows_it(
     assert "after step 40, 55% of the responses answer 1, which is right for 7.7%" in text
     assert "scores 0.077; held-out accuracy is 0.110" in text
     assert "after step 0 the most frequent answer, 2, had 3%" in text
-    assert "max_per_answer" in finding.remedy[0]
+    assert "data.max_per_answer = 5" in finding.remedy[0]
+    capped = replace(run_with(data={"max_per_answer": 8}), evals={40: evaluated(0.55, 0.077)})
+    assert "lower data.max_per_answer" in findings(capped)["guessing"].remedy[0]
     # a yes or no is half of the golds as well; few responses; an evaluation from before
-    for share, right in ((0.6, 0.5), (0.19, 0.01)):
+    for share, right in ((0.6, 0.5), (0.25, 0.1), (0.19, 0.01)):
         assert "guessing" not in findings(replace(run, evals={40: evaluated(share, right)}))
     older = {"accuracy": {"value": 0.1}, "results": {"benchmarks": {"heldout": {}}}}
     assert "guessing" not in findings(replace(run, evals={40: older}))

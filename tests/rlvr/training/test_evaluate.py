@@ -7,12 +7,17 @@ from statistics import fmean
 
 import pytest
 
+from eval.benchmarks import load_benchmark
+from eval.generations import Generation
+from eval.score import score_problems
+from rewards import Verifier
 from rlvr.common.errors import ConfigError
 from rlvr.config.toml import dump_toml, validate
 from rlvr.config.train import TrainRecipe
+from rlvr.evaluation.problem_sets import EvalSet
 from rlvr.runs.checkpoint import best_checkpoint
 from rlvr.runs.metrics import EVAL_METRICS, METRICS, is_known
-from rlvr.training.evaluate import forget_evaluations, is_best
+from rlvr.training.evaluate import forget_evaluations, is_best, lines_of
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,27 @@ def test_the_number_in_training_is_the_number_offline_on_the_same_generations(
     assert logged[-1]["eval/accuracy"] == offline["benchmarks"]["heldout"]["avg@k"]["value"]
     assert offline["benchmarks"]["bench"]["missing"]["count"] == 3, "eval.limit is stated"
     assert offline["benchmarks"]["bench"]["samples_per_problem"] == [3, 3]
+
+
+@pytest.mark.parametrize("guesses", [True, False])
+def test_the_log_names_a_guess(tmp_path, guesses):
+    path = tmp_path / "sums.jsonl"
+    rows = [{"id": str(i), "problem": f"What is {i}+1?", "answer": str(i + 1)} for i in range(12)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = load_benchmark(f"sums={path}")
+    said = ["7"] * 10 + ["x", "y"] if guesses else [str(row["answer"]) for row in rows]
+    generations = [
+        Generation("sums", str(i), 0, f"\\boxed{{{answer}}}") for i, answer in enumerate(said)
+    ]
+    with Verifier() as verifier:
+        results, _ = score_problems(generations, verifier, benchmarks=[loaded])
+    first, *rest = lines_of(EvalSet(loaded, [[1]] * 12), results["benchmarks"]["sums"])
+    assert first.startswith("  sums: avg@1 0.083 [" if guesses else "  sums: avg@1 1.000 [")
+    assert first.endswith("], 12 problems")
+    assert rest == guesses * [
+        "  sums: 83% of the responses answer 7, which is right for 8.3% of the problems;"
+        " data.max_per_answer makes guessing pay less"
+    ]
 
 
 def test_every_set_has_its_own_number_of_responses_of_the_evaluations_length(run_folder):
